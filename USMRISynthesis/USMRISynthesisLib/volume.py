@@ -175,7 +175,7 @@ class Volume:
                 os.replace(part, path.parent / part.name)
         except (OSError, RuntimeError) as error:
             log.debug("writing failed", exc_info=True)
-            reason = (error.strerror if isinstance(error, OSError) else None) or "the voxels could not be saved"
+            reason = (error.strerror if isinstance(error, OSError) else None) or "it could not be saved"
             raise Failed("write", f"Writing {path.name} failed: {reason}.",
                          "Check free space and permissions of the folder.") from error
         finally:
@@ -206,7 +206,7 @@ def _check_readable(path: Path, suffix: str, pixel_size_mm: float | None) -> Non
         raise Refused("missing", f"There is no file {path.name} at that place.", "Check the path.")
     if suffix == ".vol":
         raise Refused("format", f"{path.name} looks like a Kretz file, which cannot be read here.",
-                      "If it is compressed, save it uncompressed on the scanner; then open it in 3D Slicer with "
+                      "If it is compressed, save it uncompressed on the scanner; then open it in Slicer with "
                       "SlicerHeart and save it as NRRD.")
     if suffix not in VOLUME_FORMATS + PICTURE_FORMATS:
         raise Refused("format", f"{path.name} is not in a format that can be read here.",
