@@ -1,0 +1,24 @@
+"""From a stack of slices to the generator's input channels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LOCATION_SCALE_MM = 48.0  # half the canonical space: its slices lie in about -1..1
+
+
+def assemble_input(slices: Tensor, z_mm: Tensor, neighbours: int, location: bool) -> Tensor:
+    """Channels of every slice of a stack: slices k-n..k+n (the edges repeat), then z_mm / 48 if `location`.
+
+    slices (K, H, W) in [-1, 1] and z_mm (K,) in mm -> (K, 2 * neighbours + 1 + location, H, W).
+    A single 2D frame, K = 1, is its own neighbour.
+    """
+    count, height, width = slices.shape
+    offsets = torch.arange(-neighbours, neighbours + 1, device=slices.device)
+    index = torch.arange(count, device=slices.device)[:, None] + offsets[None, :]
+    x = slices[index.clamp(0, count - 1)]
+    if location:
+        z = (z_mm.to(slices) / LOCATION_SCALE_MM).view(count, 1, 1, 1).expand(count, 1, height, width)
+        x = torch.cat([x, z], dim=1)
+    return x
