@@ -1,0 +1,208 @@
+"""The slice engine: a loaded generator, and how a stack of canonical slices is run through it.
+
+    generator = load_generator("default", "auto")
+    mr = run_slices(generator.module, us, z_mm, neighbours=1, location=True, device=generator.device)
+
+Small batches win on a CPU: two slices stay in the cache, sixteen cost page faults. What comes out is the same
+whatever the batch: every slice is normalised by itself.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from USMRISynthesisLib import weights
+from USMRISynthesisLib.errors import Cancelled, Failed
+from USMRISynthesisLib.normalisation.canonical import SIZE, SPACING_MM
+from USMRISynthesisLib.synthesis.device import (
+    TOLERANCE,
+    choose_device,
+    half_precision_error,
+    native_half,
+)
+from USMRISynthesisLib.synthesis.slices import assemble_input
+
+BATCH = {"cpu": 2, "cuda": 16, "mps": 8}
+BACKGROUND = -1.0
+
+Progress = Callable[[float, str], None]
+Cancel = Callable[[], bool]
+Log = Callable[[str, str], None]   # (level, text)
+
+
+@dataclass(eq=False)
+class LoadedGenerator:
+    """A verified generator, ready to run on its device, and why it runs there and as it does."""
+
+    manifest: weights.Manifest
+    module: nn.Module
+    device: torch.device
+    device_reason: str
+    dtype: torch.dtype
+    precision_reason: str
+    _content: bytes = field(repr=False)
+
+    def on_cpu(self) -> nn.Module:
+        """The same weights in float32 on the CPU, for when the device has no memory left."""
+        return _prepare(self._content, self.manifest.name, torch.device("cpu"), torch.float32)
+
+
+_loaded: dict[tuple[str, str], LoadedGenerator] = {}   # (sha256, device): a second request starts warm
+
+
+def load_generator(model: str = "default", device: str = "auto", *,
+                   consent: weights.Consent | None = None) -> LoadedGenerator:
+    """Find, verify and prepare a generator; the hash is checked every time, the preparation is done once.
+
+    Raises Failed (no such model or device, hash, task) and ConsentNeeded.
+    """
+    chosen, reason = choose_device(device)
+    manifest, content = weights.verified_bytes(weights.find_model(model), consent=consent)
+    if manifest.task != "synthesis":
+        raise Failed("task", f"The model {manifest.name!r} is made for {manifest.task!r}, not for synthesis.",
+                     "Choose a synthesis model.")
+    if (manifest.input.size, manifest.input.spacing_mm) != (SIZE, SPACING_MM):
+        raise Failed("model", f"The model {manifest.name!r} takes slices of {manifest.input.size} pixels of "
+                     f"{manifest.input.spacing_mm:g} mm, not {SIZE} of {SPACING_MM:g} mm.",
+                     "Choose another model.")
+    key = (manifest.sha256, str(chosen))
+    if key not in _loaded:
+        _loaded.clear()   # one model at a time: weights and workspaces are what memory goes to
+        module = _prepare(content, manifest.name, chosen, torch.float32)
+        _check_channels(module, manifest, chosen)
+        dtype, why, half = _choose_precision(content, manifest, chosen, module)
+        _loaded[key] = LoadedGenerator(manifest, half or module, chosen, reason, dtype, why, content)
+    return _loaded[key]
+
+
+def run_slices(model: nn.Module, us: np.ndarray, z_mm: np.ndarray, *, neighbours: int, location: bool,
+               device: torch.device | str = "cpu", batch: int | None = None,
+               progress: Progress | None = None, cancel: Cancel | None = None,
+               wanted: np.ndarray | None = None, dtype: torch.dtype = torch.float32,
+               on_cpu: Callable[[], nn.Module] | None = None, log: Log | None = None) -> np.ndarray:
+    """Run canonical slices through the generator.
+
+    us: (K, H, W) in [-1, 1], -1 outside the fan; z_mm: (K,) in mm. -> (K, H, W) float32 in [-1, 1].
+
+    `wanted`, (K,) bool, names the slices to synthesise; by default those with anything in them. The others
+    come back as -1. Progress is told, and cancel asked, after each batch. When the device runs out of memory
+    the batch is halved; at one slice `on_cpu()` gives the module to go on with. Both are told to `log`.
+    Raises Cancelled, and Failed when there is no memory even so.
+    """
+    device = torch.device(device)
+    batch = max(1, batch or BATCH.get(device.type, 2))
+    todo = np.flatnonzero((us > BACKGROUND).any(axis=(1, 2)) if wanted is None else wanted)
+    output = np.full(us.shape, BACKGROUND, dtype=np.float32)
+    stack = torch.from_numpy(np.ascontiguousarray(us, dtype=np.float32))
+    heights = torch.from_numpy(np.ascontiguousarray(z_mm, dtype=np.float32))
+    done = 0
+    while done < len(todo):
+        if cancel is not None and cancel():
+            raise Cancelled
+        some = todo[done:done + batch]
+        try:
+            x = _channels(stack, heights, some, neighbours, location)
+            output[some] = _forward(model, x, device, dtype)
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            batch, model, device, dtype = _smaller(error, batch, model, device, dtype, on_cpu, log)
+            continue
+        done += len(some)
+        if progress is not None:
+            progress(done / len(todo), "Synthesising")
+    if cancel is not None and cancel():
+        raise Cancelled
+    return output
+
+
+def _channels(stack: Tensor, z_mm: Tensor, some: np.ndarray, neighbours: int, location: bool) -> Tensor:
+    """Input channels (N, C, H, W) of the slices `some`; only the stretch of the stack they need is copied."""
+    low, high = max(0, int(some[0]) - neighbours), min(len(stack), int(some[-1]) + neighbours + 1)
+    # At the stretch's ends slices repeat, too: those are dropped again, or are the stack's true ends.
+    x = assemble_input(stack[low:high], z_mm[low:high], neighbours, location)
+    return x[torch.from_numpy(some - low)]
+
+
+def _forward(model: nn.Module, x: Tensor, device: torch.device, dtype: torch.dtype) -> np.ndarray:
+    with torch.inference_mode():
+        x = x.to(device, dtype).contiguous(memory_format=torch.channels_last)
+        result: np.ndarray = model(x)[:, 0].float().clamp_(-1, 1).cpu().numpy()
+    return result
+
+
+def _smaller(error: BaseException, batch: int, model: nn.Module, device: torch.device, dtype: torch.dtype,
+             on_cpu: Callable[[], nn.Module] | None, log: Log | None
+             ) -> tuple[int, nn.Module, torch.device, torch.dtype]:
+    """What to go on with after running out of memory: half the batch, then the CPU."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if batch > 1:
+        if log is not None:
+            log("warning", f"Out of memory with {batch} slices at a time on {device.type}: "
+                           f"continuing with {batch // 2}.")
+        return batch // 2, model, device, dtype
+    if device.type == "cpu" or on_cpu is None:
+        raise Failed("memory", "There is not enough memory for a single slice.",
+                     "Close other programs and try again.") from error
+    if log is not None:
+        log("warning", f"Out of memory on {device.type} even with one slice: continuing on the CPU.")
+    return BATCH["cpu"], on_cpu(), torch.device("cpu"), torch.float32
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def _prepare(content: bytes, name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Load, convert, then freeze: a frozen module's weights are constants that no `to` reaches."""
+    module = weights.from_bytes(content, name, device)
+    module = nn.Module.to(module.to(device=device, dtype=dtype), memory_format=torch.channels_last)
+    frozen: nn.Module = torch.jit.freeze(module.eval())
+    return frozen
+
+
+def _choose_precision(content: bytes, manifest: weights.Manifest, device: torch.device,
+                      module: nn.Module) -> tuple[torch.dtype, str, nn.Module | None]:
+    """Half precision where the hardware has it and this model bears it, checked on one fixed input."""
+    dtype, why = native_half(device)
+    if dtype is None:
+        return torch.float32, f"float32: {why}.", None
+    half = _prepare(content, manifest.name, device, dtype)
+    error = half_precision_error(module, half, _example(manifest, device), dtype)
+    if error > TOLERANCE:
+        return torch.float32, f"float32: {why}, but this model's output changes by {error:.1%} in it.", None
+    return dtype, f"{str(dtype).removeprefix('torch.')}: {why}; the output changes by {error:.2%} rms.", half
+
+
+def _example(manifest: weights.Manifest, device: torch.device) -> Tensor:
+    """A fixed input (1, C, size, size): a speckled disc on -1, which is what the network sees."""
+    size, channels = manifest.input.size, manifest.input.channels
+    noise = np.random.default_rng(0).random((channels, size, size), dtype=np.float32) * 2 - 1
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    noise[:, np.hypot(x, y) > size * 0.45] = BACKGROUND
+    if manifest.input.location:
+        noise[-1] = 0.0
+    example = torch.from_numpy(noise)[None].to(device)
+    return example.contiguous(memory_format=torch.channels_last)
+
+
+def _check_channels(module: nn.Module, manifest: weights.Manifest, device: torch.device) -> None:
+    """Refuse a model that does not do what its manifest says, before anything is computed with it."""
+    try:
+        with torch.inference_mode():
+            shape = tuple(module(_example(manifest, device)).shape)
+    except RuntimeError as error:
+        if _out_of_memory(error):
+            raise
+        shape = ()
+    if shape != (1, 1, manifest.input.size, manifest.input.size):
+        raise Failed("model", f"The model {manifest.name!r} does not take the input its manifest describes.",
+                     "Export it again, or choose another model.")

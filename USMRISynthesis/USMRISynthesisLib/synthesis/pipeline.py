@@ -1,0 +1,238 @@
+"""The corridor: one ultrasound image in, one MR-like image on the same grid out.
+
+    gate -> alignment -> canonical slices -> generator -> canonical MR -> the input's grid, masked
+
+    result = synthesize(Volume.read("head.nrrd"))
+    result.mr.write("head-mr.nrrd")
+
+torch is imported when the network is needed and not before: a refused input is refused without it.
+"""
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from USMRISynthesisLib.errors import Cancelled, Refused
+from USMRISynthesisLib.gate import admit
+from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, Alignment, align
+from USMRISynthesisLib.normalisation.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
+from USMRISynthesisLib.synthesis.intensity import normalise_ultrasound
+from USMRISynthesisLib.synthesis.result import SYNTHETIC, Normalised, Synthesis
+from USMRISynthesisLib.volume import Volume
+
+if TYPE_CHECKING:
+    from USMRISynthesisLib.weights import Consent
+
+PLANES = ("axial",)
+MR_MAX = 1000
+
+Progress = Callable[[float, str], None]
+Cancel = Callable[[], bool]
+Log = Callable[[str, str], None]   # (level, text)
+
+
+@dataclass
+class _Run:
+    """One run's listeners, and what it notes down about itself on the way."""
+
+    progress: Progress | None
+    cancel: Cancel | None
+    log: Log | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str, value: float) -> Iterator[None]:
+        """Announce a stage at `value` of the whole, time it, and stop before it when cancelled."""
+        if self.cancel is not None and self.cancel():
+            raise Cancelled
+        if self.progress is not None:
+            self.progress(value, name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 4)
+
+    def say(self, level: str, text: str) -> None:
+        """Log a line; warnings are kept for the provenance."""
+        if level != "info":
+            self.messages.append(text)
+        if self.log is not None:
+            self.log(level, text)
+
+
+def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", planes: str = "axial",
+               transform: np.ndarray | None = None, progress: Progress | None = None,
+               cancel: Cancel | None = None, log: Log | None = None, consent: "Consent | None" = None,
+               batch: int | None = None) -> Synthesis:
+    """Make an MR-like image from a fetal head ultrasound.
+
+    Args:
+        volume: 3D greyscale, or one frame of shape (1, h, w).
+        model: name of an installed model, or the path of a model folder.
+        device: "auto", "cpu", "cuda" or "mps".
+        planes: along which slices to synthesise; "axial" in this version.
+        transform: (4, 4) ras_to_canonical where it is known; it wins over the estimated one.
+        progress: called with a share of the whole, 0-1, and the stage.
+        cancel: asked at least every two slices on the CPU; True ends the run.
+        log: called with a level, "info" or "warning", and a sentence.
+        consent: asked with (sha256, name) before a model from outside the bundled folders is run.
+        batch: slices at a time; by default what suits the device.
+
+    Raises: Refused (the input), Failed (model, device, memory), Cancelled.
+    """
+    if planes not in PLANES:
+        raise Refused("planes", f"This version synthesises axial slices, not {planes!r}.",
+                      "Leave --planes at axial.")
+    run = _Run(progress, cancel, log)
+    fan, alignment = _locate(volume, transform, run)
+    with run.stage("Loading the model", 0.12):
+        from USMRISynthesisLib.synthesis.engine import BATCH, load_generator, run_slices
+
+        generator = load_generator(model, device, consent=consent)
+        run.say("info", f"{generator.device_reason} {generator.precision_reason}")
+    with run.stage("Resampling to canonical space", 0.18):
+        to_canonical_of = alignment.ras_to_canonical
+        slices, z_mm = to_canonical(volume.array, volume.ijk_to_ras, to_canonical_of)
+        seen = to_canonical(fan, volume.ijk_to_ras, to_canonical_of, order=0)[0] > 0.5
+        us = normalise_ultrasound(slices, seen)
+        head = alignment.head_mask(z_mm)
+    with run.stage("Synthesising", 0.22):
+        form = generator.manifest.input
+        mr = run_slices(
+            generator.module, us, z_mm, neighbours=form.neighbours, location=form.location,
+            device=generator.device, dtype=generator.dtype, batch=batch, cancel=cancel,
+            progress=_within(progress, 0.22, 0.92), wanted=_wanted(head & seen),
+            on_cpu=generator.on_cpu, log=run.say)
+    with run.stage("Bringing it back to the image's grid", 0.92):
+        values, confidence = _back(mr, head, fan, volume, to_canonical_of)
+    manifest = generator.manifest
+    provenance = _provenance(volume, alignment, transform is not None, run) | {
+        "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256},
+        "device": {"name": str(generator.device), "reason": generator.device_reason},
+        "precision": {"name": str(generator.dtype).removeprefix("torch."),
+                      "reason": generator.precision_reason},
+        "batch": batch or BATCH.get(generator.device.type, 2), "planes": planes, "seed": None,
+        "slices": {"synthesised": int(_wanted(head & seen).sum()), "of": len(z_mm)},
+    }
+    if progress is not None:
+        progress(1.0, "Done")
+    note = {"Comment": SYNTHETIC}
+    return Synthesis(Volume(values, volume.ijk_to_ras, note), alignment.ras_to_canonical.copy(),
+                     Volume(confidence, volume.ijk_to_ras), provenance)
+
+
+def normalise(volume: Volume, *, transform: np.ndarray | None = None, progress: Progress | None = None,
+              cancel: Cancel | None = None, log: Log | None = None) -> Normalised:
+    """Bring a fetal head ultrasound into canonical space without synthesising anything.
+
+    Raises: Refused, Cancelled.
+    """
+    run = _Run(progress, cancel, log)
+    fan, alignment = _locate(volume, transform, run)
+    with run.stage("Resampling to canonical space", 0.6):
+        slices, z_mm = to_canonical(np.where(fan, volume.array, 0), volume.ijk_to_ras,
+                                    alignment.ras_to_canonical)
+    grid = canonical_ijk_to_ras()
+    if len(z_mm) == 1:
+        grid[2, 3] = z_mm[0]
+    if progress is not None:
+        progress(1.0, "Done")
+    return Normalised(Volume(slices, grid), alignment.ras_to_canonical.copy(),
+                      _provenance(volume, alignment, transform is not None, run))
+
+
+def _locate(volume: Volume, transform: np.ndarray | None, run: _Run) -> tuple[np.ndarray, Alignment]:
+    """Gate and alignment: the fan, and where the head is."""
+    with run.stage("Checking the image", 0.0):
+        fan = admit(volume)
+    with run.stage("Finding the head", 0.04):
+        alignment = align(volume, fan, transform=transform)
+    if alignment.score < LOW_SCORE:
+        run.say("warning", f"The skull fits poorly (score {alignment.score:.2f}; below {LOW_SCORE:.2f} it is "
+                "not to be relied on): check the result against the ultrasound, or give a transform.")
+    return fan, alignment
+
+
+def _within(progress: Progress | None, low: float, high: float) -> Progress | None:
+    """A listener for a stage that makes up the share low-high of the whole."""
+    if progress is None:
+        return None
+    return lambda value, stage: progress(low + (high - low) * value, stage)
+
+
+def _wanted(inside: np.ndarray) -> np.ndarray:
+    """(K,) bool: slices with head and fan in them, and one more on each side for the interpolation back."""
+    some = np.asarray(inside.any(axis=(1, 2)))
+    wider = some.copy()
+    wider[1:] |= some[:-1]
+    wider[:-1] |= some[1:]
+    return wider
+
+
+def _back(mr: np.ndarray, head: np.ndarray, fan: np.ndarray, volume: Volume,
+          ras_to_canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """MR in [-1, 1] and head mask on canonical slices -> int16 MR, float32 confidence on the input's grid.
+
+    The MR is interpolated unmasked and the mask cut at one half after that: masking first draws a dark rim.
+    """
+    values = np.zeros(volume.shape, dtype=np.int16)
+    confidence = np.zeros(volume.shape, dtype=np.float32)
+    box = _box_of(head, ras_to_canonical, volume)
+    if box is None:
+        return values, confidence
+    # Only the head's box is resampled; the rest of the grid is 0 anyway.
+    corner = volume.ijk_to_ras.copy()
+    corner[:3, 3] += volume.ijk_to_ras[:3, :3] @ [part.start for part in box[::-1]]
+    shape = tuple(part.stop - part.start for part in box)
+    share = from_canonical(head.astype(np.float32), ras_to_canonical, corner, shape)
+    inside = (share >= 0.5) & fan[box]
+    back = from_canonical((mr + 1) * (MR_MAX / 2), ras_to_canonical, corner, shape)
+    values[box] = np.where(inside, np.clip(np.rint(back), 0, MR_MAX), 0)
+    confidence[box] = np.where(inside, np.clip(share, 0, 1), 0)
+    return values, confidence
+
+
+def _box_of(head: np.ndarray, ras_to_canonical: np.ndarray, volume: Volume) -> tuple[slice, ...] | None:
+    """The (k, j, i) slices of the input's grid that hold the head, or None when none of it lies there."""
+    where = [np.flatnonzero(head.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    if not len(where[0]):
+        return None
+    low, high = (np.array([line[end] for line in where[::-1]]) for end in (0, -1))   # (i, j, k)
+    corners = np.stack(np.meshgrid(*zip(low - 1, high + 1, strict=True), indexing="ij")).reshape(3, -1)
+    to_input = np.linalg.inv(ras_to_canonical @ volume.ijk_to_ras) @ canonical_ijk_to_ras()
+    at = to_input[:3, :3] @ corners + to_input[:3, 3:]
+    box = []
+    for first, last, size in zip(np.floor(at.min(axis=1)), np.ceil(at.max(axis=1)), volume.shape[::-1],
+                                 strict=True):
+        box.append(slice(int(np.clip(first, 0, size)), int(np.clip(last + 1, 0, size))))
+    if volume.is_frame:
+        box[2] = slice(0, 1)   # a frame lies in one plane, whatever its z
+    if any(part.stop <= part.start for part in box):
+        return None
+    return tuple(box[::-1])
+
+
+def _provenance(volume: Volume, alignment: Alignment, given: bool, run: _Run) -> dict[str, Any]:
+    """What every result can say about itself. No names and no paths: files are often named after patients."""
+    from USMRISynthesisLib import __version__
+
+    voxels = np.ascontiguousarray(volume.array)
+    return {
+        "notice": SYNTHETIC,
+        "software": {"name": "USMRISynthesis", "version": __version__, "python": platform.python_version()},
+        "input": {"shape_kji": list(volume.shape), "spacing_ijk_mm": list(volume.spacing),
+                  "type": str(voxels.dtype), "voxels_sha256": hashlib.sha256(voxels.data).hexdigest()},
+        "alignment": {"method": alignment.method, "score": round(float(alignment.score), 4),
+                      "ras_to_canonical": alignment.ras_to_canonical.ravel().tolist(),
+                      "transform_given": given},
+        "alignment_trusted": bool(alignment.score >= LOW_SCORE),
+        "canonical": {"size": SIZE},
+        "seconds": run.seconds, "warnings": run.messages,
+    }

@@ -1,0 +1,256 @@
+"""Model folders: find them, read their manifest, check their hash, load them.
+
+A model is a folder with a TorchScript file, `manifest.json` and a model card. The bytes that torch reads are
+the very bytes that were hashed, so a file cannot change between the check and the load. A model outside the
+bundled folders runs somebody else's code: the user is asked once for each hash, and the answer is remembered.
+
+    folder = find_model("default")
+    module = load(folder, "cpu")            # raises Failed when the file is not the one in the manifest
+
+torch is imported inside `load` only: the manifest can be read where there is no torch.
+"""
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from USMRISynthesisLib.errors import Failed, Refused
+
+if TYPE_CHECKING:
+    import torch
+
+MANIFEST = "manifest.json"
+WEIGHTS = "model.pt"
+CONFIG_DIR_VARIABLE = "USMRI_CONFIG_DIR"
+_REMEDY = "Restore the model folder from the installation, or choose another model."
+
+Consent = Callable[[str, str], bool]   # (sha256, name) -> may this code run?
+
+
+class ConsentNeeded(Refused):
+    """The model is not a bundled one and nobody has agreed to run it; carries what a dialog needs to ask."""
+
+    def __init__(self, name: str, sha256: str) -> None:
+        super().__init__(
+            "consent", f"The model {name!r} does not come with USMRISynthesis and has not been trusted yet.",
+            f"Trust it only if you know where it comes from (usmri: --trust-model); its SHA-256 is {sha256}.")
+        self.name = name
+        self.sha256 = sha256
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """What the network is fed: square slices in canonical space and how their channels are put together."""
+
+    size: int
+    spacing_mm: float
+    channels: int
+    neighbours: int
+    location: bool
+    intensity: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model is, what it was trained on, how good it is and where it must not be used."""
+
+    name: str
+    task: str
+    version: str
+    sha256: str
+    input: InputFormat
+    output: Mapping[str, Any]
+    training: Any
+    figures: Any
+    limits: Any
+    synthetic: bool = True
+    file: str = WEIGHTS
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The dictionary that `manifest.json` holds."""
+        content = asdict(self)
+        return {**content.pop("extra"), **content}
+
+
+def bundled_folders() -> list[Path]:
+    """Folders that come with the product, in search order: package, beside it (Slicer), clone."""
+    library = Path(__file__).resolve().parent
+    candidates = (library / "model_weights", library.parent / "model_weights",
+                  library.parent.parent / "model_weights")
+    return [folder for folder in candidates if folder.is_dir()]
+
+
+def installed_models() -> list[Path]:
+    """The bundled model folders; a name that occurs twice is listed once, at its first place."""
+    found: dict[str, Path] = {}
+    for folder in bundled_folders():
+        for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
+            found.setdefault(manifest.parent.name, manifest.parent)
+    return list(found.values())
+
+
+def is_bundled(folder: Path) -> bool:
+    """Whether the folder lies directly in one of the bundled ones (links are followed first)."""
+    return folder.resolve().parent in bundled_folders()
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The folder of a model given by path or by name.
+
+    A bare name is looked up among the bundled models first, so that a folder of the same name in the current
+    directory cannot take its place unnoticed. Raises Failed when there is none.
+    """
+    text = str(name_or_path)
+    path = Path(text).expanduser()
+    bare = text == path.name and text not in ("", ".", "..")
+    if bare:
+        for folder in bundled_folders():
+            if (folder / text / MANIFEST).is_file():
+                return folder / text
+    if path.is_file():
+        path = path.parent
+    if (path / MANIFEST).is_file():
+        return path.resolve()
+    names = ", ".join(folder.name for folder in installed_models()) or "none"
+    raise Failed("no-model", f"There is no model {text!r}.",
+                 f"Installed models: {names}; a folder of your own needs a {MANIFEST} in it.")
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read and check `manifest.json`. Raises Failed that names the field at fault."""
+    path = Path(folder) / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Failed("manifest", f"The model's {MANIFEST} cannot be read ({error.strerror}).",
+                     _REMEDY) from error
+    except ValueError as error:
+        raise Failed("manifest", f"The model's {MANIFEST} is not JSON.", _REMEDY) from error
+    if not isinstance(content, dict):
+        raise Failed("manifest", f"The model's {MANIFEST} is not a JSON object.", _REMEDY)
+
+    def take(source: Mapping[str, Any], name: str, kinds: type | tuple[type, ...], prefix: str = "") -> Any:
+        value = source.get(name)
+        accepted = kinds if isinstance(kinds, tuple) else (kinds,)
+        # bool is an int to Python, never to a manifest.
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in accepted):
+            raise _malformed(prefix + name, "is missing" if name not in source else "has the wrong type")
+        return value
+
+    fed = take(content, "input", dict)
+    format_ = InputFormat(
+        size=take(fed, "size", int, "input."),
+        spacing_mm=float(take(fed, "spacing_mm", (int, float), "input.")),
+        channels=take(fed, "channels", int, "input."), neighbours=take(fed, "neighbours", int, "input."),
+        location=take(fed, "location", bool, "input."), intensity=str(fed.get("intensity", "")))
+    if format_.size <= 0 or format_.spacing_mm <= 0 or format_.neighbours < 0:
+        raise _malformed("input", "has a size, spacing or neighbour count that makes no sense")
+    if format_.channels != 2 * format_.neighbours + 1 + format_.location:
+        raise _malformed("input.channels", "does not match input.neighbours and input.location")
+    sha256 = take(content, "sha256", str).lower()
+    if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
+        raise _malformed("sha256", "is not a SHA-256 in hexadecimal")
+    if content.get("synthetic") is not True:
+        raise _malformed("synthetic", "must be true")
+    file = content.get("file", WEIGHTS)
+    if not isinstance(file, str) or file != Path(file).name or file in ("", ".", ".."):
+        raise _malformed("file", "must be the name of a file in the model's own folder")
+    for name in ("training", "figures", "limits"):
+        if name not in content:
+            raise _malformed(name, "is missing")
+    known = {"name", "task", "version", "sha256", "input", "output", "training", "figures", "limits",
+             "synthetic", "file"}
+    return Manifest(name=take(content, "name", str), task=take(content, "task", str),
+                    version=str(take(content, "version", (str, int, float))), sha256=sha256, input=format_,
+                    output=take(content, "output", dict), training=content["training"],
+                    figures=content["figures"], limits=content["limits"], file=file,
+                    extra={key: value for key, value in content.items() if key not in known})
+
+
+def verified_bytes(folder: str | Path, *, consent: Consent | None = None) -> tuple[Manifest, bytes]:
+    """The manifest and the weights' bytes, after the hash has matched and, for a user's own model, consent.
+
+    Raises Failed when the file is missing or is not the one in the manifest, ConsentNeeded without consent.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    try:
+        content = (folder / manifest.file).read_bytes()
+    except OSError as error:
+        raise Failed("weights", f"The weights of the model {manifest.name!r} cannot be read "
+                     f"({error.strerror}).", _REMEDY) from error
+    if hashlib.sha256(content).hexdigest() != manifest.sha256:
+        raise Failed("hash", f"The weights of the model {manifest.name!r} are not the ones its manifest "
+                     "describes: the SHA-256 differs, so they were not loaded.", _REMEDY)
+    if not is_bundled(folder) and manifest.sha256 not in _trusted():
+        if consent is None or not consent(manifest.sha256, manifest.name):
+            raise ConsentNeeded(manifest.name, manifest.sha256)
+        _trust(manifest.sha256, manifest.name)
+    return manifest, content
+
+
+def load(folder: str | Path, device: "str | torch.device" = "cpu", *,
+         consent: Consent | None = None) -> "torch.jit.ScriptModule":
+    """Load the TorchScript module onto the device, for evaluation. Its hash is checked before torch sees it.
+
+    `consent(sha256, name)` is called for a model outside the bundled folders, once for each hash.
+    """
+    manifest, content = verified_bytes(folder, consent=consent)
+    return from_bytes(content, manifest.name, device)
+
+
+def from_bytes(content: bytes, name: str, device: "str | torch.device") -> "torch.jit.ScriptModule":
+    """The TorchScript module in these bytes. Raises Failed when they hold none that this torch can read."""
+    import torch
+
+    try:
+        module = torch.jit.load(io.BytesIO(content), map_location=torch.device(device))
+    except RuntimeError as error:
+        raise Failed("weights", f"The weights of the model {name!r} cannot be read by torch "
+                     f"{torch.__version__}.", "Update torch, or choose another model.") from error
+    return module.eval()
+
+
+def config_dir() -> Path:
+    """The user's configuration folder for this product (not created); USMRI_CONFIG_DIR overrides it."""
+    given = os.environ.get(CONFIG_DIR_VARIABLE)
+    if given:
+        return Path(given)
+    if sys.platform == "win32":
+        return Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming") / "USMRISynthesis"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "USMRISynthesis"
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "usmri-synthesis"
+
+
+def _trusted() -> dict[str, str]:
+    """Hash -> name of the models somebody agreed to; an unreadable file counts as no consent."""
+    try:
+        content = json.loads((config_dir() / "trusted-models.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _trust(sha256: str, name: str) -> None:
+    """Remember a consent; where nothing can be written the user is simply asked again next time."""
+    path = config_dir() / "trusted-models.json"
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps({**_trusted(), sha256: name}, indent=2) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+
+
+def _malformed(name: str, fault: str) -> Failed:
+    return Failed("manifest", f"The model's {MANIFEST} is malformed: {name!r} {fault}.", _REMEDY)
