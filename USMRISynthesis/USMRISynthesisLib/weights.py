@@ -16,6 +16,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -175,6 +176,12 @@ def read_manifest(folder: str | Path) -> Manifest:
                     extra={key: value for key, value in content.items() if key not in known})
 
 
+def hash_matches(folder: str | Path) -> bool:
+    """Whether the weights are the ones in the manifest; raises Failed when either cannot be read."""
+    manifest = read_manifest(folder)
+    return hashlib.sha256(_weights_bytes(Path(folder), manifest)).hexdigest() == manifest.sha256
+
+
 def verified_bytes(folder: str | Path, *, consent: Consent | None = None) -> tuple[Manifest, bytes]:
     """The manifest and the weights' bytes, after the hash has matched and, for a user's own model, consent.
 
@@ -182,11 +189,7 @@ def verified_bytes(folder: str | Path, *, consent: Consent | None = None) -> tup
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    try:
-        content = (folder / manifest.file).read_bytes()
-    except OSError as error:
-        raise Failed("weights", f"The weights of the model {manifest.name!r} cannot be read "
-                     f"({error.strerror}).", _REMEDY) from error
+    content = _weights_bytes(folder, manifest)
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise Failed("hash", f"The weights of the model {manifest.name!r} are not the ones its manifest "
                      "describes: the SHA-256 differs, so they were not loaded.", _REMEDY)
@@ -212,7 +215,9 @@ def from_bytes(content: bytes, name: str, device: "str | torch.device") -> "torc
     import torch
 
     try:
-        module = torch.jit.load(io.BytesIO(content), map_location=torch.device(device))
+        with warnings.catch_warnings():   # deprecated since 2.10, and what every torch from 2.1 on can read
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(io.BytesIO(content), map_location=torch.device(device))
     except RuntimeError as error:
         raise Failed("weights", f"The weights of the model {name!r} cannot be read by torch "
                      f"{torch.__version__}.", "Update torch, or choose another model.") from error
@@ -229,6 +234,14 @@ def config_dir() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "USMRISynthesis"
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "usmri-synthesis"
+
+
+def _weights_bytes(folder: Path, manifest: Manifest) -> bytes:
+    try:
+        return (folder / manifest.file).read_bytes()
+    except OSError as error:
+        raise Failed("weights", f"The weights of the model {manifest.name!r} cannot be read "
+                     f"({error.strerror}).", _REMEDY) from error
 
 
 def _trusted() -> dict[str, str]:

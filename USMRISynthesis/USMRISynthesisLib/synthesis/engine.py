@@ -164,7 +164,8 @@ def _out_of_memory(error: BaseException) -> bool:
 def _prepare(content: bytes, name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Load, convert, then freeze: a frozen module's weights are constants that no `to` reaches."""
     module = weights.from_bytes(content, name, device)
-    module = nn.Module.to(module.to(device=device, dtype=dtype), memory_format=torch.channels_last)
+    module = module.to(device=device, dtype=dtype)
+    module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     frozen: nn.Module = torch.jit.freeze(module.eval())
     return frozen
 

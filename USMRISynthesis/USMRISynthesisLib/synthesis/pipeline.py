@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from USMRISynthesisLib.errors import Cancelled, Refused
+from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.gate import admit
 from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, Alignment, align
 from USMRISynthesisLib.normalisation.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
@@ -93,7 +93,12 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
     run = _Run(progress, cancel, log)
     fan, alignment = _locate(volume, transform, run)
     with run.stage("Loading the model", 0.12):
-        from USMRISynthesisLib.synthesis.engine import BATCH, load_generator, run_slices
+        try:
+            from USMRISynthesisLib.synthesis.engine import BATCH, load_generator, run_slices
+        except (ImportError, OSError) as error:   # OSError: an installation that broke half-way
+            raise Failed("torch", "PyTorch is not installed, or its installation is broken.",
+                         "In Slicer, install it through the PyTorch extension; elsewhere: "
+                         "pip install 'USMRISynthesisLib[standalone]'.") from error
 
         generator = load_generator(model, device, consent=consent)
         run.say("info", f"{generator.device_reason} {generator.precision_reason}")

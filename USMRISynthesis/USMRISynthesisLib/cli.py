@@ -1,0 +1,121 @@
+"""`usmri`: the command line. Exit 0 done, 1 failed or cancelled, 2 refused input (or a wrong command line).
+
+What went wrong is one sentence on stderr, with the remedy; `--verbose` adds the details. `--json` prints one
+JSON object on stdout, for an error too. argparse, because `usmri` must also run under PythonSlicer, where
+nothing but the standard library, numpy, scipy, SimpleITK and torch may be expected.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from USMRISynthesisLib import __version__
+from USMRISynthesisLib.errors import Cancelled, Refused, USMRIError
+from USMRISynthesisLib.synthesis.result import SYNTHETIC
+
+DONE, FAILED, REFUSED = 0, 1, 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with its complaint as one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: {message}. See {self.prog} --help.\n")
+        raise SystemExit(REFUSED)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    common = _Parser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    common.add_argument("--quiet", action="store_true", help="print nothing but errors and warnings")
+    common.add_argument("--verbose", action="store_true", help="show the log, and details of errors")
+
+    parser = _Parser(prog="usmri", description=f"MR-like images from fetal head ultrasound. {SYNTHETIC}.")
+    parser.add_argument("--version", action="version", version=f"usmri {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common])
+
+    def add_input(command: argparse.ArgumentParser) -> None:
+        command.add_argument("input", metavar="IN", help="ultrasound: NRRD, NIfTI, MetaImage, or a picture")
+        command.add_argument("output", metavar="OUT", help="where to write (.nrrd, .nii, .nii.gz, .mha)")
+        command.add_argument("--frame", type=int, metavar="N", help="which time point of a 4D file, from 0")
+        command.add_argument("--pixel-size", type=float, metavar="MM", help="pixel size of a 2D frame")
+
+    synthesize = add("synthesize", "make an MR-like image on the grid of an ultrasound image")
+    add_input(synthesize)
+    synthesize.add_argument("--model", default="default", help="name of a model, or its folder")
+    synthesize.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    synthesize.add_argument("--planes", default="axial", help="along which slices (axial)")
+    synthesize.add_argument("--transform", metavar="FILE",
+                            help="ITK transform to canonical space, where it is known; it wins")
+    synthesize.add_argument("--trust-model", action="store_true",
+                            help="agree to run a model that did not come with the product; remembered")
+
+    normalise = add("normalise", "bring an ultrasound image into canonical space")
+    add_input(normalise)
+    normalise.add_argument("--transform", metavar="FILE",
+                           help="write the transform to canonical space here, for ITK and Slicer (.tfm, .h5)")
+
+    info = add("info", "say what is installed: models, device and why, versions")
+    info.add_argument("model", nargs="?", metavar="MODEL", help="show this model's manifest")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        options = build_parser().parse_args(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.CRITICAL, stream=sys.stderr,
+                        format="%(name)s: %(message)s")
+    if hasattr(signal, "SIGTERM"):   # end as on Ctrl-C: nothing half-written stays
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        from USMRISynthesisLib import commands
+
+        text, result = getattr(commands, options.command)(options)
+    except USMRIError as error:
+        return _report(options, error)
+    except KeyboardInterrupt:
+        return _report(options, Cancelled())
+    except BrokenPipeError:   # the reader of our output went away
+        return FAILED
+    except Exception as error:
+        if options.verbose:
+            traceback.print_exc()
+        return _report(options, USMRIError(
+            "internal", f"An unexpected fault stopped it ({type(error).__name__}).",
+            "Run it again with --verbose and report what that prints."))
+    if options.json:
+        print(json.dumps({"status": "done", **result}))
+    elif not options.quiet and text:
+        print(text)
+    return DONE
+
+
+def _report(options: argparse.Namespace, error: USMRIError) -> int:
+    """One sentence on stderr; with --json the same on stdout for a program."""
+    status = ("refused" if isinstance(error, Refused) else
+              "cancelled" if isinstance(error, Cancelled) else "failed")
+    if options.verbose and error.__cause__ is not None:
+        traceback.print_exception(error.__cause__)
+    sys.stderr.write(f"{error}\n")
+    if options.json:
+        content: dict[str, Any] = {"status": status, "kind": error.kind, "message": error.message,
+                                   "remedy": error.remedy}
+        print(json.dumps(content))
+    return REFUSED if isinstance(error, Refused) else FAILED
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

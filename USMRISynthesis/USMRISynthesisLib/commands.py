@@ -1,0 +1,193 @@
+"""What each `usmri` command does. Each takes the parsed options and returns (text, result).
+
+The text is for a person, the result for `--json`. Errors are raised; `cli.py` turns them into sentences.
+"""
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from USMRISynthesisLib import __version__
+from USMRISynthesisLib.errors import Failed, Refused, USMRIError
+from USMRISynthesisLib.synthesis.result import SYNTHETIC
+from USMRISynthesisLib.volume import Volume
+
+OUTPUT_FORMATS = (".nrrd", ".nii", ".nii.gz", ".mha")
+Outcome = tuple[str, dict[str, Any]]
+
+
+def synthesize(options: Namespace) -> Outcome:
+    """`usmri synthesize IN OUT`: the image, and its provenance beside it as `<OUT without ending>.json`."""
+    from USMRISynthesisLib.synthesis import pipeline
+    from USMRISynthesisLib.transform_file import read_transform
+
+    source, target = Path(options.input), _output(options)
+    sidecar = target.with_name(_stem(target) + ".json")
+    transform = read_transform(options.transform) if options.transform else None
+    volume = Volume.read(source, frame=options.frame, pixel_size_mm=options.pixel_size)
+    result = pipeline.synthesize(
+        volume, model=options.model, device=options.device, planes=options.planes, transform=transform,
+        progress=_progress(options), log=_log(options), consent=lambda sha256, name: options.trust_model)
+    with _Staged(sidecar) as staged:   # both files or neither
+        staged.write_text(json.dumps(result.provenance, indent=2) + "\n", encoding="utf-8")
+        result.mr.write(target, metadata={"provenance": sidecar.name})
+    provenance = result.provenance
+    seconds = sum(provenance["seconds"].values())
+    text = (f"Wrote {target} ({SYNTHETIC}) and {sidecar.name} in {seconds:.1f} s with the model "
+            f"{provenance['model']['name']!r} on {provenance['device']['name']}.")
+    return text, {"output": str(target), "provenance": str(sidecar), "notice": SYNTHETIC,
+                  "trusted": result.trusted, "alignment": provenance["alignment"],
+                  "device": provenance["device"], "precision": provenance["precision"],
+                  "seconds": provenance["seconds"], "warnings": provenance["warnings"]}
+
+
+def normalise(options: Namespace) -> Outcome:
+    """`usmri normalise IN OUT --transform T`: the image in canonical space, and the way there as a file."""
+    from USMRISynthesisLib.synthesis import pipeline
+    from USMRISynthesisLib.transform_file import write_transform
+
+    target = _output(options)
+    volume = Volume.read(options.input, frame=options.frame, pixel_size_mm=options.pixel_size)
+    result = pipeline.normalise(volume, progress=_progress(options), log=_log(options))
+    if options.transform:
+        write_transform(result.transform, options.transform)
+    try:
+        result.canonical.write(target)
+    except USMRIError:
+        if options.transform:
+            Path(options.transform).unlink(missing_ok=True)
+        raise
+    alignment = result.provenance["alignment"]
+    text = f"Wrote {target}" + (f" and {options.transform}" if options.transform else "")
+    return (f"{text}; the head was found by its {alignment['method']} (score {alignment['score']:.2f}).",
+            {"output": str(target), "transform": options.transform, "alignment": alignment,
+             "trusted": result.trusted, "warnings": result.provenance["warnings"]})
+
+
+def info(options: Namespace) -> Outcome:
+    """`usmri info [MODEL]`: what is installed, whether the models are intact, and where they would run."""
+    from USMRISynthesisLib import weights
+
+    if options.model:
+        folder = weights.find_model(options.model)
+        manifest = weights.read_manifest(folder).to_json()
+        intact = weights.hash_matches(folder)
+        return (f"{json.dumps(manifest, indent=2, ensure_ascii=False)}\n{_intact(intact)}",
+                {"model": manifest, "intact": intact, "bundled": weights.is_bundled(folder)})
+    models = []
+    for folder in weights.installed_models():
+        try:
+            manifest_ = weights.read_manifest(folder)
+            models.append({"name": folder.name, "task": manifest_.task, "version": manifest_.version,
+                           "sha256": manifest_.sha256, "intact": weights.hash_matches(folder)})
+        except Failed as error:
+            models.append({"name": folder.name, "task": "?", "version": "?", "sha256": "?",
+                           "intact": False, "error": str(error)})
+    versions = {"USMRISynthesis": __version__, "Python": platform.python_version(), **_versions()}
+    device, reason = _device()
+    lines = [", ".join(f"{name} {version}" for name, version in versions.items()),
+             f"Device: {device}. {reason}"]
+    lines += [f"Model {model['name']}: {model['task']} {model['version']}, {_intact(model['intact'])}"
+              for model in models] or ["No model is installed."]
+    return "\n".join(lines), {"versions": versions, "device": {"name": device, "reason": reason},
+                              "models": models}
+
+
+def _intact(intact: object) -> str:
+    return "the weights match the manifest's SHA-256." if intact else "DAMAGED: the SHA-256 does not match."
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("numpy", "scipy", "SimpleITK", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _device() -> tuple[str, str]:
+    try:
+        from USMRISynthesisLib.synthesis.device import choose_device
+    except (ImportError, OSError):
+        return "none", "PyTorch is not installed, or its installation is broken."
+    device, reason = choose_device("auto")
+    return str(device), reason
+
+
+def _output(options: Namespace) -> Path:
+    """The output path, checked before any work is done for it."""
+    target = Path(options.output)
+    if not target.name.lower().endswith(OUTPUT_FORMATS):
+        raise Failed("format", f"Images cannot be written as {target.name}.",
+                     f"Use one of these endings: {', '.join(OUTPUT_FORMATS)}.")
+    if target.is_dir():
+        raise Failed("write", f"{target.name} is a folder.", "Give the name of a file.")
+    if not target.parent.is_dir():
+        raise Failed("folder", f"The folder for {target.name} does not exist.",
+                     "Create it or choose another one.")
+    if not os.access(target.parent, os.W_OK):
+        raise Failed("write", f"{target.name} cannot be written: no permission in its folder.",
+                     "Choose another folder.")
+    source = Path(options.input)
+    if source.exists() and target.exists() and source.samefile(target):
+        raise Refused("same-file", "The output would overwrite the ultrasound image.", "Choose another name.")
+    return target
+
+
+def _stem(path: Path) -> str:
+    """The file's name without its ending; `.nii.gz` is one ending."""
+    name = path.name
+    ending = next(e for e in sorted(OUTPUT_FORMATS, key=len, reverse=True) if name.lower().endswith(e))
+    return name[:-len(ending)]
+
+
+class _Staged:
+    """A file that takes its name only when the block has succeeded, and is gone otherwise."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+
+    def __enter__(self) -> Path:
+        return self._part
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                os.replace(self._part, self._path)
+        finally:
+            self._part.unlink(missing_ok=True)
+
+
+def _progress(options: Namespace) -> Callable[[float, str], None] | None:
+    """A counter on a terminal; a log file gets none."""
+    if options.quiet or options.json or not sys.stderr.isatty():
+        return None
+
+    def show(value: float, stage: str) -> None:
+        sys.stderr.write(f"\r{value:4.0%} {stage:<40}" + ("\n" if value >= 1 else ""))
+        sys.stderr.flush()
+
+    return show
+
+
+def _log(options: Namespace) -> Callable[[str, str], None]:
+    """Warnings always reach stderr; the rest with --verbose."""
+
+    def say(level: str, text: str) -> None:
+        if level != "info" or options.verbose:
+            sys.stderr.write(f"{'Warning: ' if level != 'info' else ''}{text}\n")
+
+    return say
+
+
