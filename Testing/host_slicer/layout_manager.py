@@ -1,0 +1,59 @@
+"""Slicer's layout manager: layouts as XML in the layout node, a slice widget for every slice view in them."""
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+import slicer
+
+from host_slicer.generated import bare_class, plays
+from host_slicer.slice_view import qMRMLSliceWidget
+
+
+@plays
+class qSlicerLayoutManager(bare_class("qSlicerLayoutManager")):  # type: ignore[misc]
+    """`slicer.app.layoutManager()`."""
+
+    def __init__(self, scene: Any) -> None:
+        super().__init__(None)
+        self._logic = slicer.vtkMRMLLayoutLogic()
+        self._logic.SetMRMLScene(scene)
+        self._widgets: dict[str, Any] = {}
+        self._value_layout = 0
+        self.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+
+    def layoutLogic(self) -> Any:
+        return self._logic
+
+    def setLayout(self, layout: int) -> None:
+        node = self._logic.GetLayoutNode()
+        if not node.IsLayoutDescription(layout):
+            raise ValueError(f"There is no layout {layout}")
+        node.SetViewArrangement(layout)
+        self._value_layout = layout
+        self._create_views()
+        self.layoutChanged.emit(layout)
+
+    def _changed_layout(self) -> None:
+        self.setLayout(self._value_layout)
+
+    def sliceViewNames(self) -> list[str]:
+        return self._names_in_layout()
+
+    def sliceWidget(self, name: str) -> Any:
+        return self._widgets.get(name)
+
+    def _names_in_layout(self) -> list[str]:
+        node = self._logic.GetLayoutNode()
+        root = ElementTree.fromstring(node.GetLayoutDescription(node.GetViewArrangement()))
+        return [view.get("singletontag") for view in root.iter("view")
+                if view.get("class") == "vtkMRMLSliceNode"]
+
+    def _create_views(self) -> None:
+        views = self._logic.GetViewNodes()
+        nodes = [views.GetItemAsObject(i) for i in range(views.GetNumberOfItems())]
+        for node in nodes:
+            if node.IsA("vtkMRMLSliceNode") and node.GetLayoutName() not in self._widgets:
+                widget = qMRMLSliceWidget()
+                widget.setMRMLSliceNode(node)
+                self._widgets[node.GetLayoutName()] = widget

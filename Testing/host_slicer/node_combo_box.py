@@ -1,0 +1,143 @@
+"""qMRMLNodeComboBox on the real scene: lists nodes, follows additions, removals and renames."""
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+import vtk
+from PySide6 import QtWidgets
+
+from host_slicer.generated import bare_class, plays
+
+
+@plays
+class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
+    """Without "none" the first node is selected by itself; with it, none is until somebody chooses."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._scene: Any = None
+        self._tags: list[int] = []
+        self._nodes: list[Any] = []
+        self._current: Any = None
+        self._value_noneEnabled = False
+        self._value_addEnabled = self._value_removeEnabled = self._value_showChildNodeTypes = True
+        self._value_noneDisplay = "None"
+        self._combo = QtWidgets.QComboBox(self)
+        self._combo.setSizeAdjustPolicy(QtWidgets.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+        self._combo.activated.connect(self._on_activated)
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._combo)
+        for name in ("nodeTypes", "showHidden", "showChildNodeTypes", "hideChildNodeTypes", "noneEnabled",
+                     "noneDisplay", "addEnabled"):
+            setattr(self, f"_changed_{name}", self._refresh)
+
+    def mrmlScene(self) -> Any:
+        return self._scene
+
+    def setMRMLScene(self, scene: Any) -> None:
+        if scene is self._scene:
+            return
+        for tag in self._tags:
+            self._scene.RemoveObserver(tag)
+        self._scene, self._tags = scene, []
+        if scene is not None:
+            for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent,
+                          scene.EndBatchProcessEvent):
+                self._tags.append(scene.AddObserver(event, self._on_scene_changed))
+        self._refresh()
+
+    def currentNode(self) -> Any:
+        return self._current
+
+    def currentNodeId(self) -> str:
+        return self._current.GetID() if self._current is not None else ""
+
+    def setCurrentNode(self, node: Any) -> None:
+        if isinstance(node, str):
+            node = self._scene.GetNodeByID(node) if self._scene is not None else None
+        if node is not None and node not in self._nodes:
+            node = None
+        if node is None and not self._value_noneEnabled and self._nodes and self._scene is not None:
+            node = self._current if self._current in self._nodes else None
+        self._select(node)
+
+    setCurrentNodeID = setCurrentNode
+
+    def setCurrentNodeIndex(self, index: int) -> None:
+        self._select(self._nodes[index])
+
+    def nodeCount(self) -> int:
+        return len(self._nodes)
+
+    def nodeFromIndex(self, index: int) -> Any:
+        return self._nodes[index]
+
+    def addNode(self, node_type: str | None = None) -> Any:
+        node = self._scene.AddNewNodeByClass(node_type or self.nodeTypes[0], self.baseName or "")
+        self.nodeAddedByUser.emit(node)
+        if self.selectNodeUponCreation:
+            self._select(node)
+        return node
+
+    def removeCurrentNode(self) -> None:
+        if self._current is not None:
+            self._scene.RemoveNode(self._current)
+
+    def _listed(self, node: Any) -> bool:
+        types = list(self.nodeTypes or [])
+        if node.GetHideFromEditors() and not self.showHidden:
+            return False
+        if any(node.IsA(hidden) for hidden in self.hideChildNodeTypes or []):
+            return False
+        if self.showChildNodeTypes:
+            return any(node.IsA(one) for one in types)
+        return node.GetClassName() in types
+
+    def _on_scene_changed(self, scene: Any, event: str) -> None:
+        if not scene.IsBatchProcessing():
+            self._refresh()
+
+    def _refresh(self) -> None:
+        before = self._current
+        scene = self._scene
+        every = [] if scene is None else [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())]
+        self._nodes = [node for node in every if self._listed(node)]
+        for node in self._nodes:
+            if not node.HasObserver(vtk.vtkCommand.ModifiedEvent) or node not in self._observed():
+                node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._fill())
+                self._observed().append(node)
+        current = before if before in self._nodes else None
+        if current is None and not self._value_noneEnabled and self._nodes:
+            current = self._nodes[0]
+        self._select(current)
+
+    def _observed(self) -> list[Any]:
+        return self.__dict__.setdefault("_observed_nodes", [])
+
+    def _fill(self) -> None:
+        names = [node.GetName() for node in self._nodes]
+        if self._value_noneEnabled:
+            names.insert(0, self._value_noneDisplay)
+        self._combo.clear()
+        self._combo.addItems(names)
+        row = self._nodes.index(self._current) + self._value_noneEnabled if self._current in self._nodes else (
+            0 if self._value_noneEnabled else -1)
+        self._combo.setCurrentIndex(row)
+
+    def _on_activated(self, row: int) -> None:
+        row -= self._value_noneEnabled
+        self._select(self._nodes[row] if row >= 0 else None)
+
+    def _select(self, node: Any) -> None:
+        changed = node is not self._current
+        self._current = node
+        self._fill()
+        if changed:
+            self.currentNodeChanged.emit(node)
+            self._signal("currentNodeChanged(bool)").emit(node is not None)
+            self._signal("currentNodeIDChanged(QString)").emit(self.currentNodeId())
+
+
+slicer.qMRMLNodeComboBox = qMRMLNodeComboBox

@@ -1,0 +1,68 @@
+"""The scene and what Slicer's application puts beside it: logics, default nodes, subject hierarchy items."""
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+import vtk
+
+
+def create_scene() -> tuple[Any, Any, dict[str, Any]]:
+    """(scene, application logic, module logics by name), set up as at the start of Slicer."""
+    scene = slicer.vtkMRMLScene()
+    slicer.mrmlScene = scene
+    crosshair = slicer.vtkMRMLCrosshairNode()
+    crosshair.SetCrosshairName("default")
+    scene.AddNode(crosshair)
+    application_logic = slicer.vtkSlicerApplicationLogic()
+    application_logic.SetMRMLScene(scene)
+    application_logic.SetSliceLogics(vtk.vtkCollection())
+    application_logic.SetViewLogics(vtk.vtkCollection())
+    application_logic.GetColorLogic().SetMRMLScene(scene)
+    application_logic.GetColorLogic().AddDefaultColorNodes()
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
+    logics = {name: _logic(class_, name, scene, application_logic) for name, class_ in {
+        "Volumes": slicer.vtkSlicerVolumesLogic, "SubjectHierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic,
+        "Transforms": slicer.vtkSlicerTransformLogic}.items()}
+    _follow_with_subject_hierarchy(scene)
+    return scene, application_logic, logics
+
+
+def _logic(class_: type, name: str, scene: Any, application_logic: Any) -> Any:
+    logic = class_()
+    logic.SetMRMLScene(scene)
+    logic.SetMRMLApplicationLogic(application_logic)
+    application_logic.SetModuleLogic(name, logic)
+    return logic
+
+
+def _follow_with_subject_hierarchy(scene: Any) -> None:
+    """In Slicer the plugins of the subject hierarchy give every visible data node an item, and take it away."""
+    slicer.vtkMRMLSubjectHierarchyNode.ResolveSubjectHierarchy(scene)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def added(caller: Any, event: str, node: Any) -> None:
+        if _has_item(node) and not scene.IsBatchProcessing():
+            hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+            if not hierarchy.GetItemByDataNode(node):
+                hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def about_to_be_removed(caller: Any, event: str, node: Any) -> None:
+        if not scene.IsClosing() and not node.IsA("vtkMRMLSubjectHierarchyNode"):
+            hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+            item = hierarchy.GetItemByDataNode(node)
+            if item:
+                hierarchy.RemoveItem(item, False, False)
+
+    def closed(caller: Any, event: str) -> None:
+        slicer.vtkMRMLSubjectHierarchyNode.ResolveSubjectHierarchy(scene)
+
+    scene.AddObserver(scene.NodeAddedEvent, added)
+    scene.AddObserver(scene.NodeAboutToBeRemovedEvent, about_to_be_removed)
+    scene.AddObserver(scene.EndCloseEvent, closed)
+
+
+def _has_item(node: Any) -> bool:
+    kinds = ("vtkMRMLVolumeNode", "vtkMRMLTransformNode", "vtkMRMLModelNode", "vtkMRMLSegmentationNode")
+    return not node.GetHideFromEditors() and any(node.IsA(kind) for kind in kinds)

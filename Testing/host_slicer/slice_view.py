@@ -1,0 +1,149 @@
+"""Slice views that render without a screen: Slicer's slice logic and displayable managers in an EGL window."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import slicer
+import vtk
+
+from host_slicer.generated import bare_class, plays
+
+SIZE = (320, 320)
+_MANAGERS = ("vtkMRMLCrosshairDisplayableManager", "vtkMRMLOrientationMarkerDisplayableManager",
+             "vtkMRMLRulerDisplayableManager")
+
+
+@plays
+class qMRMLSliceView(bare_class("qMRMLSliceView")):  # type: ignore[misc]
+    """The picture of one slice: the blended image, an overlay, corner texts."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._renderer, self._overlay = vtk.vtkRenderer(), vtk.vtkRenderer()
+        self._overlay.SetLayer(1)
+        self._window = vtk.vtkRenderWindow()
+        self._window.SetOffScreenRendering(1)
+        self._window.SetNumberOfLayers(2)
+        self._window.SetSize(*SIZE)
+        for renderer in (self._renderer, self._overlay):
+            renderer.GetActiveCamera().ParallelProjectionOn()
+            self._window.AddRenderer(renderer)
+        self._interactor = vtk.vtkRenderWindowInteractor()
+        self._interactor.SetRenderWindow(self._window)
+        self._mapper = vtk.vtkImageMapper()     # window and level are applied by the slice logic before
+        self._mapper.SetColorWindow(255)
+        self._mapper.SetColorLevel(127.5)
+        self._actor = vtk.vtkActor2D()
+        self._actor.SetMapper(self._mapper)
+        self._actor.GetProperty().SetDisplayLocationToBackground()
+        self._annotation = vtk.vtkCornerAnnotation()
+        self._annotation.SetMaximumFontSize(14)
+        self._overlay.AddViewProp(self._annotation)
+        self._managers = vtk_manager_group(self._renderer)
+        self._slice_node: Any = None
+
+    def mrmlSliceNode(self) -> Any:
+        return self._slice_node
+
+    def setMRMLSliceNode(self, node: Any) -> None:
+        self._slice_node = node
+        self._managers.SetMRMLDisplayableNode(node)
+
+    def setImageDataConnection(self, connection: Any) -> None:
+        self._mapper.SetInputConnection(connection)
+        if connection is None:
+            self._renderer.RemoveViewProp(self._actor)
+        elif not self._renderer.HasViewProp(self._actor):
+            self._renderer.AddViewProp(self._actor)
+
+    def renderWindow(self) -> Any:
+        return self._window
+
+    def interactor(self) -> Any:
+        return self._interactor
+
+    def cornerAnnotation(self) -> Any:
+        return self._annotation
+
+    def scheduleRender(self) -> None:
+        pass    # the host renders when somebody looks
+
+    def forceRender(self) -> None:
+        self._window.Render()
+
+    def _picture(self) -> Any:
+        self._window.Render()
+        grabber = vtk.vtkWindowToImageFilter()
+        grabber.SetInput(self._window)
+        grabber.ReadFrontBufferOff()
+        grabber.Update()
+        return grabber.GetOutput()
+
+
+@plays
+class qMRMLSliceWidget(bare_class("qMRMLSliceWidget")):  # type: ignore[misc]
+    """A slice view with its logic."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._view = qMRMLSliceView(self)
+        self._logic = slicer.vtkMRMLSliceLogic()
+
+    def sliceView(self) -> Any:
+        return self._view
+
+    def sliceLogic(self) -> Any:
+        return self._logic
+
+    def mrmlSliceNode(self) -> Any:
+        return self._logic.GetSliceNode()
+
+    def mrmlSliceCompositeNode(self) -> Any:
+        return self._logic.GetSliceCompositeNode()
+
+    def setMRMLSliceNode(self, node: Any) -> None:
+        application_logic = slicer.app.applicationLogic()
+        self._logic.SetMRMLApplicationLogic(application_logic)
+        self._logic.SetMRMLScene(slicer.mrmlScene)
+        self._logic.SetSliceNode(node)
+        if not application_logic.GetSliceLogics().IsItemPresent(self._logic):
+            application_logic.GetSliceLogics().AddItem(self._logic)
+        self._logic.ResizeSliceNode(*SIZE)
+        self._logic.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._connect_image())
+        self._view.setMRMLSliceNode(node)
+        self._connect_image()
+
+    def _connect_image(self) -> None:
+        self._view.setImageDataConnection(self._logic.GetImageDataConnection())
+
+
+def vtk_manager_group(renderer: Any) -> Any:
+    factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
+    factory.SetMRMLApplicationLogic(slicer.app.applicationLogic())
+    for name in _MANAGERS:
+        if not factory.IsDisplayableManagerRegistered(name):
+            factory.RegisterDisplayableManager(name)
+    group = slicer.vtkMRMLDisplayableManagerGroup()
+    group.SetRenderer(renderer)
+    group.Initialize(factory, renderer)
+    return group
+
+
+def picture_of(widget: Any) -> Any:
+    """The rendered slice widget as an array (rows from the top, columns, RGB)."""
+    import numpy as np
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    image = widget.sliceView()._picture()
+    columns, rows, _ = image.GetDimensions()
+    return np.flipud(vtk_to_numpy(image.GetPointData().GetScalars()).reshape(rows, columns, -1)[..., :3]).copy()
+
+
+def write_png(path: Path, pictures: list[Any]) -> None:
+    """Several pictures side by side in one file."""
+    import numpy as np
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.hstack(pictures)).save(path)

@@ -1,0 +1,39 @@
+"""Puts the host together: environment, modules `qt`, `ctk` and the missing parts of `slicer`, the application."""
+from __future__ import annotations
+
+import os
+import sys
+import types
+from functools import cache
+from typing import Any
+
+
+@cache
+def start() -> Any:
+    """Start the host, once for each process, and return its controls (an `application.Host`)."""
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+    import slicer
+    import slicer.util  # the real one, from the wheel
+    import vtk
+
+    vtk.vtkObject.GlobalWarningDisplayOn()
+    slicer.selfTests = {}
+    slicer.modules = types.SimpleNamespace()
+
+    from host_slicer import parameter_node, scripted_module
+    from host_slicer.qt_modules import CtkModule, QtModule
+
+    sys.modules["qt"], sys.modules["ctk"] = QtModule("qt"), CtkModule("ctk")
+    slicer.i18n = sys.modules["slicer.i18n"] = scripted_module.i18n_module()
+    sys.modules["slicer.ScriptedLoadableModule"] = slicer.ScriptedLoadableModule = scripted_module  # type: ignore[assignment]
+    sys.modules["slicer.parameterNodeWrapper"] = parameter_node.parameter_node_module()
+    slicer.parameterNodeWrapper = sys.modules["slicer.parameterNodeWrapper"]
+    from host_slicer import node_combo_box, widgets  # noqa: F401  (they register what they play)
+    from host_slicer.application import Host, qSlicerApplication
+    from host_slicer.generated import slicer_class
+
+    slicer.qMRMLWidget = slicer_class("qMRMLWidget")
+    app = qSlicerApplication(sys.argv[:1])
+    app._start()
+    return Host(app)

@@ -1,0 +1,92 @@
+"""How the Slicer and CTK widgets behave that the product uses."""
+from __future__ import annotations
+
+from typing import Any
+
+from PySide6 import QtCore, QtGui, QtWidgets
+
+from host_slicer.generated import bare_class, plays
+
+
+@plays
+class qMRMLWidget(bare_class("qMRMLWidget")):  # type: ignore[misc]
+    """Passes the scene on to the widgets inside it."""
+
+    def setMRMLScene(self, scene: Any) -> None:
+        if self.__dict__.get("_scene") is not scene:
+            self._scene = scene
+            self.mrmlSceneChanged.emit(scene)
+
+    def mrmlScene(self) -> Any:
+        return self.__dict__.get("_scene")
+
+
+@plays
+class qSlicerWidget(bare_class("qSlicerWidget")):  # type: ignore[misc]
+    """The same for Slicer's own module panels."""
+
+    setMRMLScene = qMRMLWidget.setMRMLScene
+
+
+@plays
+class ctkCollapsibleButton(bare_class("ctkCollapsibleButton")):  # type: ignore[misc]
+    """A heading that shows and hides what is laid out under it."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._value_collapsed = False
+        self.setCheckable(True)
+        self.setChecked(True)
+        QtWidgets.QWidget.setContentsMargins(self, 0, self._heading_height(), 0, 0)
+        self.toggled.connect(self._on_toggled)
+
+    def _heading_height(self) -> int:
+        return QtWidgets.QWidget.fontMetrics(self).height() + 10
+
+    def _on_toggled(self, checked: bool) -> None:
+        self._value_collapsed = not checked
+        self._show_contents()
+        self.contentsCollapsed.emit(not checked)
+
+    def _changed_collapsed(self) -> None:
+        self.setChecked(not self._value_collapsed)
+        self._show_contents()
+
+    def _show_contents(self) -> None:
+        for child in self.children():
+            if isinstance(child, QtWidgets.QWidget):
+                child.setVisible(not self._value_collapsed)
+
+    def childEvent(self, event: QtCore.QChildEvent) -> None:
+        # Widgets laid out after `collapsed` was set in a .ui file.
+        if event.added() and self.__dict__.get("_value_collapsed"):
+            QtCore.QTimer.singleShot(0, self._show_contents)
+        super().childEvent(event)
+
+    def minimumSizeHint(self) -> QtCore.QSize:
+        return self.sizeHint()
+
+    def sizeHint(self) -> QtCore.QSize:
+        layout = QtWidgets.QWidget.layout(self)
+        if layout is None or self._value_collapsed:
+            return QtCore.QSize(120, self._heading_height())
+        return layout.totalSizeHint()
+
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
+        painter = QtGui.QPainter(self)
+        rect = QtWidgets.QWidget.rect(self)
+        heading = QtCore.QRect(rect.left(), rect.top(), rect.width(), self._heading_height() - 4)
+        palette = QtWidgets.QWidget.palette(self)
+        painter.fillRect(heading, palette.button())
+        option = QtWidgets.QStyleOption()
+        option.initFrom(self)
+        option.rect = QtCore.QRect(heading.left() + 6, heading.top() + 4, 12, heading.height() - 8)
+        arrow = (QtWidgets.QStyle.PE_IndicatorArrowRight if self._value_collapsed
+                 else QtWidgets.QStyle.PE_IndicatorArrowDown)
+        QtWidgets.QWidget.style(self).drawPrimitive(arrow, option, painter, self)
+        painter.setPen(palette.buttonText().color())
+        painter.drawText(heading.adjusted(26, 0, 0, 0), QtCore.Qt.AlignVCenter,
+                         QtWidgets.QAbstractButton.text(self))
+
+    def hitButton(self, position: QtCore.QPoint) -> bool:
+        return position.y() < self._heading_height()
