@@ -1,0 +1,141 @@
+"""Slicer module: MR-like volumes from fetal brain ultrasound. The work is in USMRISynthesisScene."""
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+
+
+class USMRISynthesis(ScriptedLoadableModule):
+    """What Slicer shows in its module list and Help section."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("US to MRI Synthesis")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Image Synthesis")]
+        parent.dependencies = []
+        parent.contributors = ["USMRISynthesis contributors"]
+        parent.helpText = _(
+            "Turns ultrasound of the fetal head, a 3D volume or a single frame with a known pixel size, into an "
+            "MR-like image in the same place: for looking at, and for registration.<br><br>"
+            "<b>The images are synthetic and not for diagnosis.</b> The networks learned from averages and from "
+            "simulated ultrasound: what they show need not be there, and what is there need not show.<br><br>"
+            "The module needs the PyTorch extension.")
+        parent.acknowledgementText = _(
+            "The method follows Jiao et al., Anatomy-aware self-supervised fetal MRI synthesis from unpaired "
+            "ultrasound images (MLMI 2019), and Self-supervised ultrasound to MRI fetal brain image synthesis "
+            "(IEEE Transactions on Medical Imaging 2020).")
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData() -> None:
+    """Offer the sample images in the Sample Data module, which may be switched off."""
+    try:
+        from USMRISynthesisScene.sample_data import register_sample_data
+
+        register_sample_data()
+    except ImportError:
+        pass
+
+
+class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
+    """The module panel: loads the .ui file and leaves the rest to SynthesisPanel."""
+
+    def setup(self) -> None:
+        """Called once, when the user opens the module for the first time."""
+        from USMRISynthesisScene.panel import SynthesisPanel
+
+        ScriptedLoadableModuleWidget.setup(self)
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/USMRISynthesis.ui"))
+        self.layout.addWidget(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        self.logic = USMRISynthesisLogic()
+        self.panel = SynthesisPanel(self.ui, self.logic.synthesizer, self.logic.getParameterNode)
+
+    def enter(self) -> None:
+        """Called each time the module is opened."""
+        self.panel.connect_scene()
+
+    def cleanup(self) -> None:
+        """Called when Slicer exits or the module is reloaded."""
+        self.panel.close()
+
+    def onReload(self) -> None:
+        """Reload the packages as well, not only this file."""
+        for name in [name for name in sys.modules if name.split(".")[0] in (
+                "USMRISynthesisScene", "USMRISynthesisLib")]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+
+class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
+    """Synthesis from Python, with no window and no questions.
+
+        import USMRISynthesis
+        mrVolume = USMRISynthesis.USMRISynthesisLogic().synthesize(slicer.util.getNode("Fetal head"))
+    """
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        from USMRISynthesisScene.synthesis import Synthesizer
+
+        self.synthesizer = Synthesizer()
+
+    def getParameterNode(self) -> Any:
+        from USMRISynthesisScene.parameters import SynthesisParameters
+
+        return SynthesisParameters(super().getParameterNode())
+
+    def synthesize(self, usVolumeNode: slicer.vtkMRMLScalarVolumeNode,
+                   outputVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None, model: str = "default",
+                   device: str = "auto", transform: Any = None,
+                   progress: Any = None) -> slicer.vtkMRMLScalarVolumeNode:
+        """Make an MR-like volume and return its node. Blocks until it is done.
+
+        :param usVolumeNode: greyscale ultrasound of the head, a 3D volume or one frame
+        :param outputVolumeNode: volume to write into; by default a new one beside the input
+        :param model: name of an installed model, or path of a model folder
+        :param device: auto, cpu, cuda or mps
+        :param transform: linear transform node or 4x4 array to canonical fetal space, instead of the automatic one
+        :param progress: called as progress(fraction, stage)
+        :raises USMRISynthesisLib.errors.USMRIError: Refused, Failed or Cancelled; the message names the remedy
+        """
+        from USMRISynthesisScene.synthesis import Reports
+        from USMRISynthesisScene.torch_install import require_torch
+
+        require_torch()
+        self.synthesizer.start(usVolumeNode, outputVolumeNode, model=model, device=device, transform=transform,
+                               reports=Reports(progress=progress) if progress else Reports())
+        return self.synthesizer.wait()
+
+
+class USMRISynthesisTest(ScriptedLoadableModuleTest):
+    """What "Reload and Test" runs; Testing/Python has the rest."""
+
+    def setUp(self) -> None:
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:
+        self.setUp()
+        self.test_sample_volume_keeps_its_geometry()
+
+    def test_sample_volume_keeps_its_geometry(self) -> None:
+        from USMRISynthesisScene.sample_data import SIMULATED, sample_file
+
+        ultrasound = slicer.util.loadVolume(str(sample_file(SIMULATED)))
+        mr = USMRISynthesisLogic().synthesize(ultrasound)
+        self.assertEqual(mr.GetImageData().GetDimensions(), ultrasound.GetImageData().GetDimensions())
+        self.assertEqual(mr.GetOrigin(), ultrasound.GetOrigin())
+        self.assertEqual(mr.GetSpacing(), ultrasound.GetSpacing())
+        self.assertGreater(slicer.util.arrayFromVolume(mr).max(), 0)
+        self.delayDisplay("Test passed")

@@ -1,0 +1,13 @@
+"""Everything of USMRISynthesis that touches Slicer: nodes, the worker process, views, the panel.
+
+The arrows point one way: this package imports `USMRISynthesisLib`, never the other way round. It may import
+slicer, qt and vtk, but no torch: the networks run in a child process (`process.py`).
+
+    nodes.py            volume nodes <-> Volume, the nodes that hold a result
+    process.py          the child process: requests out, events in, and how to stop it
+    synthesis.py        one run: export, worker, import into the scene only after success
+    torch_install.py    is torch there, and who installs it
+    layout.py           ultrasound | fused | MR-like, side by side
+    panel.py            what the user clicks
+    sample_data.py      the two images that come with the module
+"""

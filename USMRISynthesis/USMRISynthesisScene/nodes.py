@@ -1,0 +1,156 @@
+"""Volume nodes to `Volume` and back, and the nodes that hold a result.
+
+Geometry: the engine sees the input's own grid (IJKToRAS, "local RAS"); a parent transform of the input, linear
+or not, is left alone and simply given to the output as well, so that one transform keeps moving both.
+
+The canonical transform node takes the input's *local* RAS to canonical fetal space and stands at the top level,
+under no transform, because local RAS is the only frame in which it stays right when the user moves the parent
+transform. To see a volume in canonical space, put it under this node in place of its present parent.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.volume import Volume
+
+SYNTHETIC = "SYNTHETIC - not for diagnosis"
+SOURCE_ROLE = "USMRISynthesis.SourceUltrasound"
+TRANSFORM_ROLE = "USMRISynthesis.CanonicalTransform"
+PROVENANCE_ATTRIBUTE = "USMRISynthesis.Provenance"
+SYNTHETIC_ATTRIBUTE = "USMRISynthesis.Synthetic"
+MR_WINDOW = (0.0, 1000.0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run hands to the scene.
+
+    Attributes:
+        mr: the MR-like volume on the input's grid.
+        ras_to_canonical: (4, 4), from the input's local RAS to canonical space.
+        provenance: model, versions, device, parameters; anything that JSON can hold.
+    """
+
+    mr: Volume
+    ras_to_canonical: np.ndarray
+    provenance: Mapping[str, Any]
+
+
+def read_volume(node: slicer.vtkMRMLScalarVolumeNode | None) -> Volume:
+    """The node's voxels (a copy) and local geometry. Raises Refused for a node that holds no greyscale image."""
+    if node is None:
+        raise Refused("no-input", "No ultrasound volume is selected.", "Select one under Ultrasound.")
+    name = node.GetName()
+    if not node.IsA("vtkMRMLScalarVolumeNode"):
+        raise Refused("no-volume", f"{name} is not a volume.", "Choose a greyscale ultrasound volume.")
+    image = node.GetImageData()
+    if image is None or image.GetNumberOfPoints() == 0:
+        raise Refused("empty", f"{name} holds no image.", "Load it again.")
+    if image.GetNumberOfScalarComponents() != 1:
+        raise Refused("colour", f"{name} is in colour or has {image.GetNumberOfScalarComponents()} values at "
+                      "each voxel.", "Convert it to greyscale, for example with the Vector to Scalar Volume module.")
+    if node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise Refused("labels", f"{name} is a label map.", "Choose the ultrasound volume itself.")
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    # A copy: the scene may change while the worker reads.
+    return Volume(np.array(slicer.util.arrayFromVolume(node)), slicer.util.arrayFromVTKMatrix(matrix))
+
+
+def read_transform(transform: slicer.vtkMRMLTransformNode | np.ndarray | None) -> np.ndarray | None:
+    """The 4x4 matrix, local RAS to canonical, of a linear transform node, an array, or None.
+
+    Raises Refused for a transform that a matrix cannot express.
+    """
+    if transform is None:
+        return None
+    if isinstance(transform, slicer.vtkMRMLTransformNode):
+        matrix = vtk.vtkMatrix4x4()
+        if not transform.IsTransformToWorldLinear():
+            raise Refused("transform", f"{transform.GetName()} is not a linear transform.",
+                          "Choose a linear transform for the anatomical alignment.")
+        transform.GetMatrixTransformToWorld(matrix)
+        return slicer.util.arrayFromVTKMatrix(matrix)
+    array = np.asarray(transform, dtype=np.float64)
+    if array.shape != (4, 4) or not np.isfinite(array).all() or abs(np.linalg.det(array)) < 1e-12:
+        raise Refused("transform", "The alignment is not an invertible 4x4 matrix.",
+                      "Pass a linear transform node or a 4x4 array.")
+    return array
+
+
+def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
+                 output: slicer.vtkMRMLScalarVolumeNode | None = None) -> slicer.vtkMRMLScalarVolumeNode:
+    """Put a result into the scene: into `output`, or into a new node beside its source.
+
+    A volume that was made by this function before keeps its transform node, which is updated.
+    """
+    scene = source.GetScene()
+    name = f"{source.GetName()} MR-like ({SYNTHETIC})"
+    if output is None:
+        output = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    modified = output.StartModify()
+    try:
+        output.SetName(scene.GenerateUniqueName(name) if _name_taken(scene, name, output) else name)
+        slicer.util.updateVolumeFromArray(output, np.ascontiguousarray(result.mr.array))
+        output.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(result.mr.ijk_to_ras))
+        output.SetAndObserveTransformNodeID(source.GetTransformNodeID())
+        output.SetNodeReferenceID(SOURCE_ROLE, source.GetID())
+        output.SetAttribute(SYNTHETIC_ATTRIBUTE, SYNTHETIC)
+        output.SetAttribute(PROVENANCE_ATTRIBUTE, json.dumps(dict(result.provenance), sort_keys=True))
+        transform = _canonical_transform(result, source, output)
+    finally:
+        output.EndModify(modified)
+    _set_window(output)
+    for node in (transform, output):
+        _place_beside(node, source)
+    return output
+
+
+def source_of(output: slicer.vtkMRMLNode | None) -> slicer.vtkMRMLScalarVolumeNode | None:
+    """The ultrasound volume that a result was made from, or None."""
+    return output.GetNodeReference(SOURCE_ROLE) if output is not None else None
+
+
+def _name_taken(scene: slicer.vtkMRMLScene, name: str, node: slicer.vtkMRMLNode) -> bool:
+    found = scene.GetNodesByName(name)
+    found.UnRegister(None)
+    return any(found.GetItemAsObject(i) is not node for i in range(found.GetNumberOfItems()))
+
+
+def _canonical_transform(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
+                         output: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLLinearTransformNode:
+    """The transform node that belongs to `output`, with the result's matrix."""
+    node = output.GetNodeReference(TRANSFORM_ROLE)
+    name = f"{source.GetName()} to canonical fetal space"
+    if node is None:
+        node = source.GetScene().AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
+        output.SetNodeReferenceID(TRANSFORM_ROLE, node.GetID())
+    node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.asarray(result.ras_to_canonical)))
+    node.SetNodeReferenceID(SOURCE_ROLE, source.GetID())
+    return node
+
+
+def _set_window(output: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Grey, 0-1000, fixed: two results are only comparable in the same window."""
+    if output.GetDisplayNode() is None:
+        output.CreateDefaultDisplayNodes()
+    display = output.GetDisplayNode()
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(*MR_WINDOW)
+
+
+def _place_beside(node: slicer.vtkMRMLNode, source: slicer.vtkMRMLNode) -> None:
+    """Same parent item in the subject hierarchy as the source."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(source.GetScene())
+    item = hierarchy.GetItemByDataNode(node)
+    source_item = hierarchy.GetItemByDataNode(source)
+    if item and source_item:
+        hierarchy.SetItemParent(item, hierarchy.GetItemParent(source_item))

@@ -1,0 +1,186 @@
+"""What the user clicks: the widgets of the .ui file on one side, a synthesizer on the other.
+
+Every run ends in one sentence on the status line; everything else that is said goes to the log under Advanced.
+Nothing pops up except the questions that need an answer: installing torch, trusting a foreign model.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+from USMRISynthesisLib import weights
+from USMRISynthesisLib.errors import Cancelled, USMRIError
+
+from USMRISynthesisScene import layout, nodes
+from USMRISynthesisScene.synthesis import Reports, SynthesizerProtocol
+from USMRISynthesisScene.torch_install import ensure_torch
+
+log = logging.getLogger(__name__)
+
+_READY = _("Not for diagnosis: the images are synthetic.")
+_PYTHON_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING,
+                  "error": logging.ERROR}
+
+
+class SynthesisPanel(VTKObservationMixin):
+    """The panel's behaviour, and its choices in the scene's parameter node.
+
+        panel = SynthesisPanel(ui, logic.synthesizer, logic.getParameterNode)
+        panel.connect_scene()      # each time the module is opened
+        panel.close()
+    """
+
+    def __init__(self, ui: Any, synthesizer: SynthesizerProtocol, parameter_node: Callable[[], Any],
+                 prepare: Callable[[], None] = ensure_torch) -> None:
+        super().__init__()
+        self.ui = ui
+        self._synthesizer = synthesizer
+        self._parameter_node = parameter_node
+        self._prepare = prepare
+        self._parameters: Any = None
+        self._gui_tag: int | None = None
+        self._last_output_id = ""
+        names = [folder.name for folder in weights.installed_models()]
+        ui.modelComboBox.addItems(names or ["default"])
+        ui.runButton.connect("clicked(bool)", self.on_run_button)
+        ui.compareButton.connect("clicked(bool)", self.on_compare_button)
+        ui.modelComboBox.connect("currentTextChanged(QString)", self._on_model_edited)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
+        self._show_idle(_READY)
+        self.connect_scene()
+
+    def connect_scene(self) -> None:
+        """Use the scene's parameter node; choose the first volume where none is, to save a click."""
+        parameters = self._parameter_node()
+        if not parameters.inputVolume:
+            parameters.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+        self._set_parameters(parameters)
+
+    def _set_parameters(self, parameters: Any) -> None:
+        if self._parameters is not None:
+            self._parameters.disconnectGui(self._gui_tag)
+            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self.refresh)
+        self._parameters = parameters
+        if parameters is not None:
+            self._gui_tag = parameters.connectGui(self.ui)
+            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.refresh)
+            self.ui.modelComboBox.setCurrentText(parameters.model)
+        self.refresh()
+
+    def _on_scene_start_close(self, caller: Any, event: Any) -> None:
+        """What runs belongs to the scene that goes away."""
+        self._synthesizer.cancel()
+        self._set_parameters(None)
+
+    def _on_scene_end_close(self, caller: Any, event: Any) -> None:
+        self.connect_scene()
+
+    def refresh(self, caller: Any = None, event: Any = None) -> None:
+        """What can be clicked now."""
+        source = self._parameters.inputVolume if self._parameters else None
+        running = self._synthesizer.running
+        self.ui.runButton.enabled = running or source is not None
+        if running:
+            self.ui.runButton.toolTip = _("Stop the synthesis; the scene stays as it is")
+        elif source is not None:
+            self.ui.runButton.toolTip = _("Make an MR-like volume from the ultrasound volume")
+        else:
+            self.ui.runButton.toolTip = _("Select an ultrasound volume first")
+        self.ui.compareButton.enabled = self._comparable() is not None
+
+    def on_run_button(self, checked: bool = False) -> None:
+        """Start, or cancel what runs."""
+        if self._synthesizer.running:
+            self._synthesizer.cancel()
+        else:
+            self.run()
+
+    def run(self, trust: bool = False) -> None:
+        """Start a run with the choices of the parameter node."""
+        parameters = self._parameters
+        if parameters is None:
+            return
+        self.ui.logTextBox.clear()
+        try:
+            self._prepare()
+        except USMRIError as error:
+            self._on_message("error", str(error))
+            self._show_idle(str(error))
+            return
+        self.ui.runButton.text = _("Cancel")
+        self.ui.progressBar.visible = True
+        self._on_progress(0.0, _("Starting"))
+        self._set_choices_enabled(False)
+        self._synthesizer.start(
+            parameters.inputVolume, parameters.outputVolume, model=parameters.model, device=parameters.device,
+            transform=parameters.alignment, trust=trust,
+            reports=Reports(self._on_progress, self._on_message, self._on_finished))
+
+    def on_compare_button(self, checked: bool = False) -> None:
+        output = self._comparable()
+        if output is not None:
+            layout.show_comparison(nodes.source_of(output), output)
+
+    def close(self) -> None:
+        """The panel goes away: nothing may go on in the background."""
+        self.removeObservers()
+        self._set_parameters(None)
+        self._synthesizer.close()
+
+    def _comparable(self) -> Any:
+        """The chosen output or the last one made, as long as its ultrasound volume is in the scene."""
+        chosen = self._parameters.outputVolume if self._parameters else None
+        for node in (chosen, slicer.mrmlScene.GetNodeByID(self._last_output_id)):
+            if nodes.source_of(node) is not None:
+                return node
+        return None
+
+    def _on_model_edited(self, text: str) -> None:
+        if self._parameters is not None and text.strip():
+            self._parameters.model = text.strip()
+
+    def _on_progress(self, value: float, stage: str) -> None:
+        self.ui.progressBar.value = round(100 * value)
+        self.ui.statusLabel.text = f"{stage} ..." if stage else ""
+
+    def _on_message(self, level: str, text: str) -> None:
+        log.log(_PYTHON_LEVELS.get(level, logging.INFO), text)
+        self.ui.logTextBox.appendPlainText(text if level == "info" else f"{level}: {text}")
+
+    def _on_finished(self, node: Any, error: USMRIError | None) -> None:
+        if error is None:
+            self._last_output_id = node.GetID()
+            self._show_idle(_("Done: {name}").format(name=node.GetName()))
+            if self._parameters is not None and self._parameters.showComparison:
+                self.on_compare_button()
+            return
+        self._show_idle(str(error))
+        if error.kind == "consent":
+            # Not from within the worker's signal: a dialog there would hold up what it still has to say.
+            qt.QTimer.singleShot(0, lambda: self._ask_for_trust(error))
+        elif not isinstance(error, Cancelled):
+            self.ui.advancedCollapsibleButton.collapsed = False   # where the details are
+
+    def _ask_for_trust(self, error: USMRIError) -> None:
+        if slicer.util.confirmOkCancelDisplay(f"{error}\n\n" + _("Run it?"), _("Model from outside")):
+            self.run(trust=True)
+
+    def _show_idle(self, text: str) -> None:
+        self.ui.runButton.text = _("Synthesize MR")
+        self.ui.progressBar.visible = False
+        self.ui.statusLabel.text = text
+        self._set_choices_enabled(True)
+        self.refresh()
+
+    def _set_choices_enabled(self, enabled: bool) -> None:
+        """Choices cannot be changed under a running job; the log can be opened and read."""
+        for widget in (self.ui.inputSelector, self.ui.outputSelector, self.ui.modelComboBox,
+                       self.ui.deviceComboBox, self.ui.alignmentSelector):
+            widget.enabled = enabled
