@@ -1,0 +1,1 @@
+"""Measures of what the product does.  Figures from simulated data are called simulated."""

@@ -128,6 +128,7 @@ def simulate(
             folder = split.atlases[case % len(split.atlases)]
             seed = config.seed + 100_000 * split_index + case
             jobs.append((data, folder, seed, out / name / f"{folder}-{case:04d}.npz"))
+    jobs.sort(key=lambda job: (job[3].parent, job[1]))  # a worker meets the same atlas again and reads it once
     hashes: dict[str, str] = {}
     started = time.monotonic()
     context = multiprocessing.get_context("spawn")

@@ -1,0 +1,50 @@
+# make demo   ultrasound in, MR-like image out, pictures in build/demo
+# make test   everything that guards the product, in the Slicer host too
+# Both set up .venv on a machine that has Python 3.10+, git and make.
+#
+# On Linux, pip's default torch brings CUDA along; for the small CPU build:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3.13 python3.10 python3,$(shell $(p) -c 'import sys; sys.version_info >= (3, 10) and print("$(p)")' 2>/dev/null)))
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-input
+TORCH_ARGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+TORCH := $(shell grep '^torch==' requirements.txt)
+DATA ?= $(if $(USMRI_DATA),$(USMRI_DATA),../shared/data)
+
+.PHONY: demo test test-inside check simulate train samples clean
+
+demo: .venv/.runtime
+	$(BIN)/python -m USMRISynthesisLib.demo build/demo
+
+test: .venv/.test
+	$(BIN)/python Testing/host/check_system.py
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	QT_QPA_PLATFORM=offscreen USMRI_DATA=$(DATA) $(BIN)/python -m pytest
+
+simulate: .venv/.test
+	$(BIN)/usmri simulate configs/simulation.json data/sim --data $(DATA)
+
+train: .venv/.test
+	$(BIN)/usmri train configs/default.toml
+
+samples: .venv/.test
+	$(BIN)/python -m USMRISynthesisLib.simulation.samples Resources/SampleData --data $(DATA)
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.10 or later is needed: install it (Debian: apt-get install python3 python3-venv)."; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "Making .venv failed: install Python's venv (Debian: apt-get install python3-venv)."; exit 1; }
+
+.venv/.runtime: requirements.txt pyproject.toml | .venv/bin/python
+	$(PIP) $(TORCH_ARGS) $(TORCH)
+	$(PIP) -r requirements.txt pillow
+	$(PIP) --no-deps --editable .
+	@touch $@
+
+.venv/.test: .venv/.runtime Testing/requirements-test.txt
+	$(PIP) -r Testing/requirements-test.txt
+	@touch $@
+
+clean:
+	rm -rf build .venv

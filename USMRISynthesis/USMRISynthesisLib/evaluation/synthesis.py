@@ -1,0 +1,183 @@
+"""`usmri evaluate synthesis`: a model on simulated cases of unseen weeks, against the truth and the mean MR.
+
+Everything here is simulated and printed as such.  Cases come from `usmri simulate`; the mean MR at each
+position is that of the training split, so it knows nothing of the evaluated weeks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import Refused
+from ..normalisation.canonical import SIZE, SPACING_MM, canonical_axis_mm, canonical_ijk_to_ras
+from . import measures
+
+_BRAIN = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13)
+_FLUID = (2, 12)
+_SLICES = range(44, 117, 4)  # axial slices that hold brain
+_BOOTSTRAPS = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One simulated head in canonical space: us uint8, t2 0-1, labels, fan; scale canonical mm per mm."""
+
+    name: str
+    us: np.ndarray
+    t2: np.ndarray
+    labels: np.ndarray
+    fan: np.ndarray
+    scale: float
+
+    @property
+    def brain(self) -> np.ndarray:
+        return np.isin(self.labels, _BRAIN)
+
+
+def cases(folder: Path) -> Iterator[Case]:
+    """The cases of one split.  Raises Refused if the folder holds none."""
+    paths = sorted(p for p in folder.glob("*.npz") if ".partial" not in p.name)
+    if not paths:
+        raise Refused("no-cases", f"{folder} holds no simulated cases.", "Make them with `usmri simulate` first.")
+    for path in paths:
+        with np.load(path) as file:
+            yield Case(
+                path.stem,
+                file["us"],
+                file["t2"].astype(np.float32) / 255,
+                file["labels"],
+                file["fan"],
+                float(file["scale"]),
+            )
+
+
+def mean_mr(folder: Path) -> np.ndarray:
+    """Mean T2 (160, 160, 160), 0-1, of a split at every canonical position."""
+    total = np.zeros((SIZE,) * 3, np.float64)
+    count = 0
+    for case in cases(folder):
+        total += case.t2
+        count += 1
+    return np.asarray(total / count, np.float32)
+
+
+Predict = Callable[[Case], np.ndarray]
+
+
+def canonical_prediction(model: str, device: str = "auto") -> Predict:
+    """The generator alone, on the true canonical pose: what the training can reach."""
+    from ..synthesis.engine import load_generator, run_slices
+    from ..synthesis.intensity import normalise_ultrasound
+
+    generator = load_generator(model, device)
+    layout = generator.manifest.input
+
+    def predict(case: Case) -> np.ndarray:
+        us = normalise_ultrasound(case.us, case.fan)
+        out = run_slices(
+            generator.module,
+            us,
+            canonical_axis_mm(),
+            neighbours=layout.neighbours,
+            location=layout.location,
+            device=generator.device,
+            dtype=generator.dtype,
+        )
+        return np.asarray((out + 1) / 2)
+
+    return predict
+
+
+def corridor_prediction(model: str, device: str = "auto") -> Predict:
+    """The whole product: gate, estimated alignment, synthesis, back onto the input's grid."""
+    from ..synthesis.pipeline import synthesize
+    from ..volume import Volume
+
+    def predict(case: Case) -> np.ndarray:
+        to_physical = np.diag([1 / case.scale] * 3 + [1.0])
+        volume = Volume(case.us, to_physical @ canonical_ijk_to_ras())
+        return synthesize(volume, model=model, device=device).mr.array.astype(np.float32) / 1000
+
+    return predict
+
+
+def evaluate(
+    simulated: Path,
+    predict: Predict,
+    *,
+    split: str = "val",
+    progress: Callable[[float, str], None] | None = None,
+) -> dict[str, Any]:
+    """Measures a case, their means with 95 % bootstrap intervals over cases, and the baselines' own.
+
+    Returns {"simulated": True, "cases", "values": {measure: [mean, low, high]}, "per_case": {...}}.
+    """
+    mean = mean_mr(simulated / "train")
+    rows: list[dict[str, float]] = []
+    names: list[str] = []
+    listed = list(cases(simulated / split))
+    for index, case in enumerate(listed):
+        rows.append(_measure(case, predict(case), mean))
+        names.append(case.name)
+        if progress:
+            progress((index + 1) / len(listed), case.name)
+    values: dict[str, list[float]] = {}
+    rng = np.random.default_rng(0)
+    for key in rows[0]:
+        if key.startswith("volume_"):
+            continue
+        values[key] = _interval(np.array([row[key] for row in rows]), rng)
+    predicted = np.array([row["volume_predicted"] for row in rows])
+    true = np.array([row["volume_true"] for row in rows])
+    values["fluid_volume_rho"] = [measures.rank_correlation(predicted, true)] * 3
+    return {
+        "simulated": True,
+        "split": split,
+        "cases": len(rows),
+        "values": values,
+        "per_case": dict(zip(names, rows, strict=True)),
+    }
+
+
+def _measure(case: Case, prediction: np.ndarray, mean: np.ndarray) -> dict[str, float]:
+    slices = list(_SLICES)
+    brain, seen = case.brain[slices], (case.brain & case.fan)[slices]
+    ours, truth, average = prediction[slices], case.t2[slices], mean[slices]
+    us = case.us[slices].astype(np.float32) / 255
+    fluid = np.isin(case.labels, _FLUID) & case.fan & case.brain
+    threshold = 0.6 * float(np.percentile(prediction[case.brain], 98)) + 0.4 * float(np.median(prediction[case.brain]))
+    inside = np.abs(np.arange(SIZE) - SIZE / 2) * SPACING_MM < 22
+    core = case.brain & case.fan & (inside[:, None, None] & inside[None, :, None] & inside[None, None, :])
+    offsets = [measures.shift(prediction[k], case.t2[k]) for k in (64, 76, 88, 100)]
+    return {
+        "ncc": measures.ncc(ours, truth, seen),
+        "ncc_mean_mr": measures.ncc(average, truth, seen),
+        "ncc_copied_input": measures.ncc(us, truth, seen),
+        "residual_ncc": measures.residual_ncc(ours, truth, average, seen),
+        "gradient_ncc": measures.gradient_ncc(ours, truth, seen),
+        "gradient_ncc_mean_mr": measures.gradient_ncc(average, truth, seen),
+        "head_dice": measures.dice(ours > 0.15, brain),
+        "mae": float(np.abs(ours - truth)[seen].mean()),
+        "shift_within_1px": float(np.mean([max(abs(r), abs(c)) <= 1 for r, c in offsets])),
+        "stripe_peak": float(np.median([measures.stripe_peak(prediction[k]) for k in (64, 80, 96)])),
+        "volume_predicted": float((prediction > threshold)[core].sum()),
+        "volume_true": float((fluid & core).sum()),
+    }
+
+
+def _interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
+    draws = rng.integers(0, len(values), (_BOOTSTRAPS, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    return [float(values.mean()), float(low), float(high)]
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as aligned text, one measure a line."""
+    head = f"simulated ultrasound, split {result['split']}, {result['cases']} cases (mean, 95 % interval over cases)"
+    lines = [f"{key:22s} {v[0]:7.3f}   [{v[1]:.3f}, {v[2]:.3f}]" for key, v in result["values"].items()]
+    return "\n".join([head, *lines])
