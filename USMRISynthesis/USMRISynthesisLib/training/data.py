@@ -1,0 +1,289 @@
+"""Training samples: augmented slices of simulated cases and real frames, with unpaired MR slices beside."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import Refused
+from ..normalisation.canonical import SPACING_MM
+from ..synthesis.generator import GeneratorConfig
+from ..synthesis.intensity import robust_range
+from ..synthesis.slices import LOCATION_SCALE_MM
+from .configuration import BatchConfig, InputConfig
+
+UNPACKED = "unpacked"  # beside the .npz files: the volumes as .npy, which can be memory-mapped
+HEADLESS_WEIGHT = 0.1  # a slice without head is drawn this often for one with: it must come out black
+HELD_OUT_FETUS = 10  # real frames of every tenth fetus are for pictures only
+_UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
+_REMEDY = "Make the data set again with `usmri simulate`."
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One simulated head on the canonical grid; arrays (K, H, W) uint8, memory-mapped.
+
+    us: 0 outside the fan and at least 1 inside it, so that the fan needs no array of its own.
+    t2: 0 outside the head. low, high: the ultrasound's robust range. head: (K,) head pixels in each slice.
+    """
+
+    name: str
+    week: int
+    us: np.ndarray
+    t2: np.ndarray
+    low: float
+    high: float
+    head: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Real 2D frames, (n, H, W) uint8, the fan coded as in `Case`; ranges (n, 2); fetus (n,)."""
+
+    us: np.ndarray
+    ranges: np.ndarray
+    fetus: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.us)
+
+    def of(self, chosen: np.ndarray) -> Frames:
+        return Frames(self.us[chosen], self.ranges[chosen], self.fetus[chosen])
+
+
+class Batch(NamedTuple):
+    """x (N, C, H, W): the generator's input; us, truth, mr (N, 1, H, W), mr unpaired; has_truth (N,)."""
+
+    x: Tensor
+    us: Tensor
+    mr: Tensor
+    truth: Tensor
+    has_truth: Tensor
+
+
+def location_mm(k: int | np.ndarray, count: int) -> float | np.ndarray:
+    """z of axial slice k in canonical mm; the grid is centred on the origin."""
+    return (k - (count - 1) / 2) * SPACING_MM
+
+
+def load_cases(folder: str | Path) -> list[Case]:
+    """The .npz cases of a folder, in the order of their names. Raises Refused for none, or for a bad one."""
+    paths = sorted(Path(folder).glob("*.npz"))
+    if not paths:
+        raise Refused("data", f"There are no simulated cases in {folder}.", _REMEDY)
+    return [_load_case(path) for path in paths]
+
+
+def load_frames(path: str | Path) -> Frames:
+    """The real frames of an .npz with us, fan and fetus. Raises Refused."""
+    try:
+        with np.load(path) as content:
+            us = _mark_fan(content["us"], content["fan"])
+            fetus = np.asarray(content["fetus"])
+    except _UNREADABLE as error:
+        raise Refused("data", f"The real frames {path} cannot be read ({error}).", _REMEDY) from error
+    ranges = np.array([robust_range(frame, frame > 0) for frame in us], dtype=np.float32)
+    usable = ranges[:, 1] > ranges[:, 0]
+    return Frames(us, ranges, fetus).of(usable)
+
+
+class Slices:
+    """Draws training batches. Every random choice comes from `rng`, whose state a checkpoint keeps.
+
+    MR slices are drawn from another case than the ultrasound's, at the ultrasound's position: if the position
+    histograms differed, the discriminators would reward changed anatomy.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        frames: Frames | None,
+        rng: np.random.Generator,
+        *,
+        batch: BatchConfig,
+        changes: InputConfig,
+        generator: GeneratorConfig,
+        mr_weeks: Sequence[int] = (),
+    ) -> None:
+        self.cases = list(cases)
+        self.frames = frames
+        self.rng = rng
+        self.batch = batch
+        self.changes = changes
+        self.generator = generator
+        self.mr_cases = [n for n, case in enumerate(cases) if not mr_weeks or case.week in mr_weeks]
+        if not self.mr_cases:
+            raise Refused("data", f"No case is of the weeks {tuple(mr_weeks)}.", "Change data.mr_weeks.")
+        if batch.real and not frames:
+            raise Refused("data", "There are no real frames.", "Set batch.real to 0 or add frames.")
+        weights = [np.where(case.head > 0, 1.0, HEADLESS_WEIGHT) for case in self.cases]
+        self._slice_chances = [weight / weight.sum() for weight in weights]
+
+    def draw(self) -> Batch:
+        """One batch: `batch.simulated` slices, then `batch.real` frames."""
+        count, height, width = self.cases[0].us.shape
+        stacks, tables, truths, places, has_truth, mr = [], [], [], [], [], []
+        for _ in range(self.batch.simulated):
+            chosen = int(self.rng.integers(len(self.cases)))
+            case = self.cases[chosen]
+            k = int(self.rng.choice(count, p=self._slice_chances[chosen]))
+            stacks.append(case.us[self._neighbours_of(k, count)])
+            tables.append(self._table(case.low, case.high))
+            truths.append(case.t2[k])
+            places.append(location_mm(k, count) + self.rng.normal(0, self.changes.location_jitter_mm))
+            has_truth.append(True)
+            mr.append(self.cases[self._other(chosen)].t2[k])
+        for _ in range(self.batch.real):
+            assert self.frames is not None
+            n = int(self.rng.integers(len(self.frames)))
+            stacks.append(np.repeat(self.frames.us[n][None], 2 * self.generator.neighbours + 1, axis=0))
+            tables.append(self._table(*self.frames.ranges[n]))
+            truths.append(np.zeros((height, width), np.uint8))
+            place = float(self.rng.normal(0, self.changes.frame_location_jitter_mm))
+            places.append(place)
+            has_truth.append(False)
+            k = round(place / SPACING_MM + (count - 1) / 2)
+            mr.append(self.cases[self._other(-1)].t2[min(max(k, 0), count - 1)])
+        seen = np.stack([table[stack] for table, stack in zip(tables, stacks, strict=True)])
+        truth = np.stack(truths).astype(np.float32)[:, None] / 255
+        moved = self._move(torch.from_numpy(np.concatenate([seen, truth], axis=1)))
+        us = moved[:, :-1]
+        if self.changes.noise:
+            us = us + self._noise(us)
+        unpaired = self._move(torch.from_numpy(np.stack(mr).astype(np.float32)[:, None] / 255))
+        x = us
+        if self.generator.location:
+            z = torch.tensor(np.array(places), dtype=torch.float32) / LOCATION_SCALE_MM
+            x = torch.cat([us, z.view(-1, 1, 1, 1).expand(-1, 1, height, width)], dim=1)
+        centre = self.generator.neighbours
+        return Batch(x, us[:, centre : centre + 1], unpaired, moved[:, -1:], torch.tensor(has_truth))
+
+    def _neighbours_of(self, k: int, count: int) -> np.ndarray:
+        reach = np.arange(-self.generator.neighbours, self.generator.neighbours + 1)
+        if self.rng.random() < self.changes.centre_only:
+            reach = np.zeros_like(reach)
+        return np.clip(k + reach, 0, count - 1)
+
+    def _other(self, chosen: int) -> int:
+        """A case to take MR from: not the ultrasound's own, unless there is no other."""
+        others = [n for n in self.mr_cases if n != chosen] or self.mr_cases
+        return others[int(self.rng.integers(len(others)))]
+
+    def _table(self, low: float, high: float) -> np.ndarray:
+        """(256,) from 8-bit intensity to 0-1 by the robust range, after a random gain, offset and gamma.
+
+        They are monotonic, so the changed image's percentiles are the changed percentiles.
+        """
+        changes = self.changes
+        gain = 1 + self.rng.uniform(-changes.gain, changes.gain)
+        offset = self.rng.uniform(-changes.offset, changes.offset)
+        gamma = np.exp(self.rng.uniform(-changes.gamma, changes.gamma))
+
+        def changed(value: np.ndarray) -> np.ndarray:
+            return np.clip(gain * value / 255 + offset, 0, 1) ** gamma
+
+        return _table(changed(np.arange(256.0)), *changed(np.array([low, high])))
+
+    def _move(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) in 0-1, 0 = background, through a random in-plane similarity each -> in [-1, 1]."""
+        changes, count = self.changes, len(images)
+        angle = np.deg2rad(self.rng.uniform(-changes.rotation_deg, changes.rotation_deg, count))
+        angle += np.pi * (self.rng.random(count) < changes.turn)
+        scale = 1 + self.rng.uniform(-changes.scale, changes.scale, count)
+        mirror = np.where(self.rng.random(count) < changes.flip, -1.0, 1.0)
+        reach = changes.translation_mm / SPACING_MM * 2 / images.shape[-1]  # in grid_sample's half widths
+        shift = self.rng.uniform(-reach, reach, (count, 2))
+        cosine, sine = np.cos(angle) * scale, np.sin(angle) * scale
+        rows = [[cosine * mirror, -sine, shift[:, 0]], [sine * mirror, cosine, shift[:, 1]]]
+        theta = torch.from_numpy(np.array(rows, dtype=np.float32).transpose(2, 0, 1).copy())
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, align_corners=False) * 2 - 1
+
+    def _noise(self, us: Tensor) -> Tensor:
+        """Noise of a random strength on each sample, inside the fan only."""
+        strength = self.rng.uniform(0, self.changes.noise, (len(us), 1, 1, 1)).astype(np.float32)
+        noise = self.rng.standard_normal(us.shape, dtype=np.float32) * strength
+        return torch.where(us > -1, torch.from_numpy(noise), 0.0).clamp(-1 - us, 1 - us)
+
+
+def centred_input(case: Case, k: int, config: GeneratorConfig) -> tuple[Tensor, Tensor]:
+    """The generator's input (1, C, H, W) at slice k and its truth (1, 1, H, W), without any augmentation."""
+    count = len(case.us)
+    index = np.clip(k + np.arange(-config.neighbours, config.neighbours + 1), 0, count - 1)
+    us = _table(np.arange(256.0), case.low, case.high)[case.us[index]]
+    truth = torch.from_numpy(case.t2[k].astype(np.float32))[None, None] / 127.5 - 1
+    return _with_location(us, float(location_mm(k, count)), config), truth
+
+
+def frame_input(frames: Frames, n: int, config: GeneratorConfig) -> Tensor:
+    """The generator's input (1, C, H, W) of real frame n, at the head-circumference plane z = 0."""
+    us = _table(np.arange(256.0), *frames.ranges[n])[frames.us[n]]
+    return _with_location(np.repeat(us[None], 2 * config.neighbours + 1, axis=0), 0.0, config)
+
+
+def _with_location(us: np.ndarray, z_mm: float, config: GeneratorConfig) -> Tensor:
+    x = torch.from_numpy(us)[None] * 2 - 1
+    if not config.location:
+        return x
+    return torch.cat([x, torch.full_like(x[:, :1], z_mm / LOCATION_SCALE_MM)], dim=1)
+
+
+def _table(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """(256,) float32 in 0-1: values between low and high, stretched; entry 0, outside the fan, is 0."""
+    table = np.clip((values - low) / max(high - low, 1e-3), 0, 1).astype(np.float32)
+    table[0] = 0
+    return table
+
+
+def _mark_fan(us: np.ndarray, fan: np.ndarray) -> np.ndarray:
+    return np.where(fan, np.maximum(us, 1), 0).astype(np.uint8)
+
+
+def _load_case(path: Path) -> Case:
+    """Unpack a case once, next to it; later runs map the unpacked arrays."""
+    folder = path.parent / UNPACKED
+    facts_path = folder / f"{path.stem}.json"
+    stamp = [path.stat().st_size, path.stat().st_mtime_ns]
+    facts = json.loads(facts_path.read_text()) if facts_path.is_file() else {}
+    if facts.get("stamp") != stamp:
+        try:
+            with np.load(path) as content:
+                us = _mark_fan(content["us"], content["fan"])
+                t2, week = np.asarray(content["t2"]), int(content["week"])
+        except _UNREADABLE as error:
+            raise Refused("data", f"The case {path} cannot be read ({error}).", _REMEDY) from error
+        low, high = robust_range(us, us > 0)
+        head = np.count_nonzero(t2, axis=(1, 2)).tolist()
+        facts = {"stamp": stamp, "week": week, "low": low, "high": high, "head": head}
+        folder.mkdir(exist_ok=True)
+        _write_array(folder / f"{path.stem}.us.npy", us)
+        _write_array(folder / f"{path.stem}.t2.npy", t2)
+        part = facts_path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(facts))
+        os.replace(part, facts_path)  # last: it vouches for the arrays
+    return Case(
+        path.stem,
+        facts["week"],
+        np.load(folder / f"{path.stem}.us.npy", mmap_mode="r"),
+        np.load(folder / f"{path.stem}.t2.npy", mmap_mode="r"),
+        facts["low"],
+        facts["high"],
+        np.array(facts["head"]),
+    )
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with part.open("wb") as file:
+        np.save(file, array)
+    os.replace(part, path)
