@@ -37,10 +37,11 @@ class EdgeNet(nn.Module):
         self.register_buffer("combine", (centre / 2).expand(1, 4, 3, 3).contiguous())
 
     def forward(self, image: Tensor) -> Tensor:
-        x = F.conv2d(_replicate(image), self.smooth)
-        x = F.conv2d(_replicate(x), self.sobel).square()
-        x = F.conv2d(_replicate(x), self.pool, groups=4)
-        return (F.conv2d(_replicate(x), self.combine) + FLOOR).sqrt()
+        with torch.autocast(image.device.type, enabled=False):  # differences of close values need the digits
+            x = F.conv2d(_replicate(image), self.smooth)
+            x = F.conv2d(_replicate(x), self.sobel).square()
+            x = F.conv2d(_replicate(x), self.pool, groups=4)
+            return (F.conv2d(_replicate(x), self.combine) + FLOOR).sqrt()
 
 
 def _replicate(x: Tensor) -> Tensor:

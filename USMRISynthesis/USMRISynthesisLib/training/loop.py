@@ -1,0 +1,255 @@
+"""The training loop: one function, from the configuration to the last checkpoint.
+
+    usmri train configs/default.toml
+
+Each step: one batch; A, B, C, D, E once; the networks' step on every term; the discriminators' step on the
+same fakes, detached. On a CPU with a fixed number of threads a run with the same seed repeats bit by bit, also
+when it was stopped and resumed in between.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import Cancelled, Failed, Refused
+from ..synthesis.device import native_half
+from ..synthesis.generator import Generator
+from . import checkpoint as checkpoints
+from .augmentation import augment
+from .backward import BackwardPath
+from .configuration import read_configuration
+from .data import HELD_OUT_FETUS, Slices, load_cases, load_frames
+from .discriminators import Discriminators
+from .edgenet import EdgeNet
+from .history import HistoryPool
+from .monitoring import Log, draw_pictures, hold_out, measure, progress_line, synthesised
+from .objective import Real, Synthesised, discriminator_terms, generator_terms, weighted_sum
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def train(
+    config_path: str | Path,
+    *,
+    resume: bool = True,
+    minutes: float | None = None,
+    cancel: Callable[[], bool] | None = None,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Train as the TOML file says; returns the path of the last checkpoint.
+
+    Goes on from the output folder's checkpoint if there is one (`resume`); without `resume` it refuses to write
+    over it. `minutes` replaces the configuration's limit, counted over all sittings of the run. `cancel`,
+    asked at every step, Ctrl-C and SIGTERM save a checkpoint and raise Cancelled.
+
+    Raises Refused (configuration, data), Failed (the loss is no number any more), Cancelled.
+    """
+    config = read_configuration(config_path)
+    limit_s = 60 * (config.minutes if minutes is None else minutes)
+    output = Path(config.output)
+    saved = output / checkpoints.CHECKPOINT
+    if saved.is_file() and not resume:
+        raise Refused("output", f"{output} already holds a run.", "Choose another output, or resume it.")
+    state = checkpoints.load(saved) if saved.is_file() else None
+    if state is not None:
+        checkpoints.refuse_changes(state, config)
+    output.mkdir(parents=True, exist_ok=True)
+
+    # --- machine
+    torch.set_num_threads(config.threads)
+    _keep_freed_memory()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    half = config.precision == "bf16" or (config.precision == "auto" and native_half(device)[0] is not None)
+    # On a CPU instance norm copies channels_last images, which costs what the convolutions gain.
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+    def placed(network: Network) -> Network:
+        return network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+
+    torch.manual_seed(config.seed)
+    rng = np.random.default_rng(config.seed)
+
+    # --- data
+    training = load_cases(Path(config.data.folder) / "train")
+    validation = load_cases(Path(config.data.folder) / "val")
+    frames = load_frames(config.data.frames) if config.data.frames else None
+    shown = None if frames is None else frames.of(frames.fetus % HELD_OUT_FETUS == 0)
+    seen = None if frames is None else frames.of(frames.fetus % HELD_OUT_FETUS != 0)
+    slices = Slices(
+        training, seen, rng, batch=config.batch, changes=config.input, generator=config.generator,
+        mr_weeks=config.data.mr_weeks,
+    )  # fmt: skip
+    held = hold_out(validation, training, shown, config.evaluation_slices, config.generator)
+    names = [case.name for case in training]
+    report(f"{len(training)} training and {len(validation)} validation cases, {len(seen or ())} real frames")
+
+    # --- networks
+    channels = config.generator.channels
+    generator = placed(Generator(config.generator))
+    averaged = copy.deepcopy(generator).eval().requires_grad_(False)
+    backward = placed(BackwardPath(channels, skips=config.backward_skips))
+    discriminators = placed(
+        Discriminators(channels[-1], config.discriminators.width, spectral=config.discriminators.spectral)
+    )
+    edge_net = EdgeNet().to(device)
+    networks = [*generator.parameters(), *backward.parameters()]
+    rate, betas = config.optimiser.rate, config.optimiser.betas
+    optimiser = torch.optim.Adam(networks, lr=rate, betas=betas)
+    judges = torch.optim.Adam(discriminators.parameters(), lr=rate, betas=betas)
+    pools = {"mr": HistoryPool(config.history), "us": HistoryPool(config.history)}
+    kept: dict[str, Any] = {
+        "generator": generator, "averaged": averaged, "backward": backward, "discriminators": discriminators,
+        "optimiser": optimiser, "judges": judges, "pool_mr": pools["mr"], "pool_us": pools["us"],
+    }  # fmt: skip
+
+    # --- where the run stands
+    step, elapsed_s, best = 0, 0.0, float("-inf")
+    if state is not None:
+        for name, part in kept.items():
+            part.load_state_dict(state[name])
+        checkpoints.restore_random_state(state["random"], rng)
+        step, elapsed_s, best = state["step"], state["elapsed_s"], state["best"]
+        report(f"going on from step {step}")
+        if state["cases"] != names:
+            report("the training cases have changed since the checkpoint: the run will not repeat exactly")
+
+    def save() -> None:
+        content = {name: part.state_dict() for name, part in kept.items()}
+        facts = {"step": step, "elapsed_s": elapsed_s, "best": best, "cases": names}
+        settings = {"config": config.to_json(), "digest": config.digest()}
+        random = {"random": checkpoints.random_state(rng)}
+        checkpoints.save(saved, content | facts | settings | random)
+
+    log = Log(output / "log.csv", step)
+    evaluations = Log(output / "evaluation.csv", step)
+    objective, augmentation = config.objective, config.augmentation
+
+    # --- the loop
+    with _stop_signals() as stopped:
+        began, logged = time.perf_counter() - elapsed_s, (step, elapsed_s)
+        while step < config.steps and not (limit_s and elapsed_s >= limit_s):
+            share = max(step / config.steps, elapsed_s / limit_s if limit_s else 0.0)
+            rate_now = rate * min(1.0, 2 * (1 - share))
+            for group in (*optimiser.param_groups, *judges.param_groups):
+                group["lr"] = rate_now
+
+            batch = slices.draw()
+            x = batch.x.to(device, memory_format=layout)
+            real = Real(*(part.to(device) for part in (batch.us, batch.mr, batch.truth, batch.has_truth)))
+
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                y, us, mr = generator.forward_training(x)
+                made = Synthesised(y, us.float(), mr.float(), None, None)
+                if objective.needs_backward_path:
+                    y_back, us_back = backward(mr)
+                    made = made._replace(y_back=y_back, us_back=us_back.float())
+                discriminators.requires_grad_(False)
+                terms = generator_terms(
+                    made, real, discriminators, edge_net, objective, lambda images: augment(images, augmentation)
+                )
+                discriminators.requires_grad_(True)
+            total = weighted_sum(terms, objective)
+            if not bool(torch.isfinite(total)):
+                raise Failed("diverged", f"The loss is no number at step {step}.", "Lower optimiser.rate.")
+            optimiser.zero_grad(set_to_none=True)
+            total.backward()
+            optimiser.step()
+            _average(averaged, generator, min(config.ema, (1 + step) / (10 + step)))
+
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                judged = discriminator_terms(
+                    made, real, discriminators, edge_net, objective,
+                    lambda images: augment(images, augmentation), lambda name, fakes: pools[name].exchange(fakes),
+                )  # fmt: skip
+            if judged:
+                judges.zero_grad(set_to_none=True)
+                torch.stack([value.float() for value in judged.values()]).sum().backward()
+                judges.step()
+
+            step += 1
+            elapsed_s = time.perf_counter() - began
+            ending = step == config.steps or bool(limit_s and elapsed_s >= limit_s)
+            if step % config.log_every == 0 or ending:
+                values = _numbers(terms)
+                against = {f"d_{name}": value for name, value in _numbers(judged).items()}
+                log.write({"step": step, "elapsed_s": elapsed_s, "rate": rate_now} | values | against)
+                seconds = (elapsed_s - logged[1]) / (step - logged[0])
+                logged = (step, elapsed_s)
+                left_s = (config.steps - step) * seconds
+                left_s = min(left_s, limit_s - elapsed_s) if limit_s else left_s
+                report(progress_line(step, config.steps, seconds, max(left_s, 0.0), values))
+            if step % config.evaluate_every == 0 or ending:
+                predicted = synthesised(averaged, held.x, device)
+                figures = measure(predicted, held)
+                evaluations.write({"step": step, **figures})
+                report("held out (simulated): " + ", ".join(f"{n} {v:.3f}" for n, v in figures.items()))
+                draw_pictures(output / f"step-{step:06d}.png", averaged, predicted, held, device)
+                if figures["residual_ncc"] > best:
+                    best = figures["residual_ncc"]
+                    facts = {"step": step, "config": config.to_json(), "cases": names, "figures": figures}
+                    checkpoints.save(output / checkpoints.BEST, {"averaged": averaged.state_dict(), **facts})
+            if step % config.checkpoint_every == 0 or ending:
+                save()
+            if not ending and (stopped() or (cancel is not None and cancel())):
+                save()
+                raise Cancelled("cancelled", f"Training stopped at step {step}; a checkpoint was saved.",
+                                "Run the same command to go on.")
+    return saved
+
+
+def _average(averaged: nn.Module, generator: nn.Module, decay: float) -> None:
+    """Exponential moving average of the parameters; `decay` is smaller at first, to forget the start."""
+    with torch.no_grad():
+        for mean, new in zip(averaged.parameters(), generator.parameters(), strict=True):
+            mean.lerp_(new, 1 - decay)
+
+
+def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(value.detach()) for name, value in terms.items()}
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and SIGTERM into a question that the loop asks between steps; a second Ctrl-C is itself."""
+    asked = False
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc to keep large freed blocks: giving them back to the system costs page faults at every step."""
+    if sys.platform == "linux":
+        try:
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(-4, 0)  # M_MMAP_MAX
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        except (OSError, AttributeError):
+            pass  # another C library: only slower

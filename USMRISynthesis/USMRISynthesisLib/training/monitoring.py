@@ -1,0 +1,141 @@
+"""What a run shows of itself: the log, progress lines, measures on held-out cases, and pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..synthesis.generator import GeneratorConfig
+from .data import Case, Frames, centred_input, frame_input
+
+PICTURE_COLUMNS = 8
+TRAINING_CASES_IN_MEAN = 60
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Fixed slices of the validation cases, and real frames; never augmented.
+
+    x (n, C, H, W), truth (n, 1, H, W); mean (n, 1, H, W): the training cases' mean MR at each slice's
+    position; frames (m, C, H, W) or None.
+    """
+
+    x: Tensor
+    truth: Tensor
+    mean: Tensor
+    frames: Tensor | None
+
+
+def hold_out(
+    validation: Sequence[Case],
+    training: Sequence[Case],
+    frames: Frames | None,
+    count: int,
+    config: GeneratorConfig,
+) -> HeldOut:
+    """Choose about `count` slices, spread over the validation cases and, within each, over the head."""
+    each = max(1, round(count / len(validation)))
+    cases = [validation[n] for n in np.unique(np.linspace(0, len(validation) - 1, count).round().astype(int))]
+    xs, truths, means = [], [], []
+    for case in cases:
+        inside = np.flatnonzero(case.head > case.head.max() / 4)
+        for k in inside[np.linspace(0, len(inside) - 1, each + 2).round().astype(int)[1:-1]]:
+            x, truth = centred_input(case, int(k), config)
+            mean = np.mean([c.t2[k].astype(np.float32) for c in training[:TRAINING_CASES_IN_MEAN]], axis=0)
+            xs.append(x)
+            truths.append(truth)
+            means.append(torch.from_numpy(mean)[None, None] / 127.5 - 1)
+    shown = None
+    if frames is not None and len(frames):
+        chosen = np.unique(np.linspace(0, len(frames) - 1, PICTURE_COLUMNS).round().astype(int))
+        shown = torch.cat([frame_input(frames, int(n), config) for n in chosen])
+    return HeldOut(torch.cat(xs), torch.cat(truths), torch.cat(means), shown)
+
+
+def synthesised(generator: nn.Module, x: Tensor, device: torch.device, batch: int = 4) -> Tensor:
+    """The generator's output in inference mode, float32 on the CPU."""
+    with torch.inference_mode():
+        return torch.cat([generator(part.to(device)).float().cpu() for part in x.split(batch)])
+
+
+def measure(predicted: Tensor, held: HeldOut) -> dict[str, float]:
+    """Mean over the held-out slices: L1 in [-1, 1] units; inside the head NCC and residual NCC.
+
+    Residual NCC subtracts the mean MR at the position first: a memorised average scores 0.
+    """
+    from ..evaluation.measures import ncc, residual_ncc
+
+    rows = []
+    images = (stack[:, 0].numpy() for stack in (predicted, held.truth, held.mean))
+    for made, truth, mean in zip(*images, strict=True):
+        head = truth > -1
+        l1 = np.abs(made - truth).mean()
+        rows.append((l1, ncc(made, truth, head), residual_ncc(made, truth, mean, head)))
+    means = np.nanmean(np.array(rows, dtype=np.float64), axis=0)
+    return dict(zip(("l1", "ncc", "residual_ncc"), means.tolist(), strict=True))
+
+
+def draw_pictures(
+    path: Path, generator: nn.Module, predicted: Tensor, held: HeldOut, device: torch.device
+) -> None:
+    """A PNG with rows ultrasound, MR-like, truth; then real frames and what becomes of them."""
+    from PIL import Image
+
+    columns = np.unique(np.linspace(0, len(held.x) - 1, PICTURE_COLUMNS).round().astype(int))
+    centre = _centre(held.x)
+    rows = [held.x[columns, centre], predicted[columns, 0], held.truth[columns, 0]]
+    if held.frames is not None:
+        rows += [held.frames[:, centre], synthesised(generator, held.frames, device)[:, 0]]
+    height, width = held.x.shape[2:]
+    sheet = np.zeros((len(rows) * height, max(len(row) for row in rows) * width), np.uint8)
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            # Row j of the array runs to anterior, so it is drawn upwards.
+            values = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).flip(0).numpy()
+            sheet[r * height : (r + 1) * height, c * width : (c + 1) * width] = values
+    Image.fromarray(sheet).save(path)
+
+
+def _centre(x: Tensor) -> int:
+    """The centre slice's channel; a location channel, if there is one, makes the count even."""
+    return (x.shape[1] - 1) // 2
+
+
+class Log:
+    """A CSV file with one row a line; on resume the rows after the checkpoint's step are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.reader(file) if row]
+            kept = rows[:1] + [row for row in rows[1:] if int(row[0]) <= step]
+            if step == 0:
+                kept = []
+            with path.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(kept)
+
+    def write(self, row: Mapping[str, float | int]) -> None:
+        """Append a row whose first key is "step"; the first row ever writes the header."""
+        new = not self.path.is_file() or self.path.stat().st_size == 0
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(row)
+            writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row.values())
+
+
+def progress_line(
+    step: int, steps: int, seconds_a_step: float, left_s: float, terms: Mapping[str, float]
+) -> str:
+    """For example: step 1200/20000, 0.21 s a step, 1 h 05 min left: lat 0.120, supervised 0.083."""
+    minutes = round(left_s / 60)
+    left = f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+    values = ", ".join(f"{name} {value:.3f}" for name, value in terms.items())
+    return f"step {step}/{steps}, {seconds_a_step:.3f} s a step, {left} left: {values}"
