@@ -1,0 +1,386 @@
+"""Configuration, data, the loop and the export, on a data set of a few 32-pixel cases."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from USMRISynthesisLib.errors import Cancelled, Refused
+from USMRISynthesisLib.synthesis.generator import Generator
+from USMRISynthesisLib.synthesis.intensity import normalise_ultrasound
+from USMRISynthesisLib.synthesis.slices import assemble_input
+from USMRISynthesisLib.training import checkpoint as checkpoints
+from USMRISynthesisLib.training.configuration import (
+    BatchConfig,
+    InputConfig,
+    configuration_from,
+    read_configuration,
+)
+from USMRISynthesisLib.training.data import Slices, centred_input, load_cases, load_frames, location_mm
+from USMRISynthesisLib.training.export import card, export
+from USMRISynthesisLib.training.loop import train
+from USMRISynthesisLib.weights import read_manifest
+
+SIZE = 32
+STILL = InputConfig(**dict.fromkeys(InputConfig.__dataclass_fields__, 0.0))
+
+TOML = """
+output = "{output}"
+steps = {steps}
+seed = 3
+precision = "{precision}"
+threads = 1
+history = 3
+log_every = 2
+checkpoint_every = 100
+evaluate_every = 5
+evaluation_slices = 2
+{extra}
+[data]
+folder = "{data}"
+frames = "{data}/hc18.npz"
+[generator]
+width = 2
+multipliers = [1, 2, 2]
+skips = [1]
+reconstruction_skips = [1]
+attention_level = 1
+[objective]
+supervised = 10
+edge = 2
+[discriminators]
+width = 2
+[batch]
+simulated = 2
+real = 1
+"""
+
+
+def simulated_case(seed: int) -> dict:
+    rng = np.random.default_rng(seed)
+    k, j, i = np.indices((SIZE, SIZE, SIZE)) - SIZE / 2
+    head = k**2 / 100 + j**2 / 140 + i**2 / 110 < 1
+    t2 = np.where(head, 100 + 20 * rng.standard_normal(head.shape).cumsum(axis=2).clip(-4, 4), 0)
+    fan = abs(i) < 14
+    us = np.where(fan, (t2 / 2 + 30 * rng.random(head.shape)), 0)
+    return {
+        "us": us.astype(np.uint8), "t2": t2.astype(np.uint8), "labels": head.astype(np.uint8), "fan": fan,
+        "week": 21 + seed % 4, "seed": seed, "parameters": "{}",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for part, seeds in (("train", (1, 2, 3)), ("val", (4,))):
+        (folder / part).mkdir()
+        for seed in seeds:
+            np.savez_compressed(folder / part / f"case-{seed}.npz", **simulated_case(seed))
+    rng = np.random.default_rng(0)
+    us = rng.integers(0, 200, (12, SIZE, SIZE)).astype(np.uint8)
+    fan = np.ones(us.shape, bool)
+    fan[:, :, :3] = False
+    np.savez(folder / "hc18.npz", us=us, fan=fan, fetus=np.arange(12))
+    return folder
+
+
+def configure(tmp_path: Path, data: Path, *, steps=10, extra="", output="run", precision="fp32") -> Path:
+    path = tmp_path / f"{output}.toml"
+    text = TOML.format(
+        output=tmp_path / output, data=data, steps=steps, extra=extra, precision=precision
+    )
+    path.write_text(text)
+    return path
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    a, b = checkpoints.load(first), checkpoints.load(second)
+    parts = ("generator", "averaged", "backward", "discriminators")
+    return all(torch.equal(a[part][name], b[part][name]) for part in parts for name in a[part])
+
+
+# --- configuration
+
+
+def test_the_shipped_configuration_is_valid():
+    config = read_configuration(Path(__file__).parents[2] / "configs" / "default.toml")
+    assert config.generator.in_channels == 4 and config.objective.supervised > 0
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ({"objective": {"latt": 1.0}}, "objective.latt is not known"),
+        ({"speed": 3}, "speed is not known"),
+        ({"steps": "many"}, "steps must be a whole number"),
+        ({"steps": True}, "steps must be a whole number"),
+        ({"steps": 0}, "steps must be positive"),
+        ({"generator": {"skips": [9]}}, "generator cannot be"),
+        ({"generator": {"skips": 1}}, "generator.skips must be a list"),
+        ({"generator": 3}, "generator must be a table"),
+        ({"optimiser": {"betas": [0.5]}}, "optimiser.betas must be a list of 2"),
+        ({"objective": {"lat": -1}}, "objective cannot be"),
+        ({"precision": "int8"}, "precision must be one of"),
+        ({"data": {}}, "data.folder is missing"),
+        ({"batch": {"real": 1}}, "batch.real needs data.frames"),
+    ],
+)
+def test_a_bad_key_is_refused_by_name_and_with_the_reason(table, named):
+    whole = {"output": "run", "data": {"folder": "d"}, "batch": {"real": 0}, **table}
+    with pytest.raises(Refused, match=named.replace(".", r"\.")):
+        configuration_from(whole)
+
+
+def test_a_configuration_survives_its_plain_form(tmp_path, data):
+    config = read_configuration(configure(tmp_path, data))
+    again = configuration_from(config.to_json())
+    assert again == config and again.digest() == config.digest()
+
+
+@pytest.mark.parametrize("content", ["steps = ", None])
+def test_a_file_that_is_missing_or_no_toml_is_refused(tmp_path, content):
+    path = tmp_path / "config.toml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(Refused):
+        read_configuration(path)
+
+
+# --- data
+
+
+def slices_of(data, config, *, changes=STILL, batch=None, seed=0) -> Slices:
+    return Slices(
+        load_cases(data / "train"), load_frames(data / "hc18.npz"), np.random.default_rng(seed),
+        batch=batch or BatchConfig(6, 2), changes=changes, generator=config.generator,
+    )  # fmt: skip
+
+
+def test_a_batch_has_the_contracts_shapes_and_ranges(tmp_path, data):
+    batch = slices_of(data, read_configuration(configure(tmp_path, data)), changes=InputConfig()).draw()
+    assert batch.x.shape == (8, 4, SIZE, SIZE) and batch.x.dtype == torch.float32
+    for image in (batch.us, batch.mr, batch.truth):
+        assert image.shape == (8, 1, SIZE, SIZE) and image.min() >= -1 and image.max() <= 1.0001
+    assert torch.equal(batch.us, batch.x[:, 1:2])
+    assert batch.has_truth.tolist() == [True] * 6 + [False] * 2
+
+
+def test_training_and_inference_see_the_same_input(tmp_path, data):
+    """Without augmentation, a case's slice is the volume normalised and assembled as at inference."""
+    config = read_configuration(configure(tmp_path, data)).generator
+    case = load_cases(data / "train")[0]
+    plain = simulated_case(1)
+    us = torch.from_numpy(normalise_ultrasound(np.maximum(plain["us"], plain["fan"]), plain["fan"]))
+    z_mm = torch.from_numpy(location_mm(np.arange(SIZE), SIZE))
+    expected = assemble_input(us, z_mm, 1, True)
+    for k in (0, 12, SIZE - 1):
+        x, truth = centred_input(case, k, config)
+        torch.testing.assert_close(x[0], expected[k], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(truth[0, 0], plain["t2"][k] / 127.5 - 1, atol=1e-6)
+
+
+def test_ultrasound_and_truth_are_moved_together(tmp_path, data):
+    config = read_configuration(configure(tmp_path, data))
+    moving = InputConfig(**{**vars(STILL), "rotation_deg": 20.0, "translation_mm": 2.0, "turn": 0.5, "flip": 0.5})
+    slices = slices_of(data, config, changes=moving, batch=BatchConfig(12, 0))
+    for n, case in enumerate(slices.cases):  # ultrasound that is the truth
+        slices.cases[n] = type(case)(case.name, case.week, case.t2, case.t2, 0.0, 255.0, case.head)
+    batch = slices.draw()
+    torch.testing.assert_close(batch.us, batch.truth, rtol=0, atol=1e-4)
+
+
+def test_unpaired_mr_comes_from_another_case_at_the_same_position(tmp_path, data):
+    slices = slices_of(data, read_configuration(configure(tmp_path, data)), batch=BatchConfig(12, 0))
+    batch = slices.draw()
+    known = {case.name: torch.from_numpy(case.t2.astype(np.float32)) / 127.5 - 1 for case in slices.cases}
+
+    def origin(image):
+        for name, volume in known.items():
+            gaps = (volume - image).abs().amax(dim=(1, 2))
+            if gaps.min() < 1e-4:
+                return name, int(gaps.argmin())
+        return None
+
+    found = 0
+    for truth, mr in zip(batch.truth[:, 0], batch.mr[:, 0], strict=True):
+        if truth.max() > -1 and mr.max() > -1:  # slices without head look alike
+            (name, k), (other, k_other) = origin(truth), origin(mr)
+            assert name != other and k == k_other
+            found += 1
+    assert found > 3
+
+
+def test_mr_weeks_limit_what_the_discriminators_see(tmp_path, data):
+    config = read_configuration(configure(tmp_path, data))
+    arguments = {"batch": BatchConfig(1, 0), "changes": STILL, "generator": config.generator}
+    slices = Slices(load_cases(data / "train"), None, np.random.default_rng(0), mr_weeks=(22,), **arguments)
+    assert [slices.cases[n].week for n in slices.mr_cases] == [22]
+    with pytest.raises(Refused, match="weeks"):
+        Slices(load_cases(data / "train"), None, np.random.default_rng(0), mr_weeks=(40,), **arguments)
+
+
+def test_a_brighter_or_darker_copy_gives_the_same_input():
+    rng = np.random.default_rng(0)
+    us, fan = rng.random((2, 20, 20)) * 100, rng.random((2, 20, 20)) > 0.3
+    expected = normalise_ultrasound(us, fan)
+    np.testing.assert_allclose(normalise_ultrasound(us * 0.3 + 40, fan), expected, atol=1e-5)
+    assert (expected[~fan] == -1).all() and expected.min() == -1 and expected.max() == 1
+
+
+@pytest.mark.parametrize("fan", [np.zeros((1, 4, 4), bool), np.ones((1, 4, 4), bool)])
+def test_an_image_without_contrast_or_fan_is_background(fan):
+    assert (normalise_ultrasound(np.full((1, 4, 4), 7.0), fan) == -1).all()
+
+
+def test_missing_and_broken_cases_are_refused(tmp_path):
+    with pytest.raises(Refused, match="no simulated cases"):
+        load_cases(tmp_path)
+    (tmp_path / "case.npz").write_bytes(b"PK nothing")
+    with pytest.raises(Refused, match=r"case\.npz"):
+        load_cases(tmp_path)
+
+
+def test_a_case_made_again_is_unpacked_again(tmp_path):
+    np.savez(tmp_path / "case.npz", **simulated_case(1))
+    first = load_cases(tmp_path)[0].t2.copy()
+    np.savez(tmp_path / "case.npz", **simulated_case(2))
+    assert not np.array_equal(load_cases(tmp_path)[0].t2, first)
+
+
+# --- the loop
+
+
+def test_a_run_leaves_a_log_figures_pictures_and_checkpoints(tmp_path, data):
+    lines: list[str] = []
+    saved = train(configure(tmp_path, data), report=lines.append)
+    assert saved == tmp_path / "run" / "checkpoint.pt"
+    with (tmp_path / "run" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["2", "4", "6", "8", "10"]
+    assert {"lat", "app", "stru", "proj", "back", "bi", "supervised", "edge", "d_app", "d_bi"} <= set(rows[0])
+    assert float(rows[-1]["rate"]) < float(rows[0]["rate"]) == pytest.approx(2e-4)
+    with (tmp_path / "run" / "evaluation.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["5", "10"]
+    assert (tmp_path / "run" / "best.pt").is_file() and (tmp_path / "run" / "step-000010.png").is_file()
+    assert any("left" in line for line in lines)
+    assert not list((tmp_path / "run").glob("*.part"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_stopped_and_resumed_run_equals_one_in_one_go(tmp_path, data, precision):
+    whole = train(configure(tmp_path, data, output="whole", precision=precision), report=str)
+    config, asked = configure(tmp_path, data, output="parts", precision=precision), iter(range(100))
+    with pytest.raises(Cancelled, match="step 5"):
+        train(config, cancel=lambda: next(asked) == 4, report=str)
+    parts = train(config, report=str)
+    assert same_weights(whole, parts)
+    logs = [
+        [row[:1] + row[2:] for row in csv.reader((tmp_path / run / "log.csv").open())]
+        for run in ("whole", "parts")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_another_seed_gives_another_run(tmp_path, data):
+    first = train(configure(tmp_path, data, steps=2, output="a"), report=str)
+    other = configure(tmp_path, data, steps=2, output="b")
+    other.write_text(other.read_text().replace("seed = 3", "seed = 4"))
+    assert not same_weights(first, train(other, report=str))
+
+
+def test_a_changed_configuration_is_refused_by_name_and_more_steps_are_not(tmp_path, data):
+    train(configure(tmp_path, data, steps=2), report=str)
+    longer = configure(tmp_path, data, steps=3)
+    train(longer, report=str)
+    assert checkpoints.load(tmp_path / "run" / "checkpoint.pt")["step"] == 3
+    longer.write_text(longer.read_text().replace("supervised = 10", "supervised = 9"))
+    with pytest.raises(Refused, match=r"objective\.supervised"):
+        train(longer, report=str)
+
+
+def test_without_resume_an_existing_run_is_not_written_over(tmp_path, data):
+    config = configure(tmp_path, data, steps=2)
+    train(config, report=str)
+    with pytest.raises(Refused, match="already holds a run"):
+        train(config, resume=False, report=str)
+
+
+def test_the_time_limit_ends_a_run_with_a_checkpoint(tmp_path, data):
+    saved = train(configure(tmp_path, data, steps=100000), minutes=0.5 / 60, report=str)
+    assert 0 < checkpoints.load(saved)["step"] < 100000
+
+
+def test_the_sigterm_of_a_scheduler_saves_a_checkpoint(tmp_path, data):
+    import os
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+
+    def ask_once() -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    with pytest.raises(Cancelled):
+        # The signal arrives while the first step's question is asked and is obeyed after the second.
+        train(configure(tmp_path, data), cancel=ask_once, report=str)
+    assert (tmp_path / "run" / "checkpoint.pt").is_file()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"nothing")
+    with pytest.raises(Refused, match="not a training checkpoint"):
+        export(tmp_path / "checkpoint.pt", tmp_path / "model", name="x")
+
+
+# --- export
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, data) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("export")
+    train(configure(folder, data, steps=2), report=str)
+    return folder / "run" / "best.pt", export(folder / "run" / "best.pt", folder / "model", name="tiny")
+
+
+def test_the_exported_model_is_the_averaged_generator_for_every_batch(exported):
+    checkpoint, folder = exported
+    state = checkpoints.load(checkpoint)
+    generator = Generator(configuration_from(state["config"]).generator).eval()
+    generator.load_state_dict(state["averaged"])
+    model = torch.jit.load(folder / "model.pt")
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    x = torch.rand(4, 4, 160, 160) * 2 - 1
+    with torch.inference_mode():
+        for count in range(1, 5):
+            torch.testing.assert_close(model(x[:count]), generator(x[:count]), rtol=0, atol=1e-5)
+
+
+def test_the_manifest_describes_the_file_and_is_accepted_at_inference(exported):
+    _, folder = exported
+    manifest = read_manifest(folder)
+    assert manifest.sha256 == hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
+    assert manifest.name == "tiny" and manifest.task == "synthesis" and manifest.synthetic
+    assert (manifest.input.channels, manifest.input.neighbours, manifest.input.location) == (4, 1, True)
+    assert {item["licence"] for item in manifest.training["data"]} == {"CC0 1.0", "CC BY 4.0"}
+    assert manifest.training["steps"] == 2 and "residual_ncc" in manifest.figures
+
+
+def test_the_card_says_what_the_manifest_says(exported):
+    _, folder = exported
+    manifest = json.loads((folder / "manifest.json").read_text())
+    text = (folder / "README.md").read_text()
+    assert text == card(manifest) and manifest["sha256"] in text
+    assert "spina bifida" in text and "simulated ultrasound" in text and "not for diagnosis" in text.lower()
+
+
+def test_an_export_can_be_loaded_in_half_precision(exported):
+    _, folder = exported
+    model = torch.jit.load(folder / "model.pt").to(torch.bfloat16)
+    with torch.inference_mode():
+        assert torch.jit.freeze(model.eval())(torch.zeros(1, 4, 160, 160, dtype=torch.bfloat16)).shape[1] == 1
