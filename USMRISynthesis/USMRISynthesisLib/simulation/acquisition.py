@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from ..normalisation.canonical import SIZE, SPACING_MM
+from ..normalisation.canonical import SPACING_MM, canonical_ijk_to_ras
 from . import anatomy as tissue
 from .anatomy import Anatomy
 from .warp import canonical_points, sample, sample_channels
@@ -138,8 +138,7 @@ def acquire(
     points = beam.points(depths, lateral, sweep)
     directions = beam.directions(lateral, sweep)
 
-    maps, beyond = _tissue_maps(anatomy, draw, rng)
-    sampled = sample_channels(maps, _CANONICAL, points, beyond)
+    sampled = sample_channels(_tissue_maps(anatomy, draw, rng), CANONICAL_IJK_TO_RAS, points)
     alpha, scatter, impedance, skull = sampled[:4]
     cosine = torch.einsum("cdls,lsc->dls", sampled[4:], directions).abs().clamp(0, 1)
     transmitted = _transmission(alpha, skull, cosine, impedance, step / anatomy.scale, draw)
@@ -150,14 +149,7 @@ def acquire(
     return Acquisition(image=image, beam=beam, view=chosen, parameters=draw)
 
 
-_CANONICAL = np.array(
-    [
-        [SPACING_MM, 0, 0, -(SIZE - 1) / 2 * SPACING_MM],
-        [0, SPACING_MM, 0, -(SIZE - 1) / 2 * SPACING_MM],
-        [0, 0, SPACING_MM, -(SIZE - 1) / 2 * SPACING_MM],
-        [0, 0, 0, 1],
-    ]
-)
+CANONICAL_IJK_TO_RAS = canonical_ijk_to_ras()
 
 
 def _place(anatomy: Anatomy, view: str, draw: dict[str, float], rng: np.random.Generator) -> Beam:
@@ -168,7 +160,7 @@ def _place(anatomy: Anatomy, view: str, draw: dict[str, float], rng: np.random.G
     axis /= np.linalg.norm(axis)
     steps = np.arange(0, 70, 0.6)
     ray = torch.from_numpy((anatomy.centre + steps[:, None] * axis).astype(np.float32))
-    distance = sample(anatomy.skull_distance, _CANONICAL, ray, outside=50.0).numpy()
+    distance = sample(anatomy.skull_distance, CANONICAL_IJK_TO_RAS, ray, outside=50.0).numpy()
     surface = float(steps[int(np.argmax(distance > 0))])
     depth_axis = -axis + rng.normal(0, 0.05, 3)
     depth_axis /= np.linalg.norm(depth_axis)
@@ -194,8 +186,8 @@ def _place(anatomy: Anatomy, view: str, draw: dict[str, float], rng: np.random.G
     )
 
 
-def _tissue_maps(anatomy: Anatomy, draw: dict[str, float], rng: np.random.Generator) -> tuple[np.ndarray, list[float]]:
-    """Maps (7, k, j, i): attenuation, scatter, impedance, skull 0-1, skull normal x, y, z; and their values beyond.
+def _tissue_maps(anatomy: Anatomy, draw: dict[str, float], rng: np.random.Generator) -> np.ndarray:
+    """Maps (7, k, j, i): attenuation, scatter, impedance, skull 0-1, skull normal x, y, z.
 
     The normal comes from the smoothed signed distance: voxelised normals streak.
     """
@@ -216,7 +208,7 @@ def _tissue_maps(anatomy: Anatomy, draw: dict[str, float], rng: np.random.Genera
     gradient = np.stack(np.gradient(ndimage.gaussian_filter(anatomy.skull_distance, 3.0)))[::-1]
     normal = gradient / (np.linalg.norm(gradient, axis=0) + 1e-6)
     smooth = [ndimage.gaussian_filter(field, sigma) for field in (scatter, impedance, bone)]
-    return np.stack([alpha, *smooth, *normal]), [0.6, 0.6, 1.62, 0.0, 0.0, 0.0, 0.0]
+    return np.stack([alpha, *smooth, *normal])
 
 
 def _transmission(

@@ -48,17 +48,26 @@ def sample(array: np.ndarray, ijk_to_ras: np.ndarray, points: torch.Tensor, outs
 
 
 def sample_channels(
-    arrays: np.ndarray, ijk_to_ras: np.ndarray, points: torch.Tensor, outside: Sequence[float]
+    arrays: np.ndarray, ijk_to_ras: np.ndarray, points: torch.Tensor, outside: Sequence[float] | None = None
 ) -> torch.Tensor:
-    """Several arrays (c, k, j, i) of one grid at once: (c, ...).  `outside` has one value a channel."""
+    """Several arrays (c, k, j, i) of one grid at once: (c, ...).
+
+    `outside` has one value a channel for places beyond the grid; without it the border goes on.
+    """
     inverse = torch.from_numpy(np.linalg.inv(ijk_to_ras)).to(points.dtype)
     extent = torch.tensor(arrays.shape[:0:-1], dtype=points.dtype) - 1
     scale = 2 / extent
     linear, offset = inverse[:3, :3].T * scale, inverse[:3, 3] * scale - 1
     grid = (points.reshape(-1, 3) @ linear + offset).reshape(1, 1, 1, -1, 3)
-    beyond = torch.tensor(list(outside), dtype=torch.float32)[:, None, None, None]
-    source = torch.from_numpy(np.ascontiguousarray(arrays, dtype=np.float32)) - beyond
-    values = functional.grid_sample(source[None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    source = torch.from_numpy(np.ascontiguousarray(arrays, dtype=np.float32))
+    beyond = torch.zeros(len(arrays)) if outside is None else torch.tensor(list(outside), dtype=torch.float32)
+    values = functional.grid_sample(
+        (source - beyond[:, None, None, None])[None],
+        grid,
+        mode="bilinear",
+        padding_mode="border" if outside is None else "zeros",
+        align_corners=True,
+    )
     return values.reshape(arrays.shape[0], *points.shape[:-1]) + beyond.reshape(-1, *[1] * (points.ndim - 1))
 
 

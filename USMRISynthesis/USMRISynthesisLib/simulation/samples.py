@@ -1,0 +1,71 @@
+"""The two sample inputs: `python -m USMRISynthesisLib.simulation.samples OUT --data DIR` remakes them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..volume import Volume
+from . import acquisition, anatomy, atlas
+from .dataset import frame_volume, read_frame_index
+from .warp import rotation_matrix, sample
+
+SIMULATED = ("GA26-operated", 4211, "right")  # a week that no weights were trained on
+REAL_FRAME = "540_HC.png"  # of a fetus that no weights were trained on
+_SPACING_MM = 0.8
+_SIZE = (150, 160, 140)  # k, j, i
+
+
+def simulated_head(data: Path, folder: str, seed: int, view: str) -> tuple[Volume, Volume]:
+    """Ultrasound as a probe would store it (RAS, turned by some degrees, off centre) and the true T2 on its grid."""
+    head = anatomy.build(atlas.load(data, folder), seed)
+    sweep = acquisition.acquire(head, seed, view=view)
+    rotation = rotation_matrix(np.array([6.0, -4.0, 7.0]))
+    ijk_to_ras = np.eye(4)
+    ijk_to_ras[:3, :3] = rotation * _SPACING_MM
+    middle = (np.array(_SIZE[::-1]) - 1) / 2
+    ijk_to_ras[:3, 3] = np.array([12.0, -20.0, 31.0]) - ijk_to_ras[:3, :3] @ middle
+    k, j, i = np.meshgrid(*(np.arange(n) for n in _SIZE), indexing="ij")
+    ijk = np.stack((i, j, k), axis=-1).astype(np.float32)
+    offset = (ijk - middle.astype(np.float32)) * _SPACING_MM + np.array([1.5, -3.0, 2.0], np.float32)
+    points = torch.from_numpy((offset * head.scale).astype(np.float32))  # canonical mm
+    us, _ = sweep.scan_convert(points)
+    t2 = sample(head.t2, acquisition.CANONICAL_IJK_TO_RAS, points).numpy()
+    note = {"description": f"Simulated fetal head ultrasound ({folder}, seed {seed}); no patient"}
+    truth = {"description": f"Truth of the simulated head ({folder}, seed {seed}): T2 from an atlas average"}
+    return (
+        Volume(us, ijk_to_ras, note),
+        Volume(np.round(t2 * 1000).astype(np.int16), ijk_to_ras, truth),
+    )
+
+
+def real_frame(data: Path, name: str) -> Volume:
+    """A real HC18 frame with its pixel size and attribution."""
+    row = next(row for row in read_frame_index(data) if row["file"] == name)
+    frame = frame_volume(data, row)
+    note = {
+        "description": "Fetal head, 2D ultrasound, HC18 (van den Heuvel et al. 2018, CC BY 4.0), half size",
+        "source": f"zenodo.1327317, training set, {name}",
+    }
+    return Volume(frame.array, frame.ijk_to_ras, note)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--truth", type=Path, help="also write the simulated head's true T2 here")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    us, truth = simulated_head(options.data, *SIMULATED)
+    us.write(options.out / "fetal-head-simulated.nrrd")
+    if options.truth:
+        truth.write(options.truth)
+    real_frame(options.data, REAL_FRAME).write(options.out / "fetal-head-hc18.nrrd")
+
+
+if __name__ == "__main__":
+    main()
