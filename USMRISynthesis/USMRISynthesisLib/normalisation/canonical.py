@@ -55,10 +55,10 @@ def to_canonical(array: np.ndarray, ijk_to_ras: np.ndarray, ras_to_canonical: np
     grid = canonical_ijk_to_ras()
     if array.shape[0] != 1:
         canonical_to_input = _inverse(to_grid) @ grid
-        return _resample(array, canonical_to_input, (SIZE, SIZE, SIZE), order, fill), canonical_axis_mm()
+        return resample(array, canonical_to_input, (SIZE, SIZE, SIZE), order, fill), canonical_axis_mm()
     canonical_to_input = _inverse(_in_plane(to_grid)) @ _in_plane(grid)
     middle = to_grid @ [(array.shape[2] - 1) / 2, (array.shape[1] - 1) / 2, 0.0, 1.0]
-    slices = _resample(array[0], canonical_to_input, (SIZE, SIZE), order, fill)
+    slices = resample(array[0], canonical_to_input, (SIZE, SIZE), order, fill)
     return slices[None], np.array([middle[2]])
 
 
@@ -82,10 +82,10 @@ def from_canonical(slices: np.ndarray, ras_to_canonical: np.ndarray, ijk_to_ras:
     to_grid = np.asarray(ras_to_canonical, dtype=np.float64) @ ijk_to_ras
     grid = canonical_ijk_to_ras()
     if slices.shape[0] == SIZE:
-        return _resample(slices, _inverse(grid) @ to_grid, shape, order, fill)
+        return resample(slices, _inverse(grid) @ to_grid, shape, order, fill)
     if slices.shape[0] != 1 or shape[0] != 1:
         raise ValueError(f"{slices.shape[0]} canonical slices cannot fill a grid of {shape[0]} slices")
-    return _resample(slices[0], _inverse(_in_plane(grid)) @ _in_plane(to_grid), shape[1:], order, fill)[None]
+    return resample(slices[0], _inverse(_in_plane(grid)) @ _in_plane(to_grid), shape[1:], order, fill)[None]
 
 
 def _in_plane(matrix: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
         raise ValueError("the transform between the input and canonical space cannot be inverted") from error
 
 
-def _resample(array: np.ndarray, out_to_in: np.ndarray, shape: tuple[int, ...], order: int,
+def resample(array: np.ndarray, out_to_in: np.ndarray, shape: tuple[int, ...], order: int,
               fill: float) -> np.ndarray:
     """Sample ``array`` at ``out_to_in`` (voxel to voxel, x first) of every voxel of ``shape``."""
     n = array.ndim

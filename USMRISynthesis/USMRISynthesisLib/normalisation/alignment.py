@@ -1,0 +1,212 @@
+"""From an ultrasound image to canonical space: where the head lies, how large it is, and how sure that is.
+
+Place and size come from the skull (``skull.py``). Orientation is given or assumed, never claimed: without a
+``transform`` a volume's RAS axes are taken to be the fetal anatomy's to within about 25 degrees, the skull's
+long axis corrects pitch and yaw where it is clearly elongated, and roll stays as assumed. A frame is taken to
+show the head-circumference plane, its ellipse's major axis along +-A: the end nearer to the assumed anterior
+becomes anterior, so which end is the face is left open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from scipy import ndimage
+
+from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.normalisation.canonical import (
+    HC_PLANE_Z_MM,
+    HEAD_LENGTH_MM,
+    SIZE,
+    canonical_axis_mm,
+    resample,
+)
+from USMRISynthesisLib.normalisation.skull import RATIOS, Skull, fit_skull
+from USMRISynthesisLib.volume import Volume
+
+# Below this an alignment is not to be trusted; the user should look, or give a transform.
+LOW_SCORE = 0.5
+# Evidence at which half of the fits fail, and the step over which that changes, in frames and in volumes.
+_HALF_EVIDENCE = {2: (0.0, 1.0), 3: (0.0, 1.0)}
+# Cells of the working grid along the fan's largest side.
+_CELLS = {2: 200, 3: 96}
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Where the head lies.
+
+    Attributes:
+        ras_to_canonical: (4, 4), RAS mm to canonical mm; a similarity, or what was given.
+        centre: (3,) of the outer skull's ellipsoid, canonical mm.
+        semi_axes: (3,) along R, A, S, canonical mm. A frame's ellipse has 0 as the third.
+        rotation: (3, 3), columns are the directions of the semi-axes.
+        score: 0-1, how well a skull fits; below ``LOW_SCORE`` it is not to be trusted.
+        method: "given", "ellipse" or "ellipsoid".
+    """
+
+    ras_to_canonical: np.ndarray
+    centre: np.ndarray
+    semi_axes: np.ndarray
+    rotation: np.ndarray
+    score: float
+    method: str
+
+    def head_mask(self, z_mm: np.ndarray) -> np.ndarray:
+        """Inside of the outer skull on canonical slices.
+
+        Args:
+            z_mm: (K,), the slices' places. For a frame's ellipse they do not matter.
+
+        Returns:
+            (K, 160, 160) bool.
+        """
+        axis = canonical_axis_mm()
+        n = 3 if self.semi_axes[2] > 0 else 2
+        to_unit = (self.rotation[:n, :n] / self.semi_axes[:n]).T
+        grid = np.stack(np.meshgrid(axis, axis, indexing="xy")).reshape(2, -1)
+        mask = np.empty((len(z_mm), SIZE, SIZE), dtype=bool)
+        for k, z in enumerate(np.asarray(z_mm, dtype=np.float64)):
+            offset = grid if n == 2 else np.vstack([grid, np.full(grid.shape[1], z)])
+            mask[k] = (((to_unit @ (offset - self.centre[:n, None])) ** 2).sum(axis=0) <= 1).reshape(SIZE, SIZE)
+        return mask
+
+
+def align(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None = None) -> Alignment:
+    """Find the head, or its outline only where the transform is given.
+
+    Args:
+        volume: an admitted ultrasound volume or frame.
+        fan: (k, j, i) bool, from the gate.
+        transform: (4, 4) RAS mm to canonical mm, kept exactly; its scale should bring the head to 88 mm.
+
+    Raises:
+        Refused: nothing in the image has a possible size for a head, or the transform is not invertible.
+    """
+    if transform is not None:
+        transform = np.array(transform, dtype=np.float64)
+        if transform.shape != (4, 4) or not np.isfinite(transform).all() or np.linalg.det(transform) == 0:
+            raise Refused("transform", "The transform given is not an invertible 4x4 matrix.",
+                          "Give the matrix from RAS millimetres to canonical space.")
+    grid_to_ras, cell_mm, image, inside = _working_grid(volume, fan, transform)
+    n = image.ndim
+    start = None if transform is None else _expected(transform @ grid_to_ras, n)
+    skull = fit_skull(image, inside, cell_mm, start=start)
+    if skull is None:
+        raise Refused("head", "Nothing in the image has a possible size for a fetal head.",
+                      "Check the voxel size, or give the transform to canonical space.")
+    half, step = _HALF_EVIDENCE[n]
+    score = float(1 / (1 + np.exp(-(skull.evidence - half) / step)))
+    if transform is None:
+        matrix = _similarity(skull, grid_to_ras)
+        method = "ellipse" if n == 2 else "ellipsoid"
+    else:
+        matrix, method = transform, "given"
+        if start is not None and score < LOW_SCORE:
+            skull = start  # no skull is seen there: a head of the usual proportions stands for it
+    centre, semi_axes, rotation = _in_canonical(skull, matrix @ grid_to_ras)
+    return Alignment(matrix, centre, semi_axes, rotation, score, method)
+
+
+def _working_grid(volume: Volume, fan: np.ndarray,
+                  transform: np.ndarray | None) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+    """The fan's surroundings on an isotropic grid along the head's axes as assumed or given; for a frame, along
+    its own rows and columns. It depends on what lies where, not on the grid the image was saved on.
+
+    Returns:
+        grid_to_ras (4, 4) from cells x, y, z; a cell's size in mm; image and fan, (j, i) or (k, j, i).
+    """
+    seen = np.argwhere(fan)[:, ::-1]
+    low, high = seen.min(axis=0) - 0.5, seen.max(axis=0) + 0.5
+    to_ras = volume.ijk_to_ras
+    if volume.is_frame:
+        n = 2
+        low[2] = high[2] = 0.0
+        rows = to_ras[:3, 0] / np.linalg.norm(to_ras[:3, 0])
+        normal = np.cross(rows, to_ras[:3, 1])
+        normal /= np.linalg.norm(normal)
+        basis = np.column_stack([rows, np.cross(normal, rows), normal])
+    else:
+        n = 3
+        basis = np.eye(3) if transform is None else _nearest_rotation(transform[:3, :3]).T
+    corners = np.array(np.meshgrid(*np.column_stack([low, high]))).reshape(3, -1)
+    along = basis.T @ (to_ras[:3, :3] @ corners + to_ras[:3, 3:])
+    extent = np.ptp(along, axis=1)
+    cell = float(extent.max()) / _CELLS[n]
+    first = along.min(axis=1)
+    first[:n] += cell / 2
+    grid_to_ras = np.eye(4)
+    grid_to_ras[:3, :3] = basis * cell
+    grid_to_ras[:3, 3] = basis @ first
+    shape = tuple(max(8, int(np.ceil(e / cell - 1e-6))) for e in extent[:n][::-1])
+    to_input = np.linalg.inv(to_ras) @ grid_to_ras
+    array, mask = volume.array, fan
+    if n == 2:
+        array, mask, to_input = array[0], mask[0], to_input[np.ix_([0, 1, 3], [0, 1, 3])]
+    image = resample(array.astype(np.float32) - np.float32(array.min()), to_input, shape, 1, 0.0)
+    inside = resample(mask, to_input, shape, 1, 0.0) > 0.5
+    return grid_to_ras, cell, ndimage.gaussian_filter(image, 0.4), inside
+
+
+def _nearest_rotation(matrix: np.ndarray) -> np.ndarray:
+    """The orthogonal factor (3, 3) of a 3x3 matrix."""
+    u, _, v = np.linalg.svd(matrix)
+    return u @ v
+
+
+def _expected(cells_to_canonical: np.ndarray, n: int) -> Skull:
+    """The skull of usual proportions that a given transform implies, in cells."""
+    if n == 2:
+        linear, offset = cells_to_canonical[:2, :2], cells_to_canonical[:2, 3]
+    else:
+        linear, offset = cells_to_canonical[:3, :3], cells_to_canonical[:3, 3] - (0, 0, HC_PLANE_Z_MM)
+    back = np.linalg.inv(linear)
+    scale = abs(np.linalg.det(back)) ** (1 / n)
+    u, _, v = np.linalg.svd(back)
+    return Skull(-back @ offset, HEAD_LENGTH_MM / 2 * scale * np.insert(RATIOS[:n - 1], 1, 1.0), u @ v, 0.0)
+
+
+def _similarity(skull: Skull, grid_to_ras: np.ndarray) -> np.ndarray:
+    """RAS mm to canonical mm: the skull's centre to the origin, its axes to R, A, S, its length to 88 mm."""
+    n = len(skull.centre)
+    cell = np.linalg.norm(grid_to_ras[:3, 0])
+    basis = grid_to_ras[:3, :3] / cell
+    if n == 2:
+        anterior = basis[:, :2] @ skull.rotation[:, 1]
+        superior = basis[:, 2]
+        anterior = -anterior if _points_backwards(anterior, 1) else anterior
+        superior = -superior if _points_backwards(superior, 2) else superior
+        axes = np.stack([np.cross(anterior, superior), anterior, superior])
+    else:
+        axes = (basis @ skull.rotation).T
+    centre = grid_to_ras[:3, :n] @ skull.centre + grid_to_ras[:3, 3]
+    matrix = np.eye(4)
+    matrix[:3, :3] = HEAD_LENGTH_MM / (2 * skull.semi_axes[1] * cell) * axes
+    matrix[:3, 3] = (0, 0, HC_PLANE_Z_MM if n == 2 else 0) - matrix[:3, :3] @ centre
+    return matrix
+
+
+def _points_backwards(direction: np.ndarray, axis: int) -> bool:
+    """Whether a direction is more than 90 degrees off a RAS axis; exactly across, its first component decides."""
+    along = direction[axis] if abs(direction[axis]) > 1e-6 else direction[np.argmax(np.abs(direction) > 1e-6)]
+    return bool(along < 0)
+
+
+def _in_canonical(skull: Skull, cells_to_canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre (3,), semi-axes (3,) and rotation (3, 3) of the skull in canonical mm."""
+    n = len(skull.centre)
+    centre = cells_to_canonical[:3, :n] @ skull.centre + cells_to_canonical[:3, 3]
+    # A transform that was given may shear; the image of an ellipsoid is one all the same.
+    u, semi, _ = np.linalg.svd(cells_to_canonical[:n, :n] @ skull.rotation * skull.semi_axes)
+    order = _order_along(u)
+    semi_axes, rotation = np.zeros(3), np.eye(3)
+    semi_axes[:n], rotation[:n, :n] = semi[order], u[:, order]
+    return centre, semi_axes, rotation
+
+
+def _order_along(directions: np.ndarray) -> list[int]:
+    """Which column lies nearest to x, y(, z), each used once."""
+    orders = list(permutations(range(len(directions))))
+    return list(max(orders, key=lambda order: float(np.abs(np.diag(directions[:, list(order)])).sum())))
