@@ -67,9 +67,11 @@ class qSlicerApplication(bare_class("qSlicerApplication")):  # type: ignore[misc
             Path(folder).mkdir()
         self._settings = QtCore.QSettings(str(Path(self._folder.name) / "Slicer.ini"), QtCore.QSettings.IniFormat)
         self._scene, self._application_logic, self._logics = create_scene()
-        self._layout_manager: Any = None
         self._no_main_window = False
         self._modules = _ModuleManager()
+        from host_slicer.layout_manager import qSlicerLayoutManager
+
+        self._layout_manager = qSlicerLayoutManager(self._scene)
 
     def mrmlScene(self) -> Any:
         return self._scene
@@ -90,13 +92,7 @@ class qSlicerApplication(bare_class("qSlicerApplication")):  # type: ignore[misc
         return self._settings
 
     def layoutManager(self) -> Any:
-        if self._no_main_window:
-            return None
-        if self._layout_manager is None:
-            from host_slicer.layout_manager import qSlicerLayoutManager
-
-            self._layout_manager = qSlicerLayoutManager(self._scene)
-        return self._layout_manager
+        return None if self._no_main_window else self._layout_manager
 
     def commandOptions(self) -> Any:
         return types.SimpleNamespace(noMainWindow=self._no_main_window, testingEnabled=True)

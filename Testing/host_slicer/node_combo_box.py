@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import shiboken6
 import slicer
 import vtk
 from PySide6 import QtWidgets
@@ -19,6 +20,7 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
         self._scene: Any = None
         self._tags: list[int] = []
         self._nodes: list[Any] = []
+        self._observed: set[Any] = set()
         self._current: Any = None
         self._value_noneEnabled = False
         self._value_addEnabled = self._value_removeEnabled = self._value_showChildNodeTypes = True
@@ -96,7 +98,10 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
         return node.GetClassName() in types
 
     def _on_scene_changed(self, scene: Any, event: str) -> None:
-        if not scene.IsBatchProcessing():
+        if not shiboken6.isValid(self):
+            for tag in self._tags:
+                scene.RemoveObserver(tag)
+        elif not scene.IsBatchProcessing():
             self._refresh()
 
     def _refresh(self) -> None:
@@ -104,17 +109,17 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
         scene = self._scene
         every = [] if scene is None else [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())]
         self._nodes = [node for node in every if self._listed(node)]
-        for node in self._nodes:
-            if not node.HasObserver(vtk.vtkCommand.ModifiedEvent) or node not in self._observed():
-                node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._fill())
-                self._observed().append(node)
+        for node in set(self._nodes) - self._observed:
+            node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_node_modified)
+        self._observed = set(self._nodes)
         current = before if before in self._nodes else None
         if current is None and not self._value_noneEnabled and self._nodes:
             current = self._nodes[0]
         self._select(current)
 
-    def _observed(self) -> list[Any]:
-        return self.__dict__.setdefault("_observed_nodes", [])
+    def _on_node_modified(self, node: Any, event: str) -> None:
+        if shiboken6.isValid(self) and node in self._nodes:
+            self._fill()   # it may have a new name
 
     def _fill(self) -> None:
         names = [node.GetName() for node in self._nodes]

@@ -6,6 +6,7 @@ raises AttributeError, except on classes that Python code derives itself, where 
 """
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ class PythonQtObject:
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, QtCore.QObject) and QtCore.QObject.objectName(value) == name:
             return   # Qt for Python's .ui loader hangs the children on the top widget; PythonQt's does not
-        known = name.startswith("_") or isinstance(getattr(type(self), name, None),
+        known = name.startswith("_") or isinstance(inspect.getattr_static(type(self), name, None),
                                                    (property, QtCore.Property))
         if not known and "_pythonqt_generated" in vars(type(self)):
             raise AttributeError(f"{type(self).__name__} has no property {name!r}")
@@ -73,7 +74,16 @@ def _argument_types(text: str) -> Any:
     return types[0] if len(types) == 1 else types
 
 
-def _property(name: str, writable: bool) -> property:
+class _QtProperty(property):
+    """On an instance the property; on the class what Qt has there, such as the function QTimer.singleShot."""
+
+    on_class: Any = None
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self.on_class if instance is None else super().__get__(instance, owner)
+
+
+def _property(name: str, writable: bool, on_class: Any) -> property:
     def read(self: Any) -> Any:
         return QtCore.QObject.property(self, name)
 
@@ -81,7 +91,9 @@ def _property(name: str, writable: bool) -> property:
         if not QtCore.QObject.setProperty(self, name, value):
             raise TypeError(f"{type(self).__name__}.{name} cannot be {value!r}")
 
-    return property(read, write if writable else None)
+    made = _QtProperty(read, write if writable else None)
+    made.on_class = on_class
+    return made
 
 
 def properties_of(base: type) -> dict[str, property]:
@@ -91,7 +103,7 @@ def properties_of(base: type) -> dict[str, property]:
     for index in range(meta.propertyCount()):
         one = meta.property(index)
         if one.name() not in _VIRTUAL:
-            found[one.name()] = _property(one.name(), one.isWritable())
+            found[one.name()] = _property(one.name(), one.isWritable(), getattr(base, one.name(), None))
     found["name"] = found["objectName"]
     return found
 

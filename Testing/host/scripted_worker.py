@@ -1,0 +1,59 @@
+"""A worker without networks, for tests that need to say exactly what happens when.
+
+Speaks the contract of USMRISynthesisLib.worker; the "model" of a request is the part that it plays:
+    copy       progress, then the input as the result
+    slow       progress for a minute
+    chatter    prints garbage on standard output between events, then copies
+    refuse     refuses the input
+    exit N     leaves with that exit code in the middle
+    family     starts a child of its own, then is slow
+    foreign    wants to be trusted first, then copies
+    doubt      warns that the skull fits poorly, then copies
+    nothing    says it is done and leaves no file
+"""
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+
+def say(request: dict, event: str, **content: object) -> None:
+    print(json.dumps({"id": request["id"], "event": event, **content}), flush=True)
+
+
+def serve(request: dict) -> None:
+    part, *arguments = request["model"].split()
+    say(request, "progress", value=0.1, stage="Reading")
+    if part == "refuse":
+        say(request, "error", category="refused", kind="extent", message="The image is 5 mm wide.",
+            remedy="Correct the spacing.")
+        return
+    if part == "foreign" and not request["trust_model"]:
+        say(request, "error", category="refused", kind="consent", model=part, sha256="0" * 64,
+            message="The model 'foreign' has not been trusted yet.", remedy="Trust it only if you know it.")
+        return
+    if part == "doubt":
+        say(request, "log", level="warning", text="The skull fits poorly.")
+    if part == "exit":
+        print("something broke", file=sys.stderr, flush=True)
+        sys.exit(int(arguments[0]))
+    if part == "family":
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    if part == "chatter":
+        print("Hello from a library\n{not json\n[1, 2]", flush=True)
+    for step in range(600 if part in ("slow", "family") else 3):
+        say(request, "progress", value=0.2 + 0.001 * step, stage="Synthesising")
+        time.sleep(0.1 if part in ("slow", "family") else 0.01)
+    if part != "nothing":
+        shutil.copy(request["input"], request["output"])
+    say(request, "done", result={
+        "output": request["output"], "trusted": True, "score": 0.9, "method": "ellipsoid",
+        "ras_to_canonical": request["transform"] or [1.1, 0, 0, 5, 0, 1.1, 0, 6, 0, 0, 1.1, 7, 0, 0, 0, 1],
+        "provenance": {"model": {"name": part}, "input": {"sha256": "0"}}})
+
+
+for line in sys.stdin:
+    serve(json.loads(line))
