@@ -46,6 +46,7 @@ class SynthesisPanel(VTKObservationMixin):
         self._parameters: Any = None
         self._gui_tag: int | None = None
         self._last_output_id = ""
+        self._warnings: list[str] = []
         names = [folder.name for folder in weights.installed_models()]
         ui.modelComboBox.addItems(names or ["default"])
         ui.runButton.connect("clicked(bool)", self.on_run_button)
@@ -108,6 +109,7 @@ class SynthesisPanel(VTKObservationMixin):
         if parameters is None:
             return
         self.ui.logTextBox.clear()
+        self._warnings = []
         try:
             self._prepare()
         except USMRIError as error:
@@ -130,8 +132,8 @@ class SynthesisPanel(VTKObservationMixin):
 
     def close(self) -> None:
         """The panel goes away: nothing may go on in the background."""
-        self.removeObservers()
         self._set_parameters(None)
+        self.removeObservers()
         self._synthesizer.close()
 
     def _comparable(self) -> Any:
@@ -152,12 +154,15 @@ class SynthesisPanel(VTKObservationMixin):
 
     def _on_message(self, level: str, text: str) -> None:
         log.log(_PYTHON_LEVELS.get(level, logging.INFO), text)
+        if level == "warning":
+            self._warnings.append(text)
         self.ui.logTextBox.appendPlainText(text if level == "info" else f"{level}: {text}")
 
     def _on_finished(self, node: Any, error: USMRIError | None) -> None:
         if error is None:
             self._last_output_id = node.GetID()
-            self._show_idle(_("Done: {name}").format(name=node.GetName()))
+            done = _("Done: {name}").format(name=node.GetName())
+            self._show_idle("\n".join([done, *self._warnings]))   # a doubtful result must not look like a good one
             if self._parameters is not None and self._parameters.showComparison:
                 self.on_compare_button()
             return

@@ -150,7 +150,7 @@ class WorkerProcess:
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip()
             if text:
-                self._emit({"event": "log", "level": "warning", "text": text})
+                self._emit({"event": "log", "level": "info", "text": text})
 
     def _error_occurred(self, error: Any) -> None:
         if error == qt.QProcess.FailedToStart:
