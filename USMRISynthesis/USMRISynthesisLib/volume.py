@@ -18,12 +18,12 @@ NIfTI .nii .nii.gz      any affine, single precision        ``Comment`` only (``
 
 from __future__ import annotations
 
-import gzip
 import logging
 import os
 import shutil
 import struct
 import tempfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from USMRISynthesisLib import nifti
 from USMRISynthesisLib.errors import Failed, Refused
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,8 @@ class Volume:
         metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()
                     if not key.startswith(("NRRD_", "ITK_"))}
         if suffix in (".nii", ".nii.gz"):
-            metadata, sform = _nifti_header(path)
+            comment, sform = nifti.header(path)
+            metadata = {COMMENT: comment} if comment else {}
             matrix = matrix if sform is None else sform
         elif suffix in (".mha", ".mhd"):
             metadata.update(_metaimage_comment(path))
@@ -168,7 +170,7 @@ class Volume:
             folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
             staged = folder / path.name
             if suffix in (".nii", ".nii.gz"):
-                _write_nifti(image, staged, self.ijk_to_ras, texts.get(COMMENT, ""))
+                nifti.write(image, staged, self.ijk_to_ras, texts.get(COMMENT, ""))
             else:
                 sitk.WriteImage(image, str(staged), useCompression=compress)
             for part in sorted(folder.iterdir(), key=lambda part: part == staged):  # the header last
@@ -225,10 +227,12 @@ def _read_image(path: Path) -> sitk.Image:
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK would print to the user's terminal
     try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
         if _suffix(path) in (".nii", ".nii.gz"):
-            image = _read_sheared_nifti(path)
+            nifti.check_complete(path)
+        return sitk.ReadImage(str(path))
+    except (RuntimeError, OSError, EOFError, zlib.error, struct.error) as error:
+        if _suffix(path) in (".nii", ".nii.gz"):
+            image = nifti.read_sheared(path)
             if image is not None:
                 return image
         log.debug("reading failed", exc_info=True)
@@ -282,56 +286,3 @@ def _metaimage_comment(path: Path) -> dict[str, str]:
             if key.strip() == b"ElementDataFile":
                 break
     return {}
-
-
-def _nifti_bytes(path: Path, count: int = -1) -> bytes:
-    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb") as file:
-        return file.read(count)
-
-
-def _nifti_header(path: Path) -> tuple[dict[str, str], np.ndarray | None]:
-    """Description, and the sform where the file has no qform: ITK would force it to be orthogonal."""
-    header = _nifti_bytes(path, 348)
-    order = "<" if struct.unpack("<i", header[:4])[0] == 348 else ">"
-    if header[344:347] not in (b"n+1", b"ni1"):
-        return {}, None
-    text = header[148:228].split(b"\0")[0].decode("utf-8", "replace").strip()
-    qform, sform = struct.unpack(order + "2h", header[252:256])
-    matrix = None
-    if qform == 0 and sform > 0:
-        matrix = np.vstack([np.reshape(struct.unpack(order + "12f", header[280:328]), (3, 4)), [0, 0, 0, 1]])
-    return ({COMMENT: text} if text else {}), matrix
-
-
-def _read_sheared_nifti(path: Path) -> sitk.Image | None:
-    """ITK refuses a sheared sform: read the voxels without it. ``_nifti_header`` supplies the matrix."""
-    try:
-        data = bytearray(_nifti_bytes(path))
-        if _nifti_header(path)[1] is None:
-            return None
-        data[252:256] = bytes(4)
-        with tempfile.TemporaryDirectory() as folder:
-            plain = Path(folder) / "voxels.nii"
-            plain.write_bytes(data)
-            return sitk.ReadImage(str(plain))
-    except (OSError, EOFError, struct.error, RuntimeError):
-        return None
-
-
-def _write_nifti(image: sitk.Image, path: Path, ijk_to_ras: np.ndarray, comment: str) -> None:
-    """SimpleITK writes neither ``descrip`` nor a sheared matrix: set both in the header afterwards."""
-    plain = path.with_name("voxels.nii")
-    direction = np.reshape(image.GetDirection(), (3, 3))
-    sheared = not np.allclose(direction.T @ direction, np.eye(3), atol=1e-6)
-    if sheared:
-        image = sitk.Image(image)
-        image.SetDirection(np.eye(3).ravel().tolist())
-    sitk.WriteImage(image, str(plain))
-    data = bytearray(plain.read_bytes())
-    plain.unlink()
-    data[148:228] = comment.encode("utf-8")[:79].ljust(80, b"\0")
-    if sheared:
-        data[252:256] = struct.pack("<2h", 0, 1)
-        data[280:328] = struct.pack("<12f", *ijk_to_ras[:3].ravel())
-    zipped = path.name.lower().endswith(".gz")
-    path.write_bytes(gzip.compress(bytes(data), compresslevel=6, mtime=0) if zipped else data)
