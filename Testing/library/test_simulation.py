@@ -1,0 +1,185 @@
+"""The simulator on a made-up brain: reproducible, in place, and honest about what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM, canonical_axis_mm, canonical_ijk_to_ras
+from USMRISynthesisLib.simulation import acquisition, anatomy, atlas
+from USMRISynthesisLib.simulation.dataset import DatasetConfig, simulate
+from USMRISynthesisLib.simulation.warp import canonical_points, sample, smooth_displacement, spline_field
+from USMRISynthesisLib.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two 'weeks' of an ellipsoidal brain with two ventricles, 1.2 mm, in the atlas's file layout."""
+    root = tmp_path_factory.mktemp("data")
+    shape, spacing = (72, 92, 76), 1.2
+    ijk_to_ras = np.diag([spacing, spacing, spacing, 1.0])
+    ijk_to_ras[:3, 3] = -spacing * (np.array(shape[::-1]) - 1) / 2
+    k, j, i = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
+    x, y, z = ((n - (size - 1) / 2) * spacing for n, size in zip((i, j, k), shape[::-1], strict=True))
+    for name, length in (("GA24-made", 36.0), ("GA29-made", 42.0)):
+        labels = np.zeros(shape, np.uint8)
+        brain = (x / (0.78 * length)) ** 2 + (y / length) ** 2 + (z / (0.75 * length)) ** 2
+        labels[brain < 1] = atlas.CORTEX
+        labels[brain < 0.8] = atlas.WHITE_MATTER
+        labels[(np.abs(x) < 10) & (np.abs(y) < 12) & (np.abs(z) < 9)] = atlas.DEEP_GREY
+        for side in (-1, 1):
+            ventricle = ((x - side * 11) / 6) ** 2 + ((y + 6) / 19) ** 2 + ((z - 5) / 9) ** 2
+            labels[ventricle < 1] = atlas.VENTRICLES
+        labels[(np.abs(x) < 5) & (np.abs(y) < 14) & (np.abs(z - 14) < 2)] = atlas.CORPUS_CALLOSUM
+        labels[(np.abs(x) < 6) & (np.abs(y + 10) < 6) & (z < -8) & (brain < 1)] = atlas.BRAINSTEM
+        t2 = np.select([labels == atlas.VENTRICLES, labels == atlas.CORTEX, labels > 0], [2700.0, 1500.0, 1900.0])
+        folder = root / "fetal-mr-atlas" / name
+        folder.mkdir(parents=True)
+        Volume(t2.astype(np.float32), ijk_to_ras).write(folder / "t2.nii.gz")
+        Volume(labels, ijk_to_ras).write(folder / "labels.nii.gz")
+    return root
+
+
+@pytest.fixture(scope="module")
+def head(data: Path) -> anatomy.Anatomy:
+    return anatomy.build(atlas.load(data, "GA29-made"), seed=3)
+
+
+@pytest.fixture(scope="module")
+def sweep(head: anatomy.Anatomy) -> acquisition.Acquisition:
+    return acquisition.acquire(head, seed=3, view="left")
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
+    data: Path, head: anatomy.Anatomy, sweep: acquisition.Acquisition
+) -> None:
+    again = anatomy.build(atlas.load(data, "GA29-made"), seed=3)
+    assert np.array_equal(again.t2, head.t2) and np.array_equal(again.labels, head.labels)
+    assert torch.equal(acquisition.acquire(again, seed=3, view="left").image, sweep.image)
+    assert not np.array_equal(anatomy.build(atlas.load(data, "GA29-made"), seed=4).labels, head.labels)
+
+
+def test_the_outer_skull_has_the_canonical_length_at_the_recorded_centre(head: anatomy.Anatomy) -> None:
+    assert head.length_mm == pytest.approx(HEAD_LENGTH_MM, abs=7)
+    assert np.abs(head.centre).max() < 8
+    inside = head.skull_distance < 0
+    rows = np.flatnonzero(inside.any(axis=(0, 2)))
+    extent = canonical_axis_mm()[rows[-1]] - canonical_axis_mm()[rows[0]]
+    assert extent == pytest.approx(head.length_mm, abs=1.3)
+
+
+def test_t2_and_labels_move_together(head: anatomy.Anatomy) -> None:
+    ventricles = head.labels == atlas.VENTRICLES
+    tissue = head.labels == atlas.WHITE_MATTER
+    assert head.t2[ventricles].mean() > head.t2[tissue].mean() + 0.1
+    assert head.t2[head.skull_distance > 1].max() == 0
+
+
+def test_shrinking_the_ventricles_shrinks_them_and_leaves_the_head(data: Path) -> None:
+    volumes = {}
+    for name, shift in (("shrunk", 3.0), ("kept", 0.0)):
+        ranges = anatomy.AnatomyRanges(ventricle_shift_mm=(shift, shift))
+        made = anatomy.build(atlas.load(data, "GA29-made"), 5, ranges)
+        fluid = np.isin(made.labels, (atlas.VENTRICLES, anatomy.CHOROID))
+        volumes[name] = (int(fluid.sum()), int((made.skull_distance < 0).sum()))
+    assert volumes["shrunk"][0] < 0.75 * volumes["kept"][0]
+    assert volumes["shrunk"][1] == pytest.approx(volumes["kept"][1], rel=0.01)
+
+
+def test_the_displacement_never_folds() -> None:
+    field = smooth_displacement(np.random.default_rng(1), 48, 24.0, 50.0).numpy()
+    points = canonical_points(48).numpy() + field
+    step = canonical_points(48)[0, 0, 1, 0] - canonical_points(48)[0, 0, 0, 0]
+    rows = [np.gradient(points[..., axis], float(step)) for axis in range(3)]
+    jacobian = np.linalg.det(np.stack([np.stack(row[::-1], -1) for row in rows], -2))
+    assert jacobian.min() > 0
+
+
+def test_a_constant_control_grid_gives_a_constant_field() -> None:
+    assert np.allclose(spline_field(np.full((5, 5, 5), 2.5), 20), 2.5)
+
+
+def test_sampling_reads_world_positions_and_the_value_beyond() -> None:
+    array = np.random.default_rng(0).random((4, 5, 6)).astype(np.float32)
+    ijk_to_ras = np.array([[0, -2.0, 0, 1], [1.5, 0, 0, -3], [0, 0, 3.0, 2], [0, 0, 0, 1]])
+    ras = ijk_to_ras @ np.array([2, 3, 1, 1.0])
+    points = torch.tensor(np.stack([ras[:3], [900, 0, 0]]), dtype=torch.float32)
+    values = sample(array, ijk_to_ras, points, outside=7.0)
+    assert values[0] == pytest.approx(float(array[1, 3, 2]), abs=1e-5) and values[1] == 7
+
+
+def test_the_skull_is_where_the_image_is_brightest_and_outside_the_pyramid_is_black(
+    head: anatomy.Anatomy, sweep: acquisition.Acquisition
+) -> None:
+    us, fan = sweep.scan_convert(canonical_points())
+    assert us.dtype == np.uint8 and (us[~fan] == 0).all()
+    near_beam = fan & (head.labels == anatomy.SKULL) & (np.abs(canonical_points()[..., 0].numpy()) > 25)
+    brain = fan & (head.labels == atlas.WHITE_MATTER)
+    assert us[near_beam].mean() > 1.5 * us[brain].mean()
+    ventricles = fan & (head.labels == atlas.VENTRICLES)
+    core = ndimage.binary_erosion(ventricles, iterations=4)  # away from the bright walls
+    ring = ndimage.binary_dilation(ventricles, iterations=12) & (head.labels == atlas.WHITE_MATTER) & fan
+    assert us[core].mean() < us[ring].mean()
+
+
+def test_a_scan_on_another_grid_shows_the_same_place(sweep: acquisition.Acquisition) -> None:
+    points = canonical_points()
+    whole, _ = sweep.scan_convert(points)
+    some, _ = sweep.scan_convert(points[40:60, 70:90, 60:80])
+    assert np.array_equal(whole[40:60, 70:90, 60:80], some)
+
+
+def test_fully_developed_speckle_has_the_rayleigh_signal_to_noise_ratio() -> None:
+    draw = {"axial_mm": 0.5, "lateral_beam": 0.9}
+    noise = torch.randn((2, 90, 60, 60), generator=torch.Generator().manual_seed(0))
+    envelope = (acquisition._point_spread(noise / 2**0.5, 0.36, draw) ** 2).sum(0).sqrt()[10:-10, 10:-10, 10:-10]
+    assert float(envelope.mean() / envelope.std()) == pytest.approx(1.91, abs=0.06)
+    assert float((envelope**2).mean()) == pytest.approx(1.0, abs=0.1)
+
+
+def _configuration(tmp_path: Path, **changes: object) -> Path:
+    splits = {"train": {"cases": 1, "atlases": ["GA24-made"]}, "val": {"cases": 1, "atlases": ["GA29-made"]}}
+    path = tmp_path / "simulation.json"
+    path.write_text(json.dumps({"seed": 1, "frames": False, "splits": splits} | changes))
+    return path
+
+
+def test_a_data_set_is_written_with_its_hashes_and_the_fields_that_training_reads(data: Path, tmp_path: Path) -> None:
+    manifest = simulate(_configuration(tmp_path), tmp_path / "out", data=data, workers=1)
+    record = json.loads(manifest.read_text())
+    assert record["simulated"] is True
+    assert sorted(record["sha256"]) == ["train/GA24-made-0000.npz", "val/GA29-made-0000.npz"]
+    with np.load(tmp_path / "out" / "val" / "GA29-made-0000.npz") as case:
+        assert case["us"].shape == case["t2"].shape == case["labels"].shape == (160, 160, 160)
+        assert int(case["week"]) == 29 and case["fan"].dtype == bool
+        assert json.loads(str(case["parameters"]))["atlas"] == "GA29-made"
+    assert canonical_ijk_to_ras().shape == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"colour": 1}, "colour"),
+        ({"splits": {}}, "splits"),
+        ({"splits": {"train": {"cases": 0, "atlases": ["GA24-made"]}}}, "splits.train.cases"),
+        ({"splits": {"train": {"cases": 1, "atlases": ["GA99"]}}}, "splits.train.atlases"),
+        (
+            {"splits": {"a": {"cases": 1, "atlases": ["GA24-made"]}, "b": {"cases": 1, "atlases": ["GA24-made"]}}},
+            "week 24",
+        ),
+    ],
+)
+def test_a_bad_configuration_is_refused_by_name(tmp_path: Path, changes: dict[str, object], named: str) -> None:
+    with pytest.raises(Refused, match=named):
+        DatasetConfig.read(_configuration(tmp_path, **changes), ["GA24-made", "GA29-made"])
+
+
+def test_a_folder_without_an_atlas_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="No fetal MR atlas"):
+        atlas.available(tmp_path)
