@@ -85,7 +85,7 @@ def data(tmp_path_factory) -> Path:
     us = rng.integers(0, 200, (12, SIZE, SIZE)).astype(np.uint8)
     fan = np.ones(us.shape, bool)
     fan[:, :, :3] = False
-    np.savez(folder / "hc18.npz", us=us, fan=fan, fetus=np.arange(12))
+    np.savez(folder / "hc18.npz", us=us, fan=fan, split=np.array(["train"] * 8 + ["val"] * 4))
     return folder
 
 
@@ -156,7 +156,7 @@ def test_a_file_that_is_missing_or_no_toml_is_refused(tmp_path, content):
 
 def slices_of(data, config, *, changes=STILL, batch=None, seed=0) -> Slices:
     return Slices(
-        load_cases(data / "train"), load_frames(data / "hc18.npz"), np.random.default_rng(seed),
+        load_cases(data / "train"), load_frames(data / "hc18.npz", "train"), np.random.default_rng(seed),
         batch=batch or BatchConfig(6, 2), changes=changes, generator=config.generator,
     )  # fmt: skip
 
@@ -188,7 +188,7 @@ def test_ultrasound_and_truth_are_moved_together(tmp_path, data):
     config = read_configuration(configure(tmp_path, data))
     moving = InputConfig(**{**vars(STILL), "rotation_deg": 20.0, "translation_mm": 2.0, "turn": 0.5, "flip": 0.5})
     slices = slices_of(data, config, changes=moving, batch=BatchConfig(12, 0))
-    for n, case in enumerate(slices.cases):  # ultrasound that is the truth
+    for n, case in enumerate(slices.cases):  # ultrasound that is the truth itself
         slices.cases[n] = type(case)(case.name, case.week, case.t2, case.t2, 0.0, 255.0, case.head)
     batch = slices.draw()
     torch.testing.assert_close(batch.us, batch.truth, rtol=0, atol=1e-4)
@@ -215,11 +215,23 @@ def test_unpaired_mr_comes_from_another_case_at_the_same_position(tmp_path, data
     assert found > 3
 
 
+def test_unpaired_mr_of_its_own_cases_is_preferred(tmp_path, data):
+    config = read_configuration(configure(tmp_path, data))
+    apart = load_cases(data / "val")
+    slices = Slices(
+        load_cases(data / "train"), None, np.random.default_rng(0), mr=apart,
+        batch=BatchConfig(4, 0), changes=STILL, generator=config.generator,
+    )  # fmt: skip
+    known = torch.from_numpy(apart[0].t2.astype(np.float32)) / 127.5 - 1
+    for image in slices.draw().mr[:, 0]:
+        assert (known - image).abs().amax(dim=(1, 2)).min() < 1e-4
+
+
 def test_mr_weeks_limit_what_the_discriminators_see(tmp_path, data):
     config = read_configuration(configure(tmp_path, data))
     arguments = {"batch": BatchConfig(1, 0), "changes": STILL, "generator": config.generator}
     slices = Slices(load_cases(data / "train"), None, np.random.default_rng(0), mr_weeks=(22,), **arguments)
-    assert [slices.cases[n].week for n in slices.mr_cases] == [22]
+    assert [case.week for case in slices.mr] == [22]
     with pytest.raises(Refused, match="weeks"):
         Slices(load_cases(data / "train"), None, np.random.default_rng(0), mr_weeks=(40,), **arguments)
 
@@ -243,6 +255,12 @@ def test_missing_and_broken_cases_are_refused(tmp_path):
     (tmp_path / "case.npz").write_bytes(b"PK nothing")
     with pytest.raises(Refused, match=r"case\.npz"):
         load_cases(tmp_path)
+
+
+def test_real_frames_come_from_the_split_asked_for(data):
+    assert len(load_frames(data / "hc18.npz", "train")) == 8 and len(load_frames(data / "hc18.npz", "val")) == 4
+    with pytest.raises(Refused, match=r"none\.npz"):
+        load_frames(data / "none.npz", "train")
 
 
 def test_a_case_made_again_is_unpacked_again(tmp_path):

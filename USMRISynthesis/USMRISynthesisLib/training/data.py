@@ -24,7 +24,6 @@ from .configuration import BatchConfig, InputConfig
 
 UNPACKED = "unpacked"  # beside the .npz files: the volumes as .npy, which can be memory-mapped
 HEADLESS_WEIGHT = 0.1  # a slice without head is drawn this often for one with: it must come out black
-HELD_OUT_FETUS = 10  # real frames of every tenth fetus are for pictures only
 _UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 _REMEDY = "Make the data set again with `usmri simulate`."
 
@@ -48,17 +47,13 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Real 2D frames, (n, H, W) uint8, the fan coded as in `Case`; ranges (n, 2); fetus (n,)."""
+    """Real 2D frames, (n, H, W) uint8, the fan coded as in `Case`; ranges (n, 2)."""
 
     us: np.ndarray
     ranges: np.ndarray
-    fetus: np.ndarray
 
     def __len__(self) -> int:
         return len(self.us)
-
-    def of(self, chosen: np.ndarray) -> Frames:
-        return Frames(self.us[chosen], self.ranges[chosen], self.fetus[chosen])
 
 
 class Batch(NamedTuple):
@@ -84,24 +79,24 @@ def load_cases(folder: str | Path) -> list[Case]:
     return [_load_case(path) for path in paths]
 
 
-def load_frames(path: str | Path) -> Frames:
-    """The real frames of an .npz with us, fan and fetus. Raises Refused."""
+def load_frames(path: str | Path, split: str) -> Frames:
+    """The real frames of one split ("train", "val"; by fetus) of an .npz with us, fan, split. Raises Refused."""
     try:
         with np.load(path) as content:
-            us = _mark_fan(content["us"], content["fan"])
-            fetus = np.asarray(content["fetus"])
+            chosen = content["split"] == split
+            us = _mark_fan(content["us"][chosen], content["fan"][chosen])
     except _UNREADABLE as error:
         raise Refused("data", f"The real frames {path} cannot be read ({error}).", _REMEDY) from error
-    ranges = np.array([robust_range(frame, frame > 0) for frame in us], dtype=np.float32)
+    ranges = np.array([robust_range(frame, frame > 0) for frame in us], dtype=np.float32).reshape(-1, 2)
     usable = ranges[:, 1] > ranges[:, 0]
-    return Frames(us, ranges, fetus).of(usable)
+    return Frames(us[usable], ranges[usable])
 
 
 class Slices:
     """Draws training batches. Every random choice comes from `rng`, whose state a checkpoint keeps.
 
-    MR slices are drawn from another case than the ultrasound's, at the ultrasound's position: if the position
-    histograms differed, the discriminators would reward changed anatomy.
+    MR slices are drawn from `mr`, or where that is empty from another of the cases, at the ultrasound's
+    position: if the position histograms differed, the discriminators would reward changed anatomy.
     """
 
     def __init__(
@@ -113,6 +108,7 @@ class Slices:
         batch: BatchConfig,
         changes: InputConfig,
         generator: GeneratorConfig,
+        mr: Sequence[Case] = (),
         mr_weeks: Sequence[int] = (),
     ) -> None:
         self.cases = list(cases)
@@ -121,8 +117,8 @@ class Slices:
         self.batch = batch
         self.changes = changes
         self.generator = generator
-        self.mr_cases = [n for n, case in enumerate(cases) if not mr_weeks or case.week in mr_weeks]
-        if not self.mr_cases:
+        self.mr = [case for case in mr or cases if not mr_weeks or case.week in mr_weeks]
+        if not self.mr:
             raise Refused("data", f"No case is of the weeks {tuple(mr_weeks)}.", "Change data.mr_weeks.")
         if batch.real and not frames:
             raise Refused("data", "There are no real frames.", "Set batch.real to 0 or add frames.")
@@ -142,7 +138,7 @@ class Slices:
             truths.append(case.t2[k])
             places.append(location_mm(k, count) + self.rng.normal(0, self.changes.location_jitter_mm))
             has_truth.append(True)
-            mr.append(self.cases[self._other(chosen)].t2[k])
+            mr.append(self._other(case).t2[k])
         for _ in range(self.batch.real):
             assert self.frames is not None
             n = int(self.rng.integers(len(self.frames)))
@@ -153,7 +149,7 @@ class Slices:
             places.append(place)
             has_truth.append(False)
             k = round(place / SPACING_MM + (count - 1) / 2)
-            mr.append(self.cases[self._other(-1)].t2[min(max(k, 0), count - 1)])
+            mr.append(self._other(None).t2[min(max(k, 0), count - 1)])
         seen = np.stack([table[stack] for table, stack in zip(tables, stacks, strict=True)])
         truth = np.stack(truths).astype(np.float32)[:, None] / 255
         moved = self._move(torch.from_numpy(np.concatenate([seen, truth], axis=1)))
@@ -174,9 +170,9 @@ class Slices:
             reach = np.zeros_like(reach)
         return np.clip(k + reach, 0, count - 1)
 
-    def _other(self, chosen: int) -> int:
+    def _other(self, own: Case | None) -> Case:
         """A case to take MR from: not the ultrasound's own, unless there is no other."""
-        others = [n for n in self.mr_cases if n != chosen] or self.mr_cases
+        others = [case for case in self.mr if case is not own] or self.mr
         return others[int(self.rng.integers(len(others)))]
 
     def _table(self, low: float, high: float) -> np.ndarray:

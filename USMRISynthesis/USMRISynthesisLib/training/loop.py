@@ -31,7 +31,7 @@ from . import checkpoint as checkpoints
 from .augmentation import augment
 from .backward import BackwardPath
 from .configuration import read_configuration
-from .data import HELD_OUT_FETUS, Slices, load_cases, load_frames
+from .data import Slices, load_cases, load_frames
 from .discriminators import Discriminators
 from .edgenet import EdgeNet
 from .history import HistoryPool
@@ -85,16 +85,20 @@ def train(
     # --- data
     training = load_cases(Path(config.data.folder) / "train")
     validation = load_cases(Path(config.data.folder) / "val")
-    frames = load_frames(config.data.frames) if config.data.frames else None
-    shown = None if frames is None else frames.of(frames.fetus % HELD_OUT_FETUS == 0)
-    seen = None if frames is None else frames.of(frames.fetus % HELD_OUT_FETUS != 0)
+    mr_folder = Path(config.data.folder) / "mr"
+    unpaired = load_cases(mr_folder) if mr_folder.is_dir() else []
+    seen = load_frames(config.data.frames, "train") if config.data.frames else None
+    shown = load_frames(config.data.frames, "val") if config.data.frames else None
     slices = Slices(
         training, seen, rng, batch=config.batch, changes=config.input, generator=config.generator,
-        mr_weeks=config.data.mr_weeks,
+        mr=unpaired, mr_weeks=config.data.mr_weeks,
     )  # fmt: skip
     held = hold_out(validation, training, shown, config.evaluation_slices, config.generator)
-    names = [case.name for case in training]
-    report(f"{len(training)} training and {len(validation)} validation cases, {len(seen or ())} real frames")
+    names = [case.name for case in (*training, *unpaired)]
+    report(
+        f"{len(training)} training and {len(validation)} validation cases, {len(slices.mr)} for unpaired MR, "
+        f"{len(seen or ())} real frames"
+    )
 
     # --- networks
     channels = config.generator.channels
