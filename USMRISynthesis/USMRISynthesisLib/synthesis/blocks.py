@@ -114,7 +114,7 @@ class Decoder(nn.Module):
         ]
         self.deep_blocks = nn.ModuleList(blocks[: top - split_level])
         self.shallow_blocks = nn.ModuleList(blocks[top - split_level :])
-        self.image = nn.Conv2d(channels[0], 1, 3, padding=1)
+        self.image = nn.Conv2d(channels[0], 1, 1)  # 3x3 to a single channel costs as much as to 16
 
     @torch.jit.export
     def deep(self, features: list[Tensor]) -> Tensor:

@@ -23,8 +23,9 @@ MAY_CHANGE_ON_RESUME = ("steps", "minutes", "output")
 class DataConfig:
     """Where the data are. Paths are relative to the working directory.
 
-    folder: simulated cases, in `train/` and `val/`. frames: the real frames' .npz, or "" for none.
-    mr_weeks: gestational weeks whose T2 slices the discriminators see as real MR; empty for all.
+    folder: simulated cases, in `train/` and `val/`; their T2 in `mr/`, if there is one, is what the
+    discriminators see as real MR, else that of other training cases. mr_weeks: only of these gestational
+    weeks; empty for all. frames: the real frames' .npz, or "" for none.
     """
 
     folder: str
@@ -93,7 +94,7 @@ class OptimiserConfig:
 class DiscriminatorConfig:
     """width: channels of the first layer. spectral: spectral norm instead of instance norm."""
 
-    width: int = 32
+    width: int = 16
     spectral: bool = False
 
     def __post_init__(self) -> None:

@@ -13,35 +13,29 @@ class EdgeNet(nn.Module):
     """Image (N, 1, H, W) in [-1, 1] -> edge magnitude (N, 1, H, W); a step over the full range gives about 1.
 
     The paper fixes "four 3x3 convolutional layers with parameters fixed" and no more. Ours: binomial
-    smoothing; Sobel kernels in four directions; their energies pooled in each direction; the directions
-    summed. The kernels are buffers, not parameters: no optimiser can move them, while the gradient reaches
-    the image.
+    smoothing; Sobel kernels along both axes; their energies summed over a small neighbourhood; binomial
+    smoothing of the magnitude, so that an edge half a pixel off is not another edge. The kernels are buffers,
+    not parameters: no optimiser can move them, while the gradient reaches the image.
     """
 
     smooth: Tensor
     sobel: Tensor
-    pool: Tensor
-    combine: Tensor
+    energy: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         binomial = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
-        across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
-        diagonal = torch.tensor([[-2.0, -1.0, 0.0], [-1.0, 0.0, 1.0], [0.0, 1.0, 2.0]]) / 8
-        directions = torch.stack([across, across.t(), diagonal, diagonal.flip(1)])
-        centre = torch.zeros(3, 3)
-        centre[1, 1] = 1.0
+        across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 4
         self.register_buffer("smooth", binomial.view(1, 1, 3, 3))
-        self.register_buffer("sobel", directions.view(4, 1, 3, 3))
-        self.register_buffer("pool", (0.5 * centre + 0.5 * binomial).expand(4, 1, 3, 3).contiguous())
-        self.register_buffer("combine", (centre / 2).expand(1, 4, 3, 3).contiguous())
+        self.register_buffer("sobel", torch.stack([across, across.t()]).view(2, 1, 3, 3))
+        self.register_buffer("energy", binomial.expand(1, 2, 3, 3).contiguous())
 
     def forward(self, image: Tensor) -> Tensor:
         with torch.autocast(image.device.type, enabled=False):  # differences of close values need the digits
             x = F.conv2d(_replicate(image), self.smooth)
             x = F.conv2d(_replicate(x), self.sobel).square()
-            x = F.conv2d(_replicate(x), self.pool, groups=4)
-            return (F.conv2d(_replicate(x), self.combine) + FLOOR).sqrt()
+            x = (F.conv2d(_replicate(x), self.energy) + FLOOR).sqrt()
+            return F.conv2d(_replicate(x), self.smooth)
 
 
 def _replicate(x: Tensor) -> Tensor:
