@@ -33,6 +33,8 @@ LABEL_NAMES = {
     18: "suture",
 }  # fmt: skip
 
+_WALL_SMOOTHING_MM = 3.5
+
 
 @dataclass(frozen=True)
 class AnatomyRanges:
@@ -44,7 +46,7 @@ class AnatomyRanges:
     coarse_warp_mm: tuple[float, float] = (0.5, 3.0)
     ventricle_shift_mm: tuple[float, float] = (-1.2, 4.0)  # > 0 shrinks: the atlas has large ventricles
     gap_mm: tuple[float, float] = (0.6, 3.0)
-    skull_mm: tuple[float, float] = (1.4, 3.0)
+    skull_mm: tuple[float, float] = (1.0, 2.3)
     scalp_mm: tuple[float, float] = (1.5, 4.0)
     cavum_probability: float = 0.75
     choroid_fill: tuple[float, float] = (0.35, 0.8)
@@ -145,14 +147,16 @@ def _atlas_points(
 def _shift_ventricle_wall(atlas: Atlas, points: torch.Tensor, shift_mm: float) -> torch.Tensor:
     """Sample `shift_mm` further out along the ventricle's normal near its wall: > 0 shrinks it.
 
-    The shift decays over 7 mm, so its slope stays below 0.4 and the map keeps its orientation.
+    Between two walls the normals oppose each other; smoothing the field over 3.5 mm keeps its slope there
+    below 0.23 a mm of shift, so that a shift of up to 4 mm does not fold.
     """
     gradient = np.stack(np.gradient(atlas.ventricle_distance), axis=0)[::-1]  # along (i, j, k)
     normal = gradient / (np.linalg.norm(gradient, axis=0) + 1e-3)
     normal *= np.sign(np.diag(atlas.ijk_to_ras)[:3])[:, None, None, None]
-    fade = np.exp(-((atlas.ventricle_distance / 7.0) ** 2) / 2)
-    shift = sample_channels(shift_mm * fade * normal, atlas.ijk_to_ras, points, (0.0, 0.0, 0.0))
-    return points + shift.permute(1, 2, 3, 0)
+    field = shift_mm * np.exp(-((atlas.ventricle_distance / 7.0) ** 2) / 2) * normal
+    sigma = _WALL_SMOOTHING_MM / np.abs(np.diag(atlas.ijk_to_ras)[:3])[::-1]
+    field = np.stack([ndimage.gaussian_filter(component, sigma) for component in field])
+    return points + sample_channels(field, atlas.ijk_to_ras, points, (0.0, 0.0, 0.0)).permute(1, 2, 3, 0)
 
 
 def _brain_labels(indicators: torch.Tensor) -> np.ndarray:
@@ -193,7 +197,7 @@ def _add_midline_structures(
 ) -> None:
     callosum = atlas.label_ras(CORPUS_CALLOSUM)
     brain_centre = atlas.label_ras(BRAINSTEM).mean(0)
-    half_width = float(rng.uniform(0.35, 0.7))
+    half_width = float(rng.uniform(0.25, 0.5))
     above = points[..., 2] > brain_centre[2] + 8 / scale
     falx = (np.abs(midline - float(rng.normal(0, 0.2))) < half_width / scale) & above
     falx &= np.isin(labels, (WHITE_MATTER, CORTEX, EXTERNAL_CSF)) & (inner < -0.5)
