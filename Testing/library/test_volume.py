@@ -47,6 +47,13 @@ def test_geometry_and_values_survive_every_format(tmp_path, seed, left, shear, s
     np.testing.assert_allclose(back.spacing, original.spacing, rtol=1e-5)  # through a single slice, too
 
 
+def test_a_compressed_file_is_not_mixed_up_with_its_uncompressed_namesake(tmp_path):
+    Volume(np.full((2, 3, 4), 1, np.int16), np.eye(4)).write(tmp_path / "v.nii")
+    Volume(np.full((2, 3, 4), 2, np.int16), np.eye(4)).write(tmp_path / "v.nii.gz")
+    assert (Volume.read(tmp_path / "v.nii").array == 1).all()
+    assert (Volume.read(tmp_path / "v.nii.gz").array == 2).all()
+
+
 @pytest.mark.parametrize("ending", VOLUME_FORMATS)
 def test_label_is_written_to_every_format(tmp_path, ending):
     path = tmp_path / f"v{ending}"

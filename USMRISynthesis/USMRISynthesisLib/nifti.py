@@ -9,24 +9,18 @@ import gzip
 import math
 import struct
 import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 
-def _bytes(path: Path, count: int = -1) -> bytes:
-    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb") as file:
-        return file.read(count)
-
-
 def header(path: Path) -> tuple[str, np.ndarray | None]:
     """Description, and the sform where the file has no qform: ITK would force it to be orthogonal."""
     data = _bytes(path, 348)
-    order = "<" if struct.unpack("<i", data[:4])[0] == 348 else ">"
-    if data[344:347] != b"n+1":
+    if not _is_single_file(data):
         return "", None
+    order = _byte_order(data)
     text = data[148:228].split(b"\0")[0].decode("utf-8", "replace").strip()
     qform, sform = struct.unpack(order + "2h", data[252:256])
     matrix = None
@@ -35,12 +29,33 @@ def header(path: Path) -> tuple[str, np.ndarray | None]:
     return text, matrix
 
 
-def check_complete(path: Path) -> None:
-    """Raise EOFError for a truncated file: ITK would fill the missing part with zeros, without a word."""
+def read(path: Path) -> sitk.Image:
+    """Read the voxels. The matrix may have to come from :func:`header`.
+
+    Raises:
+        RuntimeError, OSError, EOFError, struct.error, zlib.error: damaged or truncated.
+    """
     data = _bytes(path)
-    if data[344:347] != b"n+1":
-        return  # NIfTI-2 or Analyze: left to ITK
-    order = "<" if struct.unpack("<i", data[:4])[0] == 348 else ">"
+    if not _is_single_file(data):
+        return sitk.ReadImage(str(path))  # NIfTI-2 or Analyze: left to ITK
+    _check_complete(data)
+    # Two traps of ITK: it refuses a sheared sform, and of a.nii.gz beside a.nii it reads the voxels of the latter.
+    sheared = header(path)[1] is not None
+    if not sheared and not (path.name.lower().endswith(".gz") and path.with_suffix("").exists()):
+        return sitk.ReadImage(str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "voxels.nii"
+        plain.write_bytes(data[:252] + bytes(4) + data[256:] if sheared else data)
+        return sitk.ReadImage(str(plain))
+
+
+def _is_single_file(data: bytes) -> bool:
+    return len(data) >= 348 and data[344:347] == b"n+1"
+
+
+def _check_complete(data: bytes) -> None:
+    """ITK fills the missing part of a truncated file with zeros, without a word."""
+    order = _byte_order(data)
     dimensions = struct.unpack(order + "8h", data[40:56])
     bits = struct.unpack(order + "h", data[72:74])[0]
     offset = struct.unpack(order + "f", data[108:112])[0]
@@ -49,19 +64,13 @@ def check_complete(path: Path) -> None:
         raise EOFError("fewer voxels than the header announces")
 
 
-def read_sheared(path: Path) -> sitk.Image | None:
-    """ITK refuses a sheared sform: read the voxels without it. ``header`` supplies the matrix."""
-    try:
-        data = bytearray(_bytes(path))
-        if header(path)[1] is None:
-            return None
-        data[252:256] = bytes(4)
-        with tempfile.TemporaryDirectory() as folder:
-            plain = Path(folder) / "voxels.nii"
-            plain.write_bytes(data)
-            return sitk.ReadImage(str(plain))
-    except (OSError, EOFError, zlib.error, struct.error, RuntimeError):
-        return None
+def _bytes(path: Path, count: int = -1) -> bytes:
+    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb") as file:
+        return file.read(count)
+
+
+def _byte_order(data: bytes) -> str:
+    return "<" if struct.unpack("<i", data[:4])[0] == 348 else ">"
 
 
 def write(image: sitk.Image, path: Path, ijk_to_ras: np.ndarray, comment: str) -> None:

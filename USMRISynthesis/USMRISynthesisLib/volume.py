@@ -227,14 +227,8 @@ def _read_image(path: Path) -> sitk.Image:
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK would print to the user's terminal
     try:
-        if _suffix(path) in (".nii", ".nii.gz"):
-            nifti.check_complete(path)
-        return sitk.ReadImage(str(path))
+        return nifti.read(path) if _suffix(path) in (".nii", ".nii.gz") else sitk.ReadImage(str(path))
     except (RuntimeError, OSError, EOFError, zlib.error, struct.error) as error:
-        if _suffix(path) in (".nii", ".nii.gz"):
-            image = nifti.read_sheared(path)
-            if image is not None:
-                return image
         log.debug("reading failed", exc_info=True)
         raise Refused("unreadable",
                       f"{path.name} could not be read: it is damaged, truncated or not an image.",
