@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+# The worker inherits it. Two threads that wait for each other on a busy machine take a hundred times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "Testing"))
 sys.path.insert(0, str(REPOSITORY / "USMRISynthesis"))
@@ -130,13 +133,24 @@ def ijk_to_ras(node: Any) -> np.ndarray:
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
-def spin_until(condition: Callable[[], bool], seconds: float = 90.0) -> None:
+def spin_until(condition: Callable[[], bool], seconds: float = 240.0) -> None:
     """Let events happen until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it took too long"
         HOST.app.processEvents()
         time.sleep(0.005)
+
+
+def when_progress(panel: Any, value: int, action: Callable[[], Any]) -> None:
+    """Do something once, at the very moment when the progress bar gets that far."""
+    pending = [action]
+
+    def changed(now: int) -> None:
+        if now >= value and pending:
+            pending.pop()()
+
+    panel.ui.progressBar.connect("valueChanged(int)", changed)
 
 
 def scene_state() -> dict[str, Any]:

@@ -149,8 +149,8 @@ class SynthesisPanel(VTKObservationMixin):
             self._parameters.model = text.strip()
 
     def _on_progress(self, value: float, stage: str) -> None:
-        self.ui.progressBar.value = round(100 * value)
         self.ui.statusLabel.text = f"{stage} ..." if stage else ""
+        self.ui.progressBar.value = round(100 * value)
 
     def _on_message(self, level: str, text: str) -> None:
         log.log(_PYTHON_LEVELS.get(level, logging.INFO), text)

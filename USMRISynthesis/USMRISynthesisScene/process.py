@@ -98,7 +98,12 @@ class WorkerProcess:
 
     def wait(self, milliseconds: int) -> None:
         """For callers without an event loop: blocks until there is something to read."""
-        self._process.waitForReadyRead(milliseconds)
+        # Signals would run the handlers from within Qt, where an exception of theirs is printed and lost.
+        self._process.blockSignals(True)
+        try:
+            self._process.waitForReadyRead(milliseconds)
+        finally:
+            self._process.blockSignals(False)
         self._read_output()
         self._read_errors()
         if not self.running:

@@ -1,0 +1,62 @@
+"""The tests that run inside Slicer, run here in the host: sample images, logic, and the model there is."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY
+from USMRISynthesisScene.sample_data import FRAME, SIMULATED, sample_file
+
+sys.path.insert(0, str(REPOSITORY / "USMRISynthesis" / "Testing" / "Python"))
+
+needs_samples = pytest.mark.skipif(not all(sample_file(name).is_file() for name in (FRAME, SIMULATED)),
+                                   reason="the sample images have not been made yet")
+
+
+@needs_samples
+@pytest.mark.parametrize("name", [
+    "test_volume_keeps_its_grid_and_its_parent_transform", "test_frame_stays_a_frame",
+    "test_result_is_marked_as_synthetic", "test_empty_volume_is_refused"])
+def test_inside_slicer(module: Any, model: Path, name: str) -> None:
+    from USMRISynthesisModuleTest import USMRISynthesisModuleTest
+
+    case = USMRISynthesisModuleTest(name)
+    case.model = str(model)
+    case.setUp()
+    getattr(case, name)()
+
+
+@needs_samples
+def test_reload_and_test_passes_with_the_installed_model(module: Any) -> None:
+    from USMRISynthesisLib.weights import installed_models
+
+    if not installed_models():
+        pytest.skip("no model is installed yet")
+    import slicer
+
+    slicer.selfTests["USMRISynthesis"](msec=0)
+
+
+@needs_samples
+def test_sample_images_are_registered_as_files(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    registered: dict[str, dict[str, Any]] = {}
+
+    class SampleDataLogic:
+        @staticmethod
+        def registerCustomSampleDataCategory(category: str, title: str) -> None:
+            assert category == "USMRISynthesis"
+
+        @staticmethod
+        def registerCustomSampleDataSource(**options: Any) -> None:
+            registered[options["sampleName"]] = options
+
+    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=SampleDataLogic))
+    sys.modules["USMRISynthesis"].registerSampleData()
+    assert set(registered) == {SIMULATED, FRAME}
+    for options in registered.values():
+        assert options["uris"].startswith("file:///")
+        assert options["checksums"].startswith("SHA256:")
