@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from USMRISynthesisLib import __version__
-from USMRISynthesisLib.errors import Cancelled, Refused, USMRIError
+from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
 from USMRISynthesisLib.synthesis.result import SYNTHETIC
 
 DONE, FAILED, REFUSED = 0, 1, 2
@@ -67,6 +68,27 @@ def build_parser() -> argparse.ArgumentParser:
 
     info = add("info", "say what is installed: models, device and why, versions")
     info.add_argument("model", nargs="?", metavar="MODEL", help="show this model's manifest")
+
+    simulate = add("simulate", "simulate fetal heads and their ultrasound, with the truth beside it")
+    simulate.add_argument("config", metavar="CONFIG", help="JSON: the splits and how many heads each")
+    simulate.add_argument("output", metavar="OUT", help="folder of the data set; a stopped run goes on there")
+    simulate.add_argument("--data", required=True, metavar="DIR", help="folder of the atlas and of HC18")
+    simulate.add_argument("--workers", type=int, default=2, metavar="N", help="processes (2)")
+
+    train = add("train", "train a generator")
+    train.add_argument("config", metavar="CONFIG", help="TOML: data, network, objective, schedule")
+    again = train.add_mutually_exclusive_group()
+    again.add_argument("--resume", dest="resume", action="store_true", default=True,
+                       help="go on where the run in the output folder stopped (default)")
+    again.add_argument("--fresh", dest="resume", action="store_false",
+                       help="begin anew; refused where the output folder already holds a run")
+    train.add_argument("--minutes", type=float, metavar="M", help="stop after this long, over all sittings")
+
+    export = add("export", "make a model folder from a training checkpoint")
+    export.add_argument("checkpoint", metavar="CHECKPOINT")
+    export.add_argument("output", metavar="OUT", help="the model folder to write")
+    export.add_argument("--name", help="the model's name (the folder's)")
+    export.add_argument("--model-version", default="1", metavar="V", help="the model's version (1)")
     return parser
 
 
@@ -78,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.CRITICAL, stream=sys.stderr,
                         format="%(name)s: %(message)s")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")   # before torch: see worker.py
     if hasattr(signal, "SIGTERM"):   # end as on Ctrl-C: nothing half-written stays
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -86,6 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text, result = getattr(commands, options.command)(options)
     except USMRIError as error:
         return _report(options, error)
+    except ModuleNotFoundError as error:
+        return _report(options, Failed(
+            "package", f"This command needs the Python package {error.name!r}, which is not installed.",
+            "Install the command's packages: pip install 'USMRISynthesisLib[standalone,train]'."))
     except KeyboardInterrupt:
         return _report(options, Cancelled())
     except BrokenPipeError:   # the reader of our output went away

@@ -99,6 +99,41 @@ def info(options: Namespace) -> Outcome:
                               "models": models}
 
 
+def simulate(options: Namespace) -> Outcome:
+    """`usmri simulate CONFIG OUT --data DIR`: a simulated data set."""
+    from USMRISynthesisLib.simulation import dataset
+
+    config, data = Path(options.config), Path(options.data)
+    if not config.is_file():
+        raise Refused("bad-configuration", f"There is no configuration {config.name}.", "Check the path.")
+    if not data.is_dir():
+        raise Refused("data", f"There is no data folder {data.name}.", "Give the atlas's folder with --data.")
+    manifest = dataset.simulate(config, Path(options.output), data=data, workers=options.workers,
+                                progress=_progress(options))
+    return f"Wrote {manifest}.", {"manifest": str(manifest)}
+
+
+def train(options: Namespace) -> Outcome:
+    """`usmri train CONFIG`: train, or go on training. What happens is reported on stderr."""
+    from USMRISynthesisLib.training import loop
+
+    def report(text: str) -> None:
+        if not options.quiet:
+            sys.stderr.write(f"{text}\n")
+
+    checkpoint = loop.train(options.config, resume=options.resume, minutes=options.minutes, report=report)
+    return f"Wrote {checkpoint}.", {"checkpoint": str(checkpoint)}
+
+
+def export(options: Namespace) -> Outcome:
+    """`usmri export CHECKPOINT OUT`: a model folder from a checkpoint."""
+    from USMRISynthesisLib.training.export import export as export_model
+
+    folder = export_model(options.checkpoint, options.output, version=options.model_version,
+                          name=options.name or Path(options.output).resolve().name)
+    return f"Wrote {folder}.", {"model": str(folder)}
+
+
 def _intact(intact: object) -> str:
     return "the weights match the manifest's SHA-256." if intact else "DAMAGED: the SHA-256 does not match."
 

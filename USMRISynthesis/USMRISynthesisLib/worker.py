@@ -221,6 +221,8 @@ def _transform(job: Request) -> Any:
 
 def main() -> int:
     """Serve on this process's stdin and stdout. stdout carries events and nothing else, whatever prints."""
+    # Before torch is loaded: threads that wait must not spin, or a busy machine (Slicer draws) slows it tenfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)   # what C code or a library prints joins stderr
     sys.stdout = sys.stderr

@@ -70,7 +70,7 @@ def load_generator(model: str = "default", device: str = "auto", *,
                      f"{manifest.input.spacing_mm:g} mm, not {SIZE} of {SPACING_MM:g} mm.",
                      "Choose another model.")
     key = (manifest.sha256, str(chosen))
-    if key not in _loaded:
+    if key not in _loaded or _loaded[key].manifest != manifest:
         _loaded.clear()   # one model at a time: weights and workspaces are what memory goes to
         module = _prepare(content, manifest.name, chosen, torch.float32)
         _check_channels(module, manifest, chosen)
