@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import Failed, Refused
-from .configuration import TrainingConfig, changed_keys
+from .configuration import TrainingConfig, changed_keys, configuration_from
 
 CHECKPOINT = "checkpoint.pt"  # the last state, to go on from
 BEST = "best.pt"  # the averaged generator with the best residual NCC so far
@@ -41,11 +41,12 @@ def load(path: str | Path) -> dict[str, Any]:
 
 def refuse_changes(checkpoint: Mapping[str, Any], config: TrainingConfig) -> None:
     """Raise Refused when the run was started with another configuration, naming the keys."""
-    if checkpoint["digest"] != config.digest():
-        names = ", ".join(changed_keys(checkpoint["config"], config.to_json()))
+    # Through a configuration, so that a setting that is newer than the checkpoint has its default in both.
+    names = changed_keys(configuration_from(checkpoint["config"]).to_json(), config.to_json())
+    if names:
         raise Refused(
             "configuration",
-            f"The run in {config.output} was started with another configuration: {names} changed.",
+            f"The run in {config.output} was started with another configuration: {', '.join(names)} changed.",
             "Undo the change, or choose another output.",
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import typing
 from dataclasses import dataclass, field
@@ -105,12 +104,16 @@ class DiscriminatorConfig:
 class TrainingConfig:
     """Everything a run depends on. `output` is the run's folder; `minutes` 0 means no time limit.
 
-    backward_skips: D-E skip levels. history: size of the pool of past fakes, 0 = off.
+    unpaired_every: the terms that need discriminators, D or E are computed at every such step only; their
+    weights are not scaled up for it. backward_skips: D-E skip levels. history: size of the pool of past
+    fakes, 0 = off.
+    initial: checkpoint whose averaged generator a new run starts from; "" = random weights.
     precision: "auto" takes bf16 where the machine computes in it natively.
     """
 
     output: str
     data: DataConfig
+    initial: str = ""
     steps: int = 30000
     minutes: float = 0.0
     seed: int = 0
@@ -118,6 +121,7 @@ class TrainingConfig:
     threads: int = 2
     ema: float = 0.999
     history: int = 50
+    unpaired_every: int = 1
     backward_skips: tuple[int, ...] = ()
     log_every: int = 50
     checkpoint_every: int = 500
@@ -134,7 +138,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _require(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}")
         _require(0 <= self.ema < 1, "ema must lie in 0..1")
-        for name in ("steps", "threads", "log_every", "checkpoint_every", "evaluate_every"):
+        for name in ("steps", "threads", "unpaired_every", "log_every", "checkpoint_every", "evaluate_every"):
             _require(getattr(self, name) > 0, f"{name} must be positive")
         for name in ("minutes", "seed", "history", "evaluation_slices"):
             _require(getattr(self, name) >= 0, f"{name} must be 0 or more")
@@ -149,11 +153,6 @@ class TrainingConfig:
         """Nested plain values, as a checkpoint and a manifest keep them."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
-
-    def digest(self) -> str:
-        """SHA-256 of everything that must not change when a run is resumed."""
-        kept = {key: value for key, value in self.to_json().items() if key not in MAY_CHANGE_ON_RESUME}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def read_configuration(path: str | Path) -> TrainingConfig:

@@ -103,6 +103,8 @@ def train(
     # --- networks
     channels = config.generator.channels
     generator = placed(Generator(config.generator))
+    if config.initial and state is None:
+        _start_from(generator, config.initial)
     averaged = copy.deepcopy(generator).eval().requires_grad_(False)
     backward = placed(BackwardPath(channels, skips=config.backward_skips))
     discriminators = placed(
@@ -121,25 +123,26 @@ def train(
 
     # --- where the run stands
     step, elapsed_s, best = 0, 0.0, float("-inf")
+    latest: dict[str, float] = {}
     if state is not None:
         for name, part in kept.items():
             part.load_state_dict(state[name])
         checkpoints.restore_random_state(state["random"], rng)
         step, elapsed_s, best = state["step"], state["elapsed_s"], state["best"]
+        latest = dict(state.get("latest", {}))
         report(f"going on from step {step}")
         if state["cases"] != names:
             report("the training cases have changed since the checkpoint: the run will not repeat exactly")
 
     def save() -> None:
         content = {name: part.state_dict() for name, part in kept.items()}
-        facts = {"step": step, "elapsed_s": elapsed_s, "best": best, "cases": names}
-        settings = {"config": config.to_json(), "digest": config.digest()}
-        random = {"random": checkpoints.random_state(rng)}
-        checkpoints.save(saved, content | facts | settings | random)
+        facts = {"step": step, "elapsed_s": elapsed_s, "best": best, "latest": latest, "cases": names}
+        origin = {"config": config.to_json(), "random": checkpoints.random_state(rng)}
+        checkpoints.save(saved, content | facts | origin)
 
     log = Log(output / "log.csv", step)
     evaluations = Log(output / "evaluation.csv", step)
-    objective, augmentation = config.objective, config.augmentation
+    augmentation = config.augmentation
 
     # --- the loop
     with _stop_signals() as stopped:
@@ -150,6 +153,9 @@ def train(
             for group in (*optimiser.param_groups, *judges.param_groups):
                 group["lr"] = rate_now
 
+            objective = config.objective
+            if step % config.unpaired_every:
+                objective = objective.without_unpaired()
             batch = slices.draw()
             x = batch.x.to(device, memory_format=layout)
             real = Real(*(part.to(device) for part in (batch.us, batch.mr, batch.truth, batch.has_truth)))
@@ -183,18 +189,17 @@ def train(
                 torch.stack([value.float() for value in judged.values()]).sum().backward()
                 judges.step()
 
+            latest |= _numbers(terms) | {f"d_{name}": value for name, value in _numbers(judged).items()}
             step += 1
             elapsed_s = time.perf_counter() - began
             ending = step == config.steps or bool(limit_s and elapsed_s >= limit_s)
             if step % config.log_every == 0 or ending:
-                values = _numbers(terms)
-                against = {f"d_{name}": value for name, value in _numbers(judged).items()}
-                log.write({"step": step, "elapsed_s": elapsed_s, "rate": rate_now} | values | against)
+                log.write({"step": step, "elapsed_s": elapsed_s, "rate": rate_now} | latest)
                 seconds = (elapsed_s - logged[1]) / (step - logged[0])
                 logged = (step, elapsed_s)
                 left_s = (config.steps - step) * seconds
                 left_s = min(left_s, limit_s - elapsed_s) if limit_s else left_s
-                report(progress_line(step, config.steps, seconds, max(left_s, 0.0), values))
+                report(progress_line(step, config.steps, seconds, max(left_s, 0.0), latest))
             if step % config.evaluate_every == 0 or ending:
                 predicted = synthesised(averaged, held.x, device)
                 figures = measure(predicted, held)
@@ -212,6 +217,16 @@ def train(
                 raise Cancelled("cancelled", f"Training stopped at step {step}; a checkpoint was saved.",
                                 "Run the same command to go on.")
     return saved
+
+
+def _start_from(generator: Generator, path: str) -> None:
+    """Copy the averaged generator of another run's checkpoint. Raises Refused if the two differ in shape."""
+    try:
+        generator.load_state_dict(checkpoints.load(path)["averaged"])
+    except (KeyError, RuntimeError) as error:
+        raise Refused(
+            "initial", f"{path} holds no generator of this shape.", "Use the same [generator] settings in both runs."
+        ) from error
 
 
 def _average(averaged: nn.Module, generator: nn.Module, decay: float) -> None:

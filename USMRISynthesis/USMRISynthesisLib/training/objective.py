@@ -17,7 +17,7 @@ over the networks, the maximum over the discriminators. A term of weight 0 is of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -58,6 +58,10 @@ class ObjectiveConfig:
 
     def weight(self, term: str) -> float:
         return float(getattr(self, term))
+
+    def without_unpaired(self) -> ObjectiveConfig:
+        """Reconstruction and pairs only: what needs neither discriminators nor D and E."""
+        return replace(self, app=0.0, stru=0.0, proj=0.0, back=0.0, bi=0.0)
 
     @property
     def needs_backward_path(self) -> bool:
