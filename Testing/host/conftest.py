@@ -1,16 +1,14 @@
-"""The host, started once, and what its tests share: heads as nodes, a small model, a panel, a clean scene."""
+"""The host, started once, and the fixtures of its tests: a clean scene, a small model, the panel."""
 from __future__ import annotations
 
 import hashlib
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 # The worker inherits it. Two threads that wait for each other on a busy machine take a hundred times as long.
@@ -25,11 +23,7 @@ from host_slicer import start  # noqa: E402
 HOST = start()
 
 import slicer  # noqa: E402
-import vtk  # noqa: E402
-from USMRISynthesisScene.process import descendants  # noqa: E402
-
-MODULE_FILE = REPOSITORY / "USMRISynthesis" / "USMRISynthesis.py"
-PICTURES = REPOSITORY / "build" / "host"
+from scenery import MODULE_FILE  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -86,91 +80,3 @@ def panel(host: Any, module: Any) -> Iterator[Any]:
     widget.cleanup()
     widget.parent.close()
     HOST.app.processEvents()
-
-
-def head_array(shape: tuple[int, int, int] = (48, 60, 56), spacing: tuple[float, float, float] = (2.0, 2.0, 2.0),
-               seed: int = 3) -> np.ndarray:
-    """Ultrasound-like head: bright skull, speckled brain, dark ventricles, in a cone-shaped fan. (k, j, i) uint8."""
-    rng = np.random.default_rng(seed)
-    z, y, x = (s * (np.arange(n) - (n - 1) / 2) for n, s in zip(shape, spacing, strict=True))
-    z, y, x = z[:, None, None], y[None, :, None], x[None, None, :]
-    radius = np.sqrt((x / 34) ** 2 + (y / 44) ** 2 + (z / 33) ** 2)
-    image = np.where(radius < 0.96, 70, 25) * rng.rayleigh(0.8, shape)
-    image[(radius > 0.93) & (radius < 1.03)] = 235
-    for side in (-1, 1):
-        image[((x - side * 9) / 4) ** 2 + ((y + 4) / 14) ** 2 + (z / 6) ** 2 < 1] = 6
-    fan = (np.hypot(x, z) < 0.55 * (y + 120)) & (np.sqrt(x**2 + z**2 + (y + 120) ** 2) < 172)
-    return np.where(fan, np.clip(image, 4, 255), 0).astype(np.uint8)
-
-
-def add_head(name: str = "Fetal head", spacing: tuple[float, float, float] = (2.0, 2.0, 2.0),
-             shape: tuple[int, int, int] = (48, 60, 56), directions: np.ndarray | None = None) -> Any:
-    """A head as a volume node. spacing and shape are (k, j, i); directions are columns i, j, k in RAS."""
-    array = head_array(shape, spacing)
-    matrix = np.eye(4)
-    matrix[:3, :3] = (np.eye(3) if directions is None else directions) * np.array(spacing[::-1])
-    matrix[:3, 3] = np.array([12.0, -7.0, 30.0]) - matrix[:3, :3] @ ((np.array(shape[::-1]) - 1) / 2)
-    node = slicer.util.addVolumeFromArray(array, name=name)
-    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
-    node.CreateDefaultDisplayNodes()
-    return node
-
-
-def add_frame(name: str = "Frame") -> Any:
-    """The head's middle slice as a frame of its own: a volume of one slice."""
-    array = head_array((3, 200, 180), (1.0, 0.6, 0.6))[1:2]
-    node = slicer.util.addVolumeFromArray(array, name=name)
-    matrix = np.diag([0.6, 0.6, 1.0, 1.0])
-    matrix[:3, 3] = (-54, -60, 5)
-    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
-    node.CreateDefaultDisplayNodes()
-    return node
-
-
-def ijk_to_ras(node: Any) -> np.ndarray:
-    matrix = vtk.vtkMatrix4x4()
-    node.GetIJKToRASMatrix(matrix)
-    return slicer.util.arrayFromVTKMatrix(matrix)
-
-
-def spin_until(condition: Callable[[], bool], seconds: float = 240.0) -> None:
-    """Let events happen until the condition holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it took too long"
-        HOST.app.processEvents()
-        time.sleep(0.005)
-
-
-def when_progress(panel: Any, value: int, action: Callable[[], Any]) -> None:
-    """Do something once, at the very moment when the progress bar gets that far."""
-    pending = [action]
-
-    def changed(now: int) -> None:
-        if now >= value and pending:
-            pending.pop()()
-
-    panel.ui.progressBar.connect("valueChanged(int)", changed)
-
-
-def scene_state() -> dict[str, Any]:
-    """Everything that a cancelled run must leave as it was."""
-    scene = slicer.mrmlScene
-    nodes = [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())]
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    return {
-        "nodes": [(node.GetID(), node.GetName()) for node in nodes],
-        "transforms": [node.GetTransformNodeID() for node in nodes if hasattr(node, "GetTransformNodeID")],
-        "shown": [(node.GetBackgroundVolumeID(), node.GetForegroundVolumeID()) for node in nodes
-                  if node.IsA("vtkMRMLSliceCompositeNode")],
-        "layout": slicer.app.layoutManager().layout,
-        "items": hierarchy.GetNumberOfItems(),
-        "voxels": [hashlib.sha256(slicer.util.arrayFromVolume(node).tobytes()).hexdigest() for node in nodes
-                   if node.IsA("vtkMRMLVolumeNode") and node.GetImageData()],
-    }
-
-
-def leftovers() -> list[str]:
-    """Child processes and temporary files that nobody needs any more."""
-    files = [path.name for path in Path(slicer.app.temporaryPath).iterdir()]
-    return [f"process {pid}" for pid in descendants(os.getpid())] + files

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
+from scenery import REPOSITORY
 from USMRISynthesisScene.sample_data import FRAME, SIMULATED, sample_file
 
 sys.path.insert(0, str(REPOSITORY / "USMRISynthesis" / "Testing" / "Python"))

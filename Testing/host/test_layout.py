@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
-from conftest import PICTURES, add_frame, add_head, ijk_to_ras
 from host_slicer.slice_view import picture_of, write_png
+from scenery import PICTURES, add_frame, add_head, ijk_to_ras
 from USMRISynthesisLib.volume import Volume
 from USMRISynthesisScene import layout, nodes
 

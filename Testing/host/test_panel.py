@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import slicer
-from conftest import PICTURES, add_head, leftovers, scene_state, spin_until
+from scenery import PICTURES, add_head, leftovers, scene_state, spin_until
 from USMRISynthesisScene.process import WorkerProcess, descendants
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from conftest import add_frame, add_head, ijk_to_ras, leftovers, scene_state
+from scenery import add_frame, add_head, ijk_to_ras, leftovers, scene_state
 from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisScene import nodes
 from USMRISynthesisScene.process import WorkerProcess

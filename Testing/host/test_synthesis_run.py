@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
-from conftest import MODULE_FILE, add_frame, add_head, ijk_to_ras, leftovers, scene_state, spin_until, when_progress
+from scenery import MODULE_FILE, add_frame, add_head, ijk_to_ras, leftovers, scene_state, spin_until, when_progress
 from USMRISynthesisLib.errors import Failed, Refused
 
 ROTATION = np.array([[0.8, -0.36, 0.48], [0.6, 0.48, -0.64], [0.0, 0.8, 0.6]])

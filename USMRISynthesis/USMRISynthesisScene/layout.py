@@ -106,8 +106,10 @@ def _look_along_k(slice_node: slicer.vtkMRMLSliceNode, volume: slicer.vtkMRMLSca
 
 def _mark_synthetic(widget: slicer.qMRMLSliceWidget) -> None:
     """Wherever the MR-like image is shown, the picture says what it is, and so does every capture of it."""
-    view = widget.sliceView()
     if widget.mrmlSliceNode().GetLayoutName() == ULTRASOUND:
         return
-    view.cornerAnnotation().SetText(vtk.vtkCornerAnnotation.UpperEdge, SYNTHETIC)
+    view = widget.sliceView()
+    annotation = view.cornerAnnotation()
+    annotation.SetText(vtk.vtkCornerAnnotation.UpperEdge, SYNTHETIC)
+    annotation.GetTextProperty().ShadowOn()   # legible on bright brain, too
     view.scheduleRender()
