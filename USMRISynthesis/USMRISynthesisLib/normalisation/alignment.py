@@ -202,7 +202,8 @@ def _in_canonical(skull: Skull, cells_to_canonical: np.ndarray) -> tuple[np.ndar
     u, semi, _ = np.linalg.svd(cells_to_canonical[:n, :n] @ skull.rotation * skull.semi_axes)
     order = _order_along(u)
     semi_axes, rotation = np.zeros(3), np.eye(3)
-    semi_axes[:n], rotation[:n, :n] = semi[order], u[:, order]
+    u = u[:, order]
+    semi_axes[:n], rotation[:n, :n] = semi[order], u * np.where(np.diag(u) < 0, -1, 1)
     return centre, semi_axes, rotation
 
 
