@@ -234,6 +234,8 @@ def _average(averaged: nn.Module, generator: nn.Module, decay: float) -> None:
     with torch.no_grad():
         for mean, new in zip(averaged.parameters(), generator.parameters(), strict=True):
             mean.lerp_(new, 1 - decay)
+        for kept, new in zip(averaged.buffers(), generator.buffers(), strict=True):
+            kept.copy_(new)  # batch norm's running statistics are averages already
 
 
 def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
