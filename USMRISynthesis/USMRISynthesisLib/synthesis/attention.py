@@ -57,8 +57,10 @@ class CrossModalAttention(nn.Module):
         else:
             # Autocast would turn the sum over all pixels into a half-precision product.
             with torch.autocast(q.device.type, enabled=False):
+                if torch.jit.is_tracing():  # a trace keeps no branch: it has to sum in float32 whatever comes
+                    q, k, v = q.float(), k.float(), v.float()
                 attended = attend_linear(q, k, v, self.norm == "mean")
-        return self.eta(attended.to(f_mr.dtype).view_as(v).unflatten(2, f_mr.shape[2:])) + f_mr
+        return self.eta(attended.type_as(f_mr).view_as(v).unflatten(2, f_mr.shape[2:])) + f_mr
 
 
 def attend_linear(q: Tensor, k: Tensor, v: Tensor, mean: bool) -> Tensor:

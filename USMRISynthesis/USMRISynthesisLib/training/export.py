@@ -82,7 +82,7 @@ def export(
             "checkpoint", f"{checkpoint} is not a training checkpoint of this version.", "Train again."
         ) from error
     generator.eval().requires_grad_(False)
-    data = _scripted(generator, config.generator.in_channels)
+    data = _traced(generator, config.generator.in_channels)
     form = config.generator
     measured = figures if figures is not None else content.get("figures", {})
     manifest: dict[str, Any] = {
@@ -168,15 +168,19 @@ def card(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _scripted(generator: Generator, channels: int) -> bytes:
-    """The generator as TorchScript bytes, checked against eager. Raises Failed."""
+def _traced(generator: Generator, channels: int) -> bytes:
+    """The generator as TorchScript bytes, checked against eager. Raises Failed.
+
+    Traced and not scripted: a script carries every branch of torch's own functions, and with them operators
+    that an older torch does not know and then refuses to load. Any batch goes in; the slice's size is fixed.
+    """
+    example = torch.rand(4, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer torch discourages TorchScript
-        torch.jit.save(torch.jit.script(generator), buffer)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # newer torch discourages TorchScript; sizes become constants, as meant
+        torch.jit.save(torch.jit.trace(generator, example[:2], check_trace=False), buffer)
         buffer.seek(0)
         loaded = torch.jit.load(buffer)
-    example = torch.rand(4, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
         expected = generator(example)
         for count in range(1, 5):
