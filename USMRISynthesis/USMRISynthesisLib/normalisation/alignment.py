@@ -28,8 +28,8 @@ from USMRISynthesisLib.volume import Volume
 
 # Below this an alignment is not to be trusted; the user should look, or give a transform.
 LOW_SCORE = 0.5
-# Evidence at which half of the fits fail, and the step over which that changes, in frames and in volumes.
-_HALF_EVIDENCE = {2: (0.0, 1.0), 3: (0.0, 1.0)}
+# The skull's prominence at which the score is one half, and the step over which it changes, in frames and volumes.
+_PROMINENCE = {2: (0.50, 0.05), 3: (0.39, 0.04)}
 # Cells of the working grid along the fan's largest side.
 _CELLS = {2: 200, 3: 96}
 
@@ -97,8 +97,8 @@ def align(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None = Non
     if skull is None:
         raise Refused("head", "Nothing in the image has a possible size for a fetal head.",
                       "Check the voxel size, or give the transform to canonical space.")
-    half, step = _HALF_EVIDENCE[n]
-    score = float(1 / (1 + np.exp(-(skull.evidence - half) / step)))
+    half, step = _PROMINENCE[n]
+    score = float(1 / (1 + np.exp(-(skull.prominence - half) / step)))
     if transform is None:
         matrix = _similarity(skull, grid_to_ras)
         method = "ellipse" if n == 2 else "ellipsoid"
@@ -165,7 +165,7 @@ def _expected(cells_to_canonical: np.ndarray, n: int) -> Skull:
     back = np.linalg.inv(linear)
     scale = abs(np.linalg.det(back)) ** (1 / n)
     u, _, v = np.linalg.svd(back)
-    return Skull(-back @ offset, HEAD_LENGTH_MM / 2 * scale * np.insert(RATIOS[:n - 1], 1, 1.0), u @ v, 0.0)
+    return Skull(-back @ offset, HEAD_LENGTH_MM / 2 * scale * np.insert(RATIOS[:n - 1], 1, 1.0), u @ v)
 
 
 def _similarity(skull: Skull, grid_to_ras: np.ndarray) -> np.ndarray:

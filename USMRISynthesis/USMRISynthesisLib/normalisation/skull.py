@@ -29,6 +29,8 @@ CONTRAST = np.array([-0.46, -0.94, -1.05, -0.63, -0.07, 0.02, 0.11, 1.27,
                      1.69, 0.64, 0.00, -0.97, -2.02, -1.87, -1.37, -1.19])
 BRIGHTNESS = np.array([0.31, -0.30, -0.51, -0.34, -0.07, 0.12, 0.33, 0.76,
                        0.65, 0.12, 0.11, 0.18, 0.31, 0.85, 1.05, 0.47])
+# Which radii are the ring, the dark inside and the surroundings, for a skull's prominence.
+_RING, _INSIDE, _OUTSIDE = slice(7, 10), slice(2, 5), slice(11, 14)
 RATIO_WEIGHT = -0.14
 SIZE_WEIGHT = 1.82
 
@@ -45,13 +47,20 @@ Sizes = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Skull:
-    """An ellipse or ellipsoid in cells: ``centre`` (n,), ``semi_axes`` (n,) ordered R, A(, S), ``rotation`` (n, n)
-    whose columns are those axes, and ``evidence``, the template's response."""
+    """An ellipse or ellipsoid in cells.
+
+    Attributes:
+        centre: (n,).
+        semi_axes: (n,), ordered R, A(, S).
+        rotation: (n, n), whose columns are those axes.
+        prominence: local contrast of the ring above what lies inside and outside it; 0.8 is a clear skull, 0.4 is
+            what noise offers.
+    """
 
     centre: np.ndarray
     semi_axes: np.ndarray
     rotation: np.ndarray
-    evidence: float
+    prominence: float = 0.0
 
 
 def fit_skull(image: np.ndarray, fan: np.ndarray, cell_mm: float, *, start: Skull | None = None) -> Skull | None:
@@ -81,11 +90,13 @@ def fit_skull(image: np.ndarray, fan: np.ndarray, cell_mm: float, *, start: Skul
               for p in candidates[_distinct(candidates, evidence, n, 8 if n == 2 else 5)]]
     coarse.sort(key=lambda found: -found[1])
     fine = [_refine(channels, p, 0.4, 250 if n == 2 else 400, bounds) for p, _ in coarse[:2]]
-    parameters, best = max(fine, key=lambda found: found[1])
+    parameters, _ = max(fine, key=lambda found: found[1])
+    contrast = _profiles(channels, parameters[None])[0, 0]
+    prominence = contrast[_RING].mean() - (contrast[_INSIDE].mean() + contrast[_OUTSIDE].mean()) / 2
     centre, semi_axes, rotation = parameters[:n], np.exp(parameters[n:2 * n]), _rotation(parameters[2 * n:], n)
     if n == 2 and semi_axes[0] > semi_axes[1]:
         semi_axes, rotation = semi_axes[::-1], rotation[:, ::-1] * [1, -1]
-    return Skull(centre, semi_axes, rotation, best)
+    return Skull(centre, semi_axes, rotation, float(prominence))
 
 
 def _channels(image: np.ndarray, fan: np.ndarray) -> np.ndarray:
