@@ -51,6 +51,16 @@ def test_a_skip_level_is_read_if_and_only_if_it_is_set(skips):
     assert features[2].grad is not None
 
 
+@pytest.mark.parametrize("width", [1, 3, 8, 14])
+def test_any_width_can_be_normalised(width):
+    assert Generator(small(width=width))(torch.randn(1, 4, 16, 16)).shape == (1, 1, 16, 16)
+
+
+def test_the_generator_keeps_no_running_statistics():
+    """Statistics of the simulated majority would be wrong for a real frame; and the average needs none."""
+    assert list(Generator(small()).buffers()) == []
+
+
 @pytest.mark.parametrize("split", [0, 1, 2])
 def test_the_decoder_in_two_parts_is_the_decoder(split):
     decoder = Decoder(CHANNELS, skips=(0, 1), split_level=split)

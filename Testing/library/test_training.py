@@ -445,9 +445,8 @@ def test_an_export_holds_no_operator_that_torch_2_1_lacks(exported):
     _, folder = exported
     graph = torch.jit.load(folder / "model.pt").inlined_graph
     known = {
-        "_convolution", "add", "batch_norm", "bmm", "cat", "flatten",
-        "instance_norm", "leaky_relu", "max_pool2d", "mul",
-        "relu", "size", "tanh", "to", "transpose", "type_as", "unflatten", "upsample_nearest2d", "view_as",
+        "_convolution", "add", "bmm", "cat", "flatten", "group_norm", "instance_norm", "leaky_relu", "max_pool2d",
+        "mul", "relu", "size", "tanh", "to", "transpose", "type_as", "unflatten", "upsample_nearest2d", "view_as",
     }  # fmt: skip
     used = {node.kind().removeprefix("aten::") for node in graph.nodes() if node.kind().startswith("aten::")}
     assert used <= known, used - known

@@ -21,8 +21,11 @@ def instance_norm(channels: int) -> nn.Module:
 
 
 def group_norm(channels: int) -> nn.Module:
-    """Group normalisation over eight channels at a time: their relative strength survives."""
-    return nn.GroupNorm(max(1, channels // 8), channels)
+    """Group normalisation over eight channels at a time, or all where eight do not divide them.
+
+    The channels' relative strength within a group survives.
+    """
+    return nn.GroupNorm(channels // 8 if channels % 8 == 0 else 1, channels)
 
 
 class ConvBlock(nn.Module):

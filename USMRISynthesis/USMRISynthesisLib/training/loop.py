@@ -234,11 +234,6 @@ def _average(averaged: nn.Module, generator: nn.Module, decay: float) -> None:
     with torch.no_grad():
         for mean, new in zip(averaged.parameters(), generator.parameters(), strict=True):
             mean.lerp_(new, 1 - decay)
-        for kept, running in zip(averaged.buffers(), generator.buffers(), strict=True):
-            if kept.is_floating_point():  # running statistics of some ten batches: as noisy as the weights
-                kept.lerp_(running, 1 - decay)
-            else:
-                kept.copy_(running)
 
 
 def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
