@@ -84,6 +84,18 @@ def build_parser() -> argparse.ArgumentParser:
                        help="begin anew; refused where the output folder already holds a run")
     train.add_argument("--minutes", type=float, metavar="M", help="stop after this long, over all sittings")
 
+    evaluate = add("evaluate", "measure: the synthesis on simulated cases, or the head fit on real frames")
+    evaluate.add_argument("subject", choices=("synthesis", "normalisation"), metavar="WHAT",
+                          help="synthesis (on cases of `usmri simulate`) or normalisation (on HC18 frames)")
+    evaluate.add_argument("--cases", default="data/sim", metavar="DIR", help="simulated cases (data/sim)")
+    evaluate.add_argument("--split", default="val", help="which of them (val)")
+    evaluate.add_argument("--model", default="default", help="name of a model, or its folder")
+    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    evaluate.add_argument("--through", default="network", choices=("network", "product"),
+                          help="network: at the true pose; product: gate, estimated pose and all (network)")
+    evaluate.add_argument("--data", default="../shared/data", metavar="DIR", help="folder of HC18")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="that many frames, drawn at random (all)")
+
     export = add("export", "make a model folder from a training checkpoint")
     export.add_argument("checkpoint", metavar="CHECKPOINT")
     export.add_argument("output", metavar="OUT", help="the model folder to write")

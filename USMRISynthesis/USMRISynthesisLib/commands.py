@@ -134,6 +134,26 @@ def export(options: Namespace) -> Outcome:
     return f"Wrote {folder}.", {"model": str(folder)}
 
 
+def evaluate(options: Namespace) -> Outcome:
+    """`usmri evaluate synthesis|normalisation`: figures, as text and as values."""
+    if options.subject == "normalisation":
+        from USMRISynthesisLib.evaluation.alignment import evaluate_frames
+
+        folder = Path(options.data) / "hc18"
+        if not (folder / "index.csv").is_file():
+            raise Refused("data", "There are no HC18 frames.", "Give the folder that holds hc18/ with --data.")
+        values = evaluate_frames(folder, limit=options.limit)
+        lines = ["head ellipse on real HC18 frames", *(f"{key:32s} {value:8.3f}" for key, value in values.items())]
+        return "\n".join(lines), {"hc18": values}
+    from USMRISynthesisLib.evaluation import synthesis
+
+    make = synthesis.corridor_prediction if options.through == "product" else synthesis.canonical_prediction
+    result = synthesis.evaluate(Path(options.cases), make(options.model, options.device), split=options.split,
+                                progress=_progress(options))
+    result["through"] = options.through
+    return synthesis.table(result), result
+
+
 def _intact(intact: object) -> str:
     return "the weights match the manifest's SHA-256." if intact else "DAMAGED: the SHA-256 does not match."
 

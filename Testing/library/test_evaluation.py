@@ -1,0 +1,60 @@
+"""The evaluation tells the truth from the mean and from a copy, and names what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.evaluation import synthesis
+from USMRISynthesisLib.normalisation.canonical import canonical_axis_mm
+
+
+def _case(path: Path, ventricle_mm: float, seed: int) -> None:
+    axis = canonical_axis_mm()
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    brain = (x / 32) ** 2 + (y / 40) ** 2 + (z / 34) ** 2 < 1
+    fluid = ((np.abs(x) - 8) / ventricle_mm) ** 2 + (y / 14) ** 2 + (z / 10) ** 2 < 1
+    labels = np.where(fluid, 2, np.where(brain, 1, 0)).astype(np.uint8)
+    t2 = np.select([fluid, brain], [230, 120], 0) * (1 + 0.05 * np.sin(y / 3))
+    us = np.random.default_rng(seed).integers(1, 255, labels.shape).astype(np.uint8)
+    fan = np.ones(labels.shape, bool)
+    np.savez(path, us=us, t2=np.clip(t2, 0, 255).astype(np.uint8), labels=labels, fan=fan, scale=1.0)
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sim")
+    for split, widths in (("train", (4.0, 6.0)), ("val", (3.0, 5.0, 7.0))):
+        (root / split).mkdir()
+        for index, width in enumerate(widths):
+            _case(root / split / f"case-{index}.npz", width, index)
+    return root
+
+
+def test_the_truth_scores_one_and_orders_the_ventricles(simulated: Path) -> None:
+    result = synthesis.evaluate(simulated, lambda case: case.t2)
+    values = {key: value[0] for key, value in result["values"].items()}
+    assert result["simulated"] is True and result["cases"] == 3
+    assert values["ncc"] == pytest.approx(1) and values["residual_ncc"] == pytest.approx(1)
+    assert values["shift_within_1px"] == 1 and values["fluid_volume_rho"] == pytest.approx(1)
+    assert values["head_dice"] > 0.99 and values["mae"] == 0
+    assert "simulated" in synthesis.table(result)
+
+
+def test_a_memorised_mean_scores_no_residual_and_its_own_ncc(simulated: Path) -> None:
+    mean = synthesis.mean_mr(simulated / "train")
+    values = synthesis.evaluate(simulated, lambda case: mean)["values"]
+    assert values["residual_ncc"][0] == 0
+    assert values["ncc"][0] == pytest.approx(values["ncc_mean_mr"][0])
+
+
+def test_an_image_that_lies_two_pixels_beside_is_caught(simulated: Path) -> None:
+    values = synthesis.evaluate(simulated, lambda case: np.roll(case.t2, 3, axis=2))["values"]
+    assert values["shift_within_1px"][0] < 0.5
+
+
+def test_a_folder_without_cases_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="usmri simulate"):
+        list(synthesis.cases(tmp_path))
