@@ -20,6 +20,7 @@ from . import measures
 _BRAIN = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13)
 _FLUID = (2, 12)
 _SLICES = range(44, 117, 4)  # axial slices that hold brain
+_BRIGHT = 0.72  # between white matter (at most about 0.66) and fluid (from about 0.8) of the T2 averages
 _BOOTSTRAPS = 500
 
 
@@ -150,7 +151,6 @@ def _measure(case: Case, prediction: np.ndarray, mean: np.ndarray) -> dict[str, 
     ours, truth, average = prediction[slices], case.t2[slices], mean[slices]
     us = case.us[slices].astype(np.float32) / 255
     fluid = np.isin(case.labels, _FLUID) & case.fan & case.brain
-    threshold = 0.6 * float(np.percentile(prediction[case.brain], 98)) + 0.4 * float(np.median(prediction[case.brain]))
     inside = np.abs(np.arange(SIZE) - SIZE / 2) * SPACING_MM < 22
     core = case.brain & case.fan & (inside[:, None, None] & inside[None, :, None] & inside[None, None, :])
     offsets = [measures.shift(prediction[k], case.t2[k]) for k in (64, 76, 88, 100)]
@@ -165,7 +165,7 @@ def _measure(case: Case, prediction: np.ndarray, mean: np.ndarray) -> dict[str, 
         "mae": float(np.abs(ours - truth)[seen].mean()),
         "shift_within_1px": float(np.mean([max(abs(r), abs(c)) <= 1 for r, c in offsets])),
         "stripe_peak": float(np.median([measures.stripe_peak(prediction[k]) for k in (64, 80, 96)])),
-        "volume_predicted": float((prediction > threshold)[core].sum()),
+        "volume_predicted": float((prediction > _BRIGHT)[core].sum()),
         "volume_true": float((fluid & core).sum()),
     }
 
