@@ -30,8 +30,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def image(head: Volume, tmp_path: Path) -> Path:
+def image(frame: Volume, tmp_path: Path) -> Path:
+    """A frame, named as files often are: it takes a tenth of a volume's time."""
     path = tmp_path / "DOE^JANE.nrrd"
+    frame.write(path)
+    return path
+
+
+@pytest.fixture
+def volume(head: Volume, tmp_path: Path) -> Path:
+    path = tmp_path / "DOE^JANE-3D.nrrd"
     head.write(path)
     return path
 
@@ -54,9 +62,9 @@ def _one_sentence(text: str) -> bool:
 
 
 def test_synthesize_writes_the_image_and_its_provenance(
-        image: Path, folder: Path, transform: Path, trusted_model: Path, head: Volume,
+        volume: Path, folder: Path, transform: Path, trusted_model: Path, head: Volume,
         capsys: pytest.CaptureFixture[str]) -> None:
-    code = cli.main(["synthesize", str(image), str(folder / "mr.nii.gz"), "--model", str(trusted_model),
+    code = cli.main(["synthesize", str(volume), str(folder / "mr.nii.gz"), "--model", str(trusted_model),
                      "--device", "cpu", "--transform", str(transform), "--json"])
     out, err = capsys.readouterr()
     result = json.loads(out)
@@ -209,14 +217,14 @@ def test_the_command_is_installed_and_runs_as_a_module() -> None:
         assert done.stdout.startswith("usmri ")
 
 
-def test_normalise_writes_a_transform_that_itk_resamples_with(image: Path, folder: Path, head: Volume,
+def test_normalise_writes_a_transform_that_itk_resamples_with(volume: Path, folder: Path, head: Volume,
                                                               capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["normalise", str(image), str(folder / "canonical.nrrd"), "--transform",
+    assert cli.main(["normalise", str(volume), str(folder / "canonical.nrrd"), "--transform",
                      str(folder / "to.tfm")]) == 0
     assert _names(folder) == ["canonical.nrrd", "to.tfm"]
     canonical = Volume.read(folder / "canonical.nrrd")
     np.testing.assert_allclose(canonical.ijk_to_ras, canonical_ijk_to_ras(), atol=1e-6)
-    again = sitk.Resample(sitk.ReadImage(str(image), sitk.sitkFloat32),
+    again = sitk.Resample(sitk.ReadImage(str(volume), sitk.sitkFloat32),
                           sitk.ReadImage(str(folder / "canonical.nrrd")),
                           sitk.ReadTransform(str(folder / "to.tfm")), sitk.sitkLinear)
     array = sitk.GetArrayFromImage(again)
