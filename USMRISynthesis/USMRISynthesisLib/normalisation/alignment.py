@@ -23,7 +23,8 @@ from USMRISynthesisLib.normalisation.canonical import (
     canonical_axis_mm,
     resample,
 )
-from USMRISynthesisLib.normalisation.skull import RATIOS, Skull, fit_skull
+from USMRISynthesisLib.normalisation.skull import Skull, fit_skull
+from USMRISynthesisLib.normalisation.skull_template import RATIOS
 from USMRISynthesisLib.volume import Volume
 
 # Below this an alignment is not to be trusted; the user should look, or give a transform.
@@ -165,7 +166,7 @@ def _expected(cells_to_canonical: np.ndarray, n: int) -> Skull:
     back = np.linalg.inv(linear)
     scale = abs(np.linalg.det(back)) ** (1 / n)
     u, _, v = np.linalg.svd(back)
-    return Skull(-back @ offset, HEAD_LENGTH_MM / 2 * scale * np.insert(RATIOS[:n - 1], 1, 1.0), u @ v)
+    return Skull(-back @ offset, HEAD_LENGTH_MM / 2 * scale * np.insert(RATIOS[n], 1, 1.0), u @ v)
 
 
 def _similarity(skull: Skull, grid_to_ras: np.ndarray) -> np.ndarray:
