@@ -12,20 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .norms import group_norm, instance_norm
+
 LEAK = 0.2
-
-
-def instance_norm(channels: int) -> nn.Module:
-    """Instance normalisation with a learnt gain and offset, one group a channel."""
-    return nn.InstanceNorm2d(channels, affine=True)
-
-
-def group_norm(channels: int) -> nn.Module:
-    """Group normalisation over eight channels at a time, or all where eight do not divide them.
-
-    The channels' relative strength within a group survives.
-    """
-    return nn.GroupNorm(channels // 8 if channels % 8 == 0 else 1, channels)
 
 
 class ConvBlock(nn.Module):
