@@ -100,6 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("checkpoint", metavar="CHECKPOINT")
     export.add_argument("output", metavar="OUT", help="the model folder to write")
     export.add_argument("--name", help="the model's name (the folder's)")
+    export.add_argument("--figures", metavar="FILE",
+                        help="what `usmri evaluate synthesis --json` printed, for the card")
     export.add_argument("--model-version", default="1", metavar="V", help="the model's version (1)")
     return parser
 

@@ -130,8 +130,21 @@ def export(options: Namespace) -> Outcome:
     from USMRISynthesisLib.training.export import export as export_model
 
     folder = export_model(options.checkpoint, options.output, version=options.model_version,
-                          name=options.name or Path(options.output).resolve().name)
+                          name=options.name or Path(options.output).resolve().name,
+                          figures=_figures(Path(options.figures)) if options.figures else None)
     return f"Wrote {folder}.", {"model": str(folder)}
+
+
+def _figures(path: Path) -> dict[str, str]:
+    """The card's figures from an evaluation's JSON. Raises Refused for anything else."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        command = f"usmri evaluate synthesis --split {result['split']} --through {result['through']}"
+        values = {key: f"{mean:.3f} [{low:.3f}, {high:.3f}]" for key, (mean, low, high) in result["values"].items()}
+        return {"printed_by": command, "cases": str(result["cases"]), **values}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refused("figures", f"{path.name} is no evaluation.", "Give what `usmri evaluate synthesis --json` "
+                      "printed.") from error
 
 
 def evaluate(options: Namespace) -> Outcome:
