@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from USMRISynthesisLib.evaluation import measures
 
 RNG = np.random.default_rng(0)

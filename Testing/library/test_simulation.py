@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-
 from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM, canonical_axis_mm, canonical_ijk_to_ras
 from USMRISynthesisLib.simulation import acquisition, anatomy, atlas

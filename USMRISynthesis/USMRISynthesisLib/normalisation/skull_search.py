@@ -78,7 +78,8 @@ def _volume_kernels(profile: tuple[float, ...], side: int, factor: int,
 def _kernels(n: int, profile: tuple[float, ...], side: int, factor: int,
              extent: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Sizes, shapes and tilts to try, each with the conjugate spectrum of its template."""
-    lengths = np.exp(np.arange(*np.log(np.array(LENGTH_SHARE) * extent / 2), np.log(1.12)))
+    shortest, longest = (float(np.log(share * extent / 2)) for share in LENGTH_SHARE)
+    lengths = np.exp(np.arange(shortest, longest, np.log(1.12)))
     for length in lengths:
         for ratios, angles in _shapes(n):
             logs = np.log(length * np.insert(np.array(ratios), 1, 1.0))
