@@ -18,6 +18,10 @@ from USMRISynthesisLib.normalisation.skull_template import MAX_TILT, RADII, RATI
 LENGTH_MM = (15.0, 135.0)
 LENGTH_SHARE = (0.18, 0.95)
 
+# A volume is acquired with the head in its middle. Maternal tissue offers thousands of arcs elsewhere: a place this
+# share of the image away from the middle needs evidence that outweighs half a natural logarithm.
+CENTRE_SHARE = 0.1
+
 Bounds = tuple[np.ndarray, np.ndarray]
 
 
@@ -28,7 +32,8 @@ def best(channels: np.ndarray, cell_mm: float, weights: np.ndarray, start: np.nd
     if not len(candidates):
         return None
     bounds = None if start is None else (start - 2 * steps(start, n), start + 2 * steps(start, n))
-    chosen = distinct(candidates, evidence(channels, candidates, weights), n, 8 if n == 2 else 5)
+    likely = evidence(channels, candidates, weights) - off_centre(channels, candidates)
+    chosen = distinct(candidates, likely, n, 8 if n == 2 else 5)
     coarse = [refine(channels, weights, candidates[k], 1.0, 120 if n == 2 else 200, bounds) for k in chosen]
     coarse.sort(key=lambda found: -found[1])
     fine = [refine(channels, weights, p, 0.4, 250 if n == 2 else 400, bounds) for p, _ in coarse[:2]]
@@ -126,6 +131,16 @@ def distinct(candidates: np.ndarray, evidence: np.ndarray, n: int, count: int) -
     return kept
 
 
+def off_centre(channels: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """(m,) what a volume's candidates lose for lying away from its middle; frames are cropped anyhow: nothing."""
+    n = channels.ndim - 1
+    if n == 2:
+        return np.zeros(len(candidates))
+    middle = (np.array(channels.shape[:0:-1]) - 1) / 2
+    away = (candidates[:, :3] - middle) / (CENTRE_SHARE * max(channels.shape[1:]))
+    return np.asarray(0.5 * (away**2).sum(axis=1))
+
+
 def _around(parameters: np.ndarray) -> np.ndarray:
     """A start and slightly larger and smaller ones."""
     n = 2 if len(parameters) == 5 else 3
@@ -160,4 +175,5 @@ def _cost(channels: np.ndarray, weights: np.ndarray, parameters: np.ndarray, bou
         beyond += float(np.maximum(np.abs(parameters[6:]) - MAX_TILT, 0).sum())
     if bounds is not None:
         beyond += float(np.maximum(bounds[0] - parameters, 0).sum() + np.maximum(parameters - bounds[1], 0).sum())
-    return 50 * beyond - float(evidence(channels, parameters[None], weights)[0])
+    likely = evidence(channels, parameters[None], weights) - off_centre(channels, parameters[None])
+    return 50 * beyond - float(likely[0])
