@@ -1,8 +1,9 @@
 """From an ultrasound image to canonical space: where the head lies, how large it is, and how sure that is.
 
 Place and size come from the skull (``skull.py``). Orientation is given or assumed, never claimed: without a
-``transform`` a volume's RAS axes are taken to be the fetal anatomy's to within about 25 degrees, the skull's
-long axis corrects pitch and yaw where it is clearly elongated, and roll stays as assumed. A frame is taken to
+``transform`` a volume's RAS axes are taken to be the fetal anatomy's to within about 25 degrees. The ellipsoid may
+tilt a little to outline the head, but the assumed axes stay: on simulated heads its tilt explained a third of the
+true pitch and a seventh of the yaw, and following it made the orientation worse. A frame is taken to
 show the head-circumference plane, its ellipse's major axis along +-A: the end nearer to the assumed anterior
 becomes anterior, so which end is the face is left open.
 """
@@ -30,7 +31,11 @@ from USMRISynthesisLib.volume import Volume
 # Below this an alignment is not to be trusted; the user should look, or give a transform.
 LOW_SCORE = 0.5
 # The skull's prominence at which the score is one half, and the step over which it changes, in frames and volumes.
-_PROMINENCE = {2: (0.50, 0.05), 3: (0.39, 0.04)}
+_PROMINENCE = {2: (0.50, 0.05), 3: (0.20, 0.03)}
+# A whole skull reaches further down than the ellipsoid that fits its vault, and is a little longer: where the centre
+# of the ellipsoid lies above the canonical origin, and its length, both measured on simulated heads.
+ELLIPSOID_Z_MM = 2.8
+ELLIPSOID_LENGTH_MM = 0.98 * HEAD_LENGTH_MM
 # Cells of the working grid along the fan's largest side.
 _CELLS = {2: 200, 3: 96}
 
@@ -162,15 +167,19 @@ def _expected(cells_to_canonical: np.ndarray, n: int) -> Skull:
     if n == 2:
         linear, offset = cells_to_canonical[:2, :2], cells_to_canonical[:2, 3]
     else:
-        linear, offset = cells_to_canonical[:3, :3], cells_to_canonical[:3, 3] - (0, 0, HC_PLANE_Z_MM)
+        linear, offset = cells_to_canonical[:3, :3], cells_to_canonical[:3, 3] - (0, 0, ELLIPSOID_Z_MM)
     back = np.linalg.inv(linear)
     scale = abs(np.linalg.det(back)) ** (1 / n)
     u, _, v = np.linalg.svd(back)
-    return Skull(-back @ offset, HEAD_LENGTH_MM / 2 * scale * np.insert(RATIOS[n], 1, 1.0), u @ v)
+    length = HEAD_LENGTH_MM if n == 2 else ELLIPSOID_LENGTH_MM
+    return Skull(-back @ offset, length / 2 * scale * np.insert(RATIOS[n], 1, 1.0), u @ v)
 
 
 def _similarity(skull: Skull, grid_to_ras: np.ndarray) -> np.ndarray:
-    """RAS mm to canonical mm: the skull's centre to the origin, its axes to R, A, S, its length to 88 mm."""
+    """RAS mm to canonical mm: the skull's centre to the origin and its length to 88 mm.
+
+    A frame's major axis goes to A; a volume keeps the axes assumed.
+    """
     n = len(skull.centre)
     cell = np.linalg.norm(grid_to_ras[:3, 0])
     basis = grid_to_ras[:3, :3] / cell
@@ -181,11 +190,12 @@ def _similarity(skull: Skull, grid_to_ras: np.ndarray) -> np.ndarray:
         superior = -superior if _points_backwards(superior, 2) else superior
         axes = np.stack([np.cross(anterior, superior), anterior, superior])
     else:
-        axes = (basis @ skull.rotation).T
+        axes = basis.T
     centre = grid_to_ras[:3, :n] @ skull.centre + grid_to_ras[:3, 3]
     matrix = np.eye(4)
-    matrix[:3, :3] = HEAD_LENGTH_MM / (2 * skull.semi_axes[1] * cell) * axes
-    matrix[:3, 3] = (0, 0, HC_PLANE_Z_MM if n == 2 else 0) - matrix[:3, :3] @ centre
+    length, z = (HEAD_LENGTH_MM, HC_PLANE_Z_MM) if n == 2 else (ELLIPSOID_LENGTH_MM, ELLIPSOID_Z_MM)
+    matrix[:3, :3] = length / (2 * skull.semi_axes[1] * cell) * axes
+    matrix[:3, 3] = (0, 0, z) - matrix[:3, :3] @ centre
     return matrix
 
 

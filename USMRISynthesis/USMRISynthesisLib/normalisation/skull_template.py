@@ -24,14 +24,16 @@ _TEMPLATE = {2: np.array([
     -0.46, -0.94, -1.05, -0.63, -0.07, 0.02, 0.11, 1.27, 1.69, 0.64, 0.00, -0.97, -2.02, -1.87, -1.37, -1.19,
     0.31, -0.30, -0.51, -0.34, -0.07, 0.12, 0.33, 0.76, 0.65, 0.12, 0.11, 0.18, 0.31, 0.85, 1.05, 0.47,
     -0.14, 1.82]), 3: np.array([
-    -0.46, -0.94, -1.05, -0.63, -0.07, 0.02, 0.11, 1.27, 1.69, 0.64, 0.00, -0.97, -2.02, -1.87, -1.37, -1.19,
-    0.31, -0.30, -0.51, -0.34, -0.07, 0.12, 0.33, 0.76, 0.65, 0.12, 0.11, 0.18, 0.31, 0.85, 1.05, 0.47,
-    -0.14, 1.82])}
+    0.08, -1.21, -1.71, -1.45, -2.40, -2.58, -0.95, 1.07, 1.81, 0.98, -0.32, -0.88, -0.89, -1.43, -1.85, -0.86,
+    0.67, 1.46, 2.82, 3.54, 2.39, 0.79, 0.02, -0.10, 0.01, 0.37, 1.13, 2.01, 2.29, 1.61, 0.69, 0.73,
+    -0.53, 4.48])}
 # Usual width over length, and height over length, of the outer skull, and their spread. In a volume the ellipsoid
 # ends at the skull's base.
 RATIOS = {2: np.array([0.79]), 3: np.array([0.83, 0.75])}
 RATIO_SPREAD = 0.08
 MAX_TILT = np.deg2rad(25.0)
+# Without a cost to tilting, an ellipsoid leans over to gather tissue outside the head.
+TILT_SPREAD = np.deg2rad(10.0)
 
 
 def contrast_and_brightness(image: np.ndarray, fan: np.ndarray) -> np.ndarray:
@@ -90,8 +92,9 @@ def features(channels: np.ndarray, parameters: np.ndarray) -> np.ndarray:
 
 
 def evidence(channels: np.ndarray, parameters: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(ellipses,): how well the template fits each."""
-    return features(channels, parameters) @ weights
+    """(ellipses,): how well the template fits each, less what a tilt away from the assumed axes costs."""
+    tilt = parameters[:, 6:] / TILT_SPREAD if channels.ndim == 4 else np.zeros((len(parameters), 1))
+    return features(channels, parameters) @ weights - (tilt**2).sum(axis=1)
 
 
 def template(n: int) -> np.ndarray:
