@@ -7,6 +7,7 @@
     back  Adv(D_back; x_U, x~_U)              (7)   appearance of the back-projected ultrasound
     bi    Adv(D_bi; y, y_b)                   (8)   bi-directional latent consistency
     supervised, edge                          ours: L1 on simulated pairs and on their differences
+    floor                                     ours: no black spots within the brain of real frames
 
     Adv(D; r, f) = E log D(r) + E log(1 - D(f)): the discriminator maximises it, the networks minimise it.
 
@@ -25,7 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ADVERSARIAL_TERMS = ("app", "stru", "back", "bi")
-TERMS = ("lat", "app", "stru", "proj", "back", "bi", "supervised", "edge")
+TERMS = ("lat", "app", "stru", "proj", "back", "bi", "supervised", "edge", "floor")
+FLOOR = -0.3  # in [-1, 1]; the darkest tissue of the T2 averages lies above it
 ADVERSARIAL_KINDS = ("lsgan", "log")
 
 
@@ -46,6 +48,7 @@ class ObjectiveConfig:
     bi: float = 1.0
     supervised: float = 0.0
     edge: float = 0.0
+    floor: float = 0.0
     adversarial: str = "lsgan"
     stop_gradient_latent: bool = True
 
@@ -135,6 +138,20 @@ def paired_edge_l1(predicted: Tensor, truth: Tensor, has_truth: Tensor) -> Tenso
     return down + across
 
 
+def below_floor(mr: Tensor, has_truth: Tensor) -> Tensor:
+    """Mean depth below FLOOR in the middle of the samples without truth; 0 when there are none.
+
+    T2 has no black within the brain; the backward path writes it there, to read the ultrasound back from it.
+    The middle is an ellipse of half the width and 0.8 of the length of a canonical head, well inside any skull.
+    """
+    height, width = mr.shape[-2:]
+    y = torch.linspace(-1, 1, height, device=mr.device)[:, None]
+    x = torch.linspace(-1, 1, width, device=mr.device)[None]
+    middle = ((x / 0.42) ** 2 + (y / 0.72) ** 2 < 1).to(mr)
+    chosen = (~has_truth).to(mr).view(-1, 1, 1, 1) * middle
+    return (F.relu(FLOOR - mr) * chosen).sum() / chosen.sum().clamp(min=1)
+
+
 def generator_terms(
     made: Synthesised,
     real: Real,
@@ -174,6 +191,8 @@ def generator_terms(
         terms["supervised"] = paired_l1(made.mr, real.truth, real.has_truth)
     if config.edge:
         terms["edge"] = paired_edge_l1(made.mr, real.truth, real.has_truth)
+    if config.floor:
+        terms["floor"] = below_floor(made.mr, real.has_truth)
     return terms
 
 
