@@ -124,12 +124,9 @@ def _working_grid(volume: Volume, fan: np.ndarray,
     Returns:
         grid_to_ras (4, 4) from cells x, y, z; a cell's size in mm; image and fan, (j, i) or (k, j, i).
     """
-    seen = np.argwhere(fan)[:, ::-1]
-    low, high = seen.min(axis=0) - 0.5, seen.max(axis=0) + 0.5
     to_ras = volume.ijk_to_ras
     if volume.is_frame:
         n = 2
-        low[2] = high[2] = 0.0
         rows = to_ras[:3, 0] / np.linalg.norm(to_ras[:3, 0])
         normal = np.cross(rows, to_ras[:3, 1])
         normal /= np.linalg.norm(normal)
@@ -137,16 +134,15 @@ def _working_grid(volume: Volume, fan: np.ndarray,
     else:
         n = 3
         basis = np.eye(3) if transform is None else _nearest_rotation(transform[:3, :3]).T
-    corners = np.array(np.meshgrid(*np.column_stack([low, high]))).reshape(3, -1)
-    along = basis.T @ (to_ras[:3, :3] @ corners + to_ras[:3, 3:])
+    edge = fan & ~ndimage.binary_erosion(fan, np.ones((1, 3, 3) if n == 2 else (3, 3, 3)))
+    along = basis.T @ (to_ras[:3, :3] @ np.argwhere(edge)[:, ::-1].T + to_ras[:3, 3:])
     extent = np.ptp(along, axis=1)
     cell = float(extent.max()) / _CELLS[n]
     first = along.min(axis=1)
-    first[:n] += cell / 2
     grid_to_ras = np.eye(4)
     grid_to_ras[:3, :3] = basis * cell
     grid_to_ras[:3, 3] = basis @ first
-    shape = tuple(max(8, int(np.ceil(e / cell - 1e-6))) for e in extent[:n][::-1])
+    shape = tuple(max(8, int(np.ceil(e / cell - 1e-6)) + 1) for e in extent[:n][::-1])
     to_input = np.linalg.inv(to_ras) @ grid_to_ras
     array, mask = volume.array, fan
     if n == 2:

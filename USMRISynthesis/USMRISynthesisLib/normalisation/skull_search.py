@@ -37,7 +37,7 @@ def best(channels: np.ndarray, cell_mm: float, weights: np.ndarray, start: np.nd
     coarse = [refine(channels, weights, candidates[k], 1.0, 120 if n == 2 else 200, bounds) for k in chosen]
     coarse.sort(key=lambda found: -found[1])
     fine = [refine(channels, weights, p, 0.4, 250 if n == 2 else 400, bounds) for p, _ in coarse[:2]]
-    return max(fine, key=lambda found: found[1])[0]
+    return refine(channels, weights, max(fine, key=lambda found: found[1])[0], 0.15, 150 * n, bounds)[0]
 
 
 def search(channels: np.ndarray, cell_mm: float, weights: np.ndarray) -> np.ndarray:
