@@ -99,7 +99,7 @@ def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
     try:
         output.SetName(scene.GenerateUniqueName(name) if _name_taken(scene, name, output) else name)
         slicer.util.updateVolumeFromArray(output, np.ascontiguousarray(result.mr.array))
-        output.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(result.mr.ijk_to_ras))
+        _set_geometry(output, source, result.mr.ijk_to_ras)
         output.SetAndObserveTransformNodeID(source.GetTransformNodeID())
         output.SetNodeReferenceID(SOURCE_ROLE, source.GetID())
         output.SetAttribute(SYNTHETIC_ATTRIBUTE, SYNTHETIC)
@@ -111,6 +111,17 @@ def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
     for node in (transform, output):
         _place_beside(node, source)
     return output
+
+
+def _set_geometry(output: slicer.vtkMRMLScalarVolumeNode, source: slicer.vtkMRMLScalarVolumeNode,
+                  ijk_to_ras: np.ndarray) -> None:
+    """The result's grid; to the last digit the source's own, unless that was moved while the synthesis ran."""
+    now = vtk.vtkMatrix4x4()
+    source.GetIJKToRASMatrix(now)
+    if np.allclose(slicer.util.arrayFromVTKMatrix(now), ijk_to_ras, rtol=0, atol=1e-6):
+        output.CopyOrientation(source)
+    else:
+        output.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(ijk_to_ras))
 
 
 def source_of(output: slicer.vtkMRMLNode | None) -> slicer.vtkMRMLScalarVolumeNode | None:
