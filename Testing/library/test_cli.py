@@ -200,7 +200,8 @@ def test_an_interrupt_ends_with_a_sentence_and_no_file(image: Path, folder: Path
             "pipeline.synthesize = slow\nsys.exit(cli.main(sys.argv[1:]))")
     process = subprocess.Popen(
         [sys.executable, "-c", code, "synthesize", str(image), str(folder / "mr.nrrd")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background job ignores it
     assert process.stdout is not None and process.stdout.readline() == "started\n"
     start = time.monotonic()
     process.send_signal(number)
