@@ -15,7 +15,30 @@ import torch
 from scipy import ndimage
 
 from ..normalisation.canonical import HEAD_LENGTH_MM, SIZE, SPACING_MM
-from .atlas import BRAINSTEM, CORPUS_CALLOSUM, CORTEX, EXTERNAL_CSF, VENTRICLES, WHITE_MATTER, Atlas
+from .atlas import Atlas
+from .membrane import Sheets, membrane
+from .tissues import (
+    AMNIOTIC,
+    BRAINSTEM,
+    CAVUM,
+    CHOROID,
+    CORPUS_CALLOSUM,
+    CORTEX,
+    EXTERNAL_CSF,
+    EYE,
+    FACE,
+    FALX,
+    LABEL_NAMES,
+    LIMB,
+    MASS,
+    MATERNAL,
+    PLACENTA,
+    SCALP,
+    SKULL,
+    SUTURE,
+    VENTRICLES,
+    WHITE_MATTER,
+)
 from .warp import (
     canonical_points,
     rotation_matrix,
@@ -24,14 +47,10 @@ from .warp import (
     spline_field,
 )
 
-SKULL, SCALP, FALX, CAVUM, CHOROID, EYE, AMNIOTIC, MATERNAL, FACE = 9, 10, 11, 12, 13, 14, 15, 16, 17
-SUTURE = 18
-LABEL_NAMES = {
-    0: "background", 1: "white matter", 2: "ventricles", 3: "cerebellum", 4: "external CSF", 5: "cortex",
-    6: "deep grey", 7: "brainstem", 8: "corpus callosum", 9: "skull", 10: "scalp", 11: "falx", 12: "cavum",
-    13: "choroid plexus", 14: "eye", 15: "amniotic fluid", 16: "maternal tissue", 17: "face and neck",
-    18: "suture",
-}  # fmt: skip
+__all__ = [
+    "AMNIOTIC", "CAVUM", "CHOROID", "EYE", "FACE", "FALX", "LABEL_NAMES", "LIMB", "MASS", "MATERNAL", "PLACENTA",
+    "SCALP", "SKULL", "SUTURE", "Anatomy", "AnatomyRanges", "build",
+]  # fmt: skip
 
 _WALL_SMOOTHING_MM = 3.5
 
@@ -61,6 +80,7 @@ class Anatomy:
     """One simulated head.
 
     t2 0-1; labels as LABEL_NAMES; skull_distance in mm to the skull's outer surface, negative inside.
+    membrane: float32, strength of thin reflecting sheets (falx, cavum walls, ependyma, pia), 1 = a strong midline.
     scale: canonical mm per physical mm.  centre, length: of the outer skull in canonical mm.
     """
 
@@ -72,7 +92,8 @@ class Anatomy:
     centre: np.ndarray
     length_mm: float
     eyes: np.ndarray
-    parameters: dict[str, float] = field(default_factory=dict)
+    membrane: np.ndarray
+    parameters: dict[str, float | str] = field(default_factory=dict)
 
 
 def build(atlas: Atlas, seed: int, ranges: AnatomyRanges | None = None) -> Anatomy:
@@ -94,17 +115,32 @@ def build(atlas: Atlas, seed: int, ranges: AnatomyRanges | None = None) -> Anato
 
     warped, scale = _atlas_points(atlas, rng, draw, pose, shift, pose_scale)
     midline = warped[..., 0].numpy()
-    fields = np.concatenate((atlas.hull_distance[None], atlas.t2[None], atlas.indicators))
-    fields_at = sample_channels(fields, atlas.ijk_to_ras, warped, (40.0, *[0.0] * 10))
+    fields = np.concatenate(
+        (atlas.hull_distance[None], atlas.t2[None], atlas.indicators, atlas.ventricle_distance[None])
+    )
+    fields_at = sample_channels(fields, atlas.ijk_to_ras, warped, (40.0, *[0.0] * 10, 40.0))
     hull = fields_at[0].numpy() * scale
     hull = ndimage.gaussian_filter(hull, 1.0)
     inner = hull - draw["gap_mm"]
     outer = inner - draw["skull_mm"]
 
-    labels = _brain_labels(fields_at[2:])
+    labels = _brain_labels(fields_at[2:11])
     t2 = fields_at[1].numpy()
     t2 = _fill_subarachnoid(t2, labels, inner, rng)
-    _add_midline_structures(labels, t2, atlas, warped.numpy(), midline, inner, scale, draw, ranges, rng)
+    cavum = _add_midline_structures(labels, t2, atlas, warped.numpy(), midline, inner, scale, draw, ranges, rng)
+    sheets = Sheets(
+        labels=labels,
+        points=warped.numpy(),
+        inner=inner,
+        midline=midline * scale,
+        ventricle=fields_at[11].numpy() * scale,
+        cavum=cavum,
+        indicators=fields_at[2:11],
+        base_z=float(atlas.label_ras(BRAINSTEM)[:, 2].mean()) + 6 / scale,
+        week=atlas.week,
+        scale=scale,
+    )
+    reflecting = membrane(sheets, np.random.default_rng([seed, 7]))
     eyes = _add_outside(labels, outer, warped.numpy(), atlas, draw, rng)
     t2 = _vary_intensity(t2, rng)
 
@@ -118,6 +154,7 @@ def build(atlas: Atlas, seed: int, ranges: AnatomyRanges | None = None) -> Anato
         centre=centre,
         length_mm=length,
         eyes=eyes,
+        membrane=reflecting,
         parameters={**draw, "pose_scale": pose_scale},
     )
 
@@ -194,7 +231,7 @@ def _add_midline_structures(
     draw: dict[str, float],
     ranges: AnatomyRanges,
     rng: np.random.Generator,
-) -> None:
+) -> np.ndarray | None:
     callosum = atlas.label_ras(CORPUS_CALLOSUM)
     brain_centre = atlas.label_ras(BRAINSTEM).mean(0)
     half_width = float(rng.uniform(0.25, 0.5))
@@ -203,12 +240,14 @@ def _add_midline_structures(
     falx &= np.isin(labels, (WHITE_MATTER, CORTEX, EXTERNAL_CSF)) & (inner < -0.5)
     labels[falx] = FALX
 
+    cavum = None
     if rng.random() < ranges.cavum_probability:
         front = callosum[callosum[:, 1] > np.percentile(callosum[:, 1], 65)]
         length = float(np.ptp(callosum[:, 1]))
         centre = np.array([0.0, front[:, 1].mean() - 0.05 * length, np.percentile(front[:, 2], 15) - 1.5])
         half = np.array([rng.uniform(1.2, 2.6), rng.uniform(0.12, 0.2) * length, rng.uniform(2.2, 4.0)])
-        inside = _ellipsoid(points, centre, half) < 1
+        cavum = (np.sqrt(_ellipsoid(points, centre, half)) - 1) * float(half[0]) * scale
+        inside = cavum < 0
         labels[inside] = CAVUM
         t2[inside] = 0.55 * t2[inside] + 0.45 * float(rng.uniform(0.8, 0.95))
 
@@ -224,6 +263,7 @@ def _add_midline_structures(
         plexus &= labels == VENTRICLES
         labels[plexus] = CHOROID
         t2[plexus] *= float(rng.uniform(0.78, 0.92))
+    return cavum
 
 
 def _add_outside(

@@ -1,0 +1,24 @@
+"""Label numbers of the simulated head: the atlas's 1-8, then what the simulator adds."""
+
+from __future__ import annotations
+
+from .atlas import (
+    BRAINSTEM,
+    CEREBELLUM,
+    CORPUS_CALLOSUM,
+    CORTEX,
+    DEEP_GREY,
+    EXTERNAL_CSF,
+    VENTRICLES,
+    WHITE_MATTER,
+)
+
+SKULL, SCALP, FALX, CAVUM, CHOROID, EYE, AMNIOTIC, MATERNAL, FACE = 9, 10, 11, 12, 13, 14, 15, 16, 17
+SUTURE, LIMB, PLACENTA, MASS = 18, 19, 20, 21
+LABEL_NAMES = {
+    0: "background", WHITE_MATTER: "white matter", VENTRICLES: "ventricles", CEREBELLUM: "cerebellum",
+    EXTERNAL_CSF: "external CSF", CORTEX: "cortex", DEEP_GREY: "deep grey", BRAINSTEM: "brainstem",
+    CORPUS_CALLOSUM: "corpus callosum", SKULL: "skull", SCALP: "scalp", FALX: "falx", CAVUM: "cavum",
+    CHOROID: "choroid plexus", EYE: "eye", AMNIOTIC: "amniotic fluid", MATERNAL: "maternal tissue",
+    FACE: "face and neck", SUTURE: "suture", LIMB: "limb", PLACENTA: "placenta", MASS: "mass",
+}  # fmt: skip
