@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..normalisation.canonical import SIZE, SPACING_MM
 from .tissues import (
@@ -20,6 +19,7 @@ from .tissues import (
     DEEP_GREY,
     EXTERNAL_CSF,
     FALX,
+    MASS,
     VENTRICLES,
     WHITE_MATTER,
 )
@@ -41,70 +41,72 @@ class MembraneRanges:
     sulci: tuple[float, float] = (0.2, 0.7)
     insula: tuple[float, float] = (0.25, 0.9)
     tentorium: tuple[float, float] = (0.3, 0.8)
+    mass: tuple[float, float] = (0.1, 0.7)
 
 
 @dataclass(frozen=True, eq=False)
 class Sheets:
-    """What the sheets follow, on the canonical grid.
+    """What the sheets follow, on the part `box` of the canonical grid that holds the head.
 
-    points: atlas mm (k, j, i, 3); inner: signed mm to the skull's inner surface; ventricle, cavum: signed mm,
-    negative inside (cavum may be missing); indicators: (9, k, j, i) as in Atlas; base_z: atlas mm, lower end of
-    the midline sheets; midline: signed canonical mm to the midline plane.
+    x, z: atlas mm; inner: signed canonical mm to the skull's inner surface; midline, ventricle, cavum, mass: signed
+    canonical mm, negative inside (cavum and mass may be missing); indicators: (9, k, j, i) as in Atlas; base_z:
+    atlas mm, lower end of the midline sheets; half_width: of the brain in atlas mm; scale: canonical per physical mm.
     """
 
     labels: np.ndarray
-    points: np.ndarray
+    x: np.ndarray
+    z: np.ndarray
     inner: np.ndarray
     midline: np.ndarray
     ventricle: np.ndarray
     cavum: np.ndarray | None
-    indicators: torch.Tensor
+    mass: np.ndarray | None
+    indicators: np.ndarray
     base_z: float
+    half_width: float
     week: int
     scale: float
+    box: tuple[slice, ...]
 
 
 def membrane(sheets: Sheets, rng: np.random.Generator, ranges: MembraneRanges | None = None) -> np.ndarray:
     """Strength (160, 160, 160) float32 of the sheets; 0 away from them and outside the skull."""
     ranges = ranges or MembraneRanges()
     strength = {name: float(rng.uniform(*limits)) for name, limits in vars(ranges).items()}
-    box = _box(sheets.inner < 0)
-    inner, labels, points = sheets.inner[box], sheets.labels[box], sheets.points[box]
-    midline, ventricle = sheets.midline[box], sheets.ventricle[box]
-    indicators = sheets.indicators[(slice(None), *box)].numpy()
-
-    above = np.clip((points[..., 2] - sheets.base_z) / 2, 0, 1)
+    inner, labels, midline = sheets.inner, sheets.labels, sheets.midline
+    above = np.clip((sheets.z - sheets.base_z) / 2 + 1, 0, 1)
     total = np.zeros(inner.shape, np.float32)
 
-    def add(name: str, profile: np.ndarray, where: np.ndarray | float = 1.0, finest: int = 12) -> None:
-        broken = strength[name] * _interruptions(rng, finest)[box]
+    def add(name: str, profile: np.ndarray, where: np.ndarray | float = 1.0, finest: int = 14) -> None:
+        broken = strength[name] * _interruptions(rng, finest)[sheets.box]
         np.maximum(total, profile * where * broken, out=total)
 
     across = _profile(midline)
-    fissure = np.isin(labels, (WHITE_MATTER, CORTEX, EXTERNAL_CSF, FALX))
-    add("midline", across, fissure * above)
+    add("midline", across, np.isin(labels, (WHITE_MATTER, CORTEX, EXTERNAL_CSF, FALX)) * above)
     add("third_ventricle", across, np.isin(labels, (DEEP_GREY, VENTRICLES)) * above)
-    add("ependyma", _profile(_distance(ventricle)), labels != CAVUM)
+    add("ependyma", _profile(_distance(sheets.ventricle)), labels != CAVUM)
+    surface = _profile(_distance(0.5 - sheets.indicators[0] + sheets.indicators[EXTERNAL_CSF]))
+    depth = np.clip((-inner / sheets.scale - 5) / 4, 0, 1)
+    lateral = np.clip((np.abs(sheets.x) / sheets.half_width - 0.35) / 0.15, 0, 1)
+    age = float(np.clip((sheets.week - 20) / 12, 0.15, 1))
+    add("pia", surface, 0.5 + 0.5 * age)
+    add("insula", surface, depth * lateral)
+    if sheets.week >= _ECHOGENIC_SULCI_WEEK:
+        add("sulci", surface, depth * age)
+        add("sulci", _profile(_distance(_furrows(rng, sheets.week)[sheets.box])), age * _furrowed(sheets))
+    upper = np.clip((sheets.z - sheets.base_z) / 3 + 4, 0, 1)
+    add("tentorium", _profile(_distance(0.5 - sheets.indicators[CEREBELLUM])), upper)
     if sheets.cavum is not None:
         # two lines along the sides; the front and back of the cavum reflect little
         side = np.clip(np.abs(midline) / (0.7 * sheets.scale), 0.2, 1)
-        add("cavum", _profile(sheets.cavum[box]), side * (labels != CORPUS_CALLOSUM), finest=7)
-
-    surface = _distance(0.5 - indicators[0] + indicators[EXTERNAL_CSF])
-    pia = _profile(surface)
-    depth = np.clip((-inner / sheets.scale - 5) / 4, 0, 1)
-    lateral = np.clip((np.abs(points[..., 0]) * 2 / max(float(np.ptp(points[inner < 0][:, 0])), 1) - 0.35) / 0.15, 0, 1)
-    age = float(np.clip((sheets.week - 20) / 12, 0.15, 1))
-    add("pia", pia, 0.5 + 0.5 * age)
-    add("insula", pia, depth * lateral)
-    add("sulci", pia, depth * age)
-    if sheets.week >= _ECHOGENIC_SULCI_WEEK:
-        add("sulci", _profile(_distance(_furrows(rng, sheets.week)[box])), age * _furrowed(sheets, box))
-    upper = points[..., 2] > sheets.base_z - 2 / sheets.scale
-    add("tentorium", _profile(_distance(0.5 - indicators[CEREBELLUM])), upper)
+        total *= labels != CAVUM  # the old wall between the horns went with the cavum
+        add("cavum", _profile(_distance(sheets.cavum)), side * (labels != CORPUS_CALLOSUM), finest=7)
+    if sheets.mass is not None:
+        total *= labels != MASS
+        add("mass", _profile(_distance(sheets.mass)))
 
     out = np.zeros((SIZE, SIZE, SIZE), np.float32)
-    out[box] = total * np.clip(-inner / SPACING_MM, 0, 1)
+    out[sheets.box] = total * np.clip(-inner / SPACING_MM, 0, 1)
     return out
 
 
@@ -134,18 +136,17 @@ def _furrows(rng: np.random.Generator, week: int) -> np.ndarray:
     return spline_field(rng.standard_normal((nodes, nodes, nodes)), SIZE)
 
 
-def _furrowed(sheets: Sheets, box: tuple[slice, ...]) -> np.ndarray:
+def _furrowed(sheets: Sheets) -> np.ndarray:
     """Where sulci lie: the outer 4-10 mm of the hemispheres, deeper with age."""
     depth = float(np.interp(sheets.week, (26, 34), (4, 10))) * sheets.scale
-    inner, labels = sheets.inner[box], sheets.labels[box]
-    hemisphere = np.isin(labels, (CORTEX, WHITE_MATTER)) & (sheets.points[box][..., 2] > sheets.base_z)
-    return np.asarray(hemisphere * np.clip((depth + 4 * sheets.scale + inner) / 2, 0, 1), np.float32)
+    hemisphere = np.isin(sheets.labels, (CORTEX, WHITE_MATTER)) & (sheets.z > sheets.base_z)
+    return np.asarray(hemisphere * np.clip((depth + 4 * sheets.scale + sheets.inner) / 2, 0, 1), np.float32)
 
 
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     """The mask's bounding box with one voxel of margin."""
     slices = []
     for axis in range(3):
         used = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        slices.append(slice(max(int(used[0]) - 1, 0), int(used[-1]) + 2))
+        slices.append(slice(int(used[0]) - 1, int(used[-1]) + 2))
     return tuple(slices)
