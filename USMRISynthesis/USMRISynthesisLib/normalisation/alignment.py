@@ -134,8 +134,7 @@ def _working_grid(volume: Volume, fan: np.ndarray,
     else:
         n = 3
         basis = np.eye(3) if transform is None else _nearest_rotation(transform[:3, :3]).T
-    edge = fan & ~ndimage.binary_erosion(fan, np.ones((1, 3, 3) if n == 2 else (3, 3, 3)))
-    along = basis.T @ (to_ras[:3, :3] @ np.argwhere(edge)[:, ::-1].T + to_ras[:3, 3:])
+    along = basis.T @ (to_ras[:3, :3] @ _row_ends(fan) + to_ras[:3, 3:])
     extent = np.ptp(along, axis=1)
     cell = float(extent.max()) / _CELLS[n]
     first = along.min(axis=1)
@@ -150,6 +149,14 @@ def _working_grid(volume: Volume, fan: np.ndarray,
     image = resample(array.astype(np.float32) - np.float32(array.min()), to_input, shape, 1, 0.0)
     inside = resample(mask, to_input, shape, 1, 0.0) > 0.5
     return grid_to_ras, cell, ndimage.gaussian_filter(image, 0.4 if n == 2 else 0.8), inside
+
+
+def _row_ends(fan: np.ndarray) -> np.ndarray:
+    """(3, m) i, j, k of the first and the last fan voxel of each row: whichever way one looks, the outermost is one."""
+    k, j = np.nonzero(fan.any(axis=2))
+    rows = fan[k, j]
+    ends = np.concatenate([rows.argmax(axis=1), fan.shape[2] - 1 - rows[:, ::-1].argmax(axis=1)])
+    return np.stack([ends, np.tile(j, 2), np.tile(k, 2)])
 
 
 def _nearest_rotation(matrix: np.ndarray) -> np.ndarray:
