@@ -22,6 +22,8 @@ CORTEX, DEEP_GREY, BRAINSTEM, CORPUS_CALLOSUM = 5, 6, 7, 8
 
 _HULL_CLOSING_MM = 12.0
 _COARSE_FACTOR = 2
+_BASE_SHARE = 0.4
+_ROUNDNESS = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,4 +120,28 @@ def _hull_distance(brain: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     upsampled = ndimage.affine_transform(
         distance, np.full(3, 1 / step), output_shape=brain.shape, order=1, mode="nearest"
     )
-    return np.asarray(upsampled, np.float32)
+    return _rounded(np.asarray(upsampled, np.float32), spacing)
+
+
+def _rounded(hull: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """The hull of an average is flat over the temporal lobes, a skull is round: outwards to its vault's ellipsoid.
+
+    The ellipsoid is a least-squares fit to the surface above the base (the upper 60 % of its height).
+    """
+    axes = np.meshgrid(*(np.arange(n, dtype=np.float32) * s for n, s in zip(hull.shape, spacing, strict=True)),
+                       indexing="ij", sparse=True)  # fmt: skip
+    surface = np.argwhere(np.abs(hull) < spacing.min() / 2) * spacing
+    vault = surface[surface[:, 0] > surface[:, 0].min() + _BASE_SHARE * np.ptp(surface[:, 0])]
+    middle = vault.mean(axis=0)
+    offset = vault - middle
+    square, linear = np.split(np.linalg.lstsq(np.hstack([offset**2, offset]), np.ones(len(vault)), rcond=None)[0], 2)
+    if (square <= 0).any():
+        return hull  # no ellipsoid fits
+    centre = middle - linear / (2 * square)
+    half = np.sqrt((1 + (linear**2 / (4 * square)).sum()) / square)
+    unit = [(axis - c) / h for axis, c, h in zip(axes, centre, half, strict=True)]
+    radius = np.sqrt(sum(u**2 for u in unit))
+    slope = np.sqrt(sum((u / h) ** 2 for u, h in zip(unit, half, strict=True))) / np.maximum(radius, 1e-3)
+    ellipsoid = (radius - 1) / np.maximum(slope, 1e-3)
+    mixed = (1 - _ROUNDNESS) * hull + _ROUNDNESS * np.clip(ellipsoid, -40, 40)
+    return np.asarray(ndimage.gaussian_filter(np.minimum(hull, mixed), 2.0 / spacing), np.float32)

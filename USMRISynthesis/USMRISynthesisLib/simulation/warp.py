@@ -42,6 +42,13 @@ def smooth_displacement(rng: np.random.Generator, size: int, spacing_mm: float, 
     return torch.from_numpy(np.stack([spline_field(c, size) for c in control], axis=-1))
 
 
+def combine(points: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """matrix (3, 3) times each point (..., 3), by plain sums: a library's product may differ in the last bit from
+    call to call, and the same seed must give the same bytes."""
+    x, y, z = points.unbind(-1)
+    return torch.stack([x * row[0] + y * row[1] + z * row[2] for row in matrix], dim=-1)
+
+
 def sample(array: np.ndarray, ijk_to_ras: np.ndarray, points: torch.Tensor, outside: float = 0.0) -> torch.Tensor:
     """Trilinear values of `array` (k, j, i) at world `points` (..., 3) in mm; `outside` beyond the grid."""
     return sample_channels(array[None], ijk_to_ras, points, (outside,))[0]
@@ -57,8 +64,8 @@ def sample_channels(
     inverse = torch.from_numpy(np.linalg.inv(ijk_to_ras)).to(points.dtype)
     extent = torch.tensor(arrays.shape[:0:-1], dtype=points.dtype) - 1
     scale = 2 / extent
-    linear, offset = inverse[:3, :3].T * scale, inverse[:3, 3] * scale - 1
-    grid = (points.reshape(-1, 3) @ linear + offset).reshape(1, 1, 1, -1, 3)
+    linear, offset = inverse[:3, :3] * scale[:, None], inverse[:3, 3] * scale - 1
+    grid = (combine(points.reshape(-1, 3), linear) + offset).reshape(1, 1, 1, -1, 3)
     source = torch.from_numpy(np.ascontiguousarray(arrays, dtype=np.float32))
     beyond = torch.zeros(len(arrays)) if outside is None else torch.tensor(list(outside), dtype=torch.float32)
     values = functional.grid_sample(

@@ -1,0 +1,143 @@
+"""A single frame at the head-circumference plane from the same simulated machine, with its truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ..normalisation.canonical import HC_PLANE_Z_MM, HEAD_LENGTH_MM, SIZE, SPACING_MM
+from . import beam as beams
+from .acquisition import CANONICAL_IJK_TO_RAS, AcquisitionRanges, scan
+from .anatomy import Anatomy
+from .tissue import tissue_maps
+from .warp import combine, rotation_matrix, sample
+
+_ANGLES = 340
+_SAMPLE_MM = 0.2
+
+
+@dataclass(frozen=True)
+class FrameRanges:
+    """How the plane lies around the head-circumference plane (normal deviations), and the picture's own pixels."""
+
+    tilt_deg: float = 5.0
+    offset_mm: float = 3.0  # canonical
+    pixel_mm: tuple[float, float] = (0.25, 0.5)  # canonical
+    length_error: float = 0.012  # of the outlined head, as a share
+    place_error_mm: float = 0.6
+    turn_deg: float = 2.0
+    cut_mm: tuple[float, float] = (34.0, 90.0)  # the picture's edges from the head's centre: often zoomed in
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """us, t2, labels uint8 and fan bool, (160, 160) on the canonical plane; skull: outer skull's mask.
+
+    plane: (4, 4), columns its axes (unit, times the frame's scale), normal and origin in the head's canonical mm: a
+    frame's canonical place (x, y, 0, 1) lies at plane @ (x, y, 0, 1) in the head.
+    """
+
+    us: np.ndarray
+    fan: np.ndarray
+    t2: np.ndarray
+    labels: np.ndarray
+    skull: np.ndarray
+    plane: np.ndarray
+    parameters: dict[str, float]
+
+
+def simulate_frame(
+    anatomy: Anatomy, seed: int, ranges: AcquisitionRanges | None = None, planes: FrameRanges | None = None
+) -> Frame:
+    """One frame, its head's outline upright, centred and 88 mm long as `normalise` would bring it.
+
+    The same seed gives the same bytes on one machine.
+    """
+    rng = np.random.default_rng([seed, 4])
+    generator = torch.Generator().manual_seed(seed)
+    planes = planes or FrameRanges()
+    draw = (ranges or FRAME_RANGES).draw(rng)
+    plane = _outlined(anatomy, _tilted(planes, rng), planes, rng)
+    beam = beams.place_in_plane(anatomy, plane, draw, rng)
+    maps = tissue_maps(anatomy, draw, rng)
+    image = scan(maps, beam, (_SAMPLE_MM, _ANGLES, 1), anatomy.scale, draw, rng, generator)
+    us, fan = _picture(image[..., 0], beam, plane, planes, rng)
+    grid = plane_points(plane)
+    t2 = sample(anatomy.t2, CANONICAL_IJK_TO_RAS, grid).numpy()
+    distance = sample(anatomy.skull_distance, CANONICAL_IJK_TO_RAS, grid, outside=50.0).numpy()
+    index = ((grid + (SIZE - 1) / 2 * SPACING_MM) / SPACING_MM).round().long().clamp(0, SIZE - 1).numpy()
+    labels = anatomy.labels[index[..., 2], index[..., 1], index[..., 0]]
+    t2 = np.round(np.where(distance < 0, t2, 0) * 255).astype(np.uint8)
+    return Frame(us, fan, t2, labels, distance < 0, plane, draw)
+
+
+# finer in depth and width than a motor-swept volume, and thinner layers of everything
+FRAME_RANGES = AcquisitionRanges(
+    axial_mm=(0.15, 0.32), lateral_mm=(0.25, 0.6), distance_mm=(8.0, 50.0), lateral_deg=(26.0, 42.0), looks=(1.0, 7.0)
+)
+
+
+def plane_points(plane: np.ndarray, size: int = SIZE, spacing_mm: float = SPACING_MM) -> torch.Tensor:
+    """Places (size, size, 3) in the head's canonical mm of a frame's canonical grid."""
+    axis = (torch.arange(size, dtype=torch.float32) - (size - 1) / 2) * spacing_mm
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    matrix = torch.from_numpy(plane).float()
+    return x[..., None] * matrix[:3, 0] + y[..., None] * matrix[:3, 1] + matrix[:3, 3]
+
+
+def _tilted(planes: FrameRanges, rng: np.random.Generator) -> np.ndarray:
+    plane = np.eye(4)
+    plane[:3, :3] = rotation_matrix(np.append(rng.normal(0, planes.tilt_deg, 2), 0.0))
+    plane[:3, 3] = plane[:3, 2] * (HC_PLANE_Z_MM + rng.normal(0, planes.offset_mm))
+    return plane
+
+
+def _outlined(anatomy: Anatomy, plane: np.ndarray, planes: FrameRanges, rng: np.random.Generator) -> np.ndarray:
+    """Moved and scaled so that the section's outline lies upright at the origin with the canonical length.
+
+    The axes come from the outline's second moments, as an ellipse fitted by hand; small errors are added to them.
+    """
+    points = plane_points(plane)
+    inside = sample(anatomy.skull_distance, CANONICAL_IJK_TO_RAS, points, outside=50.0).numpy() < 0
+    axis = (np.arange(SIZE) - (SIZE - 1) / 2) * SPACING_MM
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    places = np.stack((x[inside], y[inside]))
+    centre = places.mean(axis=1)
+    moments, directions = np.linalg.eigh(np.cov(places))
+    long = directions[:, 1] * np.sign(directions[1, 1])
+    scale = 4 * np.sqrt(moments[1]) / HEAD_LENGTH_MM * (1 + rng.normal(0, planes.length_error))
+    turn = np.deg2rad(rng.normal(0, planes.turn_deg))
+    front = np.array([np.cos(turn) * long[0] - np.sin(turn) * long[1], np.sin(turn) * long[0] + np.cos(turn) * long[1]])
+    right = np.array([front[1], -front[0]])
+    centre = centre + rng.normal(0, planes.place_error_mm, 2)
+    result = plane.copy()
+    result[:3, 0] = scale * (plane[:3, 0] * right[0] + plane[:3, 1] * right[1])
+    result[:3, 1] = scale * (plane[:3, 0] * front[0] + plane[:3, 1] * front[1])
+    result[:3, 3] = plane[:3, 3] + plane[:3, 0] * centre[0] + plane[:3, 1] * centre[1]
+    return result
+
+
+def _picture(
+    image: torch.Tensor, beam: beams.Beam, plane: np.ndarray, planes: FrameRanges, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scan-converted to the machine's pixels, cut to its window, then sampled on the canonical grid as a file is."""
+    pixel = float(rng.uniform(*planes.pixel_mm))
+    size = int(np.ceil(SIZE * SPACING_MM / pixel))
+    points = plane_points(plane, size, pixel)
+    coordinates = beam.coordinates(points)
+    grid = coordinates[..., 1:].reshape(1, size, size, 2)
+    values = functional.grid_sample(image[None, None], grid, padding_mode="border", align_corners=True)[0, 0]
+    seen = (coordinates[..., 1:].abs() <= 1).all(dim=-1)
+    local = combine(points - torch.from_numpy(plane[:3, 3]).float(), torch.from_numpy(beam.axes).float())[..., ::2]
+    left, right, top, bottom = rng.uniform(*planes.cut_mm, 4)
+    seen &= (local[..., 0] > -left) & (local[..., 0] < right) & (local[..., 1] > -top) & (local[..., 1] < bottom)
+    stored = torch.where(seen, values.round().clamp(0, 255), torch.zeros(()))
+    centres = (torch.arange(SIZE) - (SIZE - 1) / 2) * SPACING_MM / (pixel * (size - 1) / 2)
+    grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)[None]
+    both = functional.grid_sample(torch.stack((stored, seen.float()))[None], grid, align_corners=True)[0]
+    fan = both[1] > 0.5
+    us = torch.where(fan, both[0].round(), torch.zeros(()))
+    return us.numpy().astype(np.uint8), fan.numpy()

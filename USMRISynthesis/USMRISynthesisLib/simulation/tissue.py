@@ -1,0 +1,71 @@
+"""Acoustic properties of the labelled tissues, and their maps on the canonical grid.
+
+Two scatter models: by label, or from the T2 image's intensity (dark in T2 scatters more); a head may lie between.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from ..normalisation.canonical import SPACING_MM
+from . import anatomy as tissue
+from .anatomy import Anatomy
+
+# label: attenuation dB/cm/MHz, impedance MRayl, scatter amplitude; orders of magnitude, not measurements
+PROPERTIES = {
+    0: (0.01, 1.50, 0.01), 1: (0.45, 1.555, 0.100), 2: (0.01, 1.51, 0.012), 3: (0.50, 1.57, 0.120),
+    4: (0.02, 1.515, 0.035), 5: (0.50, 1.56, 0.110), 6: (0.50, 1.56, 0.110), 7: (0.50, 1.56, 0.120),
+    8: (0.45, 1.56, 0.095), tissue.SKULL: (3.5, 1.66, 0.30), tissue.SCALP: (0.6, 1.535, 0.15),
+    tissue.FALX: (0.7, 1.58, 0.20), tissue.CAVUM: (0.01, 1.51, 0.012), tissue.CHOROID: (0.55, 1.57, 0.50),
+    tissue.EYE: (0.05, 1.52, 0.02), tissue.AMNIOTIC: (0.005, 1.50, 0.010), tissue.MATERNAL: (0.6, 1.60, 0.20),
+    tissue.FACE: (0.7, 1.60, 0.30), tissue.SUTURE: (0.8, 1.60, 0.25), 19: (0.7, 1.60, 0.30),
+    20: (0.6, 1.58, 0.26), 21: (0.6, 1.58, 0.25),
+}  # fmt: skip
+_LABELS = 32
+_OUTSIDE = (tissue.SCALP, tissue.MATERNAL, tissue.FACE, 19, 20)
+_BRAIN = (1, 3, 5, 6, 7, 8)
+_FLUID = (2, 4, tissue.CAVUM)
+_SMOOTH_MM = 0.4
+
+
+def tissue_maps(anatomy: Anatomy, draw: dict[str, float], rng: np.random.Generator) -> np.ndarray:
+    """Maps (6, k, j, i): attenuation, scatter, impedance, skull 0-1, membrane, distance to the skull in mm."""
+    table = np.tile(np.array(PROPERTIES[tissue.MATERNAL], np.float32)[:, None], (1, _LABELS))
+    for label, values in PROPERTIES.items():
+        table[:, label] = values
+        table[:, label] *= [rng.uniform(0.75, 1.3), 1 + rng.normal(0, 0.004), np.exp(rng.normal(0, 0.22))]
+    table[2, list(_BRAIN)] *= draw["brain_level"] / 0.11
+    table[2, [3, 6, 7]] *= draw["deep_scatter"]
+    outside = [label for label in range(_LABELS) if label not in PROPERTIES or label in _OUTSIDE]
+    table[2, outside] *= draw["maternal_scatter"] * draw["brain_level"] / PROPERTIES[tissue.MATERNAL][2]
+    table[2, list(_FLUID)] *= draw["fluid_scatter"]
+    table[2, tissue.CHOROID] *= draw["choroid_scatter"]
+    alpha, impedance, scatter = (row[anatomy.labels] for row in table)
+    if draw["t2_scatter"] > 0:
+        scatter = _from_t2(anatomy, scatter, draw)
+    scatter = scatter * _texture(draw, rng)
+    sigma = _SMOOTH_MM / SPACING_MM
+    bone = (anatomy.labels == tissue.SKULL).astype(np.float32)
+    smooth = [ndimage.gaussian_filter(field, sigma, truncate=3) for field in (scatter, impedance, bone)]
+    membrane = np.asarray(anatomy.membrane, np.float32)
+    return np.stack([alpha, *smooth, membrane, anatomy.skull_distance])
+
+
+def _from_t2(anatomy: Anatomy, scatter: np.ndarray, draw: dict[str, float]) -> np.ndarray:
+    """The other scatter model inside the brain: a falling function of T2 intensity, mixed in by its share."""
+    brain = (anatomy.labels >= 1) & (anatomy.labels <= 8)
+    from_t2 = 1.6 * draw["brain_level"] * (1.03 - np.clip(anatomy.t2, 0, 1)) ** draw["t2_exponent"]
+    share = draw["t2_scatter"]
+    mixed = np.exp((1 - share) * np.log(scatter + 1e-4) + share * np.log(from_t2 + 1e-4))
+    return np.where(brain, mixed, scatter).astype(np.float32)
+
+
+def _texture(draw: dict[str, float], rng: np.random.Generator) -> np.ndarray:
+    """Echogenicity that varies within a tissue, over about 3 mm and 1.2 mm."""
+    coarse = ndimage.gaussian_filter(rng.standard_normal((80, 80, 80)).astype(np.float32), 1.4, truncate=3)
+    coarse *= draw["coarse_texture"] / coarse.std()
+    fine = ndimage.gaussian_filter(rng.standard_normal((160, 160, 160), dtype=np.float32), 0.7, truncate=2)
+    fine *= draw["fine_texture"] / fine.std()
+    fine += coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    return np.exp(fine, out=fine)
