@@ -70,9 +70,15 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("model", nargs="?", metavar="MODEL", help="show this model's manifest")
 
     simulate = add("simulate", "simulate fetal heads and their ultrasound, with the truth beside it")
-    simulate.add_argument("config", metavar="CONFIG", help="JSON: the splits and how many heads each")
-    simulate.add_argument("output", metavar="OUT", help="folder of the data set; a stopped run goes on there")
-    simulate.add_argument("--data", required=True, metavar="DIR", help="folder of the atlas and of HC18")
+    simulate.add_argument("config", metavar="CONFIG", nargs="?", help="JSON: the splits, or the cases one by one")
+    simulate.add_argument("output", metavar="OUT", nargs="?",
+                          help="folder of the data set; a stopped run goes on there")
+    simulate.add_argument("--data", default="../shared/data", metavar="DIR",
+                          help="folder of the atlas and of HC18 (../shared/data)")
+    simulate.add_argument("--preview", metavar="PNG", help="instead: one head's planes and truth as a picture")
+    simulate.add_argument("--seed", type=int, default=0, metavar="N", help="which head the preview shows (0)")
+    simulate.add_argument("--hashes", metavar="FILE", help="write the SHA-256 of every case's arrays here, as JSON")
+    simulate.add_argument("--check", metavar="FILE", help="fail where a case's SHA-256 is not the one in FILE")
     simulate.add_argument("--workers", type=int, default=2, metavar="N", help="processes (2)")
 
     train = add("train", "train a generator")
@@ -84,10 +90,13 @@ def build_parser() -> argparse.ArgumentParser:
                        help="begin anew; refused where the output folder already holds a run")
     train.add_argument("--minutes", type=float, metavar="M", help="stop after this long, over all sittings")
 
-    evaluate = add("evaluate", "measure: the synthesis on simulated cases, or the head fit on real frames")
-    evaluate.add_argument("subject", choices=("synthesis", "normalisation"), metavar="WHAT",
-                          help="synthesis (on cases of `usmri simulate`) or normalisation (on HC18 frames)")
-    evaluate.add_argument("--cases", default="data/sim", metavar="DIR", help="simulated cases (data/sim)")
+    evaluate = add("evaluate",
+                   "measure: the synthesis on simulated cases, the head fit on real frames, or the simulator")
+    evaluate.add_argument("subject", choices=("synthesis", "normalisation", "simulator"), metavar="WHAT",
+                          help="synthesis (on cases of `usmri simulate`), normalisation (on HC18 frames) or "
+                          "simulator (against HC18 frames)")
+    evaluate.add_argument("--cases", metavar="DIR|N", help="simulated cases (data/sim); for the simulator how many "
+                          "heads are simulated (30), or the folder of cases to judge instead")
     evaluate.add_argument("--split", default="val", help="which of them (val)")
     evaluate.add_argument("--model", default="default", help="name of a model, or its folder")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -95,6 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
                           help="network: at the true pose; product: gate, estimated pose and all (network)")
     evaluate.add_argument("--data", default="../shared/data", metavar="DIR", help="folder of HC18")
     evaluate.add_argument("--limit", type=int, metavar="N", help="that many frames, drawn at random (all)")
+
+    evaluate.add_argument("--picture", metavar="PNG", help="simulator: write real and simulated frames, shuffled")
 
     export = add("export", "make a model folder from a training checkpoint")
     export.add_argument("checkpoint", metavar="CHECKPOINT")

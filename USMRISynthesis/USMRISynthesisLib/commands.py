@@ -100,16 +100,32 @@ def info(options: Namespace) -> Outcome:
 
 
 def simulate(options: Namespace) -> Outcome:
-    """`usmri simulate CONFIG OUT --data DIR`: a simulated data set."""
-    from USMRISynthesisLib.simulation import dataset
-
-    config, data = Path(options.config), Path(options.data)
-    if not config.is_file():
-        raise Refused("bad-configuration", f"There is no configuration {config.name}.", "Check the path.")
+    """`usmri simulate CONFIG OUT`: a simulated data set; with `--preview PNG` a picture of one head instead."""
+    data = Path(options.data)
     if not data.is_dir():
         raise Refused("data", f"There is no data folder {data.name}.", "Give the atlas's folder with --data.")
+    if options.preview:
+        from USMRISynthesisLib.evaluation import simulated_pictures
+
+        target = _picture(options.preview)
+        if options.seed < 0:
+            raise Refused("seed", f"The seed {options.seed} is negative.", "Give 0 or more.")
+        shown = simulated_pictures.preview(data, options.seed, target)
+        return f"Wrote {target}: {shown}.", {"picture": str(target), "shows": shown}
+    if not options.config or not options.output:
+        raise Refused("arguments", "A data set needs a configuration and a folder.",
+                      "Give CONFIG and OUT, or --preview PNG for a picture alone.")
+    from USMRISynthesisLib.simulation import dataset
+
+    config = Path(options.config)
+    if not config.is_file():
+        raise Refused("bad-configuration", f"There is no configuration {config.name}.", "Check the path.")
     manifest = dataset.simulate(config, Path(options.output), data=data, workers=options.workers,
                                 progress=_progress(options))
+    if options.hashes:
+        dataset.write_hashes(manifest, Path(options.hashes))
+    if options.check:
+        dataset.check_hashes(manifest, Path(options.check))
     return f"Wrote {manifest}.", {"manifest": str(manifest)}
 
 
@@ -148,7 +164,9 @@ def _figures(path: Path) -> dict[str, str]:
 
 
 def evaluate(options: Namespace) -> Outcome:
-    """`usmri evaluate synthesis|normalisation`: figures, as text and as values."""
+    """`usmri evaluate synthesis|normalisation|simulator`: figures, as text and as values."""
+    if options.subject == "simulator":
+        return _evaluate_simulator(options)
     if options.subject == "normalisation":
         from USMRISynthesisLib.evaluation.alignment import evaluate_frames
 
@@ -161,10 +179,43 @@ def evaluate(options: Namespace) -> Outcome:
     from USMRISynthesisLib.evaluation import synthesis
 
     make = synthesis.corridor_prediction if options.through == "product" else synthesis.canonical_prediction
-    result = synthesis.evaluate(Path(options.cases), make(options.model, options.device), split=options.split,
-                                progress=_progress(options))
+    result = synthesis.evaluate(Path(options.cases or "data/sim"), make(options.model, options.device),
+                                split=options.split, progress=_progress(options))
     result["through"] = options.through
     return synthesis.table(result), result
+
+
+def _evaluate_simulator(options: Namespace) -> Outcome:
+    """Figures of the simulator, of so many new heads or of a folder of cases, and the picture that mixes its frames."""
+    from USMRISynthesisLib.evaluation import frames, simulated_pictures, simulator
+
+    data, cases = Path(options.data), options.cases or str(simulator.HEADS)
+    target = _picture(options.picture) if options.picture else None
+    if not cases.isdecimal() and not Path(cases).is_dir():
+        raise Refused("cases", f"{cases!r} is neither a number of heads nor a folder.", "Give --cases one of them.")
+    real, progress = frames.real_frames(data), _progress(options)
+    if cases.isdecimal():
+        simulated, measured = simulator.simulate(data, int(cases), progress=progress)
+    else:
+        simulated, measured = frames.stored_frames(Path(cases)), []
+    result: dict[str, Any] = {}
+    if target:
+        result["order"] = simulated_pictures.mixed(real, simulated, target)
+    result |= simulator.evaluate(data, real, simulated, measured, progress=progress)
+    text = simulator.table(result)
+    if target:
+        text += f"\n{target}, row by row: " + ", ".join(f"{n} {kind}" for n, kind in enumerate(result["order"], 1))
+    return text, result
+
+
+def _picture(name: str) -> Path:
+    """A PNG to write, its folder checked before any work is done for it."""
+    target = Path(name)
+    if target.suffix.lower() != ".png":
+        raise Refused("format", f"Pictures cannot be written as {target.name}.", "Use a name that ends in .png.")
+    if not target.resolve().parent.is_dir():
+        raise Refused("folder", f"The folder for {target.name} does not exist.", "Create it or choose another one.")
+    return target
 
 
 def _intact(intact: object) -> str:

@@ -47,6 +47,23 @@ def frame_statistics(us: np.ndarray, fan: np.ndarray, half_axes_mm: tuple[float,
     return values
 
 
+def near_over_far(
+    us: np.ndarray, fan: np.ndarray, half_axes_mm: tuple[float, float], probe: np.ndarray
+) -> tuple[float, float]:
+    """Mean grey, and contrast (deviation over mean), of the hemisphere by the probe over those of the other.
+
+    probe: (2,) unit vector (x, y) from the head's centre.  nan where one of them is hardly in the fan.
+    """
+    grey = us.astype(np.float32)
+    brain = fan & (np.hypot(_X / half_axes_mm[0], _Y / half_axes_mm[1]) < _BRAIN)
+    along = _X * probe[0] + _Y * probe[1]
+    near, far = grey[brain & (along > 4)], grey[brain & (along < -4)]
+    if min(near.size, far.size) < 800:
+        return np.nan, np.nan
+    means = float(near.mean()) + 1, float(far.mean()) + 1
+    return means[0] / means[1], float(near.std() / means[0]) / (float(far.std() / means[1]) + 1e-3)
+
+
 def _quantiles(name: str, grey: np.ndarray) -> dict[str, float]:
     if grey.size <= 200:
         return {f"{name}_p{q:02d}": np.nan for q in _QUANTILES}

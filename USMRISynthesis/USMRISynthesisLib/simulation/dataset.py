@@ -1,7 +1,7 @@
 """Simulated data sets on disk, and the real frames of HC18 brought to the same canonical plane.
 
 `usmri simulate CONFIG OUT` writes one `.npz` a case (format in docs/architecture.md), `manifest.json` with
-the SHA-256 of every case, and `hc18.npz`.  Splits are by gestational week: no week stands in two of them.
+the SHA-256 of every case, and `hc18.npz`.  Which heads: ``configuration.py``.
 """
 
 from __future__ import annotations
@@ -12,103 +12,95 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import Refused
+from ..errors import Failed, Refused
 from ..gate import find_fan
 from ..normalisation.canonical import HEAD_LENGTH_MM, to_canonical
 from ..volume import Volume
 from . import atlas as atlases
+from .configuration import DatasetConfig, Head
+
+if TYPE_CHECKING:
+    from .beam import Beam
 
 MINIMUM_CIRCUMFERENCE_MM = 150.0
 
 
-@dataclass(frozen=True)
-class Split:
-    """Atlas folders of one split and how many heads are drawn from them (round robin)."""
+def simulate_case(data: Path, spec: Head, frames: int = 0) -> dict[str, Any]:
+    """One head with its ultrasound and truth, as the arrays of a case file; `frames` 2D frames of it besides."""
+    from . import acquisition, anatomy, frame
 
-    atlases: tuple[str, ...]
-    cases: int
-
-
-@dataclass(frozen=True)
-class DatasetConfig:
-    """What `usmri simulate` makes: splits by week, one base seed, and whether HC18 frames are prepared."""
-
-    splits: dict[str, Split] = field(default_factory=dict)
-    seed: int = 0
-    frames: bool = True
-
-    @classmethod
-    def read(cls, path: Path, known: list[str]) -> DatasetConfig:
-        """Read a JSON configuration.  Raises Refused naming the key and the reason."""
-        try:
-            raw: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise Refused("bad-configuration", f"{path.name} is no readable JSON ({error}).", "Correct it.") from error
-        unknown = set(raw) - {"splits", "seed", "frames"}
-        if unknown:
-            raise _bad(path, sorted(unknown)[0], "is not a known key (splits, seed, frames)")
-        splits: dict[str, Split] = {}
-        weeks: dict[int, str] = {}
-        for name, values in raw.get("splits", {}).items():
-            folders, cases = values.get("atlases"), values.get("cases")
-            if not isinstance(cases, int) or cases < 1:
-                raise _bad(path, f"splits.{name}.cases", "must be a whole number of at least 1")
-            if not folders or not set(folders) <= set(known):
-                raise _bad(path, f"splits.{name}.atlases", f"must name atlas folders among {', '.join(known)}")
-            for folder in folders:
-                week = atlases.week_of(folder)
-                if weeks.setdefault(week, name) != name:
-                    raise _bad(path, f"splits.{name}", f"holds week {week}, which is in {weeks[week]} too")
-            splits[name] = Split(tuple(folders), cases)
-        if not splits:
-            raise _bad(path, "splits", "is missing")
-        return cls(splits, int(raw.get("seed", 0)), bool(raw.get("frames", True)))
-
-
-def _bad(path: Path, key: str, reason: str) -> Refused:
-    return Refused("bad-configuration", f"In {path.name}, {key} {reason}.", "Correct the configuration.")
-
-
-def simulate_case(data: Path, folder: str, seed: int) -> dict[str, Any]:
-    """One head with its ultrasound and truth, as the arrays of a case file."""
-    from . import acquisition, anatomy
-
-    atlas = atlases.load(data, folder)
-    head = anatomy.build(atlas, seed)
-    us, fan, sweep = acquisition.simulate_canonical(head, seed)
-    parameters = {**head.parameters, **sweep.parameters, "view": sweep.view, "atlas": folder}
-    return {
+    head = anatomy.build(atlases.load(data, spec.atlas), spec.seed, anomaly=spec.anomaly)
+    us, fan, sweep = acquisition.simulate_canonical(head, spec.seed, view=spec.view)
+    parameters = {**head.parameters, **sweep.parameters, "view": sweep.view, "atlas": spec.atlas}
+    arrays = {
         "us": us,
         "t2": np.round(head.t2 * 255).astype(np.uint8),
         "labels": head.labels,
         "fan": fan,
         "skull": head.skull_distance < 0,
         "week": np.int32(head.week),
-        "seed": np.int64(seed),
+        "seed": np.int64(spec.seed),
         "scale": np.float64(head.scale),
         "centre": head.centre,
         "length_mm": np.float64(head.length_mm),
         "eyes": head.eyes,
+        "pose": probe_to_canonical(sweep.beam, head.scale),
+        "anomaly": np.str_(spec.anomaly or "none"),
         "parameters": np.str_(json.dumps(parameters)),
     }
+    made = [frame.simulate_frame(head, frame_seed(spec.seed, n)) for n in range(frames)]
+    for key in ("us", "fan", "t2", "labels", "skull", "plane") if made else ():
+        arrays[f"frames_{key}"] = np.stack([getattr(item, key) for item in made])
+    return arrays
 
 
-def _make(job: tuple[Path, str, int, Path]) -> tuple[str, str]:
+def frame_seed(seed: int, number: int) -> int:
+    """Seed of a head's n-th 2D frame."""
+    return 1000 * seed + number
+
+
+def probe_to_canonical(beam: Beam, scale: float) -> np.ndarray:
+    """(4, 4) similarity from the probe's own physical mm to canonical mm.
+
+    The probe's origin is the apex of its beams; x runs laterally, y in elevation, z into depth.
+    """
+    matrix = np.eye(4)
+    matrix[:3, :3] = beam.axes.T * scale
+    matrix[:3, 3] = beam.apex
+    return matrix
+
+
+def array_hashes(case: Path) -> dict[str, str]:
+    """SHA-256 of a case's ultrasound and of its truth, over names, types, shapes and bytes.
+
+    Apart, because the last bit of the ultrasound may depend on the processor; the file also on numpy's version.
+    """
+    digests = {"ultrasound": hashlib.sha256(), "truth": hashlib.sha256()}
+    with np.load(case) as arrays:
+        for name in sorted(arrays.files):
+            array = np.ascontiguousarray(arrays[name])
+            digest = digests["ultrasound" if name in ("us", "frames_us") else "truth"]
+            digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+            digest.update(array.tobytes())
+    return {name: digest.hexdigest() for name, digest in digests.items()}
+
+
+def _make(job: tuple[Path, Head, int, Path]) -> tuple[str, str, dict[str, str]]:
     import torch
 
-    data, folder, seed, target = job
+    data, spec, frames, target = job
     torch.set_num_threads(1)
     if not target.exists():
         partial = target.with_suffix(".partial.npz")
-        np.savez(partial, **simulate_case(data, folder, seed))  # speckle does not compress
+        np.savez(partial, **simulate_case(data, spec, frames))  # speckle does not compress
         partial.replace(target)
-    return str(target.relative_to(target.parents[1])), hashlib.sha256(target.read_bytes()).hexdigest()
+    name = target.relative_to(target.parents[1]).as_posix()
+    return name, hashlib.sha256(target.read_bytes()).hexdigest(), array_hashes(target)
 
 
 def simulate(
@@ -122,28 +114,55 @@ def simulate(
     """Make the data set; cases that exist already are kept, so a stopped run goes on.  Returns the manifest."""
     config = DatasetConfig.read(config_path, atlases.available(data))
     jobs = []
-    for split_index, (name, split) in enumerate(config.splits.items()):
+    for name, heads in config.splits.items():
         (out / name).mkdir(parents=True, exist_ok=True)
-        for case in range(split.cases):
-            folder = split.atlases[case % len(split.atlases)]
-            seed = config.seed + 100_000 * split_index + case
-            jobs.append((data, folder, seed, out / name / f"{folder}-{case:04d}.npz"))
-    jobs.sort(key=lambda job: (job[3].parent, job[1]))  # a worker meets the same atlas again and reads it once
-    hashes: dict[str, str] = {}
+        for case, spec in enumerate(heads):
+            jobs.append((data, spec, config.frames_a_head, out / name / f"{spec.atlas}-{case:04d}.npz"))
+    jobs.sort(key=lambda job: (job[3].parent, job[1].atlas))  # a worker meets the same atlas again and reads it once
+    files: dict[str, str] = {}
+    arrays: dict[str, dict[str, str]] = {}
     started = time.monotonic()
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers) as pool:
-        for done, (case_name, digest) in enumerate(pool.imap_unordered(_make, jobs), start=1):
-            hashes[case_name] = digest
+        for done, (case_name, digest, parts) in enumerate(pool.imap_unordered(_make, jobs), start=1):
+            files[case_name], arrays[case_name] = digest, parts
             if progress:
                 left = (time.monotonic() - started) / done * (len(jobs) - done)
                 progress(done / len(jobs), f"{done} of {len(jobs)} heads, {left / 60:.1f} min left")
     if config.frames and (data / "hc18" / "index.csv").exists():
         prepare_frames(data, out / "hc18.npz")
     manifest = out / "manifest.json"
-    record = {"simulated": True, "configuration": json.loads(config_path.read_text()), "sha256": hashes}
-    manifest.write_text(json.dumps(record, indent=1, sort_keys=True))
+    record = {
+        "simulated": True,
+        "configuration": json.loads(config_path.read_text(encoding="utf-8")),
+        "sha256": files,
+        "array_sha256": arrays,
+    }
+    manifest.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
     return manifest
+
+
+def write_hashes(manifest: Path, target: Path) -> None:
+    """Write down the arrays' SHA-256 of every case of a manifest, for `check_hashes` on another day."""
+    record = json.loads(manifest.read_text(encoding="utf-8"))["array_sha256"]
+    target.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_hashes(manifest: Path, expected: Path) -> None:
+    """Raises Failed naming a case and part (ultrasound or truth) that is not as written in `expected`."""
+    made = json.loads(manifest.read_text(encoding="utf-8"))["array_sha256"]
+    try:
+        wanted: dict[str, dict[str, str]] = json.loads(expected.read_text(encoding="utf-8"))
+        differ = [f"the {part} of {name}" for name in sorted({*wanted, *made}) for part in ("truth", "ultrasound")
+                  if wanted.get(name, {}).get(part) != made.get(name, {}).get(part)]  # fmt: skip
+    except (OSError, ValueError, AttributeError) as error:
+        raise Refused("hashes", f"{expected.name} holds no hashes.", "Give what --hashes wrote.") from error
+    if differ:
+        raise Failed(
+            "hashes",
+            f"{len(differ)} of {2 * len(wanted)} hashes differ from {expected.name}: first {differ[0]}.",
+            "Remove the folder and make it anew; if they still differ, the simulator or the processor is another.",
+        )
 
 
 def read_frame_index(data: Path) -> list[dict[str, str]]:
@@ -159,6 +178,19 @@ def frame_volume(data: Path, row: dict[str, str]) -> Volume:
     image = np.asarray(Image.open(data / "hc18" / "images" / row["file"]).convert("L"))
     size = float(row["pixel_size_mm"])
     return Volume(image[None], np.diag([-size, -size, size, 1.0]))
+
+
+def split_of(file: str) -> str:
+    """"train", "val" or "test" (70/15/15) of a frame, by its fetus: the number before the first underscore."""
+    fetus = int(file.split("_")[0])
+    part = int(hashlib.sha256(f"fetus {fetus}".encode()).hexdigest(), 16) % 100
+    return "train" if part < 70 else "val" if part < 85 else "test"
+
+
+def half_axes_of(row: dict[str, str]) -> tuple[float, float]:
+    """Half axes of a frame's outer skull in the canonical plane, across and along, in mm."""
+    short, long = sorted((float(row["semi_minor_px"]), float(row["semi_major_px"])))
+    return HEAD_LENGTH_MM / 2 * short / long, HEAD_LENGTH_MM / 2
 
 
 def frame_to_canonical(row: dict[str, str]) -> np.ndarray:
@@ -181,7 +213,7 @@ def frame_to_canonical(row: dict[str, str]) -> np.ndarray:
 
 def prepare_frames(data: Path, target: Path) -> None:
     """All HC18 frames of MINIMUM_CIRCUMFERENCE_MM or more, in the canonical plane, split by fetus (70/15/15)."""
-    us, fans, fetuses, files, splits = [], [], [], [], []
+    us, fans, fetuses, files, splits, axes = [], [], [], [], [], []
     for row in read_frame_index(data):
         if float(row["head_circumference_mm"]) < MINIMUM_CIRCUMFERENCE_MM:
             continue
@@ -191,17 +223,18 @@ def prepare_frames(data: Path, target: Path) -> None:
         image, _ = to_canonical(volume.array, volume.ijk_to_ras, matrix)
         inside, _ = to_canonical(fan.astype(np.float32), volume.ijk_to_ras, matrix)
         fetus = int(row["file"].split("_")[0])
-        part = int(hashlib.sha256(f"fetus {fetus}".encode()).hexdigest(), 16) % 100
         us.append(np.clip(np.round(image[0]), 0, 255).astype(np.uint8))
         fans.append(inside[0] > 0.5)
         fetuses.append(fetus)
         files.append(row["file"])
-        splits.append("train" if part < 70 else "val" if part < 85 else "test")
+        axes.append(half_axes_of(row))
+        splits.append(split_of(row["file"]))
     arrays: dict[str, Any] = {
         "us": np.stack(us),
         "fan": np.stack(fans),
         "fetus": np.array(fetuses),
         "frame": np.array(files),
         "split": np.array(splits),
+        "half_axes_mm": np.array(axes),
     }
     np.savez_compressed(target, **arrays)

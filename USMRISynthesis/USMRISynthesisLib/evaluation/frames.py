@@ -1,0 +1,217 @@
+"""Sets of head-circumference frames, real and simulated, that went through the same treatment.
+
+Real frames are HC18's in the canonical plane; simulated ones come from the simulator's own 2D frames, or from a
+folder of cases.  For both the fan is found again on the canonical picture and all beyond it is black, so that
+nothing but the picture itself tells them apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import Refused
+from ..fan import find_fan
+from ..normalisation.canonical import SIZE, SPACING_MM
+
+PARTS = ("train", "val", "test")
+_HC_SLICE = SIZE // 2
+_SOURCES = Path(__file__).resolve().parents[1] / "simulation"
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """us (n, 160, 160) uint8, black outside fan; half_axes_mm (n, 2) of the outer skull, across and along.
+
+    group: (n,) what a frame must not share with another part: its fetus, or its simulated head.
+    part: (n,) "train", "val" or "test"; no fetus, head or simulated week is in two of them.
+    probe: (n, 2) unit vector (x, y) to where the probe stands, nan where that is not known.
+    """
+
+    us: np.ndarray
+    fan: np.ndarray
+    half_axes_mm: np.ndarray
+    group: np.ndarray
+    part: np.ndarray
+    probe: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.us)
+
+    def take(self, which: np.ndarray) -> Frames:
+        """Those frames (mask or indices)."""
+        fields = (self.us, self.fan, self.half_axes_mm, self.group, self.part, self.probe)
+        return Frames(*(values[which] for values in fields))
+
+
+def treated(us: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The common treatment of a canonical picture (160, 160): fan found on it, black beyond."""
+    fan = find_fan(us[None])[0]
+    return np.where(fan, us, 0).astype(np.uint8), fan
+
+
+def real_frames(data: Path) -> Frames:
+    """HC18 frames of large enough heads below `data`.  Raises Refused where they are missing."""
+    from ..normalisation.canonical import to_canonical
+    from ..simulation import dataset
+
+    if not (data / "hc18" / "index.csv").is_file():
+        raise Refused("data", "There are no HC18 frames.", "Give the folder that holds hc18/ with --data.")
+    pictures, axes, files, probes = [], [], [], []
+    for row in dataset.read_frame_index(data):
+        if float(row["head_circumference_mm"]) < dataset.MINIMUM_CIRCUMFERENCE_MM:
+            continue
+        volume = dataset.frame_volume(data, row)
+        matrix = dataset.frame_to_canonical(row)
+        image, _ = to_canonical(volume.array, volume.ijk_to_ras, matrix)
+        pictures.append(treated(np.clip(np.round(image[0]), 0, 255).astype(np.uint8)))
+        axes.append(dataset.half_axes_of(row))
+        files.append(row["file"])
+        probes.append(matrix[:2, 1] / np.linalg.norm(matrix[:2, 1]))  # at the picture's top
+    fetuses = [f"fetus {file.split('_')[0]}" for file in files]
+    return _frames(pictures, axes, fetuses, [_part_of_frame(file) for file in files], np.array(probes))
+
+
+def _part_of_frame(file: str) -> str:
+    """Judged on the fetuses (30 %) of which neither the simulator's grey levels nor any weights come."""
+    from ..simulation.dataset import split_of
+
+    if split_of(file) != "train":
+        return "test"
+    share = int(hashlib.sha256(f"two-sample {file.split('_')[0]}".encode()).hexdigest(), 16) % 100
+    return "val" if share < 20 else "train"
+
+
+def parts_of_weeks(weeks: list[int]) -> list[str]:
+    """Part of every simulated frame by its gestational week: a week is in one part only, each part spans the weeks."""
+    distinct = sorted(set(weeks))
+    if len(distinct) < len(PARTS):
+        raise Refused("weeks", "Too few gestational weeks for three parts.", "Simulate heads of three weeks or more.")
+    order = ("train", "test", "train", "val") if len(distinct) > len(PARTS) else PARTS
+    part = {week: order[n % len(order)] for n, week in enumerate(distinct)}
+    return [part[week] for week in weeks]
+
+
+def simulated_frames(
+    data: Path,
+    heads: int,
+    frames: int,
+    cache: Path,
+    *,
+    workers: int = 2,
+    seed: int = 7000,
+    progress: Callable[[float, str], None] | None = None,
+) -> tuple[Frames, list[dict[str, Any]]]:
+    """Frames of freshly simulated heads from all atlas weeks in turn, and what `volumes.measure` says of some heads.
+
+    Kept in `cache`, under a name that changes with the simulator's sources.
+    """
+    from ..simulation import atlas
+
+    folders = atlas.available(data)
+    names = sorted(folders[n % len(folders)] for n in range(heads))
+    target = cache / f"frames-{_fingerprint()}-{heads}-{frames}-{seed}.npz"
+    if not target.exists():
+        jobs = [(data, name, seed + n, frames, n % 3 == 0) for n, name in enumerate(names)]
+        made: dict[int, tuple[list[Any], dict[str, Any]]] = {}
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            for number, result in enumerate(pool.imap_unordered(_head, jobs, chunksize=2), start=1):
+                made[result[0]] = result[1:]
+                if progress:
+                    progress(number / heads, f"{number} of {heads} heads simulated")
+        rows = [(job[1], job[2], *frame) for job in jobs for frame in made[job[2]][0]]
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(".partial.npz")
+        np.savez(
+            partial,
+            us=np.stack([row[2] for row in rows]),
+            axes=np.array([row[3] for row in rows]),
+            head=np.array([f"{row[0]} seed {row[1]}" for row in rows]),
+            volumes=np.str_(json.dumps([made[job[2]][1] for job in jobs if made[job[2]][1]])),
+        )
+        partial.replace(target)
+    with np.load(target) as file:
+        heads_of = [str(name) for name in file["head"]]
+        made_frames = _frames(
+            [treated(us) for us in file["us"]], list(file["axes"]), heads_of,
+            parts_of_weeks([_week(name) for name in heads_of]),
+        )  # fmt: skip
+        return made_frames, json.loads(str(file["volumes"]))
+
+
+def stored_frames(folder: Path) -> Frames:
+    """The 2D frames in the cases below `folder` (`usmri simulate`), or their head-circumference slice without any."""
+    pictures, axes, names = [], [], []
+    for path in sorted(p for p in folder.rglob("GA*.npz") if ".partial" not in p.name):
+        with np.load(path) as case:
+            if "us" not in case:  # another kind of file beside the cases
+                continue
+            if "frames_us" in case:
+                for us, skull in zip(case["frames_us"], case["frames_skull"], strict=True):
+                    pictures.append(treated(us))
+                    axes.append(half_axes(skull))
+                    names.append(path.stem)
+            else:
+                pictures.append(treated(case["us"][_HC_SLICE]))
+                axes.append(half_axes(case["skull"][_HC_SLICE]))
+                names.append(path.stem)
+    if not pictures:
+        raise Refused("no-cases", f"{folder} holds no simulated cases.", "Make them with `usmri simulate` first.")
+    return _frames(pictures, axes, names, parts_of_weeks([_week(name) for name in names]))
+
+
+def half_axes(skull: np.ndarray) -> tuple[float, float]:
+    """Half extent in mm of a head's outer skull, a mask on the canonical plane, across and along."""
+    across, along = (float(np.ptp(np.flatnonzero(skull.any(axis=axis)))) + 1 for axis in (0, 1))
+    return across / 2 * SPACING_MM, along / 2 * SPACING_MM
+
+
+def _week(name: str) -> int:
+    return int(re.match(r"GA(\d+)", name)[1])  # type: ignore[index]
+
+
+def _frames(
+    pictures: list[tuple[np.ndarray, np.ndarray]],
+    axes: list[Any],
+    group: list[str],
+    part: list[str],
+    probe: np.ndarray | None = None,
+) -> Frames:
+    return Frames(
+        np.stack([us for us, _ in pictures]), np.stack([fan for _, fan in pictures]),
+        np.array(axes, float), np.array(group), np.array(part),
+        np.full((len(pictures), 2), np.nan) if probe is None else probe,
+    )  # fmt: skip
+
+
+def _head(job: tuple[Path, str, int, int, bool]) -> tuple[int, list[Any], dict[str, Any]]:
+    """A head's frames (picture, half axes), and its volume's measures where they are wanted."""
+    import torch
+
+    from ..simulation import anatomy, atlas, frame
+    from . import volumes
+
+    data, folder, seed, count, with_volume = job
+    torch.set_num_threads(1)
+    head = anatomy.build(atlas.load(data, folder), seed)
+    made = [frame.simulate_frame(head, 100 * seed + n) for n in range(count)]
+    return (
+        seed,
+        [(item.us, half_axes(item.skull)) for item in made],
+        volumes.measure(head, seed) if with_volume else {},
+    )
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    for path in sorted([*_SOURCES.glob("*.py"), *_SOURCES.glob("*.json"), Path(__file__)]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
