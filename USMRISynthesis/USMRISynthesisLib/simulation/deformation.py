@@ -120,10 +120,10 @@ def _velocity(
     cerebellum = cerebellum_of(atlas)
     if cerebellum is not None:
         place, half = cerebellum
-        factor = draw["cerebellum_mm"] / (2 * half[0] * draw["width_factor"])
+        factor = draw["cerebellum_mm"] / ((2 * half[0] - 1.6) * draw["width_factor"])  # labels round outwards
         draw["cerebellum_factor"] = float(np.clip(factor, 0.9, 1.6))
         # the outline lies where the flow begins to die out: it needs more to come out right
-        velocity += swelling(grid, place, half, draw["cerebellum_factor"] ** 1.3)
+        velocity += swelling(grid, place, half, draw["cerebellum_factor"] ** 1.5)
         lift = np.exp(-(((grid.points - place.astype(np.float32)) / (1.3 * half + 4)) ** 2).sum(-1) / 2)
         velocity[2] -= draw["cerebellum_lift_mm"] * lift
     if mass is not None:
