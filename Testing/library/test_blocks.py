@@ -6,6 +6,7 @@ import pytest
 import torch
 from USMRISynthesisLib.synthesis.blocks import Decoder, Encoder
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
+from USMRISynthesisLib.synthesis.norms import group_norm, instance_norm
 from USMRISynthesisLib.synthesis.slices import assemble_input
 from USMRISynthesisLib.training.backward import BackwardPath
 
@@ -175,3 +176,19 @@ def test_the_default_is_five_levels_from_160_to_10_with_no_skip_at_full_resoluti
 def test_an_impossible_configuration_is_refused(wrong):
     with pytest.raises(ValueError):
         small(**wrong)
+
+
+@pytest.mark.parametrize("make", [instance_norm, group_norm])
+@pytest.mark.parametrize("side", [20, 40])
+def test_norms_give_the_same_in_evaluation_as_in_training_and_keep_the_layout(make, side) -> None:
+    norm = make(16)
+    with torch.no_grad():
+        norm.weight.uniform_(-2, 2)
+        norm.bias.uniform_(-1, 1)
+    x = 5 + 3 * torch.randn(3, 16, side, side)
+    expected = norm.train()(x)
+    assert torch.allclose(norm.eval()(x), expected, atol=2e-5)
+    result = norm(x.to(memory_format=torch.channels_last))
+    assert torch.allclose(result, expected, atol=2e-5)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert norm.bfloat16()(x.bfloat16()).dtype is torch.bfloat16
