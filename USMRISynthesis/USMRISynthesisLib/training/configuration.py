@@ -34,14 +34,16 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """Samples a step: simulated slices, which have a truth, and real frames, which have none."""
+    """Samples a step: slices of simulated volumes and simulated frames, which have a truth, and real frames."""
 
     simulated: int = 4
+    framed: int = 0
     real: int = 1
 
     def __post_init__(self) -> None:
-        _require(self.simulated >= 0 and self.real >= 0, "simulated and real must be 0 or more")
-        _require(self.simulated + self.real > 0, "simulated and real cannot both be 0")
+        counts = self.simulated, self.framed, self.real
+        _require(min(counts) >= 0, "simulated, framed and real must be 0 or more")
+        _require(sum(counts) > 0, "simulated, framed and real cannot all be 0")
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,11 @@ class TrainingConfig:
 
 def read_configuration(path: str | Path) -> TrainingConfig:
     """Read a TOML file. Raises Refused that names the key and the reason."""
+    return configuration_from(read_table(path))
+
+
+def read_table(path: str | Path) -> dict[str, Any]:
+    """A TOML file's nested plain values. Raises Refused."""
     try:
         import tomllib
     except ImportError as error:
@@ -171,13 +178,18 @@ def read_configuration(path: str | Path) -> TrainingConfig:
         ) from error
     except ValueError as error:
         raise Refused("configuration", f"The configuration is not TOML: {error}.", "Mend it.") from error
-    return configuration_from(table)
+    return table
 
 
 def configuration_from(table: dict[str, Any]) -> TrainingConfig:
     """Build the configuration from nested plain values. Raises Refused that names the key and the reason."""
-    built: TrainingConfig = _build(TrainingConfig, table, "")
+    built: TrainingConfig = build(TrainingConfig, table)
     return built
+
+
+def build(kind: Any, table: dict[str, Any]) -> Any:
+    """A configuration dataclass of any kind from nested plain values; keys and types are checked alike."""
+    return _build(kind, table, "")
 
 
 def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,42 +13,11 @@ from torch import Tensor
 from ..errors import Refused
 from ..normalisation.canonical import SPACING_MM
 from ..synthesis.generator import GeneratorConfig
-from ..synthesis.intensity import robust_range
 from ..synthesis.slices import LOCATION_SCALE_MM
+from .cases import Case, Frames
 from .configuration import BatchConfig, InputConfig
 
-UNPACKED = "unpacked"  # beside the .npz files: the volumes as .npy, which can be memory-mapped
 HEADLESS_WEIGHT = 0.1  # a slice without head is drawn this often for one with: it must come out black
-_UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
-_REMEDY = "Make the data set again with `usmri simulate`."
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One simulated head on the canonical grid; arrays (K, H, W) uint8, memory-mapped.
-
-    us: 0 outside the fan and at least 1 inside it, so that the fan needs no array of its own.
-    t2: 0 outside the head. low, high: the ultrasound's robust range. head: (K,) head pixels in each slice.
-    """
-
-    name: str
-    week: int
-    us: np.ndarray
-    t2: np.ndarray
-    low: float
-    high: float
-    head: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Frames:
-    """Real 2D frames, (n, H, W) uint8, the fan coded as in `Case`; ranges (n, 2)."""
-
-    us: np.ndarray
-    ranges: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.us)
 
 
 class Batch(NamedTuple):
@@ -69,27 +33,6 @@ class Batch(NamedTuple):
 def location_mm(k: int | np.ndarray, count: int) -> float | np.ndarray:
     """z of axial slice k in canonical mm; the grid is centred on the origin."""
     return (k - (count - 1) / 2) * SPACING_MM
-
-
-def load_cases(folder: str | Path) -> list[Case]:
-    """The .npz cases of a folder, in the order of their names. Raises Refused for none, or for a bad one."""
-    paths = sorted(Path(folder).glob("*.npz"))
-    if not paths:
-        raise Refused("data", f"There are no simulated cases in {folder}.", _REMEDY)
-    return [_load_case(path) for path in paths]
-
-
-def load_frames(path: str | Path, split: str) -> Frames:
-    """The real frames of one split ("train", "val"; by fetus) of an .npz with us, fan, split. Raises Refused."""
-    try:
-        with np.load(path) as content:
-            chosen = content["split"] == split
-            us = _mark_fan(content["us"][chosen], content["fan"][chosen])
-    except _UNREADABLE as error:
-        raise Refused("data", f"The real frames {path} cannot be read ({error}).", _REMEDY) from error
-    ranges = np.array([robust_range(frame, frame > 0) for frame in us], dtype=np.float32).reshape(-1, 2)
-    usable = ranges[:, 1] > ranges[:, 0]
-    return Frames(us[usable], ranges[usable])
 
 
 class Slices:
@@ -122,11 +65,15 @@ class Slices:
             raise Refused("data", f"No case is of the weeks {tuple(mr_weeks)}.", "Change data.mr_weeks.")
         if batch.real and not frames:
             raise Refused("data", "There are no real frames.", "Set batch.real to 0 or add frames.")
+        self._framed = [case for case in self.cases if len(case.frames)]
+        if batch.framed and not self._framed:
+            raise Refused("data", "The cases hold no simulated frames.",
+                          "Set batch.framed to 0, or frames_a_head in the simulation's configuration.")  # fmt: skip
         weights = [np.where(case.head > 0, 1.0, HEADLESS_WEIGHT) for case in self.cases]
         self._slice_chances = [weight / weight.sum() for weight in weights]
 
     def draw(self) -> Batch:
-        """One batch: `batch.simulated` slices, then `batch.real` frames."""
+        """One batch: `batch.simulated` slices, then `batch.framed` simulated and `batch.real` real frames."""
         count, height, width = self.cases[0].us.shape
         stacks, tables, truths, places, has_truth, mr = [], [], [], [], [], []
         for _ in range(self.batch.simulated):
@@ -139,20 +86,20 @@ class Slices:
             places.append(location_mm(k, count) + self.rng.normal(0, self.changes.location_jitter_mm))
             has_truth.append(True)
             mr.append(self._other(case).t2[k])
-        for _ in range(self.batch.real):
-            assert self.frames is not None
-            n = int(self.rng.integers(len(self.frames)))
-            stacks.append(np.repeat(self.frames.us[n][None], 2 * self.generator.neighbours + 1, axis=0))
-            tables.append(self._table(*self.frames.ranges[n]))
-            truths.append(np.zeros((height, width), np.uint8))
+        for n in range(self.batch.framed + self.batch.real):
+            frames, truth = self._frame(real=n >= self.batch.framed)
+            which = int(self.rng.integers(len(frames)))
+            stacks.append(np.repeat(frames.us[which][None], 2 * self.generator.neighbours + 1, axis=0))
+            tables.append(self._table(*frames.ranges[which]))
+            truths.append(np.zeros((height, width), np.uint8) if truth is None else truth[which])
             place = float(self.rng.normal(0, self.changes.frame_location_jitter_mm))
             places.append(place)
-            has_truth.append(False)
+            has_truth.append(truth is not None)
             k = round(place / SPACING_MM + (count - 1) / 2)
             mr.append(self._other(None).t2[min(max(k, 0), count - 1)])
         seen = np.stack([table[stack] for table, stack in zip(tables, stacks, strict=True)])
-        truth = np.stack(truths).astype(np.float32)[:, None] / 255
-        moved = self._move(torch.from_numpy(np.concatenate([seen, truth], axis=1)))
+        wanted = np.stack(truths).astype(np.float32)[:, None] / 255
+        moved = self._move(torch.from_numpy(np.concatenate([seen, wanted], axis=1)))
         us = moved[:, :-1]
         if self.changes.noise:
             us = us + self._noise(us)
@@ -163,6 +110,14 @@ class Slices:
             x = torch.cat([us, z.view(-1, 1, 1, 1).expand(-1, 1, height, width)], dim=1)
         centre = self.generator.neighbours
         return Batch(x, us[:, centre : centre + 1], unpaired, moved[:, -1:], torch.tensor(has_truth))
+
+    def _frame(self, real: bool) -> tuple[Frames, np.ndarray | None]:
+        """Frames to draw one from: the real ones, or those of a simulated head with their truth."""
+        if real:
+            assert self.frames is not None
+            return self.frames, None
+        case = self._framed[int(self.rng.integers(len(self._framed)))]
+        return case.frames, case.frames_t2
 
     def _neighbours_of(self, k: int, count: int) -> np.ndarray:
         reach = np.arange(-self.generator.neighbours, self.generator.neighbours + 1)
@@ -239,47 +194,3 @@ def _table(values: np.ndarray, low: float, high: float) -> np.ndarray:
     table = np.clip((values - low) / max(high - low, 1e-3), 0, 1).astype(np.float32)
     table[0] = 0
     return table
-
-
-def _mark_fan(us: np.ndarray, fan: np.ndarray) -> np.ndarray:
-    return np.where(fan, np.maximum(us, 1), 0).astype(np.uint8)
-
-
-def _load_case(path: Path) -> Case:
-    """Unpack a case once, next to it; later runs map the unpacked arrays."""
-    folder = path.parent / UNPACKED
-    facts_path = folder / f"{path.stem}.json"
-    stamp = [path.stat().st_size, path.stat().st_mtime_ns]
-    facts = json.loads(facts_path.read_text()) if facts_path.is_file() else {}
-    if facts.get("stamp") != stamp:
-        try:
-            with np.load(path) as content:
-                us = _mark_fan(content["us"], content["fan"])
-                t2, week = np.asarray(content["t2"]), int(content["week"])
-        except _UNREADABLE as error:
-            raise Refused("data", f"The case {path} cannot be read ({error}).", _REMEDY) from error
-        low, high = robust_range(us, us > 0)
-        head = np.count_nonzero(t2, axis=(1, 2)).tolist()
-        facts = {"stamp": stamp, "week": week, "low": low, "high": high, "head": head}
-        folder.mkdir(exist_ok=True)
-        _write_array(folder / f"{path.stem}.us.npy", us)
-        _write_array(folder / f"{path.stem}.t2.npy", t2)
-        part = facts_path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(facts))
-        os.replace(part, facts_path)  # last: it vouches for the arrays
-    return Case(
-        path.stem,
-        facts["week"],
-        np.load(folder / f"{path.stem}.us.npy", mmap_mode="r"),
-        np.load(folder / f"{path.stem}.t2.npy", mmap_mode="r"),
-        facts["low"],
-        facts["high"],
-        np.array(facts["head"]),
-    )
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.save(file, array)
-    os.replace(part, path)

@@ -30,8 +30,9 @@ from ..synthesis.generator import Generator
 from . import checkpoint as checkpoints
 from .augmentation import augment
 from .backward import BackwardPath
+from .cases import load_cases, load_frames
 from .configuration import read_configuration
-from .data import Slices, load_cases, load_frames
+from .data import Slices
 from .discriminators import Discriminators
 from .edgenet import EdgeNet
 from .history import HistoryPool

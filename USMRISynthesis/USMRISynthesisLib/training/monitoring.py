@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..synthesis.generator import GeneratorConfig
-from .data import Case, Frames, centred_input, frame_input
+from .cases import Case, Frames
+from .data import centred_input, frame_input
 
 PICTURE_COLUMNS = 8
 TRAINING_CASES_IN_MEAN = 60
