@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from USMRISynthesisLib.errors import Failed, Refused
-from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM, canonical_axis_mm, canonical_ijk_to_ras
+from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM, canonical_axis_mm
 from USMRISynthesisLib.simulation import acquisition, anatomy, atlas, display, frame, physics
-from USMRISynthesisLib.simulation.dataset import DatasetConfig, simulate
 from USMRISynthesisLib.simulation.warp import canonical_points, sample, smooth_displacement, spline_field
 from USMRISynthesisLib.volume import Volume
 
@@ -154,43 +152,6 @@ def test_the_grey_map_gives_the_brain_the_levels_of_real_frames(head: anatomy.An
         made = frame.simulate_frame(head, seed=seed)
         inner = ndimage.binary_erosion(made.skull, iterations=16) & made.fan
         assert 0.6 * low <= np.median(made.us[inner]) <= 1.5 * high
-
-
-def _configuration(tmp_path: Path, **changes: object) -> Path:
-    splits = {"train": {"cases": 1, "atlases": ["GA24-made"]}, "val": {"cases": 1, "atlases": ["GA29-made"]}}
-    path = tmp_path / "simulation.json"
-    path.write_text(json.dumps({"seed": 1, "frames": False, "splits": splits} | changes))
-    return path
-
-
-def test_a_data_set_is_written_with_its_hashes_and_the_fields_that_training_reads(data: Path, tmp_path: Path) -> None:
-    manifest = simulate(_configuration(tmp_path), tmp_path / "out", data=data, workers=1)
-    record = json.loads(manifest.read_text())
-    assert record["simulated"] is True
-    assert sorted(record["sha256"]) == ["train/GA24-made-0000.npz", "val/GA29-made-0000.npz"]
-    with np.load(tmp_path / "out" / "val" / "GA29-made-0000.npz") as case:
-        assert case["us"].shape == case["t2"].shape == case["labels"].shape == (160, 160, 160)
-        assert int(case["week"]) == 29 and case["fan"].dtype == bool
-        assert json.loads(str(case["parameters"]))["atlas"] == "GA29-made"
-    assert canonical_ijk_to_ras().shape == (4, 4)
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"colour": 1}, "colour"),
-        ({"splits": {}}, "splits"),
-        ({"splits": {"train": {"cases": 0, "atlases": ["GA24-made"]}}}, "splits.train.cases"),
-        ({"splits": {"train": {"cases": 1, "atlases": ["GA99"]}}}, "splits.train.atlases"),
-        (
-            {"splits": {"a": {"cases": 1, "atlases": ["GA24-made"]}, "b": {"cases": 1, "atlases": ["GA24-made"]}}},
-            "week 24",
-        ),
-    ],
-)
-def test_a_bad_configuration_is_refused_by_name(tmp_path: Path, changes: dict[str, object], named: str) -> None:
-    with pytest.raises(Refused, match=named):
-        DatasetConfig.read(_configuration(tmp_path, **changes), ["GA24-made", "GA29-made"])
 
 
 def test_a_folder_without_an_atlas_is_named(tmp_path: Path) -> None:
