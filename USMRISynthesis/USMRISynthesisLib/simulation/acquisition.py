@@ -49,12 +49,12 @@ class AcquisitionRanges:
     skull_exponent: tuple[float, float] = (1.0, 3.0)
     skull_far: tuple[float, float] = (0.8, 2.2)  # far side over near side, before attenuation
     interface: tuple[float, float] = (2.0, 12.0)  # strength of tissue interfaces
-    membrane: tuple[float, float] = (0.25, 1.1)
+    membrane: tuple[float, float] = (0.3, 2.2)
     membrane_floor: tuple[float, float] = (0.1, 0.4)  # diffuse part
     brain_level: tuple[float, float] = (0.06, 0.17)  # scatter amplitude of brain
     fluid_scatter: tuple[float, float] = (0.5, 2.5)
     deep_scatter: tuple[float, float] = (0.9, 2.2)  # deep grey, brainstem and cerebellum over white matter
-    maternal_scatter: tuple[float, float] = (0.8, 4.0)  # over white matter
+    maternal_scatter: tuple[float, float] = (0.9, 5.0)  # over white matter
     choroid_scatter: tuple[float, float] = (0.6, 1.4)
     coarse_texture: tuple[float, float] = (0.15, 0.5)
     fine_texture: tuple[float, float] = (0.0, 0.35)

@@ -1,6 +1,7 @@
 """Grey levels of real frames for the display's grey map.
 
-`python -m USMRISynthesisLib.simulation.calibration --data DIR` writes ``appearance.json``.  Only HC18 frames of training fetuses are read (the split of ``dataset.prepare_frames``).
+`python -m USMRISynthesisLib.simulation.calibration --data DIR` writes ``appearance.json``.
+Only HC18 frames of training fetuses are read (the split of ``dataset.prepare_frames``).
 """
 
 from __future__ import annotations

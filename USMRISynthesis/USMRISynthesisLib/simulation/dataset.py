@@ -32,7 +32,7 @@ MINIMUM_CIRCUMFERENCE_MM = 150.0
 
 def simulate_case(data: Path, spec: Head, frames: int = 0) -> dict[str, Any]:
     """One head with its ultrasound and truth, as the arrays of a case file; `frames` 2D frames of it besides."""
-    from . import acquisition, anatomy, frame
+    from . import acquisition, anatomy, frame, wide
 
     head = anatomy.build(atlases.load(data, spec.atlas), spec.seed, anomaly=spec.anomaly)
     us, fan, sweep = acquisition.simulate_canonical(head, spec.seed, view=spec.view)
@@ -53,6 +53,7 @@ def simulate_case(data: Path, spec: Head, frames: int = 0) -> dict[str, Any]:
         "anomaly": np.str_(spec.anomaly or "none"),
         "parameters": np.str_(json.dumps(parameters)),
     }
+    arrays["wide"], arrays["wide_fan"], arrays["wide_to_canonical"] = wide.wide_volume(sweep)
     made = [frame.simulate_frame(head, frame_seed(spec.seed, n)) for n in range(frames)]
     for key in ("us", "fan", "t2", "labels", "skull", "plane") if made else ():
         arrays[f"frames_{key}"] = np.stack([getattr(item, key) for item in made])
@@ -84,7 +85,7 @@ def array_hashes(case: Path) -> dict[str, str]:
     with np.load(case) as arrays:
         for name in sorted(arrays.files):
             array = np.ascontiguousarray(arrays[name])
-            digest = digests["ultrasound" if name in ("us", "frames_us") else "truth"]
+            digest = digests["ultrasound" if name in ("us", "wide", "frames_us") else "truth"]
             digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
             digest.update(array.tobytes())
     return {name: digest.hexdigest() for name, digest in digests.items()}

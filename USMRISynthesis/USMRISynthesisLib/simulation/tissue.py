@@ -11,13 +11,14 @@ from scipy import ndimage
 from ..normalisation.canonical import SPACING_MM
 from . import anatomy as tissue
 from .anatomy import Anatomy
+from .tissues import MASS
 
 # label: attenuation dB/cm/MHz, impedance MRayl, scatter amplitude; orders of magnitude, not measurements
 PROPERTIES = {
     0: (0.01, 1.50, 0.01), 1: (0.45, 1.555, 0.100), 2: (0.01, 1.51, 0.012), 3: (0.50, 1.57, 0.120),
     4: (0.02, 1.515, 0.035), 5: (0.50, 1.56, 0.110), 6: (0.50, 1.56, 0.110), 7: (0.50, 1.56, 0.120),
     8: (0.45, 1.56, 0.095), tissue.SKULL: (3.5, 1.66, 0.30), tissue.SCALP: (0.6, 1.535, 0.15),
-    tissue.FALX: (0.7, 1.58, 0.20), tissue.CAVUM: (0.01, 1.51, 0.012), tissue.CHOROID: (0.55, 1.57, 0.50),
+    tissue.FALX: (0.7, 1.57, 0.13), tissue.CAVUM: (0.01, 1.51, 0.012), tissue.CHOROID: (0.55, 1.57, 0.50),
     tissue.EYE: (0.05, 1.52, 0.02), tissue.AMNIOTIC: (0.005, 1.50, 0.010), tissue.MATERNAL: (0.6, 1.60, 0.20),
     tissue.FACE: (0.7, 1.60, 0.30), tissue.SUTURE: (0.8, 1.60, 0.25), 19: (0.7, 1.60, 0.30),
     20: (0.6, 1.58, 0.26), 21: (0.6, 1.58, 0.25),
@@ -38,6 +39,8 @@ def tissue_maps(anatomy: Anatomy, draw: dict[str, float], rng: np.random.Generat
     table[2, list(_BRAIN)] *= draw["brain_level"] / 0.11
     table[2, [3, 6, 7]] *= draw["deep_scatter"]
     outside = [label for label in range(_LABELS) if label not in PROPERTIES or label in _OUTSIDE]
+    if "mass_echo" in anatomy.parameters:
+        table[2, MASS] = draw["brain_level"] * (0.2 + 2.5 * float(anatomy.parameters["mass_echo"]))
     table[2, outside] *= draw["maternal_scatter"] * draw["brain_level"] / PROPERTIES[tissue.MATERNAL][2]
     table[2, list(_FLUID)] *= draw["fluid_scatter"]
     table[2, tissue.CHOROID] *= draw["choroid_scatter"]
