@@ -107,6 +107,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     evaluate.add_argument("--picture", metavar="PNG", help="simulator: write real and simulated frames, shuffled")
 
+    evaluate.add_argument("--poses", type=int, default=4, metavar="N",
+                          help="normalisation: random orientations for each simulated head (4)")
+    evaluate.add_argument("--pictures", metavar="DIR",
+                          help="normalisation: draw the six best, middle and worst volumes here")
+
     export = add("export", "make a model folder from a training checkpoint")
     export.add_argument("checkpoint", metavar="CHECKPOINT")
     export.add_argument("output", metavar="OUT", help="the model folder to write")
@@ -125,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.CRITICAL, stream=sys.stderr,
                         format="%(name)s: %(message)s")
+    logging.getLogger("PIL").setLevel(logging.WARNING)   # it tells every chunk of every picture
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")   # before torch: see worker.py
     if hasattr(signal, "SIGTERM"):   # end as on Ctrl-C: nothing half-written stays
         signal.signal(signal.SIGTERM, signal.default_int_handler)

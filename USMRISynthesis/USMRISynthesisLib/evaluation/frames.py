@@ -117,34 +117,27 @@ def simulated_frames(
     from ..simulation import atlas
 
     folders = atlas.available(data)
-    names = sorted(folders[n % len(folders)] for n in range(heads))
-    target = cache / f"frames-{_fingerprint()}-{heads}-{frames}-{seed}.npz"
-    if not target.exists():
-        jobs = [(data, name, seed + n, frames, n % 3 == 0) for n, name in enumerate(names)]
-        made: dict[int, tuple[list[Any], dict[str, Any]]] = {}
+    kept = cache / _fingerprint()
+    kept.mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for n, name in enumerate(sorted(folders[n % len(folders)] for n in range(heads))):
+        target = kept / f"{name}-{seed + n}-{frames}{'-volume' if n % 3 == 0 else ''}.npz"
+        jobs.append((data, name, seed + n, frames, n % 3 == 0, target))
+    missing = [job for job in jobs if not job[-1].exists()]
+    if missing:
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            for number, result in enumerate(pool.imap_unordered(_head, jobs, chunksize=2), start=1):
-                made[result[0]] = result[1:]
+            for number, _ in enumerate(pool.imap_unordered(_head, missing, chunksize=2), start=1):
                 if progress:
-                    progress(number / heads, f"{number} of {heads} heads simulated")
-        rows = [(job[1], job[2], *frame) for job in jobs for frame in made[job[2]][0]]
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial.npz")
-        np.savez(
-            partial,
-            us=np.stack([row[2] for row in rows]),
-            axes=np.array([row[3] for row in rows]),
-            head=np.array([f"{row[0]} seed {row[1]}" for row in rows]),
-            volumes=np.str_(json.dumps([made[job[2]][1] for job in jobs if made[job[2]][1]])),
-        )
-        partial.replace(target)
-    with np.load(target) as file:
-        heads_of = [str(name) for name in file["head"]]
-        made_frames = _frames(
-            [treated(us) for us in file["us"]], list(file["axes"]), heads_of,
-            parts_of_weeks([_week(name) for name in heads_of]),
-        )  # fmt: skip
-        return made_frames, json.loads(str(file["volumes"]))
+                    progress(number / len(missing), f"{number} of {len(missing)} heads simulated")
+    pictures, axes, names, measured = [], [], [], []
+    for job in jobs:
+        with np.load(job[-1]) as file:
+            pictures += [treated(us) for us in file["us"]]
+            axes += list(file["axes"])
+            names += [f"{job[1]} seed {job[2]}"] * frames
+            measured.append(json.loads(str(file["volume"])))
+    parts = parts_of_weeks([_week(name) for name in names])
+    return _frames(pictures, axes, names, parts), [row for row in measured if row]
 
 
 def stored_frames(folder: Path) -> Frames:
@@ -192,26 +185,31 @@ def _frames(
     )  # fmt: skip
 
 
-def _head(job: tuple[Path, str, int, int, bool]) -> tuple[int, list[Any], dict[str, Any]]:
-    """A head's frames (picture, half axes), and its volume's measures where they are wanted."""
+def _head(job: tuple[Path, str, int, int, bool, Path]) -> None:
+    """Write a head's frames (pictures, half axes), and its volume's measures where they are wanted."""
     import torch
 
     from ..simulation import anatomy, atlas, frame
     from . import volumes
 
-    data, folder, seed, count, with_volume = job
+    data, folder, seed, count, with_volume, target = job
     torch.set_num_threads(1)
     head = anatomy.build(atlas.load(data, folder), seed)
     made = [frame.simulate_frame(head, 100 * seed + n) for n in range(count)]
-    return (
-        seed,
-        [(item.us, half_axes(item.skull)) for item in made],
-        volumes.measure(head, seed) if with_volume else {},
+    measured = volumes.measure(head, seed) if with_volume else {}
+    partial = target.with_suffix(".partial.npz")
+    np.savez(
+        partial,
+        us=np.stack([item.us for item in made]),
+        axes=np.array([half_axes(item.skull) for item in made]),
+        volume=np.str_(json.dumps(measured)),
     )
+    partial.replace(target)
 
 
 def _fingerprint() -> str:
     digest = hashlib.sha256()
-    for path in sorted([*_SOURCES.glob("*.py"), *_SOURCES.glob("*.json"), Path(__file__)]):
+    here = [Path(__file__).with_name(name) for name in ("frames.py", "volumes.py", "appearance.py")]
+    for path in sorted([*_SOURCES.glob("*.py"), *_SOURCES.glob("*.json"), *here]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
