@@ -27,7 +27,7 @@ simulate: .venv/.test
 	$(BIN)/usmri simulate configs/simulation.json data/sim --data $(DATA)
 
 train: .venv/.test
-	$(BIN)/usmri train configs/joint.toml && $(BIN)/usmri train configs/rest.toml && $(BIN)/usmri train configs/default.toml
+	$(BIN)/usmri train configs/joint.toml && $(BIN)/usmri train configs/default.toml
 
 samples: .venv/.test
 	$(BIN)/python -m USMRISynthesisLib.simulation.samples Resources/SampleData --data $(DATA)
