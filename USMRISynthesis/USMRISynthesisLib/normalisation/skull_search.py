@@ -33,7 +33,7 @@ def best(channels: np.ndarray, cell_mm: float, weights: np.ndarray, start: np.nd
     if not len(candidates):
         return None
     bounds = None if start is None else (start - 2 * steps(start, n), start + 2 * steps(start, n))
-    likely = evidence(channels, candidates, weights) - off_centre(channels, candidates)
+    likely = evidence(channels, candidates, weights, n == 3) - off_centre(channels, candidates)
     chosen = distinct(candidates, likely, n, 8 if n == 2 else 5)
     coarse = climb(channels, weights, candidates[chosen], 1.0, 120 if n == 2 else 200, bounds, nearest=n == 3)
     coarse.sort(key=lambda found: -found[1])
