@@ -144,9 +144,9 @@ def _furrowed(sheets: Sheets) -> np.ndarray:
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The mask's bounding box with one voxel of margin."""
+    """The mask's bounding box with one voxel of margin, within the grid."""
     slices = []
     for axis in range(3):
         used = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        slices.append(slice(int(used[0]) - 1, int(used[-1]) + 2))
+        slices.append(slice(max(int(used[0]) - 1, 0), int(used[-1]) + 2))
     return tuple(slices)
