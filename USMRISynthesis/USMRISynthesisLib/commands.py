@@ -131,20 +131,30 @@ def simulate(options: Namespace) -> Outcome:
 
 def train(options: Namespace) -> Outcome:
     """`usmri train CONFIG`: train, or go on training. What happens is reported on stderr."""
-    from USMRISynthesisLib.training import loop
+    from USMRISynthesisLib.training import alignment_loop, loop
+    from USMRISynthesisLib.training.alignment_configuration import TASK, task_of
 
     def report(text: str) -> None:
         if not options.quiet:
             sys.stderr.write(f"{text}\n")
 
-    checkpoint = loop.train(options.config, resume=options.resume, minutes=options.minutes, report=report)
+    work = alignment_loop.train_alignment if task_of(options.config) == TASK else loop.train
+    checkpoint = work(options.config, resume=options.resume, minutes=options.minutes, report=report)
     return f"Wrote {checkpoint}.", {"checkpoint": str(checkpoint)}
 
 
 def export(options: Namespace) -> Outcome:
     """`usmri export CHECKPOINT OUT`: a model folder from a checkpoint."""
+    from USMRISynthesisLib.training import checkpoint as checkpoints
+    from USMRISynthesisLib.training.alignment_export import export_alignment
     from USMRISynthesisLib.training.export import export as export_model
 
+    content = checkpoints.load(options.checkpoint)
+    if content.get("task") == "alignment":
+        folder = export_alignment(content, options.output, version=options.model_version,
+                                  name=options.name or Path(options.output).resolve().name,
+                                  figures=_plain_figures(Path(options.figures)) if options.figures else None)
+        return f"Wrote {folder}.", {"model": str(folder)}
     folder = export_model(options.checkpoint, options.output, version=options.model_version,
                           name=options.name or Path(options.output).resolve().name,
                           figures=_figures(Path(options.figures)) if options.figures else None)
@@ -163,6 +173,16 @@ def _figures(path: Path) -> dict[str, str]:
                       "printed.") from error
 
 
+def _plain_figures(path: Path) -> dict[str, float]:
+    """The numbers of `usmri evaluate normalisation --json`. Raises Refused for anything else."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        return {key: value for key, value in result.items() if isinstance(value, float)}
+    except (OSError, ValueError, AttributeError) as error:
+        raise Refused("figures", f"{path.name} is no evaluation.", "Give what `usmri evaluate normalisation --json` "
+                      "printed.") from error
+
+
 def evaluate(options: Namespace) -> Outcome:
     """`usmri evaluate synthesis|normalisation|simulator`: figures, as text and as values."""
     if options.subject == "simulator":
@@ -170,6 +190,15 @@ def evaluate(options: Namespace) -> Outcome:
     if options.subject == "normalisation":
         from USMRISynthesisLib.evaluation.alignment import evaluate_frames
 
+        if _has_alignment(options):
+            from USMRISynthesisLib.evaluation import normalisation
+
+            model = "alignment" if options.model == "default" else options.model
+            figures = normalisation.evaluate(
+                Path(options.cases or "data/sim"), options.split, Path(options.data), model, poses=options.poses,
+                limit=options.limit, pictures=Path(options.pictures) if options.pictures else None,
+                progress=_progress(options))
+            return normalisation.table(figures), figures
         folder = Path(options.data) / "hc18"
         if not (folder / "index.csv").is_file():
             raise Refused("data", "There are no HC18 frames.", "Give the folder that holds hc18/ with --data.")
@@ -177,10 +206,12 @@ def evaluate(options: Namespace) -> Outcome:
         lines = ["head ellipse on real HC18 frames", *(f"{key:32s} {value:8.3f}" for key, value in values.items())]
         return "\n".join(lines), {"hc18": values}
     from USMRISynthesisLib.evaluation import synthesis
+    from USMRISynthesisLib.evaluation.synthesis_frames import frame_prediction
 
     make = synthesis.corridor_prediction if options.through == "product" else synthesis.canonical_prediction
     result = synthesis.evaluate(Path(options.cases or "data/sim"), make(options.model, options.device),
-                                split=options.split, progress=_progress(options))
+                                split=options.split, predict_frame=frame_prediction(options.model, options.device),
+                                progress=_progress(options))
     result["through"] = options.through
     return synthesis.table(result), result
 
@@ -216,6 +247,16 @@ def _picture(name: str) -> Path:
     if not target.resolve().parent.is_dir():
         raise Refused("folder", f"The folder for {target.name} does not exist.", "Create it or choose another one.")
     return target
+
+
+def _has_alignment(options: Namespace) -> bool:
+    """Whether there is an alignment model to measure, and cases to measure it on."""
+    from USMRISynthesisLib import weights
+
+    if options.model != "default":
+        return True
+    named = {folder.name for folder in weights.installed_models()}
+    return "alignment" in named and Path(options.cases or "data/sim").is_dir()
 
 
 def _intact(intact: object) -> str:

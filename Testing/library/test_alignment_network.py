@@ -1,0 +1,245 @@
+"""The alignment network's parts, and its passes over a volume with an oracle in the networks' place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from USMRISynthesisLib.evaluation.orientation import by_group, compare, failures, place, run, summary
+from USMRISynthesisLib.normalisation import network_align, trust
+from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM
+from USMRISynthesisLib.normalisation.coordinates import angle_deg, cube_rotations, random_rotation, rotation_of
+from USMRISynthesisLib.normalisation.network import (
+    AlignmentNetwork,
+    Prediction,
+    fold,
+    geodesic,
+    grid,
+    rotation_from_6d,
+    unfold,
+)
+from USMRISynthesisLib.normalisation.pose import EYES_MM, SKULL_CENTRE_MM, SKULL_SEMI_AXES_MM
+from USMRISynthesisLib.normalisation.sampling import Pyramid, plane_of
+from USMRISynthesisLib.normalisation.stages import STAGES
+from USMRISynthesisLib.simulation.wide import SIZE, wide_ijk_to_canonical
+from USMRISynthesisLib.training.alignment_data import Head
+from USMRISynthesisLib.volume import Volume
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_folding_loses_nothing(dimensions):
+    x = torch.randn(2, 1, *[8] * dimensions)
+    torch.testing.assert_close(unfold(fold(x, dimensions), dimensions, 1), x)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_the_network_says_one_thing_a_head_and_starts_from_the_grid(dimensions):
+    torch.manual_seed(0)
+    said = Prediction(*AlignmentNetwork(dimensions, (8, 16, 16), 16)(torch.randn(2, 1, *[16] * dimensions)))
+    assert said.maps.shape == (2, 5, *[16] * dimensions)
+    assert said.coordinates.shape == (2, dimensions, *[8] * dimensions)
+    assert said.log_sigma.shape == (2, 1, *[8] * dimensions) and said.upright.shape == (2,)
+    assert said.coordinates.abs().mean() < 0.3
+    torch.testing.assert_close(rotation_from_6d(said.pose)[0], torch.eye(3), rtol=0, atol=0.4)
+
+
+def test_six_numbers_make_a_rotation_and_its_angle_has_a_slope_everywhere():
+    torch.manual_seed(0)
+    values = torch.randn(50, 6, requires_grad=True)
+    rotations = rotation_from_6d(values)
+    torch.testing.assert_close(rotations @ rotations.transpose(1, 2), torch.eye(3).expand(50, 3, 3), rtol=0, atol=1e-5)
+    assert (torch.linalg.det(rotations) > 0).all()
+    same = torch.eye(3).expand(50, 3, 3)
+    geodesic(torch.cat([rotations, same]), torch.cat([same, same])).sum().backward()
+    assert torch.isfinite(values.grad).all()
+    a, b = (random_rotation(np.random.default_rng(n)) for n in (1, 2))
+    angle = geodesic(torch.from_numpy(a)[None], torch.from_numpy(b)[None])
+    assert abs(np.rad2deg(float(angle)) - angle_deg(a, b)) < 1e-3
+
+
+def test_grid_cells_lie_between_the_faces():
+    cells = grid(4)
+    assert cells.shape == (3, 4, 4, 4)
+    np.testing.assert_allclose(cells[0, 0, 0], [-0.75, -0.25, 0.25, 0.75])
+    np.testing.assert_allclose(cells[2, :, 0, 0], [-0.75, -0.25, 0.25, 0.75])
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.4, 0.5, 0.7)])
+def test_a_cube_shows_what_lies_there_whatever_the_voxels(spacing):
+    rng = np.random.default_rng(0)
+    shape = tuple(int(90 / s) for s in spacing[::-1])
+    matrix = np.eye(4)
+    matrix[:3, :3] = random_rotation(rng) * spacing
+    matrix[:3, 3] = 5, -20, 9
+    k, j, i = np.indices(shape)
+    world = np.stack([i, j, k], axis=-1) @ matrix[:3, :3].T + matrix[:3, 3]
+    middle = matrix[:3, :3] @ ((np.array(shape[::-1]) - 1) / 2) + matrix[:3, 3]
+    array = 100 + 50 * np.sin((world - middle) @ [0.05, 0.02, -0.03])
+    fan = np.ones(shape, bool)
+    pyramid = Pyramid(Volume(array.astype(np.float32), matrix), fan)
+    unit = np.eye(4)
+    unit[:3, :3] = random_rotation(rng) * 20.0
+    unit[:3, 3] = middle
+    x = pyramid.cut(unit, 16)[0, 0].numpy()
+    assert x.shape == (16, 16, 16)
+    where = np.moveaxis(grid(16).numpy(), 0, -1) @ unit[:3, :3].T + unit[:3, 3]
+    low, high = np.percentile(array, (1, 99.5))
+    expected = (100 + 50 * np.sin((where - middle) @ [0.05, 0.02, -0.03]) - low) / (high - low) * 2 - 1
+    np.testing.assert_allclose(x, expected.clip(-1, 1), atol=0.06)
+    unit[:3, 3] += 500
+    assert (pyramid.cut(unit, 16) == -1).all()
+
+
+def test_a_frames_plane_is_orthonormal_and_brings_its_pixels_back():
+    matrix = np.eye(4)
+    matrix[:3, :3] = random_rotation(np.random.default_rng(4)) * (0.3, 0.4, 1.0)
+    matrix[:3, 3] = 3, 4, 5
+    to_ras, to_plane = plane_of(Volume(np.zeros((1, 70, 80), np.uint8), matrix))
+    np.testing.assert_allclose(to_ras[:3, :3] @ to_ras[:3, :3].T, np.eye(3), atol=1e-12)
+    place = to_plane @ [7.0, 9.0, 1.0]
+    np.testing.assert_allclose(to_ras @ [place[0], place[1], 0, 1], matrix @ [7, 9, 0, 1], atol=1e-9)
+
+
+# --- the passes, with an oracle that knows the truth and is told where each cube lies
+
+
+class Oracle:
+    """Answers as perfect networks would, from the truth and the cubes that were cut."""
+
+    def __init__(self, ras_to_canonical: np.ndarray) -> None:
+        self.truth = ras_to_canonical
+        self.unit = np.eye(4)
+        self.turn = 0
+
+    def stage(self, name: str):
+        def answer(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            units = [self.unit] * len(x)
+            if name == "orient" and len(x) > 1:  # the hypotheses: the cube turned by each rotation in its order
+                turns = cube_rotations()[self.turn:self.turn + len(x)]
+                self.turn += len(x)
+                units = [self.unit @ np.block([[t, np.zeros((3, 1))], [np.zeros((1, 3)), 1]]) for t in turns]
+            return tuple(torch.cat(parts) for parts in zip(*(self._one(name, u) for u in units), strict=True))
+
+        return answer
+
+    def _one(self, name: str, unit: np.ndarray):
+        form = STAGES[name]
+        to_canonical = self.truth @ unit
+
+        def canonical(size: int) -> np.ndarray:
+            cells = grid(size).numpy().reshape(3, -1)
+            return (to_canonical[:3, :3] @ cells + to_canonical[:3, 3:]).reshape(3, size, size, size)
+
+        full, coarse = canonical(form.size), canonical(form.size // 2)
+        level = np.sqrt((((full - SKULL_CENTRE_MM[:, None, None, None]) / SKULL_SEMI_AXES_MM[:, None, None, None]) ** 2
+                         ).sum(axis=0))
+        maps = np.zeros((5, *level.shape))
+        maps[0] = maps[1] = np.where(level < 1, 8, -8)
+        maps[2] = level - 1
+        for row, eye in enumerate(EYES_MM):
+            maps[3 + row] = 4 - ((full - eye[:, None, None, None]) ** 2).sum(axis=0) / 20
+        turned = rotation_of(to_canonical)
+        offset = coarse / (form.side_mm / 2) - grid(form.size // 2).numpy()
+        upright = torch.tensor([(np.trace(turned) - 1) * 2.0])
+        return (torch.from_numpy(maps).float()[None], torch.from_numpy(offset).float()[None],
+                torch.full((1, 1, *coarse.shape[1:]), -4.0), upright, torch.zeros(1, 10))
+
+
+@pytest.fixture
+def oracle(monkeypatch):
+    """`oracle(ras_to_canonical)`: networks that know it."""
+
+    def make(truth: np.ndarray) -> network_align.Networks:
+        knows = Oracle(truth)
+        cut = Pyramid.cut
+
+        def noted(self, unit, size):
+            knows.unit, knows.turn = unit, 0
+            return cut(self, unit, size)
+
+        monkeypatch.setattr(Pyramid, "cut", noted)
+        return network_align.Networks({name: knows.stage(name) for name in ("locate", "orient", "refine")})
+
+    return make
+
+
+def head_of(seed: int = 0) -> Head:
+    """A head for placing: a bright ellipsoid in noise; the oracle does not look at it."""
+    k, j, i = (np.indices((SIZE, SIZE, SIZE)) - (SIZE - 1) / 2) * 1.6
+    inside = (i / 35.6) ** 2 + ((j + 1.3) / 44) ** 2 + ((k - 2.6) / 33) ** 2 < 1
+    channels = np.zeros((4, SIZE, SIZE, SIZE), np.uint8)
+    channels[0] = np.random.default_rng(seed).integers(10, 120, inside.shape) + 60 * inside
+    channels[1] = 255
+    channels[3] = 255 * inside
+    return Head(f"case-{seed}", 26, "left", channels, np.eye(4), EYES_MM, 10.0, 180.0)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_perfect_networks_bring_any_head_home(oracle, number):
+    placed = place(head_of(number), number)
+    networks = oracle(np.linalg.inv(placed.anatomy_to_ras))
+    found = network_align.align_volume(networks, placed.volume, placed.fan)
+    assert found is not None
+    outcome = compare(placed, found)
+    assert outcome.rotation_deg < 0.5 and outcome.translation_mm < 0.5 and abs(outcome.scale_percent) < 0.5
+    assert outcome.mask_dice > 0.95 and outcome.eye_mm < 1.0 and not outcome.flipped
+    np.testing.assert_allclose(found.ellipsoid.semi_axes, SKULL_SEMI_AXES_MM, atol=0.8)
+    assert found.evidence.margin > 0 and found.score > 0.5
+    corner = np.array([30.0, -20, 10, 1])
+    round_trip = np.linalg.inv(found.matrix) @ (found.matrix @ corner)
+    np.testing.assert_allclose(round_trip, corner, atol=1e-9)
+
+
+def test_gestational_age_moves_the_size_only_a_little_when_the_image_is_clear(oracle):
+    placed = place(head_of(), 0)
+    networks = oracle(np.linalg.inv(placed.anatomy_to_ras))
+    plain = network_align.align_volume(networks, placed.volume, placed.fan)
+    aged = network_align.align_volume(networks, placed.volume, placed.fan, gestational_age=34.0)
+    assert plain is not None and aged is not None
+    ratio = np.linalg.det(aged.matrix[:3, :3] @ np.linalg.inv(plain.matrix[:3, :3])) ** (1 / 3)
+    assert 0.9 < ratio < 1.1 and abs(ratio - 1) > 1e-4
+    np.testing.assert_allclose(rotation_of(aged.matrix), rotation_of(plain.matrix), atol=1e-9)
+
+
+def test_nothing_is_found_where_the_networks_see_no_head(oracle):
+    placed = place(head_of(), 1)
+    networks = oracle(np.diag([1e-3, 1e-3, 1e-3, 1]) + np.array([[0, 0, 0, 900.0]] * 3 + [[0, 0, 0, 0]]))
+    assert network_align.align_volume(networks, placed.volume, placed.fan) is None
+    outcome = compare(placed, None)
+    assert outcome.flipped and outcome.score == 0
+
+
+def test_figures_list_what_failed_and_what_the_score_caught(oracle):
+    head = head_of()
+    networks = oracle(np.linalg.inv(place(head, 0).anatomy_to_ras))
+    outcomes = run([head], 2, lambda volume, fan: network_align.align_volume(networks, volume, fan))
+    figures = summary(outcomes)
+    assert figures["flip_share"] == 0.5  # the second pose is another one, which this oracle does not know
+    assert len(failures(outcomes)) == 1 and set(by_group(outcomes)) == {"view left", "week 26"}
+    assert {"mask_dice_median", "translation_mm_p90", "rotation_deg_p90", "flips_caught_share", "eye_mm_median"} <= set(
+        figures)
+
+
+def test_a_place_is_the_same_every_time():
+    head = head_of()
+    np.testing.assert_array_equal(place(head, 3).anatomy_to_ras, place(head, 3).anatomy_to_ras)
+    assert not np.allclose(place(head, 3).anatomy_to_ras, place(head, 4).anatomy_to_ras)
+    np.testing.assert_allclose(place(head, 0).volume.ijk_to_ras,
+                               place(head, 0).anatomy_to_ras @ wide_ijk_to_canonical())
+
+
+def test_skull_points_lie_on_the_level_between_cells():
+    cells = grid(24).numpy()
+    distance = np.sqrt((cells**2).sum(axis=0)) - 0.7
+    points, weights = network_align.skull_points(distance, np.diag([50.0, 50, 50, 1]))
+    assert len(points) == len(weights) > 200
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 35.0, atol=0.3)
+    empty, none = network_align.skull_points(np.ones((8, 8, 8)), np.eye(4))
+    assert empty.shape == (0, 3) and len(none) == 0
+
+
+def test_the_head_fits_its_cubes():
+    for name in ("orient", "refine", "plane"):
+        form = STAGES[name]
+        assert form.side_mm > 1.2 * HEAD_LENGTH_MM and form.size % 2 ** len(form.widths) == 0
+    assert trust.score(trust.Evidence(-4, -2, 20, 0.3, 40, 20, 8, 0.6, 0.1)) < 0.1

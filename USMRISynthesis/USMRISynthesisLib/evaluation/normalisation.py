@@ -1,0 +1,159 @@
+"""`usmri evaluate normalisation`: simulated heads in random orientations, and real frames of held-out fetuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from ..errors import Refused
+from ..gate import find_fan
+from ..normalisation.canonical import to_canonical
+from ..normalisation.frame_align import Ellipse, align_frame
+from ..normalisation.network_align import Located, Networks, align_volume, load_networks
+from ..normalisation.pose import circumference_mm
+from ..normalisation.sampling import plane_of
+from ..simulation.dataset import MINIMUM_CIRCUMFERENCE_MM, frame_volume, read_frame_index, split_of
+from ..training.alignment_data import Head, load_heads
+from ..volume import Volume
+from .orientation import Outcome, Placed, by_group, failures, place, run, summary
+
+Progress = Callable[[float, str], None]
+SHOWN = 6
+
+
+def evaluate(cases: Path, split: str, data: Path, model: str, *, poses: int = 4, limit: int | None = None,
+             pictures: Path | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """Both parts; the figures' names are those of the issue.
+
+    Args:
+        cases: a data set of `usmri simulate`; split: its folder to use. A folder that holds cases itself does too.
+        data: holds hc18/; without it the frames' figures are left out.
+        model: an alignment model.
+        poses: random orientations a head.
+        limit: that many frames, drawn at random.
+        pictures: a folder for the six best, middle and worst volumes.
+    """
+    networks = load_networks(model, consent=lambda sha256, name: True)
+    folder = cases / split if (cases / split).is_dir() else cases
+    heads = load_heads(folder)
+    outcomes = run(heads, poses, lambda volume, fan: align_volume(networks, volume, fan), progress)
+    result: dict[str, Any] = {"heads": len(heads), "poses": poses, "split": split, **summary(outcomes)}
+    result["groups"] = by_group(outcomes)
+    result["failures"] = failures(outcomes)
+    if (data / "hc18" / "index.csv").is_file():
+        result |= evaluate_frames(networks, data, limit=limit)
+    if pictures is not None:
+        draw(pictures, heads, outcomes, networks)
+    return result
+
+
+def evaluate_frames(networks: Networks, data: Path, *, split: str = "test",
+                    limit: int | None = None) -> dict[str, float]:
+    """Frames of held-out fetuses, 150 mm of head circumference or more, against their annotated ellipses."""
+    rows = [row for row in read_frame_index(data)
+            if split_of(row["file"]) == split and float(row["head_circumference_mm"]) >= MINIMUM_CIRCUMFERENCE_MM]
+    if limit is not None and limit < len(rows):
+        rows = [rows[n] for n in np.random.default_rng(0).choice(len(rows), limit, replace=False)]
+    if not rows:
+        raise Refused("data", "There are no frames of held-out fetuses.", "Give the folder of HC18 with --data.")
+    dice, difference = [], []
+    for row in rows:
+        volume = frame_volume(data, row)
+        found = align_frame(networks, volume, find_fan(volume.array, volume.spacing))
+        if found is None:
+            dice.append(0.0)
+            difference.append(float(row["head_circumference_mm"]))
+            continue
+        dice.append(ellipse_dice(found.ellipse, row, volume))
+        difference.append(abs(circumference_mm(found.ellipse.semi_axes) - float(row["head_circumference_mm"])))
+    worst = np.argsort(dice)[: max(1, len(dice) // 10)]
+    return {
+        "hc18_frames": len(rows),
+        "hc18_dice_mean": float(np.mean(dice)),
+        "hc18_dice_median": float(np.median(dice)),
+        "hc18_difference_mm_mean": float(np.mean(difference)),
+        "hc18_dice_weakest_tenth": float(np.mean(np.array(dice)[worst])),
+        "hc18_difference_mm_weakest_tenth": float(np.mean(np.sort(difference)[-len(worst):])),
+    }
+
+
+def ellipse_dice(ellipse: Ellipse, row: dict[str, str], volume: Volume) -> float:
+    """Overlap of an ellipse with the annotated one, over the plane and not over the picture: heads are cut off."""
+    _, to_plane = plane_of(volume)
+    size = float(row["pixel_size_mm"])
+    centre = to_plane @ [float(row["centre_x_px"]), float(row["centre_y_px"]), 1.0]
+    semi = size * np.array([float(row["semi_major_px"]), float(row["semi_minor_px"])])
+    angle = np.deg2rad(float(row["angle_deg"]))
+    along = to_plane[:2, :2] @ [np.cos(angle), np.sin(angle)]
+    along /= np.linalg.norm(along)
+    reach = 1.6 * semi.max()
+    axis = np.linspace(-reach, reach, 240)
+    points = np.stack(np.meshgrid(axis, axis), axis=-1) + centre[:2]
+    first = _inside(points, centre[:2], along, semi[0], semi[1])
+    second = _inside(points, ellipse.centre, ellipse.major, ellipse.semi_axes[1], ellipse.semi_axes[0])
+    return float(2 * (first & second).sum() / max(1, first.sum() + second.sum()))
+
+
+def _inside(points: np.ndarray, centre: np.ndarray, major: np.ndarray, long: float, short: float) -> np.ndarray:
+    offset = points - centre
+    across = np.array([-major[1], major[0]])
+    return np.asarray((offset @ major / long) ** 2 + (offset @ across / short) ** 2 <= 1)
+
+
+def table(result: dict[str, Any]) -> str:
+    """For a person: the figures, then each view and week, then the failures."""
+    lines = [f"{result['heads']} simulated heads in {result['poses']} random orientations each"]
+    lines += [f"  {key:34s} {value:8.3f}" for key, value in result.items() if isinstance(value, float)]
+    lines += [f"{name}: rotation {g['rotation_deg_median']:.1f} deg, translation {g['translation_mm_median']:.1f} mm, "
+              f"flips {g['flip_share']:.0%}" for name, g in result["groups"].items()]
+    lines += [f"failed: {f['case']} ({f['view']}), {f['rotation_deg']} deg off, score {f['score']}"
+              f"{', caught' if f['caught'] else ', NOT caught'}" for f in result["failures"]] or ["no flips"]
+    return "\n".join(lines)
+
+
+def draw(folder: Path, heads: Sequence[Head], outcomes: Sequence[Outcome], networks: Networks) -> None:
+    """best.png, median.png and worst.png: six volumes each as the alignment puts them, with its outline.
+
+    Rows are volumes, columns axial, coronal and sagittal through the canonical origin; anterior and superior are up.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    poses = len(outcomes) // len(heads)
+    order = np.argsort([o.rotation_deg for o in outcomes])
+    middle = max(0, len(order) // 2 - SHOWN // 2)
+    groups = {"best": order[:SHOWN], "median": order[middle:middle + SHOWN], "worst": order[::-1][:SHOWN]}
+    for name, chosen in groups.items():
+        rows = []
+        for n in chosen:
+            placed = place(heads[n // poses], int(n % poses))
+            found = align_volume(networks, placed.volume, placed.fan)
+            if found is not None:
+                rows.append(_row(placed, found))
+        if rows:
+            _save(folder / f"{name}.png", np.concatenate(rows))
+
+
+def _row(placed: Placed, found: Located) -> np.ndarray:
+    """(160, 480, 3) uint8."""
+    us, _ = to_canonical(placed.volume.array, placed.volume.ijk_to_ras, found.matrix)
+    axis = (np.arange(160) - 79.5) * 0.6
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    local = (np.stack([x, y, z], axis=-1) - found.ellipsoid.centre) @ found.ellipsoid.axes / found.ellipsoid.semi_axes
+    inside = (local**2).sum(axis=-1) <= 1
+    panels = []
+    for cut in (np.s_[80], np.s_[:, 80], np.s_[:, :, 80]):
+        grey = np.clip(us[cut], 0, 255).astype(np.uint8)
+        edge = inside[cut] & ~ndimage.binary_erosion(inside[cut])
+        colour = np.repeat(grey[..., None], 3, axis=-1)
+        colour[edge] = (255, 196, 84)
+        panels.append(colour[::-1])
+    return np.concatenate(panels, axis=1)
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    from PIL import Image
+
+    Image.fromarray(pixels).save(path)

@@ -1,0 +1,320 @@
+"""The alignment network at work on a volume: locate, orient among 24 hypotheses, refine, and what to make of it.
+
+    networks = load_networks("alignment")
+    found = align_volume(networks, volume, fan)          # None where no head can be made out
+
+torch is imported with this module: nothing that Slicer loads at its start imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from USMRISynthesisLib import weights
+from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.normalisation import pose as poses
+from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM
+from USMRISynthesisLib.normalisation.coordinates import (
+    Fit,
+    angle_deg,
+    cube_rotations,
+    cube_to_world,
+    fit_similarity,
+    rotation_of,
+    scale_of,
+    turn_cells,
+)
+from USMRISynthesisLib.normalisation.network import BRAIN, EYE_LEFT, EYE_RIGHT, HEAD, SKULL, Prediction, grid
+from USMRISynthesisLib.normalisation.sampling import Pyramid
+from USMRISynthesisLib.normalisation.stages import STAGES
+from USMRISynthesisLib.normalisation.trust import DEFAULT, Calibration, Evidence, score
+from USMRISynthesisLib.volume import Volume
+
+TASK = "alignment"
+_CANDIDATES = 3  # hypotheses that are followed up
+_HYPOTHESES_AT_ONCE = 6
+_APART_DEG = 45.0
+_REFINEMENTS = 2
+_MOST_POINTS = 4000  # of the skull's boundary
+_HEAD_CELLS = 40.0  # fewer than these hold no head
+
+
+@dataclass(eq=False)
+class Networks:
+    """The networks of the stages, in evaluation mode on the CPU, and the trust calibration that belongs to them."""
+
+    stages: Mapping[str, Callable[[Tensor], tuple[Tensor, ...]]]
+    calibration: Calibration = DEFAULT
+    name: str = TASK
+
+    def __call__(self, stage: str, x: Tensor) -> Prediction:
+        with torch.inference_mode():
+            return Prediction(*(value.float() for value in self.stages[stage](x)))
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """A head as the network sees it.
+
+    matrix: (4, 4) RAS mm to canonical mm, a similarity. ellipsoid: of the outer skull, canonical mm.
+    eyes: (2, 3) left and right, canonical mm, with eye_weights (2,) 0-1. brain: (64, 64, 64) probability on the
+    cube brain_to_canonical (4, 4) of its unit coordinates. coarse: (4, 4), the pose before refinement.
+    """
+
+    matrix: np.ndarray
+    ellipsoid: poses.Ellipsoid
+    eyes: np.ndarray
+    eye_weights: np.ndarray
+    brain: np.ndarray
+    brain_to_canonical: np.ndarray
+    coarse: np.ndarray
+    evidence: Evidence
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Pose:
+    """One hypothesis: the cube it was judged in, its logit, and the pose that its dense coordinates give."""
+
+    logit: float
+    fit: Fit
+
+
+_loaded: dict[str, Networks] = {}
+
+
+def load_networks(model: str = TASK, *, consent: weights.Consent | None = None) -> Networks:
+    """The networks of a model folder; the hash is checked every time, the preparation is done once.
+
+    Raises Failed (no such model, hash, another task) and ConsentNeeded.
+    """
+    manifest, content = weights.verified_bytes(weights.find_model(model), consent=consent)
+    if manifest.task != TASK:
+        raise Failed("task", f"The model {manifest.name!r} is made for {manifest.task!r}, not for alignment.",
+                     "Choose an alignment model.")
+    if manifest.sha256 not in _loaded:
+        module = weights.from_bytes(content, manifest.name, "cpu").float()
+        try:
+            calibration = Calibration.from_json(manifest.extra["trust"]) if "trust" in manifest.extra else DEFAULT
+            stages = {name: torch.jit.freeze(getattr(module, name).eval()) for name in STAGES if hasattr(module, name)}
+        except (ValueError, RuntimeError) as error:
+            raise Failed("model", f"The model {manifest.name!r} is no alignment model of this version.",
+                         "Export it again, or choose another model.") from error
+        _loaded.clear()
+        _loaded[manifest.sha256] = Networks(stages, calibration, manifest.name)
+    return _loaded[manifest.sha256]
+
+
+def align_volume(networks: Networks, volume: Volume, fan: np.ndarray, *,
+                 gestational_age: float | None = None) -> Located | None:
+    """Where a volume's head lies, in any orientation.
+
+    Args:
+        volume: an admitted 3D volume.
+        fan: (k, j, i) bool.
+        gestational_age: weeks; a prior for the head's size.
+
+    Returns:
+        None where the network sees no head at all.
+    """
+    pyramid = Pyramid(volume, fan)
+    place = _locate(networks, pyramid)
+    if place is None:
+        return None
+    centre, length = place
+    hypotheses = _orient(networks, pyramid, centre, length)
+    if not hypotheses:
+        return None
+    best, margin = hypotheses[0], _margin(hypotheses)
+    return _refine(networks, pyramid, best, margin, gestational_age)
+
+
+def align_from(networks: Networks, volume: Volume, fan: np.ndarray, start: np.ndarray, *,
+               margin: float = 0.0) -> Located | None:
+    """The refinement alone, from a similarity (4, 4) that is roughly right; None where no head is seen there."""
+    return _refine(networks, Pyramid(volume, fan), _Pose(0.0, Fit(start, scale_of(start), 0.0, 1.0, 0.0)), margin, None)
+
+
+def _locate(networks: Networks, pyramid: Pyramid) -> tuple[np.ndarray, float] | None:
+    """Centre and length of the head in RAS mm, first in the whole fan, then with the head filling the cube."""
+    centre, side = pyramid.centre, 1.02 * pyramid.extent
+    found: tuple[np.ndarray, float] | None = None
+    for _ in range(2):
+        unit = cube_to_world(side, centre, np.eye(3))
+        said = networks("locate", pyramid.cut(unit, STAGES["locate"].size))
+        share = torch.sigmoid(said.maps[0, HEAD]).numpy()
+        share = np.where(share > 0.3, share, 0)
+        size = share.shape[0]
+        if share.sum() < _HEAD_CELLS:
+            return found
+        places = grid(size).numpy().reshape(3, -1)
+        middle = places @ share.ravel() / share.sum()
+        centre = unit[:3, :3] @ middle + unit[:3, 3]
+        length = HEAD_LENGTH_MM / poses.SKULL_CUBE_ROOT_MM * float(np.cbrt(share.sum())) * side / size
+        found = centre, length
+        if 1.6 * length > 0.8 * side:
+            break
+        side = 1.7 * length
+    return found
+
+
+def _orient(networks: Networks, pyramid: Pyramid, centre: np.ndarray, length: float) -> list[_Pose]:
+    """Hypotheses of the head's pose, the best first: the cube's 24 rotations, then a second look at the best."""
+    form = STAGES["orient"]
+    side = form.side_mm * length / HEAD_LENGTH_MM
+    x = pyramid.cut(cube_to_world(side, centre, np.eye(3)), form.size)[0, 0].numpy()
+    turns = cube_rotations()
+    logits, fits = [], []
+    for first in range(0, len(turns), _HYPOTHESES_AT_ONCE):
+        some = turns[first:first + _HYPOTHESES_AT_ONCE]
+        said = networks("orient", torch.from_numpy(np.stack([turn_cells(x, turn) for turn in some])[:, None]))
+        logits += said.upright.tolist()
+        fits += [(said, n, cube_to_world(side, centre, turn)) for n, turn in enumerate(some)]
+    followed = []
+    for index in np.argsort(logits)[::-1][:_CANDIDATES]:
+        said, n, unit = fits[index]
+        fit = _dense_fit(said, n, unit, "orient")
+        if fit is not None:
+            followed.append(fit)
+    again = []
+    for fit in followed:
+        unit = _cube_of(fit.matrix, form.side_mm)
+        said = networks("orient", pyramid.cut(unit, form.size))
+        second = _dense_fit(said, 0, unit, "orient")
+        if second is not None:
+            again.append(_Pose(float(said.upright[0]), second))
+    # What was not followed up still counts for the margin, as its first look judged it.
+    again.sort(key=lambda pose: -pose.logit)
+    return again
+
+
+def _margin(hypotheses: list[_Pose]) -> float:
+    """How much better the best is than the best that stands otherwise; none found otherwise is a clear win."""
+    best = hypotheses[0]
+    rotation = rotation_of(best.fit.matrix)
+    others = [pose.logit for pose in hypotheses[1:]
+              if angle_deg(rotation, rotation_of(pose.fit.matrix)) > _APART_DEG]
+    return best.logit - max(others, default=best.logit - 6.0)
+
+
+def _cube_of(matrix: np.ndarray, side_mm: float) -> np.ndarray:
+    """`unit_to_world` of the cube of this canonical side about the canonical origin, under a pose."""
+    return np.asarray(np.linalg.inv(matrix) @ np.diag([side_mm / 2] * 3 + [1.0]))
+
+
+def _dense_fit(said: Prediction, n: int, unit_to_world: np.ndarray, stage: str) -> Fit | None:
+    """The similarity from world to canonical that the dense coordinates of sample n agree on."""
+    half_side = STAGES[stage].side_mm / 2
+    offset = said.coordinates[n].numpy().reshape(3, -1)
+    cells = grid(said.coordinates.shape[-1]).numpy().reshape(3, -1)
+    maps = said.maps[n:n + 1, HEAD:HEAD + 1]
+    inside = torch.sigmoid(torch.nn.functional.avg_pool3d(maps, 2))[0, 0].numpy().ravel()
+    weight = np.where(inside > 0.5, inside, 0) * np.exp(-2 * said.log_sigma[n, 0].numpy().ravel().clip(-6, 1))
+    kept = weight > 0
+    if kept.sum() < 50:
+        return None
+    world = cells[:, kept].T @ unit_to_world[:3, :3].T + unit_to_world[:3, 3]
+    canonical = (cells + offset)[:, kept].T.astype(np.float64) * half_side
+    try:
+        return fit_similarity(world, canonical, weight[kept].astype(np.float64))
+    except ValueError:
+        return None
+
+
+def _refine(networks: Networks, pyramid: Pyramid, best: _Pose, margin: float,
+            gestational_age: float | None) -> Located | None:
+    form = STAGES["refine"]
+    coarse = fit = best.fit
+    turn = move = 0.0
+    said, unit = None, np.eye(4)
+    for _ in range(_REFINEMENTS):
+        unit = _cube_of(fit.matrix, form.side_mm)
+        said = networks("refine", pyramid.cut(unit, form.size))
+        following = _dense_fit(said, 0, unit, "refine")
+        if following is None:
+            return None
+        turn = angle_deg(rotation_of(following.matrix), rotation_of(fit.matrix))
+        back = np.linalg.inv(fit.matrix)[:3, 3]
+        move = float(np.linalg.norm(following.matrix[:3, :3] @ back + following.matrix[:3, 3]))
+        fit = following
+    assert said is not None
+    to_canonical = fit.matrix @ unit
+    points, boundary_weights = skull_points(said.maps[0, SKULL].numpy(), to_canonical)
+    try:
+        skull = poses.fit_ellipsoid(points, np.eye(3), boundary_weights, prior=200.0)
+    except ValueError:
+        skull = poses.Ellipsoid(poses.SKULL_CENTRE_MM, poses.SKULL_SEMI_AXES_MM, np.eye(3), 20.0)
+    eyes, eye_weights = _eyes(said, to_canonical)
+    head = torch.sigmoid(said.maps[0, HEAD]).numpy()
+    evidence = Evidence(
+        upright=float(said.upright[0]), margin=margin, residual_mm=fit.residual, inliers=fit.inliers, turn_deg=turn,
+        move_mm=move, skull_mm=skull.residual, size=_size(head, to_canonical),
+        mask=_agreement(head, skull, to_canonical))
+    matrix = fit.matrix
+    if gestational_age is not None:
+        spread = 0.02 + 0.01 * fit.residual
+        aged = poses.with_age(matrix, gestational_age, spread=spread, centre=skull.centre)
+        change = aged @ np.linalg.inv(matrix)
+        factor = scale_of(change)
+        skull = replace(skull, semi_axes=skull.semi_axes * factor)
+        eyes = eyes @ change[:3, :3].T + change[:3, 3]
+        matrix, to_canonical = aged, change @ to_canonical
+    return Located(matrix, skull, eyes, eye_weights, torch.sigmoid(said.maps[0, BRAIN]).numpy(), to_canonical,
+                   coarse.matrix, evidence, score(evidence, networks.calibration))
+
+
+def skull_points(distance: np.ndarray, unit_to_canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (m, n) where a distance map changes sign between neighbouring cells, canonical mm, and weights (m,)."""
+    n, size = distance.ndim, distance.shape[0]
+    found = []
+    for axis in range(n):
+        a, b = distance.take(range(size - 1), axis), distance.take(range(1, size), axis)
+        cross = np.argwhere((a < 0) != (b < 0))
+        if not len(cross):
+            continue
+        at = tuple(cross.T)
+        part = a[at] / (a[at] - b[at])
+        places = cross.astype(np.float64)
+        places[:, axis] += part
+        found.append(places)
+    if not found:
+        return np.zeros((0, n)), np.zeros(0)
+    unit = (np.vstack(found)[:, ::-1] + 0.5) * (2 / size) - 1
+    unit = unit[:: 1 + len(unit) // _MOST_POINTS]
+    points = unit @ unit_to_canonical[:n, :n].T + unit_to_canonical[:n, n]
+    return points, np.ones(len(points))
+
+
+def _eyes(said: Prediction, unit_to_canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Left and right eye: the centre of gravity of each map near its peak, and how sure it is that there is one."""
+    places, sure = np.zeros((2, 3)), np.zeros(2)
+    cells = grid(said.maps.shape[-1]).numpy().reshape(3, -1)
+    for row, channel in enumerate((EYE_LEFT, EYE_RIGHT)):
+        logits = said.maps[0, channel].numpy().ravel()
+        sure[row] = 1 / (1 + np.exp(-float(np.clip(logits.max(), -30, 30))))
+        share = np.exp(logits - logits.max())
+        share[share < 0.05] = 0
+        unit = cells @ share / share.sum()
+        places[row] = unit_to_canonical[:3, :3] @ unit + unit_to_canonical[:3, 3]
+    return places, sure
+
+
+def _size(head: np.ndarray, unit_to_canonical: np.ndarray) -> float:
+    cell = abs(np.linalg.det(unit_to_canonical[:3, :3])) * (2 / head.shape[0]) ** 3
+    return float(abs(np.log(max(np.cbrt(head.sum() * cell), 1.0) / poses.SKULL_CUBE_ROOT_MM)))
+
+
+def _agreement(head: np.ndarray, skull: poses.Ellipsoid, unit_to_canonical: np.ndarray) -> float:
+    cells = grid(head.shape[0]).numpy().reshape(3, -1)
+    places = unit_to_canonical[:3, :3] @ cells + unit_to_canonical[:3, 3:]
+    local = skull.axes.T @ (places - skull.centre[:, None])
+    inside = ((local / skull.semi_axes[:, None]) ** 2).sum(axis=0) <= 1
+    values = head.ravel()
+    if inside.all() or not inside.any():
+        return 0.0
+    return float(values[inside].mean() - values[~inside].mean())

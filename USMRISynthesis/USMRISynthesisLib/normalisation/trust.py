@@ -1,0 +1,140 @@
+"""How far an alignment is to be trusted: one number, from what the passes of the network say about each other.
+
+A logistic regression on standardised evidence, fitted on held-out simulated heads in random poses and on images
+without a head (``calibrate``). It is stored in the model's manifest, so that it belongs to the weights. Where none is
+stored, the built-in one stands for it. The score is the probability that the pose is right to within GOOD_DEG and
+GOOD_MM; callers do not rely on an alignment below one half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+GOOD_DEG, GOOD_MM = 15.0, 8.0
+# Evidence outside these is as bad, or as good, as at the limit: a network may be sure of anything on strange input.
+_LIMIT = 6.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about one alignment without its truth.
+
+    Attributes:
+        upright: logit of the head standing upright in the final cube.
+        margin: that of the best hypothesis less that of the best one more than 45 degrees away.
+        residual_mm: what the dense coordinates leave over from one similarity.
+        inliers: share of their weight that agrees, 0-1.
+        turn_deg, move_mm: between the last two passes, about the head's centre.
+        skull_mm: distance of the skull's boundary from its ellipsoid.
+        size: cube root of the head mask's volume over that of a usual head, as its absolute logarithm.
+        mask: mean of the head's probability inside the ellipsoid less that outside it.
+    """
+
+    upright: float
+    margin: float
+    residual_mm: float
+    inliers: float
+    turn_deg: float
+    move_mm: float
+    skull_mm: float
+    size: float
+    mask: float
+
+
+NAMES = tuple(field.name for field in fields(Evidence))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """mean, spread: of each piece of evidence; weights: of the standardised evidence; bias: of the logit."""
+
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"names": list(NAMES), "mean": list(self.mean), "spread": list(self.spread),
+                "weights": list(self.weights), "bias": self.bias}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Calibration:
+        """Raises ValueError for anything else, or for evidence under other names."""
+        try:
+            if tuple(content["names"]) != NAMES:
+                raise ValueError("the evidence has other names")
+            rows = [tuple(float(v) for v in content[key]) for key in ("mean", "spread", "weights")]
+            found = cls(rows[0], rows[1], rows[2], float(content["bias"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError("this is no calibration") from error
+        if any(len(row) != len(NAMES) for row in rows) or not np.isfinite(np.concatenate([*rows, [found.bias]])).all():
+            raise ValueError("this is no calibration")
+        return found
+
+
+DEFAULT = Calibration(
+    mean=(1.0, 2.0, 5.0, 0.7, 3.0, 2.0, 2.5, 0.1, 0.7), spread=(2.0, 2.0, 3.0, 0.15, 4.0, 2.0, 1.5, 0.15, 0.25),
+    weights=(0.8, 0.6, -0.8, 0.3, -0.6, -0.4, -0.3, -0.3, 0.4), bias=0.5)
+
+
+def score(evidence: Evidence, calibration: Calibration = DEFAULT) -> float:
+    """0-1: how probable it is that the pose is right."""
+    values = _standardised(np.array([astuple(evidence)]), calibration)
+    return float(_logistic(values @ np.array(calibration.weights) + calibration.bias)[0])
+
+
+def calibrate(evidence: Sequence[Evidence], good: Sequence[bool], *, penalty: float = 1.0) -> Calibration:
+    """Fit the logistic regression by Newton steps, with a ridge that keeps separable samples finite.
+
+    No weight may go against what its evidence means: such evidence is left out, and the rest fitted again.
+
+    Raises:
+        ValueError: fewer than four samples, or only one kind.
+    """
+    rows, labels = np.array([astuple(e) for e in evidence], dtype=np.float64), np.asarray(good, dtype=np.float64)
+    if len(rows) < 4 or labels.min() == labels.max():
+        raise ValueError("a calibration needs alignments that are right and some that are wrong")
+    middle, spread = np.median(rows, axis=0), np.maximum(rows.std(axis=0), 1e-3)
+    frame = Calibration(tuple(middle.tolist()), tuple(spread.tolist()), (0.0,) * len(NAMES), 0.0)
+    x = _standardised(rows, frame)
+    expected = np.sign(DEFAULT.weights)
+    used = np.ones(len(NAMES), dtype=bool)
+    while True:
+        weights, bias = _newton(x[:, used], labels, penalty)
+        whole = np.zeros(len(NAMES))
+        whole[used] = weights
+        against = whole * expected < 0
+        if not against.any():
+            return Calibration(frame.mean, frame.spread, tuple(whole.tolist()), bias)
+        used &= ~against
+
+
+def _standardised(rows: np.ndarray, calibration: Calibration) -> np.ndarray:
+    rows = np.nan_to_num(rows, nan=0.0, posinf=1e6, neginf=-1e6)
+    limited = np.clip((rows - np.array(calibration.mean)) / np.array(calibration.spread), -_LIMIT, _LIMIT)
+    return np.asarray(limited)
+
+
+def _newton(x: np.ndarray, labels: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
+    design = np.column_stack([x, np.ones(len(x))])
+    ridge = np.diag([penalty] * x.shape[1] + [1e-3])
+    # Both kinds weigh alike, however many of each there are.
+    weight = np.where(labels > 0.5, 0.5 / labels.mean(), 0.5 / (1 - labels.mean()))
+    solution = np.zeros(design.shape[1])
+    for _ in range(50):
+        chance = _logistic(design @ solution)
+        slope = design.T @ (weight * (labels - chance)) - ridge @ solution
+        curve = (design * (weight * chance * (1 - chance))[:, None]).T @ design + ridge
+        step = np.linalg.solve(curve, slope)
+        solution = solution + step * min(1.0, 3.0 / max(float(np.abs(step).max()), 1e-9))
+        if np.abs(step).max() < 1e-8:
+            break
+    return solution[:-1], float(solution[-1])
+
+
+def _logistic(logit: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logit, -60, 60))))

@@ -1,0 +1,110 @@
+"""The configuration of an alignment run: TOML with `task = "alignment"`, read like that of the synthesis."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import Refused
+from ..normalisation.stages import STAGES
+from .alignment_losses import LossWeights
+from .configuration import PRECISIONS, build, read_table
+
+TASK = "alignment"
+
+
+@dataclass(frozen=True)
+class AlignmentDataConfig:
+    """Where the data are, relative to the working directory.
+
+    folder: simulated cases, in `train/` and `val/`. frames: the folder of HC18 (index.csv, images/), or "" for none.
+    """
+
+    folder: str
+    frames: str = ""
+
+
+@dataclass(frozen=True)
+class CycleConfig:
+    """How many of each round's steps every stage gets. A stage with 0 is not trained, and not exported."""
+
+    locate: int = 2
+    orient: int = 6
+    refine: int = 5
+    frame: int = 2
+    plane: int = 2
+
+    def stages(self) -> list[str]:
+        """One round, the stages spread over it."""
+        counts = {name: getattr(self, name) for name in STAGES}
+        places = [((i + 0.5) / count, name) for name, count in counts.items() for i in range(count)]
+        return [name for _, name in sorted(places)]
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """Everything an alignment run depends on. `output` is the run's folder; `minutes` 0 means no limit.
+
+    batch: samples a step. strength: of the disturbances of the images, 0 = off. real: share of real frames in the
+    2D batches. The rate is constant over the first half of the run, then falls linearly to 0.
+    evaluate_minutes: between evaluations; evaluation_poses: random poses for each validation head.
+    """
+
+    output: str
+    data: AlignmentDataConfig
+    task: str = TASK
+    steps: int = 100000
+    minutes: float = 0.0
+    seed: int = 0
+    precision: str = "auto"
+    threads: int = 2
+    batch: int = 6
+    rate: float = 1e-3
+    ema: float = 0.998
+    strength: float = 1.0
+    real: float = 0.5
+    log_every: int = 50
+    checkpoint_every: int = 500
+    evaluate_minutes: float = 6.0
+    evaluation_poses: int = 3
+    losses: LossWeights = field(default_factory=LossWeights)
+    cycle: CycleConfig = field(default_factory=CycleConfig)
+
+    def __post_init__(self) -> None:
+        if self.task != TASK:
+            raise ValueError(f"task must be {TASK!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}")
+        for name in ("steps", "threads", "batch", "log_every", "checkpoint_every", "evaluation_poses", "rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive")
+        if not (0 <= self.ema < 1 and 0 <= self.real <= 1):
+            raise ValueError("ema and real must lie in 0..1")
+        if not self.cycle.stages():
+            raise ValueError("cycle trains no stage")
+
+    def to_json(self) -> dict[str, Any]:
+        """Nested plain values, as a checkpoint and a manifest keep them."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+
+def task_of(path: str | Path) -> str:
+    """ "alignment" or "synthesis". Raises Refused for a file that cannot be read, or another task."""
+    task = read_table(path).get("task", "synthesis")
+    if task not in (TASK, "synthesis"):
+        raise Refused("configuration", f"Configuration: task {task!r} is not known.", "Use synthesis or alignment.")
+    return str(task)
+
+
+def read_alignment_configuration(path: str | Path) -> AlignmentConfig:
+    """Read a TOML file. Raises Refused that names the key and the reason."""
+    return alignment_configuration_from(read_table(path))
+
+
+def alignment_configuration_from(table: dict[str, Any]) -> AlignmentConfig:
+    config: AlignmentConfig = build(AlignmentConfig, table)
+    return config

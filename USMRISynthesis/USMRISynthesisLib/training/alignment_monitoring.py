@@ -1,0 +1,69 @@
+"""What an alignment run shows of itself: errors on held-out heads in random poses, and the trust fitted on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..normalisation import trust
+from ..normalisation.coordinates import angle_deg, cube_rotations, rotation_of, scale_of, small_rotation
+from ..normalisation.network_align import Located, Networks, align_from, align_volume
+from ..volume import Volume
+from .alignment_data import Head, no_head
+
+_3D = ("locate", "orient", "refine")
+
+
+def evaluate(averaged: Mapping[str, nn.Module], heads: Sequence[Head], poses: int,
+             seed: int) -> tuple[dict[str, float], trust.Calibration | None]:
+    """Figures of the held-out heads, and a trust calibration where there were right and wrong alignments.
+
+    Wrong ones are made besides: heads followed up from a wrong orientation, and images without a head.
+    """
+    from ..evaluation.orientation import compare, place, summary
+
+    if not all(stage in averaged for stage in _3D):
+        return {"rotation_deg_mean": float("nan")}, None
+    networks = Networks({name: network.float().cpu() for name, network in averaged.items()})
+    outcomes, evidence, good = [], [], []
+    rng = np.random.default_rng([seed, 5])
+
+    def note(found: Located | None, anatomy_to_ras: np.ndarray | None) -> None:
+        if found is not None:
+            evidence.append(found.evidence)
+            good.append(anatomy_to_ras is not None and _right(found, anatomy_to_ras))
+
+    for head in heads:
+        for number in range(poses):
+            placed = place(head, number)
+            found = align_volume(networks, placed.volume, placed.fan)
+            outcomes.append(compare(placed, found))
+            note(found, placed.anatomy_to_ras)
+            turned = np.eye(4)
+            turned[:3, :3] = small_rotation(rng, 25.0) @ cube_rotations()[rng.integers(1, 24)]
+            start = turned @ np.linalg.inv(placed.anatomy_to_ras)
+            note(align_from(networks, placed.volume, placed.fan, start, margin=abs(rng.normal())),
+                 placed.anatomy_to_ras)
+            if number == 0:
+                note(align_volume(networks, _emptied(placed.volume, placed.fan, rng), placed.fan), None)
+    try:
+        calibration = trust.calibrate(evidence, good)
+    except ValueError:
+        calibration = None
+    return summary(outcomes), calibration
+
+
+def _right(found: Located, anatomy_to_ras: np.ndarray) -> bool:
+    error = found.matrix @ anatomy_to_ras
+    off = float(np.linalg.norm(error[:3, 3])) / scale_of(found.matrix)
+    return angle_deg(rotation_of(error), np.eye(3)) < trust.GOOD_DEG and off < trust.GOOD_MM
+
+
+def _emptied(volume: Volume, fan: np.ndarray, rng: np.random.Generator) -> Volume:
+    """The volume with its content in another order, or noise: no head is in it."""
+    x = torch.from_numpy(volume.array.astype(np.float32) / 127.5 - 1)
+    mixed = no_head(x, torch.from_numpy(fan.astype(np.float32)), rng)
+    return Volume(np.where(fan, (mixed.numpy() + 1) * 127.5, 0).astype(np.uint8), volume.ijk_to_ras)
