@@ -213,7 +213,8 @@ def test_the_truth_costs_least(heads, stage):
         stage, heads, rng, 3)
     said = truth_as_prediction(batch, n)
     best = losses(said, batch)
-    wrong = losses(Prediction(-said.maps, said.coordinates + 0.3, said.log_sigma, -said.upright, said.pose + 0.3), batch)
+    false = Prediction(-said.maps, said.coordinates + 0.3, said.log_sigma, -said.upright, said.pose + 0.3)
+    wrong = losses(false, batch)
     assert float(best["plain"]) < 0.01 and float(best["masks"]) < 0.4 and float(best["pose"]) < 0.1
     for name in ("masks", "skull", "pose"):
         assert best[name] < wrong[name]
