@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation import synthesis
+from USMRISynthesisLib.evaluation.synthesis_frames import mean_frame
 from USMRISynthesisLib.normalisation.canonical import canonical_axis_mm
 
 
@@ -20,7 +21,9 @@ def _case(path: Path, ventricle_mm: float, seed: int) -> None:
     t2 = np.select([fluid, brain], [230, 120], 0) * (1 + 0.05 * np.sin(y / 3))
     us = np.random.default_rng(seed).integers(1, 255, labels.shape).astype(np.uint8)
     fan = np.ones(labels.shape, bool)
-    np.savez(path, us=us, t2=np.clip(t2, 0, 255).astype(np.uint8), labels=labels, fan=fan, scale=1.0)
+    t2 = np.clip(t2, 0, 255).astype(np.uint8)
+    frames = {f"frames_{name}": array[78:81] for name, array in (("us", us), ("t2", t2), ("labels", labels))}
+    np.savez(path, us=us, t2=t2, labels=labels, fan=fan, scale=1.0, frames_fan=fan[78:81], **frames)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,15 @@ def test_a_memorised_mean_scores_no_residual_and_its_own_ncc(simulated: Path) ->
 def test_an_image_that_lies_two_pixels_beside_is_caught(simulated: Path) -> None:
     values = synthesis.evaluate(simulated, lambda case: np.roll(case.t2, 3, axis=2))["values"]
     assert values["shift_within_1px"][0] < 0.5
+
+
+def test_frames_are_measured_against_their_own_truth_and_mean(simulated: Path) -> None:
+    mean = mean_frame(simulated / "train")
+    assert mean is not None
+    values = synthesis.evaluate(simulated, lambda case: case.t2, predict_frame=lambda us, fan: mean)["values"]
+    assert values["frame_residual_ncc"][0] == 0
+    assert values["frame_ncc"][0] == pytest.approx(values["frame_ncc_mean_mr"][0])
+    assert values["frame_head_dice"][0] > 0.99
 
 
 def test_a_folder_without_cases_is_refused_with_the_remedy(tmp_path: Path) -> None:

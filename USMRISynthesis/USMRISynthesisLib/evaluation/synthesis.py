@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import Refused
 from ..normalisation.canonical import SIZE, SPACING_MM, canonical_axis_mm, canonical_ijk_to_ras
 from . import measures
+from .synthesis_frames import PredictFrame, mean_frame, measure_frames
 
 _BRAIN = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13)
 _FLUID = (2, 12)
@@ -115,18 +116,24 @@ def evaluate(
     predict: Predict,
     *,
     split: str = "val",
+    predict_frame: PredictFrame | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
     """Measures a case, their means with 95 % bootstrap intervals over cases, and the baselines' own.
 
+    predict_frame: also measure the cases' simulated 2D frames (keys frame_*), where they hold any.
+
     Returns {"simulated": True, "cases", "values": {measure: [mean, low, high]}, "per_case": {...}}.
     """
     mean = mean_mr(simulated / "train")
+    plane = mean_frame(simulated / "train") if predict_frame else None
     rows: list[dict[str, float]] = []
     names: list[str] = []
     listed = list(cases(simulated / split))
     for index, case in enumerate(listed):
         rows.append(_measure(case, predict(case), mean))
+        if predict_frame and plane is not None:
+            rows[-1] |= measure_frames(simulated / split / f"{case.name}.npz", predict_frame, plane)
         names.append(case.name)
         if progress:
             progress((index + 1) / len(listed), case.name)
