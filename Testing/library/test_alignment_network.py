@@ -8,7 +8,7 @@ import torch
 from USMRISynthesisLib.evaluation.orientation import by_group, compare, failures, place, run, summary
 from USMRISynthesisLib.normalisation import network_align, trust
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM
-from USMRISynthesisLib.normalisation.coordinates import angle_deg, cube_rotations, random_rotation, rotation_of
+from USMRISynthesisLib.normalisation.coordinates import angle_deg, random_rotation, rotation_of
 from USMRISynthesisLib.normalisation.network import (
     AlignmentNetwork,
     Prediction,
@@ -36,7 +36,7 @@ def test_folding_loses_nothing(dimensions):
 def test_the_network_says_one_thing_a_head_and_starts_from_the_grid(dimensions):
     torch.manual_seed(0)
     said = Prediction(*AlignmentNetwork(dimensions, (8, 16, 16), 16)(torch.randn(2, 1, *[16] * dimensions)))
-    assert said.maps.shape == (2, 5, *[16] * dimensions)
+    assert said.maps.shape == (2, 6, *[16] * dimensions)
     assert said.coordinates.shape == (2, dimensions, *[8] * dimensions)
     assert said.log_sigma.shape == (2, 1, *[8] * dimensions) and said.upright.shape == (2,)
     assert said.coordinates.abs().mean() < 0.3
@@ -108,16 +108,11 @@ class Oracle:
 
     def __init__(self, ras_to_canonical: np.ndarray) -> None:
         self.truth = ras_to_canonical
-        self.unit = np.eye(4)
-        self.turn = 0
+        self.units: list[np.ndarray] = []
 
     def stage(self, name: str):
         def answer(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            units = [self.unit] * len(x)
-            if name == "orient" and len(x) > 1:  # the hypotheses: the cube turned by each rotation in its order
-                turns = cube_rotations()[self.turn:self.turn + len(x)]
-                self.turn += len(x)
-                units = [self.unit @ np.block([[t, np.zeros((3, 1))], [np.zeros((1, 3)), 1]]) for t in turns]
+            units = self.units[-len(x):]
             return tuple(torch.cat(parts) for parts in zip(*(self._one(name, u) for u in units), strict=True))
 
         return answer
@@ -133,11 +128,12 @@ class Oracle:
         full, coarse = canonical(form.size), canonical(form.size // 2)
         level = np.sqrt((((full - SKULL_CENTRE_MM[:, None, None, None]) / SKULL_SEMI_AXES_MM[:, None, None, None]) ** 2
                          ).sum(axis=0))
-        maps = np.zeros((5, *level.shape))
+        maps = np.zeros((6, *level.shape))
         maps[0] = maps[1] = np.where(level < 1, 8, -8)
         maps[2] = level - 1
         for row, eye in enumerate(EYES_MM):
             maps[3 + row] = 4 - ((full - eye[:, None, None, None]) ** 2).sum(axis=0) / 20
+        maps[5] = np.abs(full[0]) / np.cbrt(np.linalg.det(to_canonical[:3, :3]))
         turned = rotation_of(to_canonical)
         offset = coarse / (form.side_mm / 2) - grid(form.size // 2).numpy()
         upright = torch.tensor([(np.trace(turned) - 1) * 2.0])
@@ -154,7 +150,7 @@ def oracle(monkeypatch):
         cut = Pyramid.cut
 
         def noted(self, unit, size):
-            knows.unit, knows.turn = unit, 0
+            knows.units.append(unit)
             return cut(self, unit, size)
 
         monkeypatch.setattr(Pyramid, "cut", noted)

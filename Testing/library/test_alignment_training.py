@@ -13,7 +13,7 @@ from USMRISynthesisLib import cli
 from USMRISynthesisLib.errors import Cancelled, Refused
 from USMRISynthesisLib.normalisation import network_align
 from USMRISynthesisLib.normalisation.canonical import canonical_ijk_to_ras
-from USMRISynthesisLib.normalisation.coordinates import angle_deg, fit_similarity, random_rotation, rotation_of
+from USMRISynthesisLib.normalisation.coordinates import angle_deg, fit_similarity, rotation_of
 from USMRISynthesisLib.normalisation.frame_align import align_frame, fit_ellipse
 from USMRISynthesisLib.normalisation.network import Prediction, grid
 from USMRISynthesisLib.normalisation.stages import STAGES
@@ -22,10 +22,10 @@ from USMRISynthesisLib.training import checkpoint as checkpoints
 from USMRISynthesisLib.training.alignment_configuration import alignment_configuration_from, task_of
 from USMRISynthesisLib.training.alignment_data import MIRROR, anatomical_pose, eyes_of, load_heads, no_head, sample
 from USMRISynthesisLib.training.alignment_export import build_networks
-from USMRISynthesisLib.training.alignment_frames import Frame, draw_frames, slices_of
+from USMRISynthesisLib.training.alignment_frames import Frame, draw_frames, one_frame, slices_of, stored_frames
 from USMRISynthesisLib.training.alignment_loop import train_alignment
 from USMRISynthesisLib.training.alignment_losses import losses
-from USMRISynthesisLib.training.alignment_samples import draw, draw_pose, nearest_to_upright, one, upright_target
+from USMRISynthesisLib.training.alignment_samples import draw, draw_pose, one, upright_target
 from USMRISynthesisLib.volume import Volume
 
 EYES = np.array([[-12.0, 30.0, -20.0], [12.0, 30.0, -20.0]])
@@ -160,11 +160,9 @@ def test_a_cube_beyond_the_wide_grid_is_empty(heads):
     assert (cut.x == -1).all() and (cut.fan == 0).all() and (cut.distance > 20).all() and (cut.brain == 0).all()
 
 
-def test_rotations_are_brought_into_one_cell_of_the_sphere():
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-        assert angle_deg(nearest_to_upright(random_rotation(rng)), np.eye(3)) < 62.9
-    assert upright_target(0) == 1 and upright_target(np.pi) < 1e-9
+def test_an_upright_head_is_worth_most():
+    values = [upright_target(angle) for angle in np.linspace(0, np.pi, 9)]
+    assert values[0] == 1 and values[-1] < 1e-9 and values == sorted(values, reverse=True)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -196,7 +194,7 @@ def test_a_batch_depends_on_its_generator_alone(heads, stage):
 
 def truth_as_prediction(batch, n) -> Prediction:
     maps = torch.cat([(batch.head[:, None] * 2 - 1) * 12, (batch.brain[:, None] * 2 - 1) * 12,
-                      batch.distance[:, None], (batch.eyes + 1e-9).log() + 14], dim=1)
+                      batch.distance[:, None], (batch.eyes + 1e-9).log() + 14, batch.midline[:, None]], dim=1)
     upright = torch.logit(batch.upright.clamp(1e-4, 1 - 1e-4))
     pose = torch.cat([batch.rotation[:, :, 0], batch.rotation[:, :, 1]], dim=1) if n == 3 else torch.zeros(
         len(upright), 6)
@@ -216,7 +214,7 @@ def test_the_truth_costs_least(heads, stage):
     false = Prediction(-said.maps, said.coordinates + 0.3, said.log_sigma, -said.upright, said.pose + 0.3)
     wrong = losses(false, batch)
     assert float(best["plain"]) < 0.01 and float(best["masks"]) < 0.4 and float(best["pose"]) < 0.1
-    for name in ("masks", "skull", "pose"):
+    for name in ("masks", "skull", "pose", "midline"):
         assert best[name] < wrong[name]
     assert best["plain"] <= wrong["plain"] and best["upright"] <= wrong["upright"]
     assert all(torch.isfinite(value) for value in best.values())
@@ -234,6 +232,25 @@ def test_a_real_frame_may_be_either_way_round(heads):
 
 
 # --- frames
+
+
+def test_stored_frames_stand_along_their_own_outline(tmp_path):
+    y, x = (np.indices((160, 160)) - 79.5) * 0.6
+    turn = np.deg2rad(8)
+    across, along = x * np.cos(turn) + y * np.sin(turn), -x * np.sin(turn) + y * np.cos(turn)
+    skull = (across / 33) ** 2 + ((along - 2) / 43) ** 2 < 1
+    us = np.where(skull, 80 + along, 20).astype(np.uint8)
+    case = simulated_case(1) | {f"frames_{key}": value[None] for key, value in (
+        ("us", us), ("fan", np.ones_like(skull)), ("skull", skull), ("labels", skull.astype(np.uint8)))}
+    np.savez(tmp_path / "case.npz", **case)
+    frame, = stored_frames(tmp_path)
+    np.testing.assert_allclose(frame.semi_axes, (33 * 44 / 43, 44), atol=0.3)
+    canonical = np.linalg.inv(frame.unit_from_canonical) @ np.diag([1 / 48, 1 / 48, 1])
+    face = canonical @ [-45 * np.sin(turn), 45 * np.cos(turn), 1]  # 43 mm in front of its centre
+    np.testing.assert_allclose(face[:2], (0, 44), atol=0.8)
+    row = one_frame("plane", frame, np.diag([60.0, 60, 1]), None)
+    assert float(row["upright"]) == 1 and float(row["signed"]) == 1
+    assert row["x"][0, 90:110, 60:68].mean() > row["x"][0, 20:40, 60:68].mean()
 
 
 def test_an_ellipse_is_found_among_outliers():
@@ -326,7 +343,7 @@ def test_the_configuration_names_what_is_wrong(tmp_path):
     shipped = Path(__file__).parents[2] / "configs" / "alignment.toml"
     assert task_of(shipped) == "alignment" and task_of(shipped.with_name("default.toml")) == "synthesis"
     plain = {"output": "run", "data": {"folder": "d"}}
-    assert alignment_configuration_from(plain).cycle.stages().count("orient") == 6
+    assert alignment_configuration_from(plain).cycle.stages().count("orient") == 5
     for table, named in (({"batch": 0}, "batch"), ({"cycle": {"orientt": 1}}, r"cycle\.orientt"), ({"ema": 2.0}, "ema"),
                          ({"cycle": dict.fromkeys(STAGES, 0)}, "no stage"), ({"task": "synthesis"}, "task")):
         with pytest.raises(Refused, match=named):

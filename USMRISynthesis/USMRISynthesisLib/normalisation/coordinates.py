@@ -147,29 +147,6 @@ def cube_rotations() -> np.ndarray:
     return np.stack(found)
 
 
-def turn_cells(array: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """A cube of cells turned by one of the cube's rotations, without interpolation.
-
-    Args:
-        array: (..., s, s, s), axes k, j, i.
-        rotation: (3, 3) with entries 0, 1, -1, acting on x, y, z.
-
-    Returns:
-        What was at `rotation @ p` (about the cube's centre) is now at p.
-    """
-    # new[p] = old[R p]: the new axis b is the old axis a with R[a, b] != 0, reversed where that is -1.
-    first = array.ndim - 3
-    axes = list(range(array.ndim))
-    flips = []
-    for b in range(3):
-        a = int(np.argmax(np.abs(rotation[:, b])))
-        axes[first + 2 - b] = first + 2 - a
-        if rotation[a, b] < 0:
-            flips.append(first + 2 - b)
-    turned = np.transpose(array, axes)
-    return np.ascontiguousarray(np.flip(turned, tuple(flips)) if flips else turned)
-
-
 def random_rotation(rng: np.random.Generator) -> np.ndarray:
     """A rotation (3, 3), uniform over the sphere of rotations (a normal quaternion, normalised)."""
     w, x, y, z = (q := rng.standard_normal(4)) / np.linalg.norm(q)

@@ -8,11 +8,14 @@ localisation, structures and alignment. What is ours, and why it suits half an h
   is left over says how much to trust it. One volume gives thousands of targets instead of seven numbers, which is
   what few training steps need, and a head that is half in shadow still has its other half.
 - **A cell votes with an affine map.** A turned head's coordinates are a product of rotation and position, which
-  convolutions approximate badly; so a cell gives a matrix, and the position is multiplied in afterwards.
-- **Orientation by hypotheses.** The sphere of rotations is covered by the cube's 24 (no rotation is further than
-  62.8 degrees from one of them). A crop is turned by each, without interpolation, and the same network says how
-  upright each copy is. It learns one twenty-fourth of the sphere instead of all of it, and a near-symmetric flip is
-  a comparison of two copies, with a margin that the trust score reads, not a regression that lands in between.
+  convolutions approximate badly; so a cell gives a matrix, as does the cube as a whole, and the position is
+  multiplied in afterwards.
+- **Symmetry first, then what breaks it.** The distance to the midline, without a sign, is the same for left and right
+  and whichever way the head is turned: a segmenting network learns it as it learns the skull. A plane through it and
+  the skull's long axis give the head's frame up to half turns. What is left is a question for a second look: the head
+  is brought nearly upright under each hypothesis, and the same network says how upright it stands. It learns 30
+  degrees of the sphere instead of all of it; a flip is a comparison of copies, with a margin that the trust score
+  reads, not a regression that lands in between.
 - **Mirroring is free.** A mirrored head is a head: left and right are told apart by where A and S point, so training
   flips half of the heads and the network sees twice as many. No left-right confusion can arise from it.
 - **Half resolution inside.** The input's 2x2x2 cells become channels (no information is lost), the trunk runs at
@@ -29,8 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HEAD, BRAIN, SKULL, EYE_LEFT, EYE_RIGHT = range(5)
-FULL_MAPS = 5
+HEAD, BRAIN, SKULL, EYE_LEFT, EYE_RIGHT, MIDLINE = range(6)
+FULL_MAPS = 6
 SUMMARY = 32
 POSE_VALUES = 10  # 6D rotation, centre, log scale
 
@@ -38,8 +41,8 @@ POSE_VALUES = 10  # 6D rotation, centre, log scale
 class Prediction(NamedTuple):
     """What one pass says. D is () of 2 or 3 axes of the input, d the same at half resolution.
 
-    maps: (N, 5, *D): logits of head and brain, skull distance (units of the network's cube half-side, negative
-        inside), logits of left and right eye socket.
+    maps: (N, 6, *D): logits of head and brain, skull distance (units of the network's cube half-side, negative
+        inside), logits of left and right eye socket, distance to the midline (half-sides, no sign).
     coordinates: (N, n, *d): canonical minus grid coordinate, units of the half-side, order x, y(, z).
     log_sigma: (N, 1, *d): logarithm of the expected error of the coordinates.
     upright: (N,): logit, how upright the head stands in the cube: 1 as it should, 0 upside down or no head.
@@ -91,9 +94,10 @@ class AlignmentNetwork(nn.Module):
         )
         self.upright = nn.Linear(4 * SUMMARY, 1)
         self.pose = nn.Linear(4 * SUMMARY, POSE_VALUES)
+        self.vote = nn.Linear(4 * SUMMARY, dimensions * (dimensions + 1))
         self.register_buffer("places", grid(size // 2, dimensions)[None], persistent=False)
         with torch.no_grad():  # start from the identity pose and from "as the grid says"
-            for layer in (self.dense, self.pose):
+            for layer in (self.dense, self.pose, self.vote):
                 layer.weight.mul_(0.1)
                 assert layer.bias is not None
                 layer.bias.zero_()
@@ -113,9 +117,11 @@ class AlignmentNetwork(nn.Module):
             y = block(F.interpolate(narrow(y), scale_factor=2.0, mode="nearest") + skip)
         n = self.dimensions
         dense = self.dense(y)
-        coordinates = dense[:, n * n:n * n + n]
+        # The whole cube's vote, which is learnt first, and each cell's own deviation from it.
+        votes = dense[:, :n * n + n] + self.vote(summary).reshape(-1, n * n + n, *[1] * n)
+        coordinates = votes[:, n * n:]
         for axis in range(n):
-            coordinates = coordinates + dense[:, n * axis:n * (axis + 1)] * self.places[:, axis:axis + 1]
+            coordinates = coordinates + votes[:, n * axis:n * (axis + 1)] * self.places[:, axis:axis + 1]
         maps = unfold(self.maps(y), n, FULL_MAPS)
         return Prediction(maps, coordinates, dense[:, n * n + n:], self.upright(summary)[:, 0], self.pose(summary))
 

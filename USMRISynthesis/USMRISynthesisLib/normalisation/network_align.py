@@ -1,4 +1,4 @@
-"""The alignment network at work on a volume: locate, orient among 24 hypotheses, refine, and what to make of it.
+"""The alignment network at work on a volume: locate, orient among hypotheses, refine, and what to make of it.
 
     networks = load_networks("alignment")
     found = align_volume(networks, volume, fan)          # None where no head can be made out
@@ -27,17 +27,17 @@ from USMRISynthesisLib.normalisation.coordinates import (
     fit_similarity,
     rotation_of,
     scale_of,
-    turn_cells,
 )
-from USMRISynthesisLib.normalisation.network import BRAIN, EYE_LEFT, EYE_RIGHT, HEAD, SKULL, Prediction, grid
+from USMRISynthesisLib.normalisation.network import BRAIN, EYE_LEFT, EYE_RIGHT, HEAD, MIDLINE, SKULL, Prediction, grid
 from USMRISynthesisLib.normalisation.sampling import Pyramid
 from USMRISynthesisLib.normalisation.stages import STAGES
 from USMRISynthesisLib.normalisation.trust import DEFAULT, Calibration, Evidence, score
 from USMRISynthesisLib.volume import Volume
 
 TASK = "alignment"
-_CANDIDATES = 3  # hypotheses that are followed up
-_HYPOTHESES_AT_ONCE = 6
+_CANDIDATES = 4  # hypotheses that are followed up
+_HYPOTHESES_AT_ONCE = 8
+_NOD_DEG = 25.0
 _APART_DEG = 45.0
 _REFINEMENTS = 2
 _MOST_POINTS = 4000  # of the skull's boundary
@@ -85,6 +85,15 @@ class _Pose:
     fit: Fit
 
 
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """centre (3,) and length of the head in RAS mm; axes (3, 3): R, A, S as columns, up to half turns."""
+
+    centre: np.ndarray
+    length: float
+    axes: np.ndarray
+
+
 _loaded: dict[str, Networks] = {}
 
 
@@ -126,8 +135,7 @@ def align_volume(networks: Networks, volume: Volume, fan: np.ndarray, *,
     place = _locate(networks, pyramid)
     if place is None:
         return None
-    centre, length = place
-    hypotheses = _orient(networks, pyramid, centre, length)
+    hypotheses = _orient(networks, pyramid, place)
     if not hypotheses:
         return None
     best, margin = hypotheses[0], _margin(hypotheses)
@@ -140,10 +148,10 @@ def align_from(networks: Networks, volume: Volume, fan: np.ndarray, start: np.nd
     return _refine(networks, Pyramid(volume, fan), _Pose(0.0, Fit(start, scale_of(start), 0.0, 1.0, 0.0)), margin, None)
 
 
-def _locate(networks: Networks, pyramid: Pyramid) -> tuple[np.ndarray, float] | None:
-    """Centre and length of the head in RAS mm, first in the whole fan, then with the head filling the cube."""
+def _locate(networks: Networks, pyramid: Pyramid) -> _Place | None:
+    """Where the head is, first in the whole fan, then with the head filling the cube."""
     centre, side = pyramid.centre, 1.02 * pyramid.extent
-    found: tuple[np.ndarray, float] | None = None
+    found: _Place | None = None
     for _ in range(2):
         unit = cube_to_world(side, centre, np.eye(3))
         said = networks("locate", pyramid.cut(unit, STAGES["locate"].size))
@@ -156,41 +164,66 @@ def _locate(networks: Networks, pyramid: Pyramid) -> tuple[np.ndarray, float] | 
         middle = places @ share.ravel() / share.sum()
         centre = unit[:3, :3] @ middle + unit[:3, 3]
         length = HEAD_LENGTH_MM / poses.SKULL_CUBE_ROOT_MM * float(np.cbrt(share.sum())) * side / size
-        found = centre, length
-        if 1.6 * length > 0.8 * side:
-            break
+        found = _Place(centre, length, _symmetric_frame(said, share, side))
         side = 1.7 * length
     return found
 
 
-def _orient(networks: Networks, pyramid: Pyramid, centre: np.ndarray, length: float) -> list[_Pose]:
-    """Hypotheses of the head's pose, the best first: the cube's 24 rotations, then a second look at the best."""
+def _symmetric_frame(said: Prediction, share: np.ndarray, side: float) -> np.ndarray:
+    """R, A, S of the head as columns, up to half turns, from its midline and its long axis; RAS where all fails."""
+    at = np.argwhere(share > 0)
+    at = at[:: 1 + len(at) // _MOST_POINTS]
+    index = tuple(at.T)
+    points = (at[:, ::-1] + 0.5) * (side / share.shape[0]) - side / 2
+    distance = np.maximum(said.maps[0, MIDLINE].numpy()[index], 0).astype(np.float64) * side / 2
+    inside = share[index].astype(np.float64)
+    try:
+        return poses.symmetric_frame(points, inside, poses.fit_midplane(points, distance, inside))
+    except (ValueError, np.linalg.LinAlgError):
+        return np.eye(3)
+
+
+def _orient(networks: Networks, pyramid: Pyramid, place: _Place) -> list[_Pose]:
+    """Hypotheses of the head's pose, the best first.
+
+    First looks: the head's frame as the midline gives it, under all of the cube's rotations (half turns are what it
+    leaves open; quarter turns are there for a long axis that was mistaken), and nodding forwards and backwards,
+    because a skull is nearly round in the midplane. Then a second look at the best of them.
+    """
     form = STAGES["orient"]
-    side = form.side_mm * length / HEAD_LENGTH_MM
-    x = pyramid.cut(cube_to_world(side, centre, np.eye(3)), form.size)[0, 0].numpy()
-    turns = cube_rotations()
-    logits, fits = [], []
-    for first in range(0, len(turns), _HYPOTHESES_AT_ONCE):
-        some = turns[first:first + _HYPOTHESES_AT_ONCE]
-        said = networks("orient", torch.from_numpy(np.stack([turn_cells(x, turn) for turn in some])[:, None]))
-        logits += said.upright.tolist()
-        fits += [(said, n, cube_to_world(side, centre, turn)) for n, turn in enumerate(some)]
-    followed = []
-    for index in np.argsort(logits)[::-1][:_CANDIDATES]:
-        said, n, unit = fits[index]
+    side = form.side_mm * place.length / HEAD_LENGTH_MM
+    axes = [place.axes @ turn for turn in cube_rotations()]
+    axes += [place.axes @ turn @ _nod(angle) for turn in cube_rotations() if np.trace(np.abs(turn)) == 3
+             for angle in (-_NOD_DEG, _NOD_DEG)]
+    looks = []
+    for first in range(0, len(axes), _HYPOTHESES_AT_ONCE):
+        units = [cube_to_world(side, place.centre, some) for some in axes[first:first + _HYPOTHESES_AT_ONCE]]
+        said = networks("orient", torch.cat([pyramid.cut(unit, form.size) for unit in units]))
+        looks += [(float(said.upright[n]), said, n, unit) for n, unit in enumerate(units)]
+    looks.sort(key=lambda look: -look[0])
+    followed: list[_Pose] = []
+    for _, said, n, unit in looks:
         fit = _dense_fit(said, n, unit, "orient")
-        if fit is not None:
-            followed.append(fit)
-    again = []
-    for fit in followed:
+        if fit is None or any(_near(fit, pose.fit) for pose in followed):
+            continue
         unit = _cube_of(fit.matrix, form.side_mm)
-        said = networks("orient", pyramid.cut(unit, form.size))
-        second = _dense_fit(said, 0, unit, "orient")
-        if second is not None:
-            again.append(_Pose(float(said.upright[0]), second))
-    # What was not followed up still counts for the margin, as its first look judged it.
-    again.sort(key=lambda pose: -pose.logit)
-    return again
+        again = networks("orient", pyramid.cut(unit, form.size))
+        second = _dense_fit(again, 0, unit, "orient")
+        if second is not None and not any(_near(second, pose.fit) for pose in followed):
+            followed.append(_Pose(float(again.upright[0]), second))
+        if len(followed) == _CANDIDATES:
+            break
+    return sorted(followed, key=lambda pose: -pose.logit)
+
+
+def _nod(angle_deg_: float) -> np.ndarray:
+    """A rotation about the head's left-right axis."""
+    c, s = np.cos(np.deg2rad(angle_deg_)), np.sin(np.deg2rad(angle_deg_))
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def _near(first: Fit, second: Fit) -> bool:
+    return angle_deg(rotation_of(first.matrix), rotation_of(second.matrix)) < _APART_DEG / 2
 
 
 def _margin(hypotheses: list[_Pose]) -> float:

@@ -24,12 +24,12 @@ from USMRISynthesisLib.normalisation.coordinates import affine, rotation_of, sca
 
 # Of the simulated training heads, means: semi-axes along R, A, S and the centre of the skull's ellipsoid in canonical
 # mm, the cube root of what the skull holds, and the places of left and right eye.
-SKULL_SEMI_AXES_MM = np.array([35.6, 44.0, 33.0])
-SKULL_CENTRE_MM = np.array([0.0, -1.3, 2.6])
-SKULL_CUBE_ROOT_MM = 60.2
-EYES_MM = np.array([[-12.6, 30.3, -22.7], [12.6, 30.3, -22.7]])
+SKULL_SEMI_AXES_MM = np.array([36.4, 44.4, 35.0])
+SKULL_CENTRE_MM = np.array([0.0, -0.5, 1.3])
+SKULL_CUBE_ROOT_MM = 61.7
+EYES_MM = np.array([[-16.3, 32.0, -26.7], [16.3, 32.0, -26.7]])
 # Spread of single heads about these, as a standard deviation, mm.
-_POLE_SPREAD_MM, _EYE_SPREAD_MM = 1.6, 1.5
+_POLE_SPREAD_MM, _EYE_SPREAD_MM = 1.6, 2.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +112,72 @@ def _usual_sphere(local: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, fl
     solution = np.linalg.lstsq(design, (squeezed**2).sum(axis=1, keepdims=True) * root, rcond=1e-9)[0][:, 0]
     square = solution[3] + float(solution[:3] @ solution[:3])
     return (solution[:3] * ratios, float(np.sqrt(square))) if square > 0 else None
+
+
+@dataclass(frozen=True, eq=False)
+class Midplane:
+    """The plane normal @ p = offset; residual: rms of what the distances to it leave over, mm."""
+
+    normal: np.ndarray
+    offset: float
+    residual: float
+
+
+def fit_midplane(points: np.ndarray, distance: np.ndarray, weights: np.ndarray) -> Midplane:
+    """The plane that unsigned distances belong to.
+
+    On either side of it the distance is linear in the place. So signs are guessed from a first plane, a plane is
+    fitted to the signed distances, and so on until the signs stay; of several first planes the best result counts.
+
+    Args:
+        points: (m, 3) mm; distance: (m,) mm, 0 or more; weights: (m,).
+
+    Raises:
+        ValueError: fewer than four points carry weight.
+    """
+    if np.count_nonzero(weights > 0) < 4:
+        raise ValueError("a plane needs points")
+    near = weights * np.exp(-((distance / 5.0) ** 2))
+    middle = near @ points / near.sum()
+    scatter = ((points - middle) * near[:, None]).T @ (points - middle)
+    starts = list(np.linalg.eigh(scatter)[1].T)
+    starts += [np.array(v, dtype=float) / np.sqrt(2) for v in ((1, 1, 0), (1, -1, 0), (1, 0, 1), (1, 0, -1), (0, 1, 1),
+                                                              (0, 1, -1))]
+    found = [_followed(points, distance, weights, normal, float(normal @ middle)) for normal in starts]
+    return min(found, key=lambda plane: plane.residual)
+
+
+def _followed(points: np.ndarray, distance: np.ndarray, weights: np.ndarray, normal: np.ndarray,
+              offset: float) -> Midplane:
+    design = np.column_stack([points, -np.ones(len(points))])
+    kept, residual = weights, float("inf")
+    for _ in range(12):
+        side = np.where(points @ normal > offset, 1.0, -1.0)
+        system = design.T @ (design * kept[:, None]) + 1e-9 * np.eye(4)
+        solution = np.linalg.solve(system, design.T @ (kept * side * distance))
+        length = max(float(np.linalg.norm(solution[:3])), 1e-9)
+        normal, offset = solution[:3] / length, float(solution[3]) / length
+        error = np.abs(points @ normal - offset) - distance
+        residual = float(np.sqrt(weights @ error**2 / weights.sum()))
+        sigma = max(1.48 * float(np.median(np.abs(error))), 0.3)
+        kept = weights / (1 + (error / (2.5 * sigma)) ** 2) ** 2
+    return Midplane(normal, offset, residual)
+
+
+def symmetric_frame(points: np.ndarray, inside: np.ndarray, midplane: Midplane) -> np.ndarray:
+    """(3, 3): columns R, A, S of the head up to half turns: the midplane's normal and the long axis within it.
+
+    Args:
+        points: (m, 3) mm; inside: (m,), how much each belongs to the head.
+    """
+    middle = inside @ points / inside.sum()
+    offset = points - middle
+    offset = offset - np.outer(offset @ midplane.normal, midplane.normal)
+    scatter = (offset * inside[:, None]).T @ offset
+    anterior = np.linalg.eigh(scatter)[1][:, 2]
+    anterior = anterior - (anterior @ midplane.normal) * midplane.normal
+    anterior /= np.linalg.norm(anterior)
+    return np.column_stack([midplane.normal, anterior, np.cross(midplane.normal, anterior)])
 
 
 def parametric(skull: Ellipsoid | None, eyes: np.ndarray, eye_weights: np.ndarray, pose: np.ndarray, *,

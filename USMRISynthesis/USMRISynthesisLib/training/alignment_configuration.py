@@ -31,8 +31,8 @@ class AlignmentDataConfig:
 class CycleConfig:
     """How many of each round's steps every stage gets. A stage with 0 is not trained, and not exported."""
 
-    locate: int = 2
-    orient: int = 6
+    locate: int = 5
+    orient: int = 5
     refine: int = 5
     frame: int = 2
     plane: int = 2
@@ -48,8 +48,8 @@ class CycleConfig:
 class AlignmentConfig:
     """Everything an alignment run depends on. `output` is the run's folder; `minutes` 0 means no limit.
 
-    batch: samples a step. strength: of the disturbances of the images, 0 = off. real: share of real frames in the
-    2D batches. The rate is constant over the first half of the run, then falls linearly to 0.
+    batch: cubes of 64 cells a step; of what is smaller, more. strength: of the disturbances of the images, 0 = off.
+    real: share of real frames in the 2D batches. The rate is constant over the first half of the run, then falls linearly to 0.
     evaluate_minutes: between evaluations; evaluation_poses: random poses for each validation head.
     """
 
@@ -61,7 +61,7 @@ class AlignmentConfig:
     seed: int = 0
     precision: str = "auto"
     threads: int = 2
-    batch: int = 6
+    batch: int = 4
     rate: float = 1e-3
     ema: float = 0.998
     strength: float = 1.0

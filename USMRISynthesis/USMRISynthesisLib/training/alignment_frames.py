@@ -18,12 +18,13 @@ from torch import Tensor
 from ..errors import Refused
 from ..fan import find_fan
 from ..normalisation.canonical import HEAD_LENGTH_MM
+from ..normalisation.canonical import SPACING_MM as SPACING
 from ..normalisation.coordinates import cube_to_world, small_rotation
 from ..normalisation.network import grid
 from ..normalisation.stages import STAGES
 from ..simulation.dataset import frame_to_canonical, frame_volume, read_frame_index, split_of
 from ..synthesis.intensity import robust_range
-from .alignment_data import BRAIN, DISTANCE, FAN, US, Head, disturb, no_head
+from .alignment_data import BRAIN, BRAIN_LABELS, DISTANCE, FAN, US, Head, disturb, no_head
 from .alignment_samples import NO_HEAD, Batch, collate, upright_target
 
 _SLICE_SIZE, _SLICE_MM = 160, 150.0
@@ -71,6 +72,40 @@ def real_frame(data: Path, row: dict[str, str]) -> Frame:
     low, high = robust_range(image, fan)
     channels = np.stack([np.where(fan, image, 0), 255 * fan, 255 * head, 255 * head]).astype(np.uint8)
     return Frame(channels, to_unit @ np.linalg.inv(plane), np.zeros(2), semi, False, low, high)
+
+
+def stored_frames(folder: Path) -> list[Frame]:
+    """The 2D frames that cases bring along (simulation/frame.py), each along its own head's outline; none in older."""
+    frames = []
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as case:
+            if "frames_us" not in case:
+                continue
+            stack = [case[f"frames_{key}"] for key in ("us", "fan", "skull", "labels")]
+        for us, fan, skull, labels in zip(*stack, strict=True):
+            if skull.mean() > 0.1:
+                frames.append(_outlined(us, fan, skull, np.isin(labels, BRAIN_LABELS)))
+    return frames
+
+
+def _outlined(us: np.ndarray, fan: np.ndarray, skull: np.ndarray, brain: np.ndarray) -> Frame:
+    """A stored frame, which stands nearly upright, by the ellipse of its skull's second moments."""
+    size = us.shape[0]
+    axis = (np.arange(size) - (size - 1) / 2) * SPACING
+    y, x = np.nonzero(skull)
+    points = np.stack([axis[x], axis[y]], axis=1)
+    middle = points.mean(axis=0)
+    values, axes = np.linalg.eigh(np.cov((points - middle).T))
+    major = axes[:, 1] * (np.sign(axes[1, 1]) or 1.0)
+    scale = HEAD_LENGTH_MM / (4 * float(np.sqrt(values[1])))  # an ellipse's semi-axis is twice its deviation
+    to_canonical = np.eye(3)
+    to_canonical[:2, :2] = scale * np.array([[major[1], -major[0]], major])
+    to_canonical[:2, 2] = -to_canonical[:2, :2] @ middle
+    to_unit = np.diag([2 / (size * SPACING), 2 / (size * SPACING), 1.0])
+    channels = np.stack([np.where(fan, us, 0), 255 * fan, 255 * skull, 255 * brain]).astype(np.uint8)
+    low, high = robust_range(us, fan)
+    semi = np.array([2 * float(np.sqrt(values[0])) * scale, HEAD_LENGTH_MM / 2])
+    return Frame(channels, to_unit @ np.linalg.inv(to_canonical), np.zeros(2), semi, True, low, high)
 
 
 def slices_of(heads: Sequence[Head], each: int, seed: int) -> list[Frame]:
@@ -170,12 +205,10 @@ def one_frame(stage: str, frame: Frame, unit_to_canonical: np.ndarray, rng: np.r
     head = (radius <= 1).float() if not frame.signed else (values[2] > 127.5).float()
     to_unit = np.linalg.inv(unit_to_canonical)
     middle = to_unit[:2, :2] @ (mirror[:2, :2] @ frame.centre) + to_unit[:2, 2]
-    midline = torch.exp(-((local[0] / 2.5) ** 2) / 2) * (radius <= 1)
-    midline = midline / midline.sum().clamp_min(1e-6)
     return {
         "x": x[None], "head": head * headed, "brain": head * headed, "distance": distance / scale,
         "coordinates": canonical / half_side - cells,
-        "eyes": torch.stack([midline, torch.zeros_like(midline)]) * headed,
+        "eyes": torch.zeros(2, size, size), "midline": local[0].abs() / scale,
         "upright": torch.tensor(upright_target(angle) * headed),
         "rotation": torch.from_numpy(rotation.astype(np.float32)),
         "centre": torch.from_numpy(middle.astype(np.float32)),

@@ -27,7 +27,7 @@ from . import checkpoint as checkpoints
 from .alignment_configuration import AlignmentConfig, alignment_configuration_from, read_alignment_configuration
 from .alignment_data import Head, load_heads
 from .alignment_export import build_networks
-from .alignment_frames import Frame, draw_frames, load_real, slices_of
+from .alignment_frames import Frame, draw_frames, load_real, slices_of, stored_frames
 from .alignment_losses import losses, weighted
 from .alignment_monitoring import evaluate
 from .alignment_samples import Batch, draw
@@ -36,7 +36,9 @@ from .loop import _average, _keep_freed_memory, _stop_signals
 from .monitoring import Log, progress_line
 
 _AHEAD = 3
-_SLICES_EACH = 8
+_SLICES_EACH = 4
+# Samples a step, in batches: a cube of 32 cells costs an eighth of one of 64, a square less.
+_SHARE = {"locate": 1, "orient": 3, "refine": 1, "frame": 4, "plane": 4}
 
 
 def train_alignment(
@@ -71,8 +73,10 @@ def train_alignment(
     flat = any(stage in cycle for stage in ("frame", "plane"))
     real = load_real(Path(config.data.frames), "train") if config.data.frames and flat else []
     simulated = slices_of(training, _SLICES_EACH, config.seed) if flat else []
+    simulated += stored_frames(Path(config.data.folder) / "train") if flat else []
     names = [head.name for head in training]
-    report(f"{len(training)} training and {len(validation)} validation heads, {len(real)} real frames")
+    report(f"{len(training)} training and {len(validation)} validation heads, {len(real)} real and "
+           f"{len(simulated)} simulated frames")
 
     networks = {name: network.to(device) for name, network in build_networks(cycle).items()}  # type: ignore[arg-type]
     averaged = {name: copy.deepcopy(network).eval().requires_grad_(False) for name, network in networks.items()}
@@ -168,11 +172,10 @@ def batch_of(config: AlignmentConfig, stage: str, step: int, heads: list[Head], 
              simulated: list[Frame]) -> Batch:
     """The batch of one step: it depends on the configuration, the seed and the step's number alone."""
     rng = np.random.default_rng([config.seed, 3, step])
+    count = _SHARE[stage] * config.batch
     if stage in ("frame", "plane"):
-        # Squares cost a hundredth of a cube: more of them a step.
-        return draw_frames(stage, real, simulated, rng, 4 * config.batch, share_real=config.real,
-                           strength=config.strength)
-    return draw(stage, heads, rng, config.batch, strength=config.strength)
+        return draw_frames(stage, real, simulated, rng, count, share_real=config.real, strength=config.strength)
+    return draw(stage, heads, rng, count, strength=config.strength)
 
 
 @contextmanager

@@ -8,7 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..normalisation.network import BRAIN, EYE_LEFT, HEAD, SKULL, Prediction, geodesic, rotation_from_6d
+from ..normalisation.network import (
+    BRAIN,
+    EYE_LEFT,
+    EYE_RIGHT,
+    HEAD,
+    MIDLINE,
+    SKULL,
+    Prediction,
+    geodesic,
+    rotation_from_6d,
+)
 from .alignment_samples import Batch
 
 _DISTANCE_REACH = 0.35  # half-sides: beyond, the distance saturates in the data
@@ -20,6 +30,7 @@ class LossWeights:
 
     masks: float = 1.0
     skull: float = 3.0
+    midline: float = 5.0
     coordinates: float = 0.3
     plain: float = 3.0
     eyes: float = 0.1
@@ -35,12 +46,13 @@ def losses(said: Prediction, true: Batch) -> dict[str, Tensor]:
     terms = {
         "masks": _mask(maps[:, HEAD], head) + _mask(maps[:, BRAIN], true.brain),
         "skull": _mean(_skull(maps[:, SKULL], true.distance), headed),
+        "midline": _mean(_midline(maps[:, MIDLINE], true.midline, head), headed),
         "upright": F.binary_cross_entropy_with_logits(said.upright.float(), true.upright, reduction="none"),
     }
     terms["upright"] = _mean(terms["upright"], (true.signed if n == 2 else torch.ones_like(headed)))
     inside = F.max_pool3d(head[:, None], 2) if n == 3 else F.max_pool2d(head[:, None], 2)
     terms |= _dense(said, true, inside[:, 0])
-    terms["eyes"] = _eyes(maps[:, EYE_LEFT:], true.eyes, posed)
+    terms["eyes"] = _eyes(maps[:, EYE_LEFT:EYE_RIGHT + 1], true.eyes, posed)
     pose = said.pose.float()
     where = (pose[:, 6:6 + n] - true.centre).abs().sum(dim=1) + (pose[:, 9] - true.log_scale).abs()
     terms["pose"] = _mean(where, headed)
@@ -72,6 +84,12 @@ def _skull(said: Tensor, distance: Tensor) -> Tensor:
     error = (said.clamp(-2, 2) - truth).abs() * weight
     axes = tuple(range(1, said.ndim))
     return error.sum(dim=axes) / weight.sum(dim=axes)
+
+
+def _midline(said: Tensor, truth: Tensor, head: Tensor) -> Tensor:
+    """Mean error of the distance inside the head, (N,)."""
+    axes = tuple(range(1, said.ndim))
+    return ((said - truth).abs() * head).sum(dim=axes) / head.sum(dim=axes).clamp_min(1.0)
 
 
 def _dense(said: Prediction, true: Batch, inside: Tensor) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """Batches for each stage of the alignment: which pose is drawn, and what the network should say about it.
 
 Stages (normalisation/network_align.py runs them in this order):
-    locate: the whole fan, any orientation; where the head is and how large.
-    orient: a crop around the head, coarse; how upright it stands, and its dense coordinates within 63 degrees.
+    locate: the whole fan, any orientation; where the head is, how large, and where its midline runs.
+    orient: a crop around the head, coarse; how upright it stands, and its dense coordinates where it nearly does.
     refine: the head nearly as it should stand; all heads.
     frame, plane: locate and orient of 2D frames (alignment_frames.py).
 """
@@ -23,7 +23,10 @@ from ..normalisation.stages import STAGES
 from .alignment_data import Head, disturb, eyes_of, no_head, sample
 
 NO_HEAD = 0.12
+POSED_DEG = 50.0
 EYE_SIGMA_MM = 4.0
+# The cube's rotations that turn the head half round about one of its own axes.
+_HALF_TURNS = [n for n, turn in enumerate(cube_rotations()) if np.trace(np.abs(turn)) == 3 and np.trace(turn) < 3]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +34,8 @@ class Batch:
     """x (N, 1, *D), and what is true of it; n axes, d half of D. Where `posed` or `headed` is 0 the rest is void.
 
     head, brain (N, *D) 0-1; distance (N, *D) in half-sides; coordinates (N, n, *d), canonical minus grid in
-    half-sides; eyes (N, 2, *D) distributions, zero for an unseen eye; upright (N,) 0-1; rotation (N, n, n);
+    half-sides; eyes (N, 2, *D) distributions, zero for an unseen eye; midline (N, *D), distance to
+    it in half-sides; upright (N,) 0-1; rotation (N, n, n);
     centre (N, n); log_scale (N,); headed (N,): holds a head; posed (N,): near enough for dense coordinates;
     signed (N,): 0 where the truth may be turned by 180 degrees (a real frame, whose face nobody marked).
     """
@@ -42,6 +46,7 @@ class Batch:
     distance: Tensor
     coordinates: Tensor
     eyes: Tensor
+    midline: Tensor
     upright: Tensor
     rotation: Tensor
     centre: Tensor
@@ -60,6 +65,8 @@ def draw_pose(stage: str, rng: np.random.Generator) -> np.ndarray:
     """`unit_to_anatomy` (4, 4): how a stage's cube lies in the head, drawn from what that stage meets."""
     form = STAGES[stage]
     if stage == "locate":
+        if rng.random() < 0.6:  # the second look, with the head filling the cube
+            return cube_to_world(150 * float(np.exp(rng.normal(0, 0.1))), rng.normal(0, 7.0, 3), random_rotation(rng))
         side = float(np.exp(rng.uniform(np.log(105), np.log(270))))
         reach = max(6.0, min(side / 2 - 34, 50.0))
         return cube_to_world(side, rng.uniform(-reach, reach, 3), random_rotation(rng))
@@ -70,21 +77,12 @@ def draw_pose(stage: str, rng: np.random.Generator) -> np.ndarray:
         return cube_to_world(side, middle, small_rotation(rng, 25.0 if rng.random() < 0.5 else 10.0))
     middle = rng.normal(0, 4.5, 3)
     kind = rng.random()
-    if kind < 0.25:
-        axes = small_rotation(rng, 30.0)
-    elif kind < 0.65:
-        axes = nearest_to_upright(random_rotation(rng))
-    elif kind < 0.8:  # the flips that look most alike
-        axes = small_rotation(rng, 30.0) @ cube_rotations()[rng.integers(1, 24)]
-    else:
+    axes = small_rotation(rng, 30.0)
+    if 0.5 <= kind < 0.85:  # the flips that look most alike, half turns first of all
+        axes = axes @ cube_rotations()[rng.integers(1, 24) if kind > 0.7 else rng.choice(_HALF_TURNS)]
+    elif kind >= 0.85:
         axes = random_rotation(rng)
     return cube_to_world(side, middle, axes)
-
-
-def nearest_to_upright(rotation: np.ndarray) -> np.ndarray:
-    """The rotation times the cube's rotation that brings it nearest to the identity."""
-    turned = rotation @ cube_rotations()
-    return np.asarray(turned[np.argmax(np.trace(turned, axis1=1, axis2=2))])
 
 
 def draw(stage: str, heads: Sequence[Head], rng: np.random.Generator, count: int, *, strength: float = 1.0) -> Batch:
@@ -116,6 +114,8 @@ def one(stage: str, head: Head, unit_to_anatomy: np.ndarray, mirrored: bool, rng
     rotation = unit_to_anatomy[:3, :3] / scale
     angle = float(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
     cells = grid(size // 2)
+    along = unit_to_anatomy[0].astype(np.float32)
+    across = torch.einsum("a,a...->...", torch.from_numpy(along[:3]), grid(size)) + float(along[3])
     linear = torch.from_numpy(unit_to_anatomy[:3, :3].astype(np.float32))
     offset = torch.from_numpy(unit_to_anatomy[:3, 3].astype(np.float32))
     anatomy = torch.einsum("ab,b...->a...", linear, cells) + offset.reshape(3, 1, 1, 1)
@@ -125,12 +125,12 @@ def one(stage: str, head: Head, unit_to_anatomy: np.ndarray, mirrored: bool, rng
         "x": x[None], "head": (cut.distance < 0).float() * headed, "brain": cut.brain * headed,
         "distance": cut.distance / scale, "coordinates": anatomy / half_side - cells,
         "eyes": _eye_maps(eyes, cut.fan, EYE_SIGMA_MM / scale) * headed,
-        "upright": torch.tensor(upright_target(angle) * headed),
+        "midline": across.abs() / scale, "upright": torch.tensor(upright_target(angle) * headed),
         "rotation": torch.from_numpy(rotation.astype(np.float32)),
         "centre": torch.from_numpy(to_unit[:3, 3].astype(np.float32)),
         "log_scale": torch.tensor(float(np.log(HEAD_LENGTH_MM / 2 / scale))),
         "headed": torch.tensor(headed),
-        "posed": torch.tensor(headed * float(stage != "locate" and angle < np.deg2rad(66))),
+        "posed": torch.tensor(headed * float(stage != "locate" and angle < np.deg2rad(POSED_DEG))),
         "signed": torch.tensor(1.0),
     }  # fmt: skip
 
