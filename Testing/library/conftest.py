@@ -70,7 +70,7 @@ def _write_model(folder: Path, weights: bytes, **changes: object) -> Path:
     manifest = {
         "name": "tiny", "task": "synthesis", "version": "0", "sha256": hashlib.sha256(weights).hexdigest(),
         "input": {"size": 160, "spacing_mm": 0.6, "channels": 4, "neighbours": 1, "location": True,
-                  "intensity": "robust percentiles in the fan to [-1, 1]"},
+                  "intensity": "robust percentiles in the fan to [-1, 1]", "exponent": 1.0},
         "output": {"channels": 1, "range": [-1, 1]}, "training": "none: random weights", "figures": {},
         "limits": ["for tests"], "synthetic": True, **changes}
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -161,3 +161,27 @@ def test_frames_asked_of_cases_without_any_are_refused(tmp_path, data):
     with pytest.raises(Refused, match="no simulated frames"):
         Slices(load_cases(plain), None, np.random.default_rng(0), batch=BatchConfig(1, 1, 0), changes=STILL,
                generator=config.generator)  # fmt: skip
+
+
+def test_the_exponent_opens_up_the_dark_alike_in_training_and_at_inference(tmp_path, data):
+    config = replace(read_configuration(configure(tmp_path, data)).generator, exponent=0.5)
+    plain = simulated_case(1)
+    us = normalise_ultrasound(np.maximum(plain["us"], plain["fan"]), plain["fan"], 0.5)
+    x, _ = centred_input(load_cases(data / "train")[0], 12, config)
+    np.testing.assert_allclose(x[0, 1], us[12], atol=1e-5)
+    linear = normalise_ultrasound(np.maximum(plain["us"], plain["fan"]), plain["fan"])
+    np.testing.assert_allclose(((us + 1) / 2) ** 2, (linear + 1) / 2, atol=1e-5)
+
+
+def test_only_frames_make_half_turns(tmp_path, data):
+    """A volume's direction is known, a frame's is not."""
+    config = read_configuration(configure(tmp_path, data))
+    turning = InputConfig(**{**vars(STILL), "turn": 1.0})
+    batch = slices_of(data, config, changes=turning, batch=BatchConfig(3, 3, 0)).draw()
+    slices = [torch.from_numpy(t2.astype(np.float32)) / 127.5 - 1
+              for case in load_cases(data / "train") for t2 in case.t2]  # fmt: skip
+    frames = [torch.from_numpy(t2.astype(np.float32)) / 127.5 - 1
+              for case in load_cases(data / "train") for t2 in case.frames_t2]  # fmt: skip
+    for n in range(3):
+        assert any(torch.allclose(batch.truth[n, 0], upright, atol=1e-3) for upright in slices)
+        assert any(torch.allclose(batch.truth[3 + n, 0].flip(0, 1), turned, atol=1e-3) for turned in frames)

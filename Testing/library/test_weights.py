@@ -74,6 +74,21 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path, write_model: Wr
                                                "file": "model.pt"}
 
 
+def test_a_manifest_from_before_the_exponent_means_none_and_a_senseless_one_is_refused(
+    tmp_path: Path, write_model: WriteModel
+) -> None:
+    folder = write_model(tmp_path / "m", b"")
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["input"]["exponent"]
+    path.write_text(json.dumps(content))
+    assert read_manifest(folder).input.exponent == 1
+    content["input"]["exponent"] = 0
+    path.write_text(json.dumps(content))
+    with pytest.raises(Failed, match=r"input\.exponent"):
+        read_manifest(folder)
+
+
 def test_changed_weights_are_refused_before_torch_reads_them(bundled: Path,
                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     import torch

@@ -56,6 +56,7 @@ class InputFormat:
     neighbours: int
     location: bool
     intensity: str
+    exponent: float = 1.0  # of the 0-1 intensity; manifests of before it mean 1
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,10 @@ def read_manifest(folder: str | Path) -> Manifest:
         size=take(fed, "size", int, "input."),
         spacing_mm=float(take(fed, "spacing_mm", (int, float), "input.")),
         channels=take(fed, "channels", int, "input."), neighbours=take(fed, "neighbours", int, "input."),
-        location=take(fed, "location", bool, "input."), intensity=str(fed.get("intensity", "")))
+        location=take(fed, "location", bool, "input."), intensity=str(fed.get("intensity", "")),
+        exponent=float(take({"exponent": 1.0} | fed, "exponent", (int, float), "input.")))
+    if not 0.1 <= format_.exponent <= 10:
+        raise _malformed("input.exponent", "must lie in 0.1..10")
     if format_.size <= 0 or format_.spacing_mm <= 0 or format_.neighbours < 0:
         raise _malformed("input", "has a size, spacing or neighbour count that makes no sense")
     if format_.channels != 2 * format_.neighbours + 1 + format_.location:

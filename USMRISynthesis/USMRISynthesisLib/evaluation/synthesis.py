@@ -83,7 +83,7 @@ def canonical_prediction(model: str, device: str = "auto") -> Predict:
     layout = generator.manifest.input
 
     def predict(case: Case) -> np.ndarray:
-        us = normalise_ultrasound(case.us, case.fan)
+        us = normalise_ultrasound(case.us, case.fan, layout.exponent)
         out = run_slices(
             generator.module,
             us,

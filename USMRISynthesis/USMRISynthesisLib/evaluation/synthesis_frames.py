@@ -26,7 +26,7 @@ def frame_prediction(model: str, device: str = "auto") -> PredictFrame:
     def predict(us: np.ndarray, fan: np.ndarray) -> np.ndarray:
         out = run_slices(
             generator.module,
-            normalise_ultrasound(us[None], fan[None]),
+            normalise_ultrasound(us[None], fan[None], layout.exponent),
             np.array([HC_PLANE_Z_MM]),
             neighbours=layout.neighbours,
             location=layout.location,

@@ -17,6 +17,7 @@ class GeneratorConfig:
 
     width, multipliers: channels at level l are `width * multipliers[l]`; one multiplier a level.
     neighbours: slices on either side of the centre slice that the input carries.
+    exponent: of the ultrasound's 0-1 intensity before it becomes the input (see `normalise_ultrasound`).
     location: whether the input ends with a constant channel z_mm / 48.
     skips: levels at which A hands its feature to C. Level 0 would let speckle through to the MR.
     reconstruction_skips: levels at which A hands its feature to B.
@@ -26,6 +27,7 @@ class GeneratorConfig:
     width: int = 16
     multipliers: tuple[int, ...] = (1, 2, 4, 8, 8)
     neighbours: int = 1
+    exponent: float = 1.0
     location: bool = True
     skips: tuple[int, ...] = (1, 2, 3)
     reconstruction_skips: tuple[int, ...] = (2, 3)
@@ -37,6 +39,8 @@ class GeneratorConfig:
         top = len(self.multipliers) - 1
         if self.width < 1 or top < 1 or min(self.multipliers) < 1:
             raise ValueError("width and multipliers must be positive, with at least two levels")
+        if not 0.1 <= self.exponent <= 10:
+            raise ValueError(f"exponent must lie in 0.1..10, not {self.exponent}")
         if self.neighbours < 0:
             raise ValueError(f"neighbours must be 0 or more, not {self.neighbours}")
         if any(not 0 <= level < top for level in (*self.skips, *self.reconstruction_skips)):

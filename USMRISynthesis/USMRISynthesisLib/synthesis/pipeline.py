@@ -106,7 +106,7 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         to_canonical_of = alignment.ras_to_canonical
         slices, z_mm = to_canonical(volume.array, volume.ijk_to_ras, to_canonical_of)
         seen = to_canonical(fan, volume.ijk_to_ras, to_canonical_of, order=0)[0] > 0.5
-        us = normalise_ultrasound(slices, seen)
+        us = normalise_ultrasound(slices, seen, generator.manifest.input.exponent)
         head = alignment.head_mask(z_mm)
     with run.stage("Synthesising", 0.22):
         form = generator.manifest.input

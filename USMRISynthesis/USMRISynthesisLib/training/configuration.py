@@ -52,8 +52,8 @@ class InputConfig:
 
     gain, offset: 8-bit intensities times 1 +- gain, plus +- offset * 255. gamma: exponent, e ** +- gamma.
     noise: standard deviation in [-1, 1] units, drawn from 0 to this. rotation_deg, translation_mm, scale:
-    in-plane, +- these. flip, turn: probabilities of a left-right flip and of half a turn (a frame's direction
-    is not known). centre_only: probability that the centre slice stands in for its neighbours, as in a frame.
+    in-plane, +- these. flip, turn: probabilities of a left-right flip and, for frames, whose direction is not
+    known, of half a turn. centre_only: probability that the centre slice stands in for its neighbours, as in a frame.
     location_jitter_mm, frame_location_jitter_mm: standard deviations, simulated slices and real frames.
     """
 
@@ -65,7 +65,7 @@ class InputConfig:
     translation_mm: float = 4.0
     scale: float = 0.08
     flip: float = 0.5
-    turn: float = 0.25
+    turn: float = 0.5
     centre_only: float = 0.3
     location_jitter_mm: float = 1.5
     frame_location_jitter_mm: float = 3.0

@@ -99,11 +99,12 @@ class Slices:
             mr.append(self._other(None).t2[min(max(k, 0), count - 1)])
         seen = np.stack([table[stack] for table, stack in zip(tables, stacks, strict=True)])
         wanted = np.stack(truths).astype(np.float32)[:, None] / 255
-        moved = self._move(torch.from_numpy(np.concatenate([seen, wanted], axis=1)))
+        turns = np.where(np.arange(len(seen)) < self.batch.simulated, 0.0, self.changes.turn)
+        moved = self._move(torch.from_numpy(np.concatenate([seen, wanted], axis=1)), turns)
         us = moved[:, :-1]
         if self.changes.noise:
             us = us + self._noise(us)
-        unpaired = self._move(torch.from_numpy(np.stack(mr).astype(np.float32)[:, None] / 255))
+        unpaired = self._move(torch.from_numpy(np.stack(mr).astype(np.float32)[:, None] / 255), turns)
         x = us
         if self.generator.location:
             z = torch.tensor(np.array(places), dtype=torch.float32) / LOCATION_SCALE_MM
@@ -143,13 +144,17 @@ class Slices:
         def changed(value: np.ndarray) -> np.ndarray:
             return np.clip(gain * value / 255 + offset, 0, 1) ** gamma
 
-        return _table(changed(np.arange(256.0)), *changed(np.array([low, high])))
+        ends = changed(np.array([low, high]))
+        return _table(changed(np.arange(256.0)), *ends, self.generator.exponent)
 
-    def _move(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) in 0-1, 0 = background, through a random in-plane similarity each -> in [-1, 1]."""
+    def _move(self, images: Tensor, turns: np.ndarray) -> Tensor:
+        """(N, C, H, W) in 0-1, 0 = background, through a random in-plane similarity each -> in [-1, 1].
+
+        turns: (N,) probabilities of half a turn.
+        """
         changes, count = self.changes, len(images)
         angle = np.deg2rad(self.rng.uniform(-changes.rotation_deg, changes.rotation_deg, count))
-        angle += np.pi * (self.rng.random(count) < changes.turn)
+        angle += np.pi * (self.rng.random(count) < turns)
         scale = 1 + self.rng.uniform(-changes.scale, changes.scale, count)
         mirror = np.where(self.rng.random(count) < changes.flip, -1.0, 1.0)
         reach = changes.translation_mm / SPACING_MM * 2 / images.shape[-1]  # in grid_sample's half widths
@@ -171,14 +176,14 @@ def centred_input(case: Case, k: int, config: GeneratorConfig) -> tuple[Tensor, 
     """The generator's input (1, C, H, W) at slice k and its truth (1, 1, H, W), without any augmentation."""
     count = len(case.us)
     index = np.clip(k + np.arange(-config.neighbours, config.neighbours + 1), 0, count - 1)
-    us = _table(np.arange(256.0), case.low, case.high)[case.us[index]]
+    us = _table(np.arange(256.0), case.low, case.high, config.exponent)[case.us[index]]
     truth = torch.from_numpy(case.t2[k].astype(np.float32))[None, None] / 127.5 - 1
     return _with_location(us, float(location_mm(k, count)), config), truth
 
 
 def frame_input(frames: Frames, n: int, config: GeneratorConfig) -> Tensor:
     """The generator's input (1, C, H, W) of real frame n, at the head-circumference plane z = 0."""
-    us = _table(np.arange(256.0), *frames.ranges[n])[frames.us[n]]
+    us = _table(np.arange(256.0), *frames.ranges[n], config.exponent)[frames.us[n]]
     return _with_location(np.repeat(us[None], 2 * config.neighbours + 1, axis=0), 0.0, config)
 
 
@@ -189,8 +194,8 @@ def _with_location(us: np.ndarray, z_mm: float, config: GeneratorConfig) -> Tens
     return torch.cat([x, torch.full_like(x[:, :1], z_mm / LOCATION_SCALE_MM)], dim=1)
 
 
-def _table(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """(256,) float32 in 0-1: values between low and high, stretched; entry 0, outside the fan, is 0."""
-    table = np.clip((values - low) / max(high - low, 1e-3), 0, 1).astype(np.float32)
+def _table(values: np.ndarray, low: float, high: float, exponent: float) -> np.ndarray:
+    """(256,) float32 in 0-1: values between low and high, stretched, to the exponent; entry 0, no fan, is 0."""
+    table = np.clip((values - low) / max(high - low, 1e-3), 0, 1).astype(np.float32) ** np.float32(exponent)
     table[0] = 0
     return table

@@ -97,6 +97,7 @@ def export(
             "channels": form.in_channels,
             "neighbours": form.neighbours,
             "location": form.location,
+            "exponent": form.exponent,
             "intensity": INTENSITY,
         },
         "output": {"channels": 1, "range": [-1, 1], "meaning": "MR-like T2 contrast of the centre slice"},
