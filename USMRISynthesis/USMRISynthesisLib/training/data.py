@@ -144,8 +144,8 @@ class Slices:
         def changed(value: np.ndarray) -> np.ndarray:
             return np.clip(gain * value / 255 + offset, 0, 1) ** gamma
 
-        ends = changed(np.array([low, high]))
-        return _table(changed(np.arange(256.0)), *ends, self.generator.exponent)
+        first, last = changed(np.array([low, high]))
+        return _table(changed(np.arange(256.0)), first, last, self.generator.exponent)
 
     def _move(self, images: Tensor, turns: np.ndarray) -> Tensor:
         """(N, C, H, W) in 0-1, 0 = background, through a random in-plane similarity each -> in [-1, 1].
@@ -183,7 +183,8 @@ def centred_input(case: Case, k: int, config: GeneratorConfig) -> tuple[Tensor, 
 
 def frame_input(frames: Frames, n: int, config: GeneratorConfig) -> Tensor:
     """The generator's input (1, C, H, W) of real frame n, at the head-circumference plane z = 0."""
-    us = _table(np.arange(256.0), *frames.ranges[n], config.exponent)[frames.us[n]]
+    low, high = frames.ranges[n]
+    us = _table(np.arange(256.0), low, high, config.exponent)[frames.us[n]]
     return _with_location(np.repeat(us[None], 2 * config.neighbours + 1, axis=0), 0.0, config)
 
 
