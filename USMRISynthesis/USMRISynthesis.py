@@ -92,14 +92,14 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         self.synthesizer = Synthesizer()
 
     def getParameterNode(self) -> Any:
-        from USMRISynthesisScene.parameters import SynthesisParameters
+        from USMRISynthesisScene.parameters import parameters_of
 
-        return SynthesisParameters(super().getParameterNode())
+        return parameters_of(super().getParameterNode())
 
     def synthesize(self, usVolumeNode: slicer.vtkMRMLScalarVolumeNode,
                    outputVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None, model: str = "default",
                    device: str = "auto", transform: Any = None,
-                   progress: Any = None) -> slicer.vtkMRMLScalarVolumeNode:
+                   progress: Any = None, support: bool = False) -> slicer.vtkMRMLScalarVolumeNode:
         """Make an MR-like volume and return its node. Blocks until it is done.
 
         :param usVolumeNode: greyscale ultrasound of the head, a 3D volume or one frame
@@ -108,6 +108,7 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         :param device: auto, cpu, cuda or mps
         :param transform: linear transform node or 4x4 array to canonical fetal space, instead of the automatic one
         :param progress: called as progress(fraction, stage)
+        :param support: also add the map of where the beam looked inside the head
         :raises USMRISynthesisLib.errors.USMRIError: Refused, Failed or Cancelled; the message names the remedy
         """
         from USMRISynthesisScene.synthesis import Reports
@@ -115,7 +116,7 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
 
         require_torch()
         self.synthesizer.start(usVolumeNode, outputVolumeNode, model=model, device=device, transform=transform,
-                               reports=Reports(progress=progress) if progress else Reports())
+                               support=support, reports=Reports(progress=progress) if progress else Reports())
         return self.synthesizer.wait()
 
 

@@ -24,6 +24,7 @@ HOST = start()
 
 import slicer  # noqa: E402
 from scenery import MODULE_FILE  # noqa: E402
+from USMRISynthesisScene.process import WorkerProcess  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +81,11 @@ def panel(host: Any, module: Any) -> Iterator[Any]:
     widget.cleanup()
     widget.parent.close()
     HOST.app.processEvents()
+
+
+@pytest.fixture
+def ui(panel: Any) -> Any:
+    """The panel's widgets, with the scripted worker behind them; the model's name is the part it plays."""
+    panel.logic.synthesizer._worker = WorkerProcess(
+        sys.executable, [str(Path(__file__).with_name("scripted_worker.py"))])
+    return panel.ui

@@ -104,3 +104,14 @@ def leftovers() -> list[str]:
     """Child processes and temporary files that nobody needs any more."""
     files = [path.name for path in Path(slicer.app.temporaryPath).iterdir()]
     return [f"process {pid}" for pid in descendants(os.getpid())] + files
+
+
+def play(panel: Any, part: str) -> None:
+    """Press Synthesize with the scripted worker playing that part, and no change of layout."""
+    panel.logic.getParameterNode().showComparison = False
+    panel.ui.modelComboBox.setCurrentText(part)
+    panel.ui.runButton.click()
+
+
+def is_idle(ui: Any) -> bool:
+    return ui.runButton.text == "Synthesize MR"

@@ -49,8 +49,11 @@ def serve(request: dict) -> None:
         time.sleep(0.1 if part in ("slow", "family") else 0.01)
     if part != "nothing":
         shutil.copy(request["input"], request["output"])
+    if request.get("confidence"):
+        shutil.copy(request["input"], request["confidence"])
     say(request, "done", result={
-        "output": request["output"], "trusted": True, "score": 0.9, "method": "ellipsoid",
+        "output": request["output"], "confidence": request.get("confidence"), "trusted": True,
+        "score": 0.9, "method": "ellipsoid",
         "ras_to_canonical": request["transform"] or [1.1, 0, 0, 5, 0, 1.1, 0, 6, 0, 0, 1.1, 7, 0, 0, 0, 1],
         "provenance": {"model": {"name": part}, "input": {"sha256": "0"}}})
 

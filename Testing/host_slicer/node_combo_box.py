@@ -134,6 +134,7 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
     def _on_activated(self, row: int) -> None:
         row -= self._value_noneEnabled
         self._select(self._nodes[row] if row >= 0 else None)
+        self.nodeActivated.emit(self._current)
 
     def _select(self, node: Any) -> None:
         changed = node is not self._current

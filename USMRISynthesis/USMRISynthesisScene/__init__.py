@@ -9,5 +9,9 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     torch_install.py    is torch there, and who installs it
     layout.py           ultrasound | fused | MR-like, side by side
     panel.py            what the user clicks
+    parameters.py       its choices, saved with the scene
+    settings.py         its choices, remembered for the user
+    inputs.py           which volume is the ultrasound
+    progress.py         percentage, stage, time left
     sample_data.py      the two images that come with the module
 """

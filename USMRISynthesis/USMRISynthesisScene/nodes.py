@@ -24,6 +24,7 @@ SYNTHETIC = "SYNTHETIC - not for diagnosis"
 SOURCE_ROLE = "USMRISynthesis.SourceUltrasound"
 TRANSFORM_ROLE = "USMRISynthesis.CanonicalTransform"
 PROVENANCE_ATTRIBUTE = "USMRISynthesis.Provenance"
+SUPPORT_ROLE = "USMRISynthesis.SupportMap"
 SYNTHETIC_ATTRIBUTE = "USMRISynthesis.Synthetic"
 MR_WINDOW = (0.0, 1000.0)
 
@@ -36,11 +37,13 @@ class Result:
         mr: the MR-like volume on the input's grid.
         ras_to_canonical: (4, 4), from the input's local RAS to canonical space.
         provenance: model, versions, device, parameters; anything that JSON can hold.
+        support: 0-1 on the same grid, where the beam looked inside the head; None when it was not asked for.
     """
 
     mr: Volume
     ras_to_canonical: np.ndarray
     provenance: Mapping[str, Any]
+    support: Volume | None = None
 
 
 def read_volume(node: slicer.vtkMRMLScalarVolumeNode | None) -> Volume:
@@ -104,13 +107,21 @@ def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
         output.SetNodeReferenceID(SOURCE_ROLE, source.GetID())
         output.SetAttribute(SYNTHETIC_ATTRIBUTE, SYNTHETIC)
         output.SetAttribute(PROVENANCE_ATTRIBUTE, json.dumps(dict(result.provenance), sort_keys=True))
-        transform = _canonical_transform(result, source, output)
+        made = [_canonical_transform(result, source, output), output]
     finally:
         output.EndModify(modified)
     _set_window(output)
-    for node in (transform, output):
+    if result.support is not None:
+        made.append(_support_map(result.support, source, output))
+    for node in made:
         _place_beside(node, source)
     return output
+
+
+def is_synthetic(node: slicer.vtkMRMLNode | None) -> bool:
+    """Whether a node holds an image made here: by its mark, or by its name after a file has lost the mark."""
+    return node is not None and (bool(node.GetAttribute(SYNTHETIC_ATTRIBUTE))
+                                 or SYNTHETIC.split()[0] in (node.GetName() or ""))
 
 
 def _set_geometry(output: slicer.vtkMRMLScalarVolumeNode, source: slicer.vtkMRMLScalarVolumeNode,
@@ -145,6 +156,29 @@ def _canonical_transform(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
         output.SetNodeReferenceID(TRANSFORM_ROLE, node.GetID())
     node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.asarray(result.ras_to_canonical)))
     node.SetNodeReferenceID(SOURCE_ROLE, source.GetID())
+    return node
+
+
+def _support_map(support: Volume, source: slicer.vtkMRMLScalarVolumeNode,
+                 output: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLScalarVolumeNode:
+    """The volume that belongs to `output` and says where there was something to see; not how right the image is."""
+    node = output.GetNodeReference(SUPPORT_ROLE)
+    if node is None:
+        node = source.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{source.GetName()} support map")
+        output.SetNodeReferenceID(SUPPORT_ROLE, node.GetID())
+    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(support.array))
+    _set_geometry(node, source, support.ijk_to_ras)
+    node.SetAndObserveTransformNodeID(source.GetTransformNodeID())
+    node.SetNodeReferenceID(SOURCE_ROLE, source.GetID())
+    node.SetAttribute(SYNTHETIC_ATTRIBUTE, SYNTHETIC)
+    if node.GetDisplayNode() is None:
+        node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGreen")
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(0.0, 1.0)
+    display.SetLowerThreshold(0.01)
+    display.SetApplyThreshold(True)
     return node
 
 

@@ -17,7 +17,9 @@ from slicer.util import VTKObservationMixin
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Cancelled, USMRIError
 
-from USMRISynthesisScene import layout, nodes
+from USMRISynthesisScene import inputs, layout, nodes
+from USMRISynthesisScene.parameters import remember_choices
+from USMRISynthesisScene.progress import ProgressWords
 from USMRISynthesisScene.synthesis import Reports, SynthesizerProtocol
 from USMRISynthesisScene.torch_install import ensure_torch
 
@@ -44,24 +46,31 @@ class SynthesisPanel(VTKObservationMixin):
         self._parameter_node = parameter_node
         self._prepare = prepare
         self._parameters: Any = None
+        self._watched: Any = None
+        self._closed = False
         self._gui_tag: int | None = None
         self._last_output_id = ""
         self._warnings: list[str] = []
+        self._words = ProgressWords()
         names = [folder.name for folder in weights.installed_models()]
         ui.modelComboBox.addItems(names or ["default"])
         ui.runButton.connect("clicked(bool)", self.on_run_button)
         ui.compareButton.connect("clicked(bool)", self.on_compare_button)
         ui.modelComboBox.connect("currentTextChanged(QString)", self._on_model_edited)
+        ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self._on_input_chosen)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_ready)
+        # While a scene is loaded, the selectors would write what they see into its parameter node.
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self._on_scene_start_import)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._on_scene_end_import)
         self._show_idle(_READY)
         self.connect_scene()
 
     def connect_scene(self) -> None:
-        """Use the scene's parameter node; choose the first volume where none is, to save a click."""
+        """Use the scene's parameter node; choose the likely ultrasound unless the user has chosen, to save a click."""
         parameters = self._parameter_node()
-        if not parameters.inputVolume:
-            parameters.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+        if not (parameters.inputVolume and parameters.inputConfirmed):
+            parameters.inputVolume = inputs.likely_ultrasound(slicer.mrmlScene, parameters.inputVolume)
         self._set_parameters(parameters)
 
     def _set_parameters(self, parameters: Any) -> None:
@@ -80,12 +89,24 @@ class SynthesisPanel(VTKObservationMixin):
         self._synthesizer.cancel()
         self._set_parameters(None)
 
-    def _on_scene_end_close(self, caller: Any, event: Any) -> None:
+    def _on_scene_start_import(self, caller: Any, event: Any) -> None:
+        self._set_parameters(None)
+
+    def _on_scene_ready(self, caller: Any, event: Any) -> None:
         self.connect_scene()
+
+    def _on_scene_end_import(self, caller: Any, event: Any) -> None:
+        # The selectors learn of the new nodes a moment later than this event.
+        qt.QTimer.singleShot(0, lambda: None if self._closed else self.connect_scene())
+
+    def _on_input_chosen(self, node: Any) -> None:
+        if self._parameters is not None and node is not None:
+            self._parameters.inputConfirmed = True
 
     def refresh(self, caller: Any = None, event: Any = None) -> None:
         """What can be clicked now."""
         source = self._parameters.inputVolume if self._parameters else None
+        self._watch(source)
         running = self._synthesizer.running
         self.ui.runButton.enabled = running or source is not None
         if running:
@@ -94,7 +115,18 @@ class SynthesisPanel(VTKObservationMixin):
             self.ui.runButton.toolTip = _("Make an MR-like volume from the ultrasound volume")
         else:
             self.ui.runButton.toolTip = _("Select an ultrasound volume first")
+        self.ui.inputSummaryLabel.text = inputs.describe(source)
         self.ui.compareButton.enabled = self._comparable() is not None
+
+    def _watch(self, source: Any) -> None:
+        """Loading fills a node after it has been selected; its spacing can be corrected elsewhere, too."""
+        if source is not self._watched:
+            for event in (slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, vtk.vtkCommand.ModifiedEvent):
+                if self._watched is not None:
+                    self.removeObserver(self._watched, event, self.refresh)
+                if source is not None:
+                    self.addObserver(source, event, self.refresh)
+            self._watched = source
 
     def on_run_button(self, checked: bool = False) -> None:
         """Start, or cancel what runs."""
@@ -116,13 +148,16 @@ class SynthesisPanel(VTKObservationMixin):
             self._on_message("error", str(error))
             self._show_idle(str(error))
             return
+        parameters.inputConfirmed = True
+        remember_choices(parameters)
+        self._words = ProgressWords()
         self.ui.runButton.text = _("Cancel")
         self.ui.progressBar.visible = True
         self._on_progress(0.0, _("Starting"))
         self._set_choices_enabled(False)
         self._synthesizer.start(
             parameters.inputVolume, parameters.outputVolume, model=parameters.model, device=parameters.device,
-            transform=parameters.alignment, trust=trust,
+            transform=parameters.alignment, trust=trust, support=parameters.makeSupport,
             reports=Reports(self._on_progress, self._on_message, self._on_finished))
 
     def on_compare_button(self, checked: bool = False) -> None:
@@ -132,6 +167,7 @@ class SynthesisPanel(VTKObservationMixin):
 
     def close(self) -> None:
         """The panel goes away: nothing may go on in the background."""
+        self._closed = True
         self._set_parameters(None)
         self.removeObservers()
         self._synthesizer.close()
@@ -149,7 +185,7 @@ class SynthesisPanel(VTKObservationMixin):
             self._parameters.model = text.strip()
 
     def _on_progress(self, value: float, stage: str) -> None:
-        self.ui.statusLabel.text = f"{stage} ..." if stage else ""
+        self.ui.statusLabel.text = self._words.say(value, stage)
         self.ui.progressBar.value = round(100 * value)
 
     def _on_message(self, level: str, text: str) -> None:
@@ -186,6 +222,6 @@ class SynthesisPanel(VTKObservationMixin):
 
     def _set_choices_enabled(self, enabled: bool) -> None:
         """Choices cannot be changed under a running job; the log can be opened and read."""
-        for widget in (self.ui.inputSelector, self.ui.outputSelector, self.ui.modelComboBox,
-                       self.ui.deviceComboBox, self.ui.alignmentSelector):
+        for widget in (self.ui.inputSelector, self.ui.outputSelector, self.ui.modelComboBox, self.ui.deviceComboBox,
+                       self.ui.alignmentSelector, self.ui.makeSupportCheckBox):
             widget.enabled = enabled

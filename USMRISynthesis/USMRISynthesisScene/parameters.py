@@ -1,26 +1,63 @@
-"""The panel's choices, saved with the scene."""
+"""The panel's choices, saved with the scene; device and model of a new scene are those that were used last."""
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from slicer import vtkMRMLLinearTransformNode, vtkMRMLScalarVolumeNode
 from slicer.parameterNodeWrapper import Choice, parameterNodeWrapper
+from USMRISynthesisLib import weights
+from USMRISynthesisLib.errors import USMRIError
+
+from USMRISynthesisScene import settings
+
+DEVICES = ["auto", "cpu", "cuda", "mps"]
 
 
 @parameterNodeWrapper
 class SynthesisParameters:
     """
     inputVolume - Ultrasound volume or frame.
+    inputConfirmed - The user chose the input or has run it: it is not to be replaced by a likelier one.
     outputVolume - Volume to write into; none makes a new one.
     alignment - Linear transform to canonical fetal space; none aligns the head automatically.
     model - Name of an installed model, or path of a model folder.
     device - Where the networks run.
     showComparison - Show the result side by side with the ultrasound.
+    makeSupport - Add the volume that says where the beam looked inside the head.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
+    inputConfirmed: bool = False
     outputVolume: vtkMRMLScalarVolumeNode
     alignment: vtkMRMLLinearTransformNode
     model: str = "default"
-    device: Annotated[str, Choice(["auto", "cpu", "cuda", "mps"])] = "auto"
+    device: Annotated[str, Choice(DEVICES)] = "auto"
     showComparison: bool = True
+    makeSupport: bool = False
+
+
+def parameters_of(node: Any) -> SynthesisParameters:
+    """The parameters in a parameter node. A node that has none yet begins with what the user's settings hold."""
+    is_new = not node.HasParameter("device")
+    parameters = SynthesisParameters(node)
+    if is_new:
+        device = settings.remembered("Device", "auto")
+        if device in DEVICES:
+            parameters.device = device
+        parameters.model = _known_model(settings.remembered("Model", "default"))
+    return parameters
+
+
+def remember_choices(parameters: SynthesisParameters) -> None:
+    """For the next scene and the next start of Slicer."""
+    settings.remember("Device", parameters.device)
+    settings.remember("Model", parameters.model)
+
+
+def _known_model(name: str) -> str:
+    """A model that was removed meanwhile is not proposed."""
+    try:
+        weights.find_model(name)
+    except USMRIError:
+        return "default"
+    return name

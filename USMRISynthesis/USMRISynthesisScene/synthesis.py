@@ -44,7 +44,7 @@ class SynthesizerProtocol(Protocol):
     def running(self) -> bool: ...
 
     def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str, device: str,
-              transform: Any, trust: bool, reports: Reports) -> None: ...
+              transform: Any, trust: bool, support: bool, reports: Reports) -> None: ...
 
     def cancel(self) -> None: ...
 
@@ -73,7 +73,7 @@ class Synthesizer:
 
     def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str = "default",
               device: str = "auto", transform: Any = None, trust: bool = False,
-              reports: Reports | None = None) -> None:
+              support: bool = False, reports: Reports | None = None) -> None:
         """Begin a run.
 
         Args:
@@ -84,6 +84,7 @@ class Synthesizer:
             transform: linear transform node or 4x4 array, the input's local RAS to canonical space; None aligns
                 the head automatically.
             trust: the user has agreed to run this model, which comes from outside the installation.
+            support: also make the map of where the beam looked inside the head.
             reports: callbacks; a refusal comes through `finished`, like every other end.
 
         Raises:
@@ -105,7 +106,8 @@ class Synthesizer:
             request = {"op": "synthesize", "input": str(self._folder / "input.nrrd"),
                        "output": str(self._folder / "output.nrrd"), "model": model, "device": device,
                        "planes": "axial", "transform": None if matrix is None else matrix.ravel().tolist(),
-                       "trust_model": trust}
+                       "trust_model": trust,
+                       "confidence": str(self._folder / "support.nrrd") if support else None}
             self._worker.send(request, self._handle)
         except USMRIError as error:
             self._finish(None, error)
@@ -176,7 +178,9 @@ def read_result(result: Mapping[str, Any], path: Path) -> nodes.Result:
     """What the worker left behind, checked. Raises Failed when a part of it is missing or unreadable."""
     try:
         transform = np.asarray(result["ras_to_canonical"], dtype=np.float64).reshape(4, 4)
-        return nodes.Result(Volume.read(path), transform, dict(result.get("provenance", {})))
+        support = result.get("confidence")
+        return nodes.Result(Volume.read(path), transform, dict(result.get("provenance", {})),
+                            Volume.read(support) if support else None)
     except (KeyError, TypeError, ValueError, USMRIError) as error:
         log.debug("the worker's result could not be read", exc_info=True)
         raise Failed("result", "The result of the synthesis process could not be read.",
