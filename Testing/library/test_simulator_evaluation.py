@@ -156,7 +156,8 @@ def test_cases_on_disk_give_their_frames_or_their_slice(tmp_path: Path) -> None:
 def test_the_last_line_holds_the_figures_and_the_picture_its_order(
     sides: dict[str, frames.Frames], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measured = [{"view": "left", "near_cnr": 0.5, "far_cnr": 1.0, "near_far_tissue": 0.8, "hemispheres": [0.8, 0.9]}]
+    measured = [{"view": "left", "near_cnr": 0.5, "far_cnr": 1.0, "far_cnr_whole": 0.7, "near_far_tissue": 0.8,
+                 "hemispheres": [0.8, 0.9]}]  # fmt: skip
     real, simulated = (sides[name].take(np.arange(32)) for name in ("real", "alike"))
     monkeypatch.setattr(frames, "real_frames", lambda data: real)
     monkeypatch.setattr(simulator, "simulate", lambda *_, **__: (simulated, measured))

@@ -25,6 +25,8 @@ from ..normalisation.canonical import SIZE, SPACING_MM
 PARTS = ("train", "val", "test")
 _HC_SLICE = SIZE // 2
 _SOURCES = Path(__file__).resolve().parents[1] / "simulation"
+_MEASURES = [Path(__file__).with_name(name) for name in ("volumes.py", "appearance.py")]
+_EVERY_VOLUME = 3  # heads
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,32 +114,33 @@ def simulated_frames(
 ) -> tuple[Frames, list[dict[str, Any]]]:
     """Frames of freshly simulated heads from all atlas weeks in turn, and what `volumes.measure` says of some heads.
 
-    Kept in `cache`, under a name that changes with the simulator's sources.
+    Kept in `cache`, under names that change with the simulator's sources, so that a stopped run goes on.
     """
     from ..simulation import atlas
 
     folders = atlas.available(data)
-    kept = cache / _fingerprint()
-    kept.mkdir(parents=True, exist_ok=True)
+    stills, measures = cache / f"frames-{_fingerprint()}", cache / f"volumes-{_fingerprint(*_MEASURES)}"
     jobs = []
     for n, name in enumerate(sorted(folders[n % len(folders)] for n in range(heads))):
-        target = kept / f"{name}-{seed + n}-{frames}{'-volume' if n % 3 == 0 else ''}.npz"
-        jobs.append((data, name, seed + n, frames, n % 3 == 0, target))
-    missing = [job for job in jobs if not job[-1].exists()]
+        volume = measures / f"{name}-{seed + n}.json" if n % _EVERY_VOLUME == 0 else None
+        jobs.append(_Job(data, name, seed + n, frames, stills / f"{name}-{seed + n}-{frames}.npz", volume))
+    missing = [job for job in jobs if not job.done]
     if missing:
+        for folder in (stills, measures):
+            folder.mkdir(parents=True, exist_ok=True)
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
             for number, _ in enumerate(pool.imap_unordered(_head, missing, chunksize=2), start=1):
                 if progress:
                     progress(number / len(missing), f"{number} of {len(missing)} heads simulated")
-    pictures, axes, names, measured = [], [], [], []
+    pictures, axes, names = [], [], []
     for job in jobs:
-        with np.load(job[-1]) as file:
+        with np.load(job.stills) as file:
             pictures += [treated(us) for us in file["us"]]
             axes += list(file["axes"])
-            names += [f"{job[1]} seed {job[2]}"] * frames
-            measured.append(json.loads(str(file["volume"])))
+            names += [f"{job.atlas} seed {job.seed}"] * frames
     parts = parts_of_weeks([_week(name) for name in names])
-    return _frames(pictures, axes, names, parts), [row for row in measured if row]
+    measured = [json.loads(job.volume.read_text(encoding="utf-8")) for job in jobs if job.volume]
+    return _frames(pictures, axes, names, parts), measured
 
 
 def stored_frames(folder: Path) -> Frames:
@@ -185,31 +188,44 @@ def _frames(
     )  # fmt: skip
 
 
-def _head(job: tuple[Path, str, int, int, bool, Path]) -> None:
-    """Write a head's frames (pictures, half axes), and its volume's measures where they are wanted."""
+@dataclass(frozen=True)
+class _Job:
+    """A head to simulate: `frames` 2D frames into `stills`; its volume's measures into `volume` where wanted."""
+
+    data: Path
+    atlas: str
+    seed: int
+    frames: int
+    stills: Path
+    volume: Path | None
+
+    @property
+    def done(self) -> bool:
+        return self.stills.exists() and (self.volume is None or self.volume.exists())
+
+
+def _head(job: _Job) -> None:
     import torch
 
     from ..simulation import anatomy, atlas, frame
     from . import volumes
 
-    data, folder, seed, count, with_volume, target = job
     torch.set_num_threads(1)
-    head = anatomy.build(atlas.load(data, folder), seed)
-    made = [frame.simulate_frame(head, 100 * seed + n) for n in range(count)]
-    measured = volumes.measure(head, seed) if with_volume else {}
-    partial = target.with_suffix(".partial.npz")
-    np.savez(
-        partial,
-        us=np.stack([item.us for item in made]),
-        axes=np.array([half_axes(item.skull) for item in made]),
-        volume=np.str_(json.dumps(measured)),
-    )
-    partial.replace(target)
+    head = anatomy.build(atlas.load(job.data, job.atlas), job.seed)
+    if not job.stills.exists():
+        made = [frame.simulate_frame(head, 100 * job.seed + n) for n in range(job.frames)]
+        partial = job.stills.with_suffix(".partial.npz")
+        axes = np.array([half_axes(item.skull) for item in made])
+        np.savez(partial, us=np.stack([item.us for item in made]), axes=axes)
+        partial.replace(job.stills)
+    if job.volume and not job.volume.exists():
+        part = job.volume.with_suffix(".partial")
+        part.write_text(json.dumps(volumes.measure(head, job.seed)), encoding="utf-8")
+        part.replace(job.volume)
 
 
-def _fingerprint() -> str:
+def _fingerprint(*more: Path) -> str:
     digest = hashlib.sha256()
-    here = [Path(__file__).with_name(name) for name in ("frames.py", "volumes.py", "appearance.py")]
-    for path in sorted([*_SOURCES.glob("*.py"), *_SOURCES.glob("*.json"), *here]):
+    for path in [*sorted([*_SOURCES.glob("*.py"), *_SOURCES.glob("*.json")]), *more]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -22,6 +22,7 @@ HEADS, FRAMES_A_HEAD = 30, 9
 _THREADS = 2
 _CLUES = 10
 _FEWEST = 3
+_VOLUME_KEYS = ("near_cnr", "far_cnr", "far_cnr_whole", "near_far_tissue")
 Progress = Callable[[float, str], None]
 
 
@@ -100,7 +101,7 @@ def _speckle() -> dict[str, Any]:
 
 def _volumes(measured: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the volumes; near over far is the ratio of contrasts: haze and shadows take it below 1."""
-    table = {key: np.array([row[key] for row in measured], float) for key in ("near_cnr", "far_cnr", "near_far_tissue")}
+    table = {key: np.array([row[key] for row in measured], float) for key in _VOLUME_KEYS}
     planes = np.array([row["hemispheres"] for row in measured], float)
     far = float(np.nanmean(table["far_cnr"]))
     seen = np.isfinite(table["near_cnr"]) & np.isfinite(table["far_cnr"])
@@ -109,6 +110,7 @@ def _volumes(measured: list[dict[str, Any]]) -> dict[str, Any]:
         "views": sorted({row["view"] for row in measured}),
         "far_cnr": far,
         "far_cnr_lowest": float(np.nanmin(table["far_cnr"])),
+        "far_cnr_whole": float(np.nanmean(table["far_cnr_whole"])),
         "near_cnr": float(np.nanmean(table["near_cnr"])),
         "near_far_ratio": float(table["near_cnr"][seen].mean() / table["far_cnr"][seen].mean()),
         "near_far_tissue_grey": float(np.nanmedian(table["near_far_tissue"])),
@@ -137,6 +139,7 @@ def table(result: dict[str, Any]) -> str:
             f"speckle SNR of the envelope            {result['speckle_snr']:.3f}   [{low:.3f}, {high:.3f}]; ideal 1.91",
             f"far ventricle-to-tissue CNR            {result['far_cnr']:.2f}    "
             f"(lowest of {result['volumes']}: {result['far_cnr_lowest']:.2f}; views {', '.join(result['views'])})",
+            f"  walls and choroid's surroundings too  {result['far_cnr_whole']:.2f}",
             f"near over far: ventricle CNR           {result['near_far_ratio']:.2f}    (near {result['near_cnr']:.2f})",
             f"near over far: grey of white matter    {result['near_far_tissue_grey']:.2f}",
             "  in the plane, whole hemispheres: grey {:.2f}, contrast {:.2f}".format(*result["near_far_simulated"]),

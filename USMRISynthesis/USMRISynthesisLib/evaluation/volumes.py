@@ -15,14 +15,19 @@ from .appearance import near_over_far
 
 _MIDDLE_MM = 4.0  # neither near nor far
 _REACH_MM = 9.0  # tissue that far from a ventricle is compared with it
-_FEW = 300  # voxels
+_WALL_VOXELS = 2  # 1.2 mm, the point spread's width: nearer to a wall or to choroid plexus their echoes fill the fluid
+_CHOROID_VOXELS = 4
+_FEW = 150  # voxels
 _TISSUE = (1, 6)  # white matter, deep grey
 
 
 def measure(head: anatomy.Anatomy, seed: int, view: str | None = None) -> dict[str, Any]:
     """near_cnr, far_cnr: tissue minus ventricle over the root of both variances; near_far_tissue: mean grey of white
     matter near the probe over far from it; hemispheres: grey and contrast, near over far, in the head-circumference
-    plane, where the probe stands beside it.  Choroid plexus is left out.  nan where the pyramid shows too little."""
+    plane, where the probe stands beside it.  nan where the pyramid shows too little.
+
+    Ventricles are their open fluid, 1.2 mm from the walls and 2.4 mm from choroid plexus; `*_cnr_whole` takes all that
+    is labelled as ventricle, whatever the point spread brings into it."""
     us, fan, sweep = acquisition.simulate_canonical(head, seed, view=view)
     return {"view": sweep.view, **contrasts(us, fan, head, sweep.beam.axes[2])}
 
@@ -34,14 +39,18 @@ def contrasts(us: np.ndarray, fan: np.ndarray, head: anatomy.Anatomy, depth_axis
         axis[2][:, None, None] * depth_axis[2] + axis[1][None, :, None] * depth_axis[1]
         + axis[0][None, None, :] * depth_axis[0]
     )  # fmt: skip
-    ventricle = ndimage.binary_erosion(head.labels == atlas.VENTRICLES) & fan  # without the walls' bright lines
+    whole = (head.labels == atlas.VENTRICLES) & fan
+    choroid = ndimage.binary_dilation(head.labels == anatomy.CHOROID, iterations=_CHOROID_VOXELS)
+    ventricle = ndimage.binary_erosion(head.labels == atlas.VENTRICLES, iterations=_WALL_VOXELS) & fan & ~choroid
     around = ndimage.binary_dilation(ventricle, iterations=round(_REACH_MM / SPACING_MM))
-    tissue = ndimage.binary_erosion(np.isin(head.labels, _TISSUE)) & fan
+    tissue = ndimage.binary_erosion(np.isin(head.labels, _TISSUE)) & fan & ~choroid
     white = (head.labels == atlas.WHITE_MATTER) & fan
     values: dict[str, Any] = {}
     means = {}
     for name, side in (("near", depth < -_MIDDLE_MM), ("far", depth > _MIDDLE_MM)):
-        values[f"{name}_cnr"] = cnr(us[tissue & around & side], us[ventricle & side])
+        beside = us[tissue & around & side]
+        values[f"{name}_cnr"] = cnr(beside, us[ventricle & side])
+        values[f"{name}_cnr_whole"] = cnr(beside, us[whole & side])
         grey = us[white & side]
         means[name] = float(grey.mean()) if grey.size > _FEW else np.nan
     values["near_far_tissue"] = means["near"] / (means["far"] + 1e-3)
