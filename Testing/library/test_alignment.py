@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.alignment import evaluate_frames
 from USMRISynthesisLib.gate import find_fan
-from USMRISynthesisLib.normalisation.alignment import ELLIPSOID_Z_MM, LOW_SCORE, align
+from USMRISynthesisLib.normalisation.alignment import ELLIPSOID_Z_MM, LOW_SCORE
+from USMRISynthesisLib.normalisation.alignment import align_skull as align
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM, SIZE, canonical_axis_mm, to_canonical
 from USMRISynthesisLib.volume import Volume
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from USMRISynthesisLib import cli
-from USMRISynthesisLib.errors import Cancelled, Refused
+from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.normalisation import network_align
 from USMRISynthesisLib.normalisation.canonical import canonical_ijk_to_ras
 from USMRISynthesisLib.normalisation.coordinates import angle_deg, fit_similarity, rotation_of
@@ -320,9 +321,27 @@ def test_an_export_loads_with_its_hash_and_answers(exported, data):
     found = network_align.align_volume(networks, volume, case["fan"][::2, ::2, ::2])
     assert found is None or found.score < 0.9  # five steps teach nothing, and it says so
     align_frame(networks, Volume(case["us"][80:81], canonical_ijk_to_ras()), np.asarray(case["fan"][80:81]))
-    (exported / "model.pt").write_bytes((exported / "model.pt").read_bytes() + b" ")
-    with pytest.raises(Exception, match="SHA-256"):
-        network_align.load_networks(str(exported), consent=lambda sha256, name: True)
+    damaged = Path(shutil.copytree(exported, exported.parent / "damaged"))
+    (damaged / "model.pt").write_bytes((damaged / "model.pt").read_bytes() + b" ")
+    with pytest.raises(Failed, match="SHA-256"):
+        network_align.load_networks(str(damaged), consent=lambda sha256, name: True)
+
+
+def test_the_corridors_alignment_is_the_networks_where_it_is_installed(exported, monkeypatch):
+    from USMRISynthesisLib import weights
+    from USMRISynthesisLib.normalisation import alignment, learned
+
+    monkeypatch.setattr(weights, "bundled_folders", lambda: [exported.parent])
+    case = simulated_case(9)
+    step = canonical_ijk_to_ras() @ np.diag([2, 2, 2, 1.0])
+    volume, fan = Volume(case["us"][::2, ::2, ::2], step), np.ascontiguousarray(case["fan"][::2, ::2, ::2])
+    found = alignment.align(volume, fan)
+    assert found.method == "network" or found.score <= alignment.UNSEEN_SCORE
+    assert alignment.align(volume, fan, transform=np.eye(4)).method == "given"
+    monkeypatch.setattr(learned, "align_by_network", lambda *_, **__: None)
+    assert alignment.align(volume, fan).score <= alignment.UNSEEN_SCORE < alignment.LOW_SCORE
+    monkeypatch.setattr(weights, "bundled_folders", lambda: [])
+    assert alignment.align(volume, fan).method == "ellipsoid"
 
 
 def test_an_export_holds_no_operator_that_torch_2_1_lacks(trained, tmp_path):

@@ -1,16 +1,16 @@
 """From an ultrasound image to canonical space: where the head lies, how large it is, and how sure that is.
 
-Place and size come from the skull (``skull.py``). Orientation is given or assumed, never claimed: without a
-``transform`` a volume's RAS axes are taken to be the fetal anatomy's to within about 25 degrees. The ellipsoid may
-tilt a little to outline the head, but the assumed axes stay: on simulated heads its tilt explained a third of the
-true pitch and a seventh of the yaw, and following it made the orientation worse. A frame is taken to
-show the head-circumference plane, its ellipse's major axis along +-A: the end nearer to the assumed anterior
-becomes anterior, so which end is the face is left open.
+The alignment network (``learned.py``) finds a head in any orientation. Where its weights or torch are not there, the
+skull alone is fitted (``skull.py``), and orientation is assumed, never claimed: a volume's RAS axes are taken to be the
+fetal anatomy's to within about 25 degrees. The ellipsoid may tilt a little to outline the head, but the assumed axes
+stay: on simulated heads its tilt explained a third of the true pitch and a seventh of the yaw, and following it made
+the orientation worse. A frame is taken to show the head-circumference plane, its ellipse's major axis along +-A: the
+end nearer to the assumed anterior becomes anterior, so which end is the face is left open.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
@@ -30,6 +30,8 @@ from USMRISynthesisLib.volume import Volume
 
 # Below this an alignment is not to be trusted; the user should look, or give a transform.
 LOW_SCORE = 0.5
+# The most that a skull is worth in which the network saw no head.
+UNSEEN_SCORE = 0.2
 # The skull's prominence at which the score is one half, and the step over which it changes, in frames and volumes.
 _PROMINENCE = {2: (0.50, 0.05), 3: (0.20, 0.03)}
 # A whole skull reaches further down than the ellipsoid that fits its vault, and is a little longer: where the centre
@@ -50,7 +52,7 @@ class Alignment:
         semi_axes: (3,) along R, A, S, canonical mm. A frame's ellipse has 0 as the third.
         rotation: (3, 3), columns are the directions of the semi-axes.
         score: 0-1, how well a skull fits; below ``LOW_SCORE`` it is not to be trusted.
-        method: "given", "ellipse" or "ellipsoid".
+        method: "given", "network", "ellipse" or "ellipsoid".
     """
 
     ras_to_canonical: np.ndarray
@@ -80,8 +82,36 @@ class Alignment:
         return mask
 
 
-def align(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None = None) -> Alignment:
-    """Find the head, or its outline only where the transform is given.
+def align(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None = None,
+          gestational_age: float | None = None) -> Alignment:
+    """Find the head: by the network where it is installed, else by its skull; the outline alone with a transform.
+
+    Args:
+        volume: an admitted ultrasound volume or frame.
+        fan: (k, j, i) bool, from the gate.
+        transform: (4, 4) RAS mm to canonical mm, kept exactly; its scale should bring the head to 88 mm.
+        gestational_age: weeks, where it is known: a prior for the head's size.
+
+    Raises:
+        Refused: nothing in the image has a possible size for a head, or the transform is not invertible.
+        Failed: the network's weights are damaged.
+    """
+    from USMRISynthesisLib.normalisation import learned
+
+    if transform is not None or not learned.is_installed():
+        return align_skull(volume, fan, transform=transform)
+    try:
+        found = learned.align_by_network(volume, fan, gestational_age=gestational_age)
+    except (ImportError, OSError):  # no torch, or an installation that broke half-way
+        return align_skull(volume, fan)
+    if found is not None:
+        return found
+    outline = align_skull(volume, fan)  # something to show; the network says that it is no head
+    return replace(outline, score=min(outline.score, UNSEEN_SCORE))
+
+
+def align_skull(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None = None) -> Alignment:
+    """Find the head by its skull, or its outline only where the transform is given.
 
     Args:
         volume: an admitted ultrasound volume or frame.

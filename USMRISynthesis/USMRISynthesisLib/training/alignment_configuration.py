@@ -49,7 +49,7 @@ class AlignmentConfig:
     """Everything an alignment run depends on. `output` is the run's folder; `minutes` 0 means no limit.
 
     batch: cubes of 64 cells a step; of what is smaller, more. strength: of the disturbances of the images, 0 = off.
-    real: share of real frames in the 2D batches. The rate is constant over the first half of the run, then falls linearly to 0.
+    real: share of real frames in the 2D batches. The rate is constant over the first half, then falls linearly to 0.
     evaluate_minutes: between evaluations; evaluation_poses: random poses for each validation head.
     """
 

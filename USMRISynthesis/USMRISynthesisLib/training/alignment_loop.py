@@ -37,8 +37,8 @@ from .monitoring import Log, progress_line
 
 _AHEAD = 3
 _SLICES_EACH = 4
-# Samples a step, in batches: a cube of 32 cells costs an eighth of one of 64, a square less.
-_SHARE = {"locate": 1, "orient": 3, "refine": 1, "frame": 4, "plane": 4}
+# Samples a step, in batches: a cube of 32 cells costs an eighth of one of 64, a square less still.
+_SHARE = {"locate": 2, "orient": 3, "refine": 1, "frame": 4, "plane": 4}
 
 
 def train_alignment(
