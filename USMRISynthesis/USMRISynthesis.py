@@ -34,7 +34,15 @@ class USMRISynthesis(ScriptedLoadableModule):
             "The method follows Jiao et al., Anatomy-aware self-supervised fetal MRI synthesis from unpaired "
             "ultrasound images (MLMI 2019), and Self-supervised ultrasound to MRI fetal brain image synthesis "
             "(IEEE Transactions on Medical Imaging 2020).")
-        slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", onStartupCompleted)
+
+
+def onStartupCompleted() -> None:
+    """Mark synthetic images wherever they are shown, also in scenes from elsewhere; offer the sample images."""
+    from USMRISynthesisScene.marking import keep_marked
+
+    keep_marked()
+    registerSampleData()
 
 
 def registerSampleData() -> None:
@@ -52,8 +60,10 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
 
     def setup(self) -> None:
         """Called once, when the user opens the module for the first time."""
+        from USMRISynthesisScene.marking import keep_marked
         from USMRISynthesisScene.panel import SynthesisPanel
 
+        keep_marked()
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/USMRISynthesis.ui"))
         self.layout.addWidget(uiWidget)
@@ -72,6 +82,9 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
 
     def onReload(self) -> None:
         """Reload the packages as well, not only this file."""
+        from USMRISynthesisScene.marking import stop_marking
+
+        stop_marking()
         for name in [name for name in sys.modules if name.split(".")[0] in (
                 "USMRISynthesisScene", "USMRISynthesisLib")]:
             del sys.modules[name]

@@ -63,6 +63,18 @@ def ijk_to_ras(node: Any) -> np.ndarray:
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
+def add_result(source: Any) -> Any:
+    """A made-up MR-like image: smooth brain where the head is bright enough."""
+    from scipy.ndimage import gaussian_filter
+    from USMRISynthesisLib.volume import Volume
+    from USMRISynthesisScene import nodes
+
+    voxels = slicer.util.arrayFromVolume(source).astype(float)
+    smooth = gaussian_filter(voxels, 0 if voxels.shape[0] == 1 else 1.5)
+    mr = np.where(voxels > 0, np.clip(1000 - 6 * smooth, 0, 1000), 0).astype(np.int16)
+    return nodes.write_result(nodes.Result(Volume(mr, ijk_to_ras(source)), np.eye(4), {}), source)
+
+
 def spin_until(condition: Callable[[], bool], seconds: float = 240.0) -> None:
     """Let events happen until the condition holds."""
     end = time.monotonic() + seconds

@@ -7,19 +7,8 @@ import numpy as np
 import pytest
 import slicer
 from host_slicer.slice_view import picture_of, write_png
-from scenery import PICTURES, add_frame, add_head, ijk_to_ras
-from USMRISynthesisLib.volume import Volume
-from USMRISynthesisScene import layout, nodes
-
-
-def add_result(source: Any) -> Any:
-    """A made-up MR-like image: smooth brain where the head is bright enough."""
-    from scipy.ndimage import gaussian_filter
-
-    voxels = slicer.util.arrayFromVolume(source).astype(float)
-    smooth = gaussian_filter(voxels, 0 if voxels.shape[0] == 1 else 1.5)
-    mr = np.where(voxels > 0, np.clip(1000 - 6 * smooth, 0, 1000), 0).astype(np.int16)
-    return nodes.write_result(nodes.Result(Volume(mr, ijk_to_ras(source)), np.eye(4), {}), source)
+from scenery import PICTURES, add_frame, add_head, add_result
+from USMRISynthesisScene import layout
 
 
 def pictures() -> list[np.ndarray]:
@@ -83,16 +72,6 @@ def test_views_of_the_user_are_left_alone() -> None:
     layout.show_comparison(source, add_result(source))
     assert red.GetBackgroundVolumeID() == source.GetID()
     assert red.GetForegroundVolumeID() is None
-
-
-def test_views_with_the_mr_like_image_say_synthetic() -> None:
-    source = add_head()
-    layout.show_comparison(source, add_result(source))
-    manager = slicer.app.layoutManager()
-    for tag, marked in ((layout.ULTRASOUND, False), (layout.FUSED, True), (layout.MR, True)):
-        annotation = manager.sliceWidget(tag).sliceView().cornerAnnotation()
-        texts = [annotation.GetText(corner) for corner in range(8)]
-        assert (nodes.SYNTHETIC in texts) is marked
 
 
 def test_comparison_can_be_shown_again_after_another_layout() -> None:

@@ -8,6 +8,7 @@ import slicer
 
 from host_slicer.generated import bare_class, plays
 from host_slicer.slice_view import qMRMLSliceWidget
+from host_slicer.three_d_view import qMRMLThreeDWidget
 
 
 @plays
@@ -19,6 +20,7 @@ class qSlicerLayoutManager(bare_class("qSlicerLayoutManager")):  # type: ignore[
         self._logic = slicer.vtkMRMLLayoutLogic()
         self._logic.SetMRMLScene(scene)
         self._widgets: dict[str, Any] = {}
+        self._three_d: list[Any] = []
         self._value_layout = 0
         self.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
 
@@ -43,6 +45,10 @@ class qSlicerLayoutManager(bare_class("qSlicerLayoutManager")):  # type: ignore[
     def sliceWidget(self, name: str) -> Any:
         return self._widgets.get(name)
 
+    def threeDWidget(self, which: int | str) -> Any:
+        return self._three_d[which] if isinstance(which, int) else {
+            one.mrmlViewNode().GetLayoutName(): one for one in self._three_d}.get(which)
+
     def _names_in_layout(self) -> list[str]:
         node = self._logic.GetLayoutNode()
         root = ElementTree.fromstring(node.GetLayoutDescription(node.GetViewArrangement()))
@@ -52,6 +58,10 @@ class qSlicerLayoutManager(bare_class("qSlicerLayoutManager")):  # type: ignore[
     def _create_views(self) -> None:
         views = self._logic.GetViewNodes()
         nodes = [views.GetItemAsObject(i) for i in range(views.GetNumberOfItems())]
+        known = [one.mrmlViewNode() for one in self._three_d]
+        self._three_d += [qMRMLThreeDWidget(node) for node in nodes
+                          if node.IsA("vtkMRMLViewNode") and node not in known]
+        self._value_threeDViewCount = len(self._three_d)
         for node in nodes:
             if node.IsA("vtkMRMLSliceNode") and node.GetLayoutName() not in self._widgets:
                 widget = qMRMLSliceWidget()

@@ -1,7 +1,7 @@
 """`slicer.parameterNodeWrapper`: typed access to a parameter node and its connection to widgets.
 
 The part that the product uses: node, str, int, float and bool parameters, defaults, `Choice`; node selectors, check
-boxes and combo boxes. A type or widget outside that raises, as it does in Slicer.
+boxes, combo boxes, spin boxes and sliders. A type or widget outside that raises, as it does in Slicer.
 """
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ class Choice:
     def validate(self, value: Any) -> None:
         if value not in self.choices:
             raise ValueError(f"Value {value!r} must be within {self.choices}")
+
+
+class WithinRange:
+    """Validator: the number must lie between these two."""
+
+    def __init__(self, minimum: float, maximum: float) -> None:
+        self.minimum, self.maximum = minimum, maximum
+
+    def validate(self, value: Any) -> None:
+        if not self.minimum <= value <= self.maximum:
+            raise ValueError(f"Value must be within [{self.minimum}, {self.maximum}], is {value}")
 
 
 class _Parameter:
@@ -141,8 +152,10 @@ class _Connection:
     """One widget and one parameter, kept the same both ways."""
 
     def __init__(self, wrapper: Any, parameter: _Parameter, widget: Any) -> None:
+        import ctk
         import qt
 
+        self.number = False
         self.wrapper, self.parameter, self.widget = wrapper, parameter, widget
         self.choices: list[Any] = []
         self.updating = False
@@ -151,6 +164,14 @@ class _Connection:
             self.signal = widget.currentNodeChanged
         elif parameter.type is bool and type(widget) is qt.QCheckBox:
             self.signal = widget.stateChanged
+        elif parameter.type is float and type(widget) in (qt.QDoubleSpinBox, ctk.ctkSliderWidget):
+            within = [one for one in parameter.validators if isinstance(one, WithinRange)]
+            if type(widget) is ctk.ctkSliderWidget and not within:
+                raise RuntimeError("Cannot have a connection to ctkSliderWidget where the float types is unbounded.")
+            if within:
+                widget.minimum, widget.maximum = within[0].minimum, within[0].maximum
+            self.number = True
+            self.signal = widget.valueChanged
         elif type(widget) is qt.QComboBox:
             choices = [one for one in parameter.validators if isinstance(one, Choice)]
             if not choices:
@@ -171,6 +192,8 @@ class _Connection:
                 value = self.widget.currentNode()
             elif self.choices:
                 value = self.choices[self.widget.currentIndex]
+            elif self.number:
+                value = self.widget.value
             else:
                 value = self.widget.checked
             self.wrapper.setValue(self.parameter.name, value)
@@ -183,6 +206,8 @@ class _Connection:
                 self.widget.setCurrentNode(value)
             elif self.choices:
                 self.widget.currentIndex = self.choices.index(value)
+            elif self.number:
+                self.widget.value = value
             else:
                 self.widget.checked = value
         finally:
@@ -196,5 +221,6 @@ class _Connection:
 def parameter_node_module() -> types.ModuleType:
     module = types.ModuleType("slicer.parameterNodeWrapper")
     module.Choice = Choice  # type: ignore[attr-defined]
+    module.WithinRange = WithinRange  # type: ignore[attr-defined]
     module.parameterNodeWrapper = parameterNodeWrapper  # type: ignore[attr-defined]
     return module

@@ -1,10 +1,13 @@
 """The scene and what Slicer's application puts beside it: logics, default nodes, subject hierarchy items."""
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 import slicer
 import vtk
+
+_kept: list[Any] = []
 
 
 def create_scene() -> tuple[Any, Any, dict[str, Any]]:
@@ -21,9 +24,11 @@ def create_scene() -> tuple[Any, Any, dict[str, Any]]:
     application_logic.GetColorLogic().SetMRMLScene(scene)
     application_logic.GetColorLogic().AddDefaultColorNodes()
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
+    scene.RegisterNodeClass(slicer.vtkMRMLCPURayCastVolumeRenderingDisplayNode())
     logics = {name: _logic(class_, name, scene, application_logic) for name, class_ in {
         "Volumes": slicer.vtkSlicerVolumesLogic, "SubjectHierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic,
         "Transforms": slicer.vtkSlicerTransformLogic}.items()}
+    _give_file_access(scene)
     _follow_with_subject_hierarchy(scene)
     return scene, application_logic, logics
 
@@ -34,6 +39,15 @@ def _logic(class_: type, name: str, scene: Any, application_logic: Any) -> Any:
     logic.SetMRMLApplicationLogic(application_logic)
     application_logic.SetModuleLogic(name, logic)
     return logic
+
+
+def _give_file_access(scene: Any) -> None:
+    """What bundles (.mrb) are unpacked with."""
+    logic, folder = slicer.vtkMRMLRemoteIOLogic(), tempfile.TemporaryDirectory(prefix="host-slicer-cache-")
+    logic.SetMRMLScene(scene)
+    logic.GetCacheManager().SetRemoteCacheDirectory(folder.name)
+    logic.AddDataIOToScene()
+    _kept.extend([logic, folder])   # the scene does not own them
 
 
 def _follow_with_subject_hierarchy(scene: Any) -> None:

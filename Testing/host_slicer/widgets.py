@@ -90,3 +90,49 @@ class ctkCollapsibleButton(bare_class("ctkCollapsibleButton")):  # type: ignore[
 
     def hitButton(self, position: QtCore.QPoint) -> bool:
         return position.y() < self._heading_height()
+
+
+@plays
+class ctkSliderWidget(bare_class("ctkSliderWidget")):  # type: ignore[misc]
+    """A slider and a spin box that show one value."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._slider, self._spin = QtWidgets.QSlider(QtCore.Qt.Horizontal), QtWidgets.QDoubleSpinBox()
+        self._value_maximum, self._value_singleStep, self._value_decimals = 99.0, 1.0, 2
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._slider)
+        layout.addWidget(self._spin)
+        self._slider.valueChanged.connect(lambda step: self._take(self.minimum + step * self.singleStep))
+        self._spin.valueChanged.connect(self._take)
+        for name in ("minimum", "maximum", "singleStep", "decimals", "suffix"):
+            setattr(self, f"_changed_{name}", self._set_up)
+
+    def _set_up(self) -> None:
+        self._changing = True
+        self._slider.setRange(0, round((self.maximum - self.minimum) / (self.singleStep or 1.0)))
+        self._spin.setRange(self.minimum, self.maximum)
+        self._spin.setSingleStep(self.singleStep)
+        self._spin.setDecimals(self.decimals)
+        self._spin.setSuffix(self.suffix)
+        self._changing = False
+        self._show()
+
+    def _take(self, value: float) -> None:
+        if not self.__dict__.get("_changing"):
+            self.value = value
+
+    def setValue(self, value: float) -> None:
+        self.value = value
+
+    def _changed_value(self) -> None:
+        self._value_value = min(max(self._value_value, self.minimum), self.maximum)
+        self._show()
+        self.valueChanged.emit(self._value_value)
+
+    def _show(self) -> None:
+        self._changing = True
+        self._slider.setValue(round((self.value - self.minimum) / (self.singleStep or 1.0)))
+        self._spin.setValue(self.value)
+        self._changing = False

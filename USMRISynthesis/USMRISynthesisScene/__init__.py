@@ -8,7 +8,10 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     synthesis.py        one run: export, worker, import into the scene only after success
     torch_install.py    is torch there, and who installs it
     layout.py           ultrasound | fused | MR-like, side by side
-    panel.py            what the user clicks
+    marking.py          the words "SYNTHETIC" in every view that shows a synthetic image
+    contours.py         the MR-like image's contours over the ultrasound
+    panel.py            what the user clicks: one run
+    panel_*.py          the sections of the panel under it
     parameters.py       its choices, saved with the scene
     settings.py         its choices, remembered for the user
     inputs.py           which volume is the ultrasound

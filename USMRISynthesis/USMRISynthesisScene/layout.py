@@ -1,19 +1,18 @@
 """Ultrasound | fused | MR-like, side by side, in views of their own.
 
 The views form one view group and are linked and hot-linked: scrolling, zooming and turning one moves all three.
-The user's own views are not touched; another layout is one click away in Slicer's layout menu.
+The user's own views are not touched, and the layout that was there before is one click away.
 """
 from __future__ import annotations
 
 import slicer
 import vtk
 
-from USMRISynthesisScene.nodes import SYNTHETIC
-
 LAYOUT_ID = 27182           # any number that Slicer (below 1000) and other extensions do not use
 VIEW_GROUP = 27182
 ULTRASOUND, FUSED, MR = "USMRI-Ultrasound", "USMRI-Fused", "USMRI-MR"
 FUSION = 0.5
+_PREVIOUS = "USMRISynthesis.PreviousLayout"
 
 _VIEWS = ((ULTRASOUND, "US", "#4C9BE8"), (FUSED, "US + MR-like", "#8E7CC3"), (MR, "MR-like", "#E8A33D"))
 
@@ -31,6 +30,47 @@ def layout_description() -> str:
     return f'<layout type="horizontal" split="true">{items}</layout>'
 
 
+def register() -> None:
+    """Make the layout known, so that scenes saved in it and the layout node can name it."""
+    manager = slicer.app.layoutManager()
+    if manager is not None:
+        node = manager.layoutLogic().GetLayoutNode()
+        if node is not None and not node.IsLayoutDescription(LAYOUT_ID):
+            node.AddLayoutDescription(LAYOUT_ID, layout_description())
+
+
+def is_shown() -> bool:
+    """Whether the comparison layout is the present one."""
+    manager = slicer.app.layoutManager()
+    return manager is not None and manager.layout == LAYOUT_ID
+
+
+def leave_comparison() -> None:
+    """Back to the layout from which the comparison was opened."""
+    if is_shown():
+        manager = slicer.app.layoutManager()
+        previous = manager.layoutLogic().GetLayoutNode().GetAttribute(_PREVIOUS)
+        manager.setLayout(int(previous) if previous else slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+
+
+def set_fusion(fusion: float) -> None:
+    """Opacity, 0-1, of the MR-like image over the ultrasound in the middle view."""
+    manager = slicer.app.layoutManager()
+    widget = manager.sliceWidget(FUSED) if manager is not None else None
+    if widget is not None and widget.mrmlSliceCompositeNode().GetForegroundVolumeID():
+        widget.mrmlSliceCompositeNode().SetForegroundOpacity(fusion)
+
+
+def show_labels(labels: slicer.vtkMRMLLabelMapVolumeNode | None) -> None:
+    """Outline a label map in the ultrasound view and the fused view; None takes it away."""
+    manager = slicer.app.layoutManager()
+    for widget in [manager.sliceWidget(tag) for tag in (ULTRASOUND, FUSED)] if manager is not None else []:
+        if widget is not None:
+            widget.mrmlSliceCompositeNode().SetLabelVolumeID(labels.GetID() if labels is not None else None)
+            widget.mrmlSliceCompositeNode().SetLabelOpacity(1.0)
+            widget.mrmlSliceNode().SetUseLabelOutline(True)
+
+
 def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMRMLScalarVolumeNode,
                     fusion: float = FUSION) -> bool:
     """Switch to the comparison layout and show the two volumes in it.
@@ -44,9 +84,9 @@ def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMR
     manager = slicer.app.layoutManager()
     if manager is None:
         return False
-    node = manager.layoutLogic().GetLayoutNode()
-    if not node.IsLayoutDescription(LAYOUT_ID):
-        node.AddLayoutDescription(LAYOUT_ID, layout_description())
+    register()
+    if manager.layout != LAYOUT_ID:
+        manager.layoutLogic().GetLayoutNode().SetAttribute(_PREVIOUS, str(manager.layout))
     manager.setLayout(LAYOUT_ID)
     widgets = [manager.sliceWidget(tag) for tag, _label, _colour in _VIEWS]
     composites = [widget.mrmlSliceCompositeNode() for widget in widgets]
@@ -61,7 +101,6 @@ def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMR
         composite.SetLabelVolumeID(None)
     for widget in widgets:
         _face(widget, ultrasound)
-        _mark_synthetic(widget)
     for composite in composites:
         composite.SetLinkedControl(True)
         composite.SetHotLinkedControl(True)
@@ -71,6 +110,7 @@ def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMR
 def _face(widget: slicer.qMRMLSliceWidget, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
     """Look at the volume's own planes, since an oblique volume or a frame has no anatomical ones."""
     slice_node = widget.mrmlSliceNode()
+    slice_node.SetViewGroup(VIEW_GROUP)     # the layout gives it to new views only
     slice_node.SetOrientation("Axial")
     if volume.GetImageData().GetDimensions()[2] == 1:
         _look_along_k(slice_node, volume)
@@ -103,13 +143,3 @@ def _look_along_k(slice_node: slicer.vtkMRMLSliceNode, volume: slicer.vtkMRMLSca
     middle = [(centre[2 * axis] + centre[2 * axis + 1]) / 2 for axis in range(3)]
     slice_node.SetSliceToRASByNTP(*normal, *right, *middle, 0)
 
-
-def _mark_synthetic(widget: slicer.qMRMLSliceWidget) -> None:
-    """Wherever the MR-like image is shown, the picture says what it is, and so does every capture of it."""
-    if widget.mrmlSliceNode().GetLayoutName() == ULTRASOUND:
-        return
-    view = widget.sliceView()
-    annotation = view.cornerAnnotation()
-    annotation.SetText(vtk.vtkCornerAnnotation.UpperEdge, SYNTHETIC)
-    annotation.GetTextProperty().ShadowOn()   # legible on bright brain, too
-    view.scheduleRender()

@@ -17,7 +17,8 @@ from slicer.util import VTKObservationMixin
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Cancelled, USMRIError
 
-from USMRISynthesisScene import inputs, layout, nodes
+from USMRISynthesisScene import inputs, nodes
+from USMRISynthesisScene.panel_display import DisplaySection
 from USMRISynthesisScene.parameters import remember_choices
 from USMRISynthesisScene.progress import ProgressWords
 from USMRISynthesisScene.synthesis import Reports, SynthesizerProtocol
@@ -55,7 +56,7 @@ class SynthesisPanel(VTKObservationMixin):
         names = [folder.name for folder in weights.installed_models()]
         ui.modelComboBox.addItems(names or ["default"])
         ui.runButton.connect("clicked(bool)", self.on_run_button)
-        ui.compareButton.connect("clicked(bool)", self.on_compare_button)
+        self.display = DisplaySection(ui, self._comparable)
         ui.modelComboBox.connect("currentTextChanged(QString)", self._on_model_edited)
         ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self._on_input_chosen)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
@@ -116,7 +117,7 @@ class SynthesisPanel(VTKObservationMixin):
         else:
             self.ui.runButton.toolTip = _("Select an ultrasound volume first")
         self.ui.inputSummaryLabel.text = inputs.describe(source)
-        self.ui.compareButton.enabled = self._comparable() is not None
+        self.display.refresh()
 
     def _watch(self, source: Any) -> None:
         """Loading fills a node after it has been selected; its spacing can be corrected elsewhere, too."""
@@ -160,11 +161,6 @@ class SynthesisPanel(VTKObservationMixin):
             transform=parameters.alignment, trust=trust, support=parameters.makeSupport,
             reports=Reports(self._on_progress, self._on_message, self._on_finished))
 
-    def on_compare_button(self, checked: bool = False) -> None:
-        output = self._comparable()
-        if output is not None:
-            layout.show_comparison(nodes.source_of(output), output)
-
     def close(self) -> None:
         """The panel goes away: nothing may go on in the background."""
         self._closed = True
@@ -200,7 +196,8 @@ class SynthesisPanel(VTKObservationMixin):
             done = _("Done: {name}").format(name=node.GetName())
             self._show_idle("\n".join([done, *self._warnings]))   # a doubtful result must not look like a good one
             if self._parameters is not None and self._parameters.showComparison:
-                self.on_compare_button()
+                self.display.on_compare()
+            self.refresh()
             return
         self._show_idle(str(error))
         if error.kind == "consent":

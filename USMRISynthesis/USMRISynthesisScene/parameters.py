@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from slicer import vtkMRMLLinearTransformNode, vtkMRMLScalarVolumeNode
-from slicer.parameterNodeWrapper import Choice, parameterNodeWrapper
+from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import USMRIError
 
@@ -24,6 +24,8 @@ class SynthesisParameters:
     device - Where the networks run.
     showComparison - Show the result side by side with the ultrasound.
     makeSupport - Add the volume that says where the beam looked inside the head.
+    fusion - Opacity of the MR-like image over the ultrasound in the fused view.
+    showContours - Outline the MR-like image over the ultrasound.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -34,6 +36,8 @@ class SynthesisParameters:
     device: Annotated[str, Choice(DEVICES)] = "auto"
     showComparison: bool = True
     makeSupport: bool = False
+    fusion: Annotated[float, WithinRange(0, 1)] = 0.5
+    showContours: bool = False
 
 
 def parameters_of(node: Any) -> SynthesisParameters:

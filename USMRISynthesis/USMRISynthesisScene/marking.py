@@ -1,0 +1,119 @@
+"""SYNTHETIC - not for diagnosis in every view that shows a synthetic image, whoever put it there.
+
+The mark is looked for on the nodes, where it is saved with the scene, and written into the views' corner text, which
+captures show. The upper edge is used because Slicer's own slice annotations rewrite the corners.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+import vtk
+from slicer.util import VTKObservationMixin
+
+from USMRISynthesisScene import layout
+from USMRISynthesisScene.nodes import SYNTHETIC, is_synthetic
+
+_EDGE = vtk.vtkCornerAnnotation.UpperEdge
+_FOLLOWED = ("vtkMRMLSliceCompositeNode", "vtkMRMLVolumeNode", "vtkMRMLVolumeRenderingDisplayNode")
+_marks: SyntheticMarks | None = None
+
+
+def keep_marked() -> None:
+    """Mark the views from now on, for as long as Slicer runs. Calling it again changes nothing."""
+    global _marks
+    if _marks is None:
+        layout.register()   # a scene that was saved in the comparison layout finds it again
+        _marks = SyntheticMarks()
+
+
+def stop_marking() -> None:
+    """Before a reload, so that there are never two."""
+    global _marks
+    if _marks is not None:
+        _marks.close()
+        _marks = None
+
+
+class SyntheticMarks(VTKObservationMixin):
+    """Follows the slice views' volumes and volume rendering, and keeps the corner texts right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._followed: dict[Any, int] = {}
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.NodeAddedEvent, self._on_node_added)
+        for event in (scene.NodeRemovedEvent, scene.EndImportEvent, scene.EndCloseEvent, scene.EndRestoreEvent):
+            self.addObserver(scene, event, self.update)
+        for kind in _FOLLOWED:
+            for node in slicer.util.getNodesByClass(kind):
+                self._follow(node)
+        manager = slicer.app.layoutManager()
+        if manager is not None:
+            manager.connect("layoutChanged(int)", self._on_layout_changed)
+        self.update()
+
+    def close(self) -> None:
+        self.removeObservers()
+        for node, tag in self._followed.items():
+            node.RemoveObserver(tag)
+        self._followed.clear()
+        manager = slicer.app.layoutManager()
+        if manager is not None:
+            manager.disconnect("layoutChanged(int)", self._on_layout_changed)
+
+    def update(self, caller: Any = None, event: Any = None) -> None:
+        """Look at every view there is."""
+        if slicer.mrmlScene.IsClosing():
+            return
+        self._forget_removed()
+        manager = slicer.app.layoutManager()
+        if manager is None:
+            return
+        shown_in_3d = False
+        for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+            widget = manager.sliceWidget(composite.GetLayoutName())
+            if widget is None or widget.mrmlSliceCompositeNode() is not composite:
+                continue
+            shown = any(is_synthetic(slicer.mrmlScene.GetNodeByID(one or "")) for one in (
+                composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(), composite.GetLabelVolumeID()))
+            _write(widget.sliceView(), shown)
+            shown_in_3d = shown_in_3d or (shown and bool(widget.mrmlSliceNode().GetSliceVisible()))
+        rendered = [node for node in slicer.util.getNodesByClass("vtkMRMLVolumeRenderingDisplayNode")
+                    if node.GetVisibility() and is_synthetic(node.GetVolumeNode())]
+        for index in range(manager.threeDViewCount):
+            view = manager.threeDWidget(index).threeDView()
+            view_id = view.mrmlViewNode().GetID()
+            _write(view, shown_in_3d or any(node.IsDisplayableInView(view_id) for node in rendered))
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_node_added(self, caller: Any, event: Any, node: Any) -> None:
+        if any(node.IsA(kind) for kind in _FOLLOWED):
+            self._follow(node)
+
+    def _on_layout_changed(self, layout_id: int) -> None:
+        self.update()
+
+    def _follow(self, node: Any) -> None:
+        """Look again after each change of the node."""
+        if node not in self._followed:
+            self._followed[node] = node.AddObserver(vtk.vtkCommand.ModifiedEvent, self.update)
+
+    def _forget_removed(self) -> None:
+        """A node that is gone from the scene must not be kept alive from here."""
+        for node in [node for node in self._followed if node.GetScene() is not slicer.mrmlScene]:
+            node.RemoveObserver(self._followed.pop(node))
+
+
+def _write(view: Any, shown: bool) -> None:
+    """Write or remove our text; what others wrote there is left alone."""
+    annotation = view.cornerAnnotation()
+    text = annotation.GetText(_EDGE)
+    if shown and text != SYNTHETIC:
+        annotation.SetText(_EDGE, SYNTHETIC)
+        annotation.GetTextProperty().ShadowOn()   # legible on bright brain, too
+    elif not shown and text == SYNTHETIC:
+        annotation.SetText(_EDGE, "")
+    else:
+        return
+    view.scheduleRender()
