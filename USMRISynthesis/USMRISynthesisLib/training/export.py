@@ -27,8 +27,8 @@ from .configuration import configuration_from
 MODEL, MANIFEST, CARD = "model.pt", "manifest.json", "README.md"
 TOLERANCE = 1e-5
 INTENSITY = (
-    f"percentiles {LOW_PERCENTILE:g} and {HIGH_PERCENTILE:g} of the volume inside the fan -> [-1, 1], "
-    "clipped; -1 outside the fan"
+    f"percentiles {LOW_PERCENTILE:g} and {HIGH_PERCENTILE:g} of the volume inside the fan -> 0-1, clipped, to the "
+    "power of the exponent -> [-1, 1]; -1 outside the fan"
 )
 ATLAS = {
     "name": "Spina bifida fetal brain MR atlas, T2-weighted averages, 21-34 weeks, deformed, with ultrasound "
@@ -44,8 +44,8 @@ HC18 = {
 LIMITS = (
     "Not for diagnosis. The output is synthetic: it can show anatomy that is not there and leave out anatomy "
     "that is.",
-    "The MR side was learnt from averages of fetuses with spina bifida (large ventricles, small cerebellum): "
-    "their anatomy shows in the output of any fetus.",
+    "The MR side was learnt from averages of fetuses with spina bifida, deformed towards normal sizes of ventricles "
+    "and cerebellum: nobody has measured how much of their anatomy shows in the output of another fetus.",
     "The ultrasound side was learnt from simulated ultrasound: no real 3D fetal ultrasound was used, and no "
     "real ultrasound with its MR.",
     "What the beam did not reach - behind the skull, in shadow, outside the fan - is filled in from what the "
@@ -146,14 +146,17 @@ def card(manifest: Mapping[str, Any]) -> str:
         f"- {form['channels']} channels, {form['size']} x {form['size']} pixels of {form['spacing_mm']:g} mm: "
         f"{2 * form['neighbours'] + 1} neighbouring axial slices"
         + (", then the location z / 48 mm." if form["location"] else "."),
-        f"- Intensity: {form['intensity']}.",
+        f"- Intensity: {form['intensity']}. The exponent is {form.get('exponent', 1.0):g}.",
         f"- Output: {manifest['output']['meaning']}, in [-1, 1].",
         "",
         "## Training",
         "",
         *(f"- {item['name']}. {item['source']}. {item['licence']}." for item in training["data"]),
         f"- {training['cases']} simulated cases, {training['steps']} steps of {batch['simulated']} simulated "
-        f"slices and {batch['real']} real frames, seed {training['seed']}, {training['date']}.",
+        f"slices, {batch.get('framed', 0)} simulated and {batch['real']} real frames, seed {training['seed']}, "
+        f"{training['date']}.",
+        *([f"- It went on from other weights: {training['config']['initial']}."]
+          if training["config"].get("initial") else []),
         f"- Weights of the objective's terms: {weights}.",
         "",
         "## Figures",
