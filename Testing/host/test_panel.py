@@ -33,10 +33,9 @@ def test_first_volume_is_chosen_and_the_output_is_new_by_default(panel: Any, ui:
     assert panel.logic.getParameterNode().inputVolume is source
 
 
-def test_colour_volumes_and_label_maps_are_not_offered(ui: Any) -> None:
+def test_label_maps_are_not_offered(ui: Any) -> None:
     import numpy as np
 
-    slicer.util.addVolumeFromArray(np.zeros((4, 5, 6, 3), np.uint8), nodeClassName="vtkMRMLVectorVolumeNode")
     slicer.util.addVolumeFromArray(np.zeros((4, 5, 6), np.uint8), nodeClassName="vtkMRMLLabelMapVolumeNode")
     assert ui.inputSelector.nodeCount() == 0
 

@@ -47,7 +47,9 @@ class _Parameter:
         is_annotated = typing.get_origin(annotated) is typing.Annotated
         self.type = typing.get_args(annotated)[0] if is_annotated else annotated
         self.validators = [one for one in getattr(annotated, "__metadata__", ()) if hasattr(one, "validate")]
-        self.is_node = isinstance(self.type, type) and issubclass(self.type, slicer.vtkMRMLNode)
+        union = typing.get_origin(self.type) is typing.Union
+        self.types = typing.get_args(self.type) if union else (self.type,)
+        self.is_node = all(isinstance(one, type) and issubclass(one, slicer.vtkMRMLNode) for one in self.types)
         if not self.is_node and self.type not in (str, int, float, bool):
             raise TypeError(f"Unable to create serializer for member {name}: {self.type}")
         self.default = default if default is not None or self.is_node else self.type()
@@ -56,8 +58,8 @@ class _Parameter:
 
     def check(self, value: Any) -> None:
         if self.is_node:
-            if value is not None and not isinstance(value, self.type):
-                raise TypeError(f"{self.name} must be a {self.type.__name__}, not {type(value).__name__}")
+            if value is not None and not isinstance(value, self.types):
+                raise TypeError(f"{self.name} must be a {self.type}, not {type(value).__name__}")
         elif type(value) is not self.type and not (self.type is float and isinstance(value, int)):
             raise TypeError(f"{self.name} must be {self.type.__name__}, not {type(value).__name__}")
         for validator in self.validators:
@@ -160,7 +162,7 @@ class _Connection:
         self.choices: list[Any] = []
         self.updating = False
         if parameter.is_node and type(widget) is slicer.qMRMLNodeComboBox:
-            widget.nodeTypes = [parameter.type.__name__]
+            widget.nodeTypes = [one.__name__ for one in parameter.types]
             self.signal = widget.currentNodeChanged
         elif parameter.type is bool and type(widget) is qt.QCheckBox:
             self.signal = widget.stateChanged

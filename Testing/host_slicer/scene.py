@@ -27,7 +27,7 @@ def create_scene() -> tuple[Any, Any, dict[str, Any]]:
     scene.RegisterNodeClass(slicer.vtkMRMLCPURayCastVolumeRenderingDisplayNode())
     logics = {name: _logic(class_, name, scene, application_logic) for name, class_ in {
         "Volumes": slicer.vtkSlicerVolumesLogic, "SubjectHierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic,
-        "Transforms": slicer.vtkSlicerTransformLogic}.items()}
+        "Transforms": slicer.vtkSlicerTransformLogic, "Sequences": slicer.vtkSlicerSequencesLogic}.items()}
     _give_file_access(scene)
     _follow_with_subject_hierarchy(scene)
     return scene, application_logic, logics

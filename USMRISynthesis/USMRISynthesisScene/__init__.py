@@ -15,6 +15,8 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     parameters.py       its choices, saved with the scene
     settings.py         its choices, remembered for the user
     inputs.py           which volume is the ultrasound
+    conversion.py       colour to greyscale, voxel sizes put right
+    sequence.py         all frames of a 4D sequence
     progress.py         percentage, stage, time left
     sample_data.py      the two images that come with the module
 """

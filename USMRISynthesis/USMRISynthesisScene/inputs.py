@@ -24,8 +24,8 @@ def likely_ultrasound(scene: slicer.vtkMRMLScene,
     `current` stays unless another one is likelier. Results of this module are never proposed.
     """
     candidates = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene)
-                  if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetHideFromEditors()
-                  and not is_synthetic(node)]
+                  if node.GetClassName() in ("vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode")
+                  and not node.GetHideFromEditors() and not is_synthetic(node)]
     if current in candidates:
         candidates.insert(0, current)   # max() keeps the first of equals
     return max(candidates, key=ultrasound_likelihood, default=None)
@@ -44,6 +44,8 @@ def ultrasound_likelihood(node: slicer.vtkMRMLScalarVolumeNode) -> int:
     image = node.GetImageData()
     if image is None or image.GetNumberOfPoints() == 0:
         return points - 10
+    if image.GetNumberOfScalarComponents() != 1:
+        return points - 5       # it has to be converted first
     voxels = slicer.util.arrayFromVolume(node)
     points += 2 * (voxels.dtype == np.uint8)
     sample = voxels.ravel()[:: 1 + voxels.size // _SAMPLE]

@@ -58,7 +58,7 @@ def read_volume(node: slicer.vtkMRMLScalarVolumeNode | None) -> Volume:
         raise Refused("empty", f"{name} holds no image.", "Load it again.")
     if image.GetNumberOfScalarComponents() != 1:
         raise Refused("colour", f"{name} is in colour or has {image.GetNumberOfScalarComponents()} values at "
-                      "each voxel.", "Convert it to greyscale, for example with the Vector to Scalar Volume module.")
+                      "each voxel.", "Convert it to greyscale: the button is in the section Inputs.")
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
         raise Refused("labels", f"{name} is a label map.", "Choose the ultrasound volume itself.")
     matrix = vtk.vtkMatrix4x4()

@@ -19,8 +19,10 @@ from USMRISynthesisLib.errors import Cancelled, USMRIError
 
 from USMRISynthesisScene import inputs, nodes
 from USMRISynthesisScene.panel_display import DisplaySection
+from USMRISynthesisScene.panel_inputs import InputsSection
 from USMRISynthesisScene.parameters import remember_choices
 from USMRISynthesisScene.progress import ProgressWords
+from USMRISynthesisScene.sequence import SequenceRun, frame_count
 from USMRISynthesisScene.synthesis import Reports, SynthesizerProtocol
 from USMRISynthesisScene.torch_install import ensure_torch
 
@@ -56,6 +58,7 @@ class SynthesisPanel(VTKObservationMixin):
         names = [folder.name for folder in weights.installed_models()]
         ui.modelComboBox.addItems(names or ["default"])
         ui.runButton.connect("clicked(bool)", self.on_run_button)
+        self.inputs = InputsSection(ui, lambda: self._parameters, self._say)
         self.display = DisplaySection(ui, self._comparable)
         ui.modelComboBox.connect("currentTextChanged(QString)", self._on_model_edited)
         ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self._on_input_chosen)
@@ -116,7 +119,7 @@ class SynthesisPanel(VTKObservationMixin):
             self.ui.runButton.toolTip = _("Make an MR-like volume from the ultrasound volume")
         else:
             self.ui.runButton.toolTip = _("Select an ultrasound volume first")
-        self.ui.inputSummaryLabel.text = inputs.describe(source)
+        self.inputs.refresh(running)
         self.display.refresh()
 
     def _watch(self, source: Any) -> None:
@@ -156,10 +159,13 @@ class SynthesisPanel(VTKObservationMixin):
         self.ui.progressBar.visible = True
         self._on_progress(0.0, _("Starting"))
         self._set_choices_enabled(False)
-        self._synthesizer.start(
-            parameters.inputVolume, parameters.outputVolume, model=parameters.model, device=parameters.device,
-            transform=parameters.alignment, trust=trust, support=parameters.makeSupport,
-            reports=Reports(self._on_progress, self._on_message, self._on_finished))
+        options = {"model": parameters.model, "device": parameters.device, "transform": parameters.alignment,
+                   "trust": trust, "support": parameters.makeSupport,
+                   "reports": Reports(self._on_progress, self._on_message, self._on_finished)}
+        if parameters.allFrames and frame_count(parameters.inputVolume) > 1:
+            SequenceRun(self._synthesizer).start(parameters.inputVolume, **options)
+        else:
+            self._synthesizer.start(parameters.inputVolume, parameters.outputVolume, **options)
 
     def close(self) -> None:
         """The panel goes away: nothing may go on in the background."""
@@ -209,6 +215,9 @@ class SynthesisPanel(VTKObservationMixin):
     def _ask_for_trust(self, error: USMRIError) -> None:
         if slicer.util.confirmOkCancelDisplay(f"{error}\n\n" + _("Run it?"), _("Model from outside")):
             self.run(trust=True)
+
+    def _say(self, text: str) -> None:
+        self.ui.statusLabel.text = text
 
     def _show_idle(self, text: str) -> None:
         self.ui.runButton.text = _("Synthesize MR")

@@ -1,9 +1,9 @@
 """The panel's choices, saved with the scene; device and model of a new scene are those that were used last."""
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
-from slicer import vtkMRMLLinearTransformNode, vtkMRMLScalarVolumeNode
+from slicer import vtkMRMLLinearTransformNode, vtkMRMLScalarVolumeNode, vtkMRMLVectorVolumeNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import USMRIError
@@ -18,6 +18,7 @@ class SynthesisParameters:
     """
     inputVolume - Ultrasound volume or frame.
     inputConfirmed - The user chose the input or has run it: it is not to be replaced by a likelier one.
+    allFrames - Run all frames when the input belongs to a sequence.
     outputVolume - Volume to write into; none makes a new one.
     alignment - Linear transform to canonical fetal space; none aligns the head automatically.
     model - Name of an installed model, or path of a model folder.
@@ -28,7 +29,9 @@ class SynthesisParameters:
     showContours - Outline the MR-like image over the ultrasound.
     """
 
-    inputVolume: vtkMRMLScalarVolumeNode
+    # Colour volumes can be selected so that their conversion can be offered. Union: the wrapper knows no X | Y.
+    inputVolume: Union[vtkMRMLScalarVolumeNode, vtkMRMLVectorVolumeNode]  # noqa: UP007
+    allFrames: bool = False
     inputConfirmed: bool = False
     outputVolume: vtkMRMLScalarVolumeNode
     alignment: vtkMRMLLinearTransformNode

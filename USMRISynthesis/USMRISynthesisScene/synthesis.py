@@ -44,7 +44,8 @@ class SynthesizerProtocol(Protocol):
     def running(self) -> bool: ...
 
     def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str, device: str,
-              transform: Any, trust: bool, support: bool, reports: Reports) -> None: ...
+              transform: Any, trust: bool, support: bool, deliver: Callable[[nodes.Result], Any] | None = None,
+              reports: Reports) -> None: ...
 
     def cancel(self) -> None: ...
 
@@ -64,6 +65,7 @@ class Synthesizer:
         self._folder: Path | None = None
         self._source: Any = None
         self._output: Any = None
+        self._deliver: Callable[[nodes.Result], Any] | None = None
         self._reports = Reports()
         self._outcome: tuple[Any, USMRIError | None] = (None, None)
 
@@ -73,7 +75,8 @@ class Synthesizer:
 
     def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str = "default",
               device: str = "auto", transform: Any = None, trust: bool = False,
-              support: bool = False, reports: Reports | None = None) -> None:
+              support: bool = False, deliver: Callable[[nodes.Result], Any] | None = None,
+              reports: Reports | None = None) -> None:
         """Begin a run.
 
         Args:
@@ -85,6 +88,7 @@ class Synthesizer:
                 the head automatically.
             trust: the user has agreed to run this model, which comes from outside the installation.
             support: also make the map of where the beam looked inside the head.
+            deliver: takes the result instead of the scene, which is not touched then.
             reports: callbacks; a refusal comes through `finished`, like every other end.
 
         Raises:
@@ -93,7 +97,7 @@ class Synthesizer:
         if self.running:
             raise RuntimeError("A synthesis is running already; wait for it or cancel it.")
         self._reports = reports or Reports()
-        self._source, self._output = source, output
+        self._source, self._output, self._deliver = source, output, deliver
         self._outcome = (None, None)
         self._folder = Path(tempfile.mkdtemp(prefix="USMRISynthesis-", dir=slicer.app.temporaryPath))
         try:
@@ -154,6 +158,8 @@ class Synthesizer:
         """Read everything first; the scene is changed only when all of it is good."""
         assert self._folder is not None
         loaded = read_result(result, self._folder / "output.nrrd")
+        if self._deliver is not None:
+            return self._deliver(loaded)
         scene = slicer.mrmlScene
         if self._source.GetScene() is not scene:
             raise Cancelled("closed", "The ultrasound volume was removed while the synthesis ran.",
@@ -170,7 +176,7 @@ class Synthesizer:
         if error is not None:
             self._reports.message("error", str(error))
         self._outcome = (node, error)
-        self._source = self._output = None
+        self._source = self._output = self._deliver = None
         self._reports.finished(node, error)
 
 

@@ -1,0 +1,69 @@
+"""The Inputs section: what was chosen, and what can be put right about it."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from slicer.i18n import tr as _
+from USMRISynthesisLib.errors import USMRIError
+
+from USMRISynthesisScene import conversion, inputs, sequence
+
+
+class InputsSection:
+    """Greyscale conversion, voxel size, and which frames of a sequence.
+
+    Args:
+        parameters: the scene's parameters, or None while there are none.
+        say: where one sentence for the user goes.
+    """
+
+    def __init__(self, ui: Any, parameters: Callable[[], Any], say: Callable[[str], None]) -> None:
+        self.ui = ui
+        self._parameters = parameters
+        self._say = say
+        self._complained: Any = None
+        self._spacing: tuple[float, ...] = ()
+        ui.greyscaleButton.connect("clicked(bool)", self.on_greyscale)
+        ui.spacingButton.connect("clicked(bool)", self.on_spacing)
+
+    def refresh(self, running: bool) -> None:
+        source = self._source()
+        colour, complaint = conversion.is_colour(source), conversion.spacing_complaint(source)
+        note = _("It is in colour: convert it to greyscale first.") if colour else complaint
+        self.ui.inputSummaryLabel.text = f"{inputs.describe(source)} {note}".strip()
+        self.ui.greyscaleButton.enabled = colour and not running
+        for widget in (self.ui.spacingSpinBox, self.ui.spacingButton):
+            widget.enabled = source is not None and not running
+        frames = sequence.frame_count(source)
+        self.ui.allFramesCheckBox.enabled = frames > 1 and not running
+        self.ui.allFramesCheckBox.text = (_("All {n} frames of the sequence").format(n=frames) if frames > 1
+                                          else _("All frames of the sequence"))
+        if note and source is not self._complained:
+            self.ui.inputsCollapsibleButton.collapsed = False     # once for each volume: it may be closed again
+            self._complained = source
+        if source is not None and self._spacing != source.GetSpacing():
+            self._spacing = source.GetSpacing()
+            self.ui.spacingSpinBox.value = self._spacing[0]
+
+    def on_greyscale(self, checked: bool = False) -> None:
+        try:
+            made = conversion.greyscale_copy(self._source())
+        except USMRIError as error:
+            self._say(str(error))
+            return
+        self._parameters().inputVolume = made
+        self._say(_("{name} was made and selected.").format(name=made.GetName()))
+
+    def on_spacing(self, checked: bool = False) -> None:
+        source = self._source()
+        try:
+            conversion.correct_spacing(source, self.ui.spacingSpinBox.value)
+        except USMRIError as error:
+            self._say(str(error))
+            return
+        self._say(_("The voxel size of {name} was changed.").format(name=source.GetName()))
+
+    def _source(self) -> Any:
+        parameters = self._parameters()
+        return parameters.inputVolume if parameters is not None else None
