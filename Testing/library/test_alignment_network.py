@@ -20,7 +20,7 @@ from USMRISynthesisLib.normalisation.network import (
 )
 from USMRISynthesisLib.normalisation.pose import EYES_MM, SKULL_CENTRE_MM, SKULL_SEMI_AXES_MM
 from USMRISynthesisLib.normalisation.sampling import Pyramid, plane_of
-from USMRISynthesisLib.normalisation.stages import STAGES
+from USMRISynthesisLib.normalisation.stages import MIDLINE_REACH_MM, STAGES
 from USMRISynthesisLib.simulation.wide import SIZE, wide_ijk_to_canonical
 from USMRISynthesisLib.training.alignment_data import Head
 from USMRISynthesisLib.volume import Volume
@@ -133,7 +133,7 @@ class Oracle:
         maps[2] = level - 1
         for row, eye in enumerate(EYES_MM):
             maps[3 + row] = 4 - ((full - eye[:, None, None, None]) ** 2).sum(axis=0) / 20
-        maps[5] = np.abs(full[0]) / np.cbrt(np.linalg.det(to_canonical[:3, :3]))
+        maps[5] = np.minimum(np.abs(full[0]), MIDLINE_REACH_MM) / np.cbrt(np.linalg.det(to_canonical[:3, :3]))
         turned = rotation_of(to_canonical)
         offset = coarse / (form.side_mm / 2) - grid(form.size // 2).numpy()
         upright = torch.tensor([(np.trace(turned) - 1) * 2.0])

@@ -42,7 +42,8 @@ class Prediction(NamedTuple):
     """What one pass says. D is () of 2 or 3 axes of the input, d the same at half resolution.
 
     maps: (N, 6, *D): logits of head and brain, skull distance (units of the network's cube half-side, negative
-        inside), logits of left and right eye socket, distance to the midline (half-sides, no sign).
+        inside), logits of left and right eye socket, distance to the midline (half-sides, no sign, up to
+        ``stages.MIDLINE_REACH_MM``).
     coordinates: (N, n, *d): canonical minus grid coordinate, units of the half-side, order x, y(, z).
     log_sigma: (N, 1, *d): logarithm of the expected error of the coordinates.
     upright: (N,): logit, how upright the head stands in the cube: 1 as it should, 0 upside down or no head.

@@ -30,7 +30,7 @@ from USMRISynthesisLib.normalisation.coordinates import (
 )
 from USMRISynthesisLib.normalisation.network import BRAIN, EYE_LEFT, EYE_RIGHT, HEAD, MIDLINE, SKULL, Prediction, grid
 from USMRISynthesisLib.normalisation.sampling import Pyramid
-from USMRISynthesisLib.normalisation.stages import STAGES
+from USMRISynthesisLib.normalisation.stages import MIDLINE_REACH_MM, STAGES
 from USMRISynthesisLib.normalisation.trust import DEFAULT, Calibration, Evidence, score
 from USMRISynthesisLib.volume import Volume
 
@@ -164,12 +164,12 @@ def _locate(networks: Networks, pyramid: Pyramid) -> _Place | None:
         middle = places @ share.ravel() / share.sum()
         centre = unit[:3, :3] @ middle + unit[:3, 3]
         length = HEAD_LENGTH_MM / poses.SKULL_CUBE_ROOT_MM * float(np.cbrt(share.sum())) * side / size
-        found = _Place(centre, length, _symmetric_frame(said, share, side))
+        found = _Place(centre, length, _symmetric_frame(said, share, side, length))
         side = 1.7 * length
     return found
 
 
-def _symmetric_frame(said: Prediction, share: np.ndarray, side: float) -> np.ndarray:
+def _symmetric_frame(said: Prediction, share: np.ndarray, side: float, length: float) -> np.ndarray:
     """R, A, S of the head as columns, up to half turns, from its midline and its long axis; RAS where all fails."""
     at = np.argwhere(share > 0)
     at = at[:: 1 + len(at) // _MOST_POINTS]
@@ -178,7 +178,9 @@ def _symmetric_frame(said: Prediction, share: np.ndarray, side: float) -> np.nda
     distance = np.maximum(said.maps[0, MIDLINE].numpy()[index], 0).astype(np.float64) * side / 2
     inside = share[index].astype(np.float64)
     try:
-        return poses.symmetric_frame(points, inside, poses.fit_midplane(points, distance, inside))
+        reach = MIDLINE_REACH_MM * length / HEAD_LENGTH_MM
+        near = inside * np.clip(2 * (1 - distance / reach), 0, 1)  # what is at the reach says nothing
+        return poses.symmetric_frame(points, inside, poses.fit_midplane(points, distance, near))
     except (ValueError, np.linalg.LinAlgError):
         return np.eye(3)
 

@@ -36,7 +36,8 @@ class Pyramid:
         steps = np.linalg.norm(self.array_to_world[:n, :n], axis=0)[::-1]  # a voxel along (k,) j, i
         wanted = float((steps * array.shape).max()) / _FINEST
         bins = [max(1, round(float(wanted / step))) for step in steps]
-        low, high = robust_range(array, mask)
+        part = tuple(slice(None, None, max(1, b)) for b in bins)  # enough for percentiles
+        low, high = robust_range(array[part], mask[part])
         image, share = _binned(array, mask, bins)
         image = np.clip((image - low) * np.float32(1 / max(high - low, 1e-6)), 0, 1)
         self._levels = [(torch.from_numpy(np.stack([image * share, share])), np.array(bins[::-1], dtype=float))]
@@ -44,11 +45,8 @@ class Pyramid:
             stack, factor = self._levels[-1]
             pool = F.avg_pool3d if n == 3 else F.avg_pool2d
             self._levels.append((pool(stack[None], 2)[0], factor * 2))
-        edge = np.argwhere(share > 0.5)[:, ::-1]
-        corners = edge * np.array(bins[::-1]) + (np.array(bins[::-1]) - 1) / 2
+        corners = _corners(share > 0.5) * np.array(bins[::-1]) + (np.array(bins[::-1]) - 1) / 2
         places = corners @ self.array_to_world[:n, :n].T + self.array_to_world[:n, n]
-        if not len(places):
-            places = np.zeros((1, n))
         self.centre = (places.max(axis=0) + places.min(axis=0)) / 2
         self.extent = float(np.ptp(places, axis=0).max())
         self._voxel = steps[::-1]
@@ -93,15 +91,35 @@ def plane_of(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     return to_ras, inverse[np.ix_([0, 1, 3], [0, 1, 3])]
 
 
+def _corners(mask: np.ndarray) -> np.ndarray:
+    """Corners (2**n, n) of the box around what is True, x first; of the whole where nothing is."""
+    ends = []
+    for axis in range(mask.ndim):
+        seen = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        ends.append((seen[0], seen[-1]) if len(seen) else (0, mask.shape[axis] - 1))
+    return np.stack(np.meshgrid(*ends[::-1], indexing="ij"), axis=-1).reshape(-1, mask.ndim).astype(np.float64)
+
+
 def _binned(array: np.ndarray, mask: np.ndarray, bins: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Means over blocks of voxels inside the fan, and the fan's share of each block, both float32."""
-    shape = [size // b for size, b in zip(array.shape, bins, strict=True)]
-    part = tuple(slice(0, s * b) for s, b in zip(shape, bins, strict=True))
     if max(bins) == 1:
         return array.astype(np.float32), mask.astype(np.float32)
-    split = [v for s, b in zip(shape, bins, strict=True) for v in (s, b)]
-    axes = tuple(range(1, 2 * array.ndim, 2))
-    inside = mask[part].reshape(split)
-    share = inside.mean(axis=axes, dtype=np.float32)
-    total = np.where(inside, array[part].reshape(split), 0).mean(axis=axes, dtype=np.float32)
-    return total / np.maximum(share, 1e-6), share
+    size = float(np.prod(bins))
+    # 8-bit voxels are summed as whole numbers: half the memory, twice the speed.
+    exact = array.dtype == np.uint8 and size * 255 < 2**16
+    total = _summed(np.where(mask, array, array.dtype.type(0)), bins, np.uint16 if exact else np.float32)
+    share = _summed(mask, bins, np.uint16) / np.float32(size)
+    return total.astype(np.float32) / size / np.maximum(share, 1e-6), share.astype(np.float32)
+
+
+def _summed(array: np.ndarray, bins: list[int], dtype: type) -> np.ndarray:
+    """Sums over blocks, one axis after the other; what does not fill a block at the far end is left out."""
+    for axis, count in enumerate(bins):
+        if count == 1:
+            continue
+        whole = array.shape[axis] // count * count
+        parts = [array[(slice(None),) * axis + (slice(first, whole, count),)] for first in range(count)]
+        array = parts[0].astype(dtype)
+        for part in parts[1:]:
+            array += part
+    return array.astype(dtype, copy=False)

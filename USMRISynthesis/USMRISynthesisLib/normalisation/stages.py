@@ -17,6 +17,9 @@ class Stage:
     widths: tuple[int, ...]
 
 
+# Canonical mm beyond which the distance to the midline is not told: a network sees the line, and not from afar.
+MIDLINE_REACH_MM = 12.0
+
 STAGES = {
     "locate": Stage(48, 160.0, 3, (16, 32, 64, 96)),
     "orient": Stage(32, 120.0, 3, (24, 48, 96)),

@@ -21,7 +21,7 @@ from ..normalisation.canonical import HEAD_LENGTH_MM
 from ..normalisation.canonical import SPACING_MM as SPACING
 from ..normalisation.coordinates import cube_to_world, small_rotation
 from ..normalisation.network import grid
-from ..normalisation.stages import STAGES
+from ..normalisation.stages import MIDLINE_REACH_MM, STAGES
 from ..simulation.dataset import frame_to_canonical, frame_volume, read_frame_index, split_of
 from ..synthesis.intensity import robust_range
 from .alignment_data import BRAIN, BRAIN_LABELS, DISTANCE, FAN, US, Head, disturb, no_head
@@ -208,7 +208,7 @@ def one_frame(stage: str, frame: Frame, unit_to_canonical: np.ndarray, rng: np.r
     return {
         "x": x[None], "head": head * headed, "brain": head * headed, "distance": distance / scale,
         "coordinates": canonical / half_side - cells,
-        "eyes": torch.zeros(2, size, size), "midline": local[0].abs() / scale,
+        "eyes": torch.zeros(2, size, size), "midline": local[0].abs().clamp(max=MIDLINE_REACH_MM) / scale,
         "upright": torch.tensor(upright_target(angle) * headed),
         "rotation": torch.from_numpy(rotation.astype(np.float32)),
         "centre": torch.from_numpy(middle.astype(np.float32)),

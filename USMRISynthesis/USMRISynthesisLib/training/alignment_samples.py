@@ -19,7 +19,7 @@ from torch import Tensor
 from ..normalisation.canonical import HEAD_LENGTH_MM
 from ..normalisation.coordinates import cube_rotations, cube_to_world, random_rotation, small_rotation
 from ..normalisation.network import grid
-from ..normalisation.stages import STAGES
+from ..normalisation.stages import MIDLINE_REACH_MM, STAGES
 from .alignment_data import Head, disturb, eyes_of, no_head, sample
 
 NO_HEAD = 0.12
@@ -125,7 +125,8 @@ def one(stage: str, head: Head, unit_to_anatomy: np.ndarray, mirrored: bool, rng
         "x": x[None], "head": (cut.distance < 0).float() * headed, "brain": cut.brain * headed,
         "distance": cut.distance / scale, "coordinates": anatomy / half_side - cells,
         "eyes": _eye_maps(eyes, cut.fan, EYE_SIGMA_MM / scale) * headed,
-        "midline": across.abs() / scale, "upright": torch.tensor(upright_target(angle) * headed),
+        "midline": across.abs().clamp(max=MIDLINE_REACH_MM) / scale,
+        "upright": torch.tensor(upright_target(angle) * headed),
         "rotation": torch.from_numpy(rotation.astype(np.float32)),
         "centre": torch.from_numpy(to_unit[:3, 3].astype(np.float32)),
         "log_scale": torch.tensor(float(np.log(HEAD_LENGTH_MM / 2 / scale))),
