@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .attention import NORMS, CrossModalAttention
 from .blocks import Decoder, Encoder
+from .place import PlaceCode
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class GeneratorConfig:
     neighbours: slices on either side of the centre slice that the input carries.
     exponent: of the ultrasound's 0-1 intensity before it becomes the input (see `normalise_ultrasound`).
     location: whether the input ends with a constant channel z_mm / 48.
+    place: whether decoder C is also told where it is, x, y and z (see `PlaceCode`); needs `location`.
     skips: levels at which A hands its feature to C. Level 0 would let speckle through to the MR.
     reconstruction_skips: levels at which A hands its feature to B.
     attention, attention_level, attention_norm: see `CrossModalAttention`; at inference B stops at the level.
@@ -29,6 +31,7 @@ class GeneratorConfig:
     neighbours: int = 1
     exponent: float = 1.0
     location: bool = True
+    place: bool = False
     skips: tuple[int, ...] = (1, 2, 3)
     reconstruction_skips: tuple[int, ...] = (2, 3)
     attention: bool = True
@@ -41,6 +44,8 @@ class GeneratorConfig:
             raise ValueError("width and multipliers must be positive, with at least two levels")
         if not 0.1 <= self.exponent <= 10:
             raise ValueError(f"exponent must lie in 0.1..10, not {self.exponent}")
+        if self.place and not self.location:
+            raise ValueError("place needs location")
         if self.neighbours < 0:
             raise ValueError(f"neighbours must be 0 or more, not {self.neighbours}")
         if any(not 0 <= level < top for level in (*self.skips, *self.reconstruction_skips)):
@@ -85,20 +90,32 @@ class Generator(nn.Module):
             if config.attention
             else _NoAttention()
         )
+        self.told = config.place
+        if config.place:
+            self.place_latent = PlaceCode(channels[-1])
+            self.place_split = PlaceCode(channels[split])
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.encoder_a(x)
-        f_mr = self.decoder_c.deep(features)
+        f_mr = self._deep(features, x)
         if self.attends:
             f_mr = self.attention(self.decoder_b.deep(features), f_mr)
         return self.decoder_c.shallow(f_mr, features)
+
+    def _deep(self, features: list[Tensor], x: Tensor) -> Tensor:
+        """C from the latent to the attention, told its place where the configuration says so."""
+        if not self.told:
+            return self.decoder_c.deep(features)
+        z = x[:, -1:, :1, :1]
+        told = self.decoder_c.deep([*features[:-1], self.place_latent(features[-1], z)])
+        return self.place_split(told, z)
 
     @torch.jit.unused
     def forward_training(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """-> latent y = A(x_U), reconstructed centre slice x^_U = B(y) and MR x^_M = C(y), (N, 1, H, W)."""
         features = self.encoder_a(x)
         f_us = self.decoder_b.deep(features)
-        f_mr = self.attention(f_us, self.decoder_c.deep(features))
+        f_mr = self.attention(f_us, self._deep(features, x))
         return (
             features[-1],
             self.decoder_b.shallow(f_us, features),

@@ -221,9 +221,15 @@ def train(
 
 
 def _start_from(generator: Generator, path: str) -> None:
-    """Copy the averaged generator of another run's checkpoint. Raises Refused if the two differ in shape."""
+    """Copy the averaged generator of another run's checkpoint. Raises Refused if the two differ in shape.
+
+    Only the place codes may be missing there: they start as if they were not there.
+    """
     try:
-        generator.load_state_dict(checkpoints.load(path)["averaged"])
+        missing = generator.load_state_dict(checkpoints.load(path)["averaged"], strict=False)
+        lacking = [key for key in missing.missing_keys if not key.startswith("place_")]
+        if lacking or missing.unexpected_keys:
+            raise KeyError((lacking or missing.unexpected_keys)[0])
     except (KeyError, RuntimeError) as error:
         raise Refused(
             "initial", f"{path} holds no generator of this shape.", "Use the same [generator] settings in both runs."
