@@ -52,10 +52,11 @@ def serve(request: dict) -> None:
     if request.get("confidence"):
         shutil.copy(request["input"], request["confidence"])
     say(request, "done", result={
-        "output": request["output"], "confidence": request.get("confidence"), "trusted": True,
-        "score": 0.9, "method": "ellipsoid",
+        "output": request["output"], "confidence": request.get("confidence"), "trusted": part != "doubt",
+        "score": 0.2 if part == "doubt" else 0.9, "method": "ellipsoid",
         "ras_to_canonical": request["transform"] or [1.1, 0, 0, 5, 0, 1.1, 0, 6, 0, 0, 1.1, 7, 0, 0, 0, 1],
-        "provenance": {"model": {"name": part}, "input": {"sha256": "0"}}})
+        "provenance": {"model": {"name": part}, "input": {"sha256": "0"}, "alignment_trusted": part != "doubt",
+                       "alignment": {"score": 0.2 if part == "doubt" else 0.9, "method": "ellipsoid"}}})
 
 
 for line in sys.stdin:

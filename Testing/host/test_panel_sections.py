@@ -10,7 +10,7 @@ from scenery import PICTURES, add_head, is_idle, play, spin_until
 from USMRISynthesisScene import inputs, nodes, settings
 from USMRISynthesisScene.progress import ProgressWords, time_left
 
-SECTIONS = ("inputs", "output", "advanced")
+SECTIONS = ("inputs", "output", "display", "alignment", "advanced")
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def test_state_is_saved_with_the_scene(panel: Any, ui: Any) -> None:
 
 def test_sections_are_readable(panel: Any, ui: Any) -> None:
     add_head()
-    panel.parent.resize(420, 760)
+    panel.parent.resize(420, 1000)
     for name in SECTIONS:
         getattr(ui, f"{name}CollapsibleButton").collapsed = False
     slicer.app.processEvents()

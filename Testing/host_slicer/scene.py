@@ -27,7 +27,8 @@ def create_scene() -> tuple[Any, Any, dict[str, Any]]:
     scene.RegisterNodeClass(slicer.vtkMRMLCPURayCastVolumeRenderingDisplayNode())
     logics = {name: _logic(class_, name, scene, application_logic) for name, class_ in {
         "Volumes": slicer.vtkSlicerVolumesLogic, "SubjectHierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic,
-        "Transforms": slicer.vtkSlicerTransformLogic, "Sequences": slicer.vtkSlicerSequencesLogic}.items()}
+        "Transforms": slicer.vtkSlicerTransformLogic, "Sequences": slicer.vtkSlicerSequencesLogic,
+        "Markups": slicer.vtkSlicerMarkupsLogic, "Segmentations": slicer.vtkSlicerSegmentationsModuleLogic}.items()}
     _give_file_access(scene)
     _follow_with_subject_hierarchy(scene)
     return scene, application_logic, logics
@@ -78,5 +79,6 @@ def _follow_with_subject_hierarchy(scene: Any) -> None:
 
 
 def _has_item(node: Any) -> bool:
-    kinds = ("vtkMRMLVolumeNode", "vtkMRMLTransformNode", "vtkMRMLModelNode", "vtkMRMLSegmentationNode")
+    kinds = ("vtkMRMLVolumeNode", "vtkMRMLTransformNode", "vtkMRMLModelNode", "vtkMRMLSegmentationNode",
+             "vtkMRMLMarkupsNode")
     return not node.GetHideFromEditors() and any(node.IsA(kind) for kind in kinds)

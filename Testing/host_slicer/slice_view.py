@@ -11,7 +11,7 @@ from host_slicer.generated import bare_class, plays
 
 SIZE = (320, 320)
 _MANAGERS = ("vtkMRMLCrosshairDisplayableManager", "vtkMRMLOrientationMarkerDisplayableManager",
-             "vtkMRMLRulerDisplayableManager")
+             "vtkMRMLRulerDisplayableManager", "vtkMRMLModelSliceDisplayableManager")
 
 
 @plays

@@ -18,6 +18,7 @@ from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Cancelled, USMRIError
 
 from USMRISynthesisScene import inputs, nodes
+from USMRISynthesisScene.panel_alignment import AlignmentSection
 from USMRISynthesisScene.panel_display import DisplaySection
 from USMRISynthesisScene.panel_inputs import InputsSection
 from USMRISynthesisScene.parameters import remember_choices
@@ -59,6 +60,7 @@ class SynthesisPanel(VTKObservationMixin):
         ui.modelComboBox.addItems(names or ["default"])
         ui.runButton.connect("clicked(bool)", self.on_run_button)
         self.inputs = InputsSection(ui, lambda: self._parameters, self._say)
+        self.alignment = AlignmentSection(ui, lambda: self._parameters, self._comparable, self._say)
         self.display = DisplaySection(ui, self._comparable)
         ui.modelComboBox.connect("currentTextChanged(QString)", self._on_model_edited)
         ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self._on_input_chosen)
@@ -120,6 +122,7 @@ class SynthesisPanel(VTKObservationMixin):
         else:
             self.ui.runButton.toolTip = _("Select an ultrasound volume first")
         self.inputs.refresh(running)
+        self.alignment.refresh(running)
         self.display.refresh()
 
     def _watch(self, source: Any) -> None:
@@ -172,6 +175,7 @@ class SynthesisPanel(VTKObservationMixin):
         self._closed = True
         self._set_parameters(None)
         self.removeObservers()
+        self.alignment.close()
         self._synthesizer.close()
 
     def _comparable(self) -> Any:
@@ -204,6 +208,7 @@ class SynthesisPanel(VTKObservationMixin):
             if self._parameters is not None and self._parameters.showComparison:
                 self.display.on_compare()
             self.refresh()
+            self.alignment.on_result()
             return
         self._show_idle(str(error))
         if error.kind == "consent":

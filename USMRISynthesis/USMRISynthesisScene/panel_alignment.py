@@ -1,0 +1,118 @@
+"""The Alignment section: how well the head was found, and what to do when it was not."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+from USMRISynthesisLib.errors import USMRIError
+
+from USMRISynthesisScene import nodes
+from USMRISynthesisScene.manual_alignment import align_by_landmarks, landmarks_of, start_placing
+from USMRISynthesisScene.outline import remove_outline, show_outline
+
+_TRANSFORM_MODIFIED = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+
+
+class AlignmentSection(VTKObservationMixin):
+    """Score, landmarks, and an outline that follows the transform while it is edited.
+
+    Args:
+        parameters: the scene's parameters, or None while there are none.
+        result: the MR-like volume at hand, or None.
+        say: where one sentence for the user goes.
+    """
+
+    def __init__(self, ui: Any, parameters: Callable[[], Any], result: Callable[[], Any],
+                 say: Callable[[str], None]) -> None:
+        super().__init__()
+        self.ui = ui
+        self._parameters, self._result, self._say = parameters, result, say
+        self._followed: Any = None
+        ui.placeLandmarksButton.connect("clicked(bool)", self.on_place)
+        ui.useLandmarksButton.connect("clicked(bool)", self.on_use)
+        ui.outlineCheckBox.connect("toggled(bool)", self.on_outline)
+
+    def refresh(self, running: bool) -> None:
+        source = self._source()
+        for widget in (self.ui.placeLandmarksButton, self.ui.useLandmarksButton):
+            widget.enabled = source is not None and not running
+        self._follow(self._transform())
+        self.ui.outlineCheckBox.enabled = self._followed is not None
+        score, trusted = score_of(self._result())
+        if score is None:
+            self.ui.scoreLabel.text = _("Score: none yet.")
+        elif trusted:
+            self.ui.scoreLabel.text = _("Score: {score:.2f}. The head was found.").format(score=score)
+        else:
+            self.ui.scoreLabel.text = _("Score: {score:.2f}. The head was not found reliably: show the outline, and "
+                                        "align by landmarks or by a transform.").format(score=score)
+
+    def on_result(self) -> None:
+        """After a run: a doubtful alignment is not left unmentioned."""
+        if not score_of(self._result())[1]:
+            self.ui.alignmentCollapsibleButton.collapsed = False
+
+    def on_place(self, checked: bool = False) -> None:
+        start_placing(landmarks_of(self._source()))
+        self._say(_("Click the head's front, its back and its top in the views."))
+
+    def on_use(self, checked: bool = False) -> None:
+        parameters = self._parameters()
+        try:
+            parameters.alignment = align_by_landmarks(self._source(), parameters.alignment)
+        except USMRIError as error:
+            self._say(str(error))
+            return
+        self._say(_("Aligned by landmarks. Press Synthesize MR to use it."))
+        self.ui.outlineCheckBox.checked = True
+        self.on_outline(True)
+
+    def on_outline(self, shown: bool) -> None:
+        source, transform = self._source(), self._transform()
+        if shown and source is not None and transform is not None:
+            try:
+                show_outline(source, nodes.read_transform(transform))
+            except USMRIError as error:
+                self._say(str(error))
+        else:
+            remove_outline(source)
+
+    def close(self) -> None:
+        self.removeObservers()
+
+    def _source(self) -> Any:
+        parameters = self._parameters()
+        return parameters.inputVolume if parameters is not None else None
+
+    def _transform(self) -> Any:
+        """The transform that was chosen; else the one that was estimated for the result at hand."""
+        parameters, result = self._parameters(), self._result()
+        chosen = parameters.alignment if parameters is not None else None
+        if chosen is None and result is not None and nodes.source_of(result) is self._source():
+            chosen = result.GetNodeReference(nodes.TRANSFORM_ROLE)
+        return chosen
+
+    def _follow(self, transform: Any) -> None:
+        if transform is not self._followed:
+            if self._followed is not None:
+                self.removeObserver(self._followed, _TRANSFORM_MODIFIED, self._on_transform)
+            if transform is not None:
+                self.addObserver(transform, _TRANSFORM_MODIFIED, self._on_transform)
+            self._followed = transform
+            self._on_transform()
+
+    def _on_transform(self, caller: Any = None, event: Any = None) -> None:
+        if self.ui.outlineCheckBox.checked:
+            self.on_outline(True)
+
+
+def score_of(output: slicer.vtkMRMLNode | None) -> tuple[float | None, bool]:
+    """(score 0-1, whether it is to be trusted) of a result, from its provenance; (None, True) where none is kept."""
+    text = output.GetAttribute(nodes.PROVENANCE_ATTRIBUTE) if output is not None else None
+    provenance = json.loads(text) if text else {}
+    score = provenance.get("alignment", {}).get("score")
+    return score, bool(provenance.get("alignment_trusted", True))
