@@ -19,6 +19,8 @@ import subprocess
 import sys
 import time
 
+from USMRISynthesisLib.volume import Volume  # the process is started in the module's folder
+
 
 def say(request: dict, event: str, **content: object) -> None:
     print(json.dumps({"id": request["id"], "event": event, **content}), flush=True)
@@ -51,8 +53,12 @@ def serve(request: dict) -> None:
         shutil.copy(request["input"], request["output"])
     if request.get("confidence"):
         shutil.copy(request["input"], request["confidence"])
+    if request.get("masks"):     # the brighter half for the head
+        head = Volume.read(request["input"])
+        Volume((head.array > 0).astype("uint8") + (head.array > 60), head.ijk_to_ras).write(request["masks"])
     say(request, "done", result={
-        "output": request["output"], "confidence": request.get("confidence"), "trusted": part != "doubt",
+        "output": request["output"], "confidence": request.get("confidence"),
+        "masks": request.get("masks"), "trusted": part != "doubt",
         "score": 0.2 if part == "doubt" else 0.9, "method": "ellipsoid",
         "ras_to_canonical": request["transform"] or [1.1, 0, 0, 5, 0, 1.1, 0, 6, 0, 0, 1.1, 7, 0, 0, 0, 1],
         "provenance": {"model": {"name": part}, "input": {"sha256": "0"}, "alignment_trusted": part != "doubt",

@@ -8,6 +8,7 @@ Requests (`id` is any string or number; unknown fields are ignored)::
     {"id": 1, "op": "synthesize", "input": PATH, "output": PATH,
      "model": "default", "device": "auto", "planes": "axial", "transform": [16 numbers, row by row] | null,
      "confidence": PATH | null,      # where to write the confidence volume, if it is wanted
+     "masks": PATH | null,           # where to write uint8 masks: 1 in the fan, 2 in the head inside it
      "trust_model": false}           # true after the user has agreed to run a model of their own
     {"id": 2, "op": "normalise", "input": PATH, "output": PATH, "transform": [16] | null}
     {"id": 3, "op": "ping"}
@@ -17,7 +18,7 @@ Events, each with the `id` of its request (null where a line could not be unders
 
     {"id": 1, "event": "progress", "value": 0.0-1.0, "stage": "Synthesising"}
     {"id": 1, "event": "log", "level": "info" | "warning", "text": "..."}
-    {"id": 1, "event": "done", "result": {"output": PATH, "confidence": PATH | null,
+    {"id": 1, "event": "done", "result": {"output": PATH, "confidence": PATH | null, "masks": PATH | null,
         "ras_to_canonical": [16], "trusted": bool, "score": 0-1, "method": "...", "provenance": {...}}}
     {"id": 1, "event": "error", "category": "refused" | "failed" | "cancelled", "kind": "...",
      "message": "...", "remedy": "..."}      # kind "consent" also: "model", "sha256"
@@ -140,16 +141,23 @@ class Worker:
 
         source, target = _path(job, "input"), _path(job, "output")
         trusted = job.get("trust_model") is True
+        volume = Volume.read(source)
         result = synthesize(
-            Volume.read(source), model=str(job.get("model") or "default"),
+            volume, model=str(job.get("model") or "default"),
             device=str(job.get("device") or "auto"), planes=str(job.get("planes") or "axial"),
             transform=_transform(job), progress=self._progress(job), cancel=self._cancel(job),
             log=self._log(job), consent=lambda sha256, name: trusted)
         if job.get("confidence"):
             result.confidence.write(_path(job, "confidence"), compress=False)
+        if job.get("masks"):
+            from USMRISynthesisLib.gate import find_fan
+
+            fan = find_fan(volume.array, volume.spacing)
+            masks = fan.astype("uint8") + (fan & (result.confidence.array > 0))
+            Volume(masks, volume.ijk_to_ras).write(_path(job, "masks"), compress=False)
         result.mr.write(target, compress=False)
         provenance = result.provenance
-        return {"output": str(target), "confidence": job.get("confidence"),
+        return {"output": str(target), "confidence": job.get("confidence"), "masks": job.get("masks"),
                 "ras_to_canonical": result.transform.ravel().tolist(), "trusted": result.trusted,
                 "score": provenance["alignment"]["score"], "method": provenance["alignment"]["method"],
                 "provenance": provenance}

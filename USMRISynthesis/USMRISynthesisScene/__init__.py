@@ -8,6 +8,7 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     synthesis.py        one run: export, worker, import into the scene only after success
     torch_install.py    is torch there, and who installs it
     layout.py           ultrasound | fused | MR-like, side by side
+    handoff.py          masks as a segmentation, one transform for all
     manual_alignment.py landmarks instead of the automatic alignment
     outline.py          where an alignment says that the head is
     marking.py          the words "SYNTHETIC" in every view that shows a synthetic image

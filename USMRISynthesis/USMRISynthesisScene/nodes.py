@@ -37,6 +37,7 @@ class Result:
         mr: the MR-like volume on the input's grid.
         ras_to_canonical: (4, 4), from the input's local RAS to canonical space.
         provenance: model, versions, device, parameters; anything that JSON can hold.
+        masks: 1 in the fan, 2 in the head inside the fan, 0 elsewhere, on the same grid; or None.
         support: 0-1 on the same grid, where the beam looked inside the head; None when it was not asked for.
     """
 
@@ -44,6 +45,7 @@ class Result:
     ras_to_canonical: np.ndarray
     provenance: Mapping[str, Any]
     support: Volume | None = None
+    masks: Volume | None = None
 
 
 def read_volume(node: slicer.vtkMRMLScalarVolumeNode | None) -> Volume:
@@ -114,7 +116,7 @@ def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
     if result.support is not None:
         made.append(_support_map(result.support, source, output))
     for node in made:
-        _place_beside(node, source)
+        place_beside(node, source)
     return output
 
 
@@ -192,7 +194,7 @@ def _set_window(output: slicer.vtkMRMLScalarVolumeNode) -> None:
     display.SetWindowLevelMinMax(*MR_WINDOW)
 
 
-def _place_beside(node: slicer.vtkMRMLNode, source: slicer.vtkMRMLNode) -> None:
+def place_beside(node: slicer.vtkMRMLNode, source: slicer.vtkMRMLNode) -> None:
     """Same parent item in the subject hierarchy as the source."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(source.GetScene())
     item = hierarchy.GetItemByDataNode(node)

@@ -61,7 +61,7 @@ class SynthesisPanel(VTKObservationMixin):
         ui.runButton.connect("clicked(bool)", self.on_run_button)
         self.inputs = InputsSection(ui, lambda: self._parameters, self._say)
         self.alignment = AlignmentSection(ui, lambda: self._parameters, self._comparable, self._say)
-        self.display = DisplaySection(ui, self._comparable)
+        self.display = DisplaySection(ui, self._comparable, self._say)
         ui.modelComboBox.connect("currentTextChanged(QString)", self._on_model_edited)
         ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self._on_input_chosen)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
@@ -163,7 +163,7 @@ class SynthesisPanel(VTKObservationMixin):
         self._on_progress(0.0, _("Starting"))
         self._set_choices_enabled(False)
         options = {"model": parameters.model, "device": parameters.device, "transform": parameters.alignment,
-                   "trust": trust, "support": parameters.makeSupport,
+                   "trust": trust, "support": parameters.makeSupport, "masks": parameters.makeMasks,
                    "reports": Reports(self._on_progress, self._on_message, self._on_finished)}
         if parameters.allFrames and frame_count(parameters.inputVolume) > 1:
             SequenceRun(self._synthesizer).start(parameters.inputVolume, **options)
@@ -234,5 +234,5 @@ class SynthesisPanel(VTKObservationMixin):
     def _set_choices_enabled(self, enabled: bool) -> None:
         """Choices cannot be changed under a running job; the log can be opened and read."""
         for widget in (self.ui.inputSelector, self.ui.outputSelector, self.ui.modelComboBox, self.ui.deviceComboBox,
-                       self.ui.alignmentSelector, self.ui.makeSupportCheckBox):
+                       self.ui.alignmentSelector, self.ui.makeSupportCheckBox, self.ui.makeMasksCheckBox):
             widget.enabled = enabled

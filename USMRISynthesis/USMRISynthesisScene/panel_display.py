@@ -1,30 +1,34 @@
-"""The Display section: fade, contours, window, and the way back to the layout before."""
+"""What is done with a finished result: shown, compared, handed on to registration."""
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
 from slicer.i18n import tr as _
+from USMRISynthesisLib.errors import USMRIError
 
-from USMRISynthesisScene import contours, layout, nodes
+from USMRISynthesisScene import contours, handoff, layout, nodes
 
 # Names and ranges of 0-1000: T2-like contrast has tissue in the lower half and fluid on top.
 WINDOWS = {_("Whole range"): (0.0, 1000.0), _("Brain tissue"): (100.0, 650.0), _("Fluid"): (400.0, 1000.0)}
 
 
 class DisplaySection:
-    """What is shown of a finished result.
+    """The Display section, and the button that lets the ultrasound follow a registered result.
 
     Args:
         result: the MR-like volume at hand, or None.
+        say: where one sentence for the user goes.
     """
 
-    def __init__(self, ui: Any, result: Callable[[], Any]) -> None:
+    def __init__(self, ui: Any, result: Callable[[], Any], say: Callable[[str], None]) -> None:
         self.ui = ui
+        self._say = say
         self._result = result
         ui.windowComboBox.addItems(list(WINDOWS))
         ui.compareButton.connect("clicked(bool)", self.on_compare)
         ui.backButton.connect("clicked(bool)", self.on_back)
+        ui.shareTransformButton.connect("clicked(bool)", self.on_share_transform)
         ui.fadeSlider.connect("valueChanged(double)", self.on_fade)
         ui.contourCheckBox.connect("toggled(bool)", self.on_contours)
         ui.windowComboBox.connect("activated(int)", self.on_window)
@@ -32,7 +36,8 @@ class DisplaySection:
     def refresh(self) -> None:
         """What can be used now."""
         there = self._result() is not None
-        for widget in (self.ui.compareButton, self.ui.contourCheckBox, self.ui.windowComboBox, self.ui.fadeSlider):
+        for widget in (self.ui.compareButton, self.ui.contourCheckBox, self.ui.windowComboBox, self.ui.fadeSlider,
+                       self.ui.shareTransformButton):
             widget.enabled = there
         self.ui.backButton.enabled = layout.is_shown()
 
@@ -47,6 +52,16 @@ class DisplaySection:
     def on_back(self, checked: bool = False) -> None:
         layout.leave_comparison()
         self.refresh()
+
+    def on_share_transform(self, checked: bool = False) -> None:
+        output = self._result()
+        try:
+            moved = handoff.share_transform(output)
+        except USMRIError as error:
+            self._say(str(error))
+            return
+        self._say(_("Now under the transform of the MR-like volume: {names}.").format(
+            names=", ".join(node.GetName() for node in moved)))
 
     def on_fade(self, value: float) -> None:
         layout.set_fusion(value)

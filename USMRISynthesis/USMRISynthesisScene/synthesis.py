@@ -19,7 +19,7 @@ import slicer
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
 from USMRISynthesisLib.volume import Volume
 
-from USMRISynthesisScene import nodes
+from USMRISynthesisScene import handoff, nodes
 from USMRISynthesisScene.process import Event, WorkerProcess, WorkerProtocol
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ class SynthesizerProtocol(Protocol):
     def running(self) -> bool: ...
 
     def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str, device: str,
-              transform: Any, trust: bool, support: bool, deliver: Callable[[nodes.Result], Any] | None = None,
-              reports: Reports) -> None: ...
+              transform: Any, trust: bool, support: bool, masks: bool,
+              deliver: Callable[[nodes.Result], Any] | None = None, reports: Reports) -> None: ...
 
     def cancel(self) -> None: ...
 
@@ -75,7 +75,7 @@ class Synthesizer:
 
     def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str = "default",
               device: str = "auto", transform: Any = None, trust: bool = False,
-              support: bool = False, deliver: Callable[[nodes.Result], Any] | None = None,
+              support: bool = False, masks: bool = False, deliver: Callable[[nodes.Result], Any] | None = None,
               reports: Reports | None = None) -> None:
         """Begin a run.
 
@@ -88,6 +88,7 @@ class Synthesizer:
                 the head automatically.
             trust: the user has agreed to run this model, which comes from outside the installation.
             support: also make the map of where the beam looked inside the head.
+            masks: also make a segmentation of the fan and the head.
             deliver: takes the result instead of the scene, which is not touched then.
             reports: callbacks; a refusal comes through `finished`, like every other end.
 
@@ -111,7 +112,8 @@ class Synthesizer:
                        "output": str(self._folder / "output.nrrd"), "model": model, "device": device,
                        "planes": "axial", "transform": None if matrix is None else matrix.ravel().tolist(),
                        "trust_model": trust,
-                       "confidence": str(self._folder / "support.nrrd") if support else None}
+                       "confidence": str(self._folder / "support.nrrd") if support else None,
+                       "masks": str(self._folder / "masks.nrrd") if masks else None}
             self._worker.send(request, self._handle)
         except USMRIError as error:
             self._finish(None, error)
@@ -167,7 +169,10 @@ class Synthesizer:
         output = self._output
         if output is not None and output.GetScene() is not scene:
             output = None   # the chosen output was deleted meanwhile: a new one takes its place
-        return nodes.write_result(loaded, self._source, output)
+        written = nodes.write_result(loaded, self._source, output)
+        if loaded.masks is not None:
+            handoff.write_masks(loaded.masks, written)
+        return written
 
     def _finish(self, node: Any, error: USMRIError | None) -> None:
         folder, self._folder = self._folder, None
@@ -184,9 +189,10 @@ def read_result(result: Mapping[str, Any], path: Path) -> nodes.Result:
     """What the worker left behind, checked. Raises Failed when a part of it is missing or unreadable."""
     try:
         transform = np.asarray(result["ras_to_canonical"], dtype=np.float64).reshape(4, 4)
-        support = result.get("confidence")
+        support, masks = result.get("confidence"), result.get("masks")
         return nodes.Result(Volume.read(path), transform, dict(result.get("provenance", {})),
-                            Volume.read(support) if support else None)
+                            Volume.read(support) if support else None,
+                            Volume.read(masks) if masks else None)
     except (KeyError, TypeError, ValueError, USMRIError) as error:
         log.debug("the worker's result could not be read", exc_info=True)
         raise Failed("result", "The result of the synthesis process could not be read.",
