@@ -10,7 +10,7 @@ from scenery import PICTURES, add_head, is_idle, play, spin_until
 from USMRISynthesisScene import inputs, nodes, settings
 from USMRISynthesisScene.progress import ProgressWords, time_left
 
-SECTIONS = ("inputs", "output", "display", "alignment", "advanced")
+SECTIONS = ("inputs", "output", "display", "alignment", "export", "advanced")
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,10 @@ def test_support_map_is_made_on_demand(panel: Any, ui: Any) -> None:
     assert inputs.likely_ultrasound(slicer.mrmlScene) is source
 
 
-def test_device_and_model_are_remembered_for_the_next_scene(panel: Any, ui: Any, model: Any) -> None:
+def test_device_and_model_are_remembered_for_the_next_scene(panel: Any, ui: Any, tmp_path: Any) -> None:
+    model = tmp_path / "mine"
+    model.mkdir()
+    (model / "manifest.json").write_text("{}")     # being there is enough to be proposed
     add_head()
     ui.deviceComboBox.currentIndex = 1
     play(panel, str(model))
@@ -147,7 +150,7 @@ def test_state_is_saved_with_the_scene(panel: Any, ui: Any) -> None:
 
 def test_sections_are_readable(panel: Any, ui: Any) -> None:
     add_head()
-    panel.parent.resize(420, 1000)
+    panel.parent.resize(420, 1100)
     for name in SECTIONS:
         getattr(ui, f"{name}CollapsibleButton").collapsed = False
     slicer.app.processEvents()

@@ -136,3 +136,20 @@ class ctkSliderWidget(bare_class("ctkSliderWidget")):  # type: ignore[misc]
         self._slider.setValue(round((self.value - self.minimum) / (self.singleStep or 1.0)))
         self._spin.setValue(self.value)
         self._changing = False
+
+
+@plays
+class ctkDirectoryButton(bare_class("ctkDirectoryButton")):  # type: ignore[misc]
+    """A button that shows the folder that was chosen."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._value_directory = QtCore.QDir.currentPath()
+        self._button = QtWidgets.QPushButton(self._value_directory)
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._button)
+
+    def _changed_directory(self) -> None:
+        self._button.setText(self._value_directory)
+        self.directoryChanged.emit(self._value_directory)

@@ -8,6 +8,8 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     synthesis.py        one run: export, worker, import into the scene only after success
     torch_install.py    is torch there, and who installs it
     layout.py           ultrasound | fused | MR-like, side by side
+    export.py           captures, report, DICOM
+    packages.py         the Python packages that they need
     handoff.py          masks as a segmentation, one transform for all
     manual_alignment.py landmarks instead of the automatic alignment
     outline.py          where an alignment says that the head is

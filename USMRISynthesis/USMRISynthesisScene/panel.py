@@ -18,8 +18,10 @@ from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Cancelled, USMRIError
 
 from USMRISynthesisScene import inputs, nodes
+from USMRISynthesisScene.packages import ensure_packages
 from USMRISynthesisScene.panel_alignment import AlignmentSection
 from USMRISynthesisScene.panel_display import DisplaySection
+from USMRISynthesisScene.panel_export import ExportSection
 from USMRISynthesisScene.panel_inputs import InputsSection
 from USMRISynthesisScene.parameters import remember_choices
 from USMRISynthesisScene.progress import ProgressWords
@@ -62,6 +64,7 @@ class SynthesisPanel(VTKObservationMixin):
         self.inputs = InputsSection(ui, lambda: self._parameters, self._say)
         self.alignment = AlignmentSection(ui, lambda: self._parameters, self._comparable, self._say)
         self.display = DisplaySection(ui, self._comparable, self._say)
+        self.export = ExportSection(ui, self._comparable, self._say, ensure_packages)
         ui.modelComboBox.connect("currentTextChanged(QString)", self._on_model_edited)
         ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self._on_input_chosen)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
@@ -124,6 +127,7 @@ class SynthesisPanel(VTKObservationMixin):
         self.inputs.refresh(running)
         self.alignment.refresh(running)
         self.display.refresh()
+        self.export.refresh()
 
     def _watch(self, source: Any) -> None:
         """Loading fills a node after it has been selected; its spacing can be corrected elsewhere, too."""
