@@ -13,7 +13,7 @@ from . import acquisition, anatomy, atlas
 from .dataset import frame_volume, read_frame_index
 from .warp import rotation_matrix, sample
 
-SIMULATED = ("GA26-operated", 3, "right")  # a week that no weights were trained on
+SIMULATED = ("GA26-operated", 11, "right")  # a week that no weights were trained on
 REAL_FRAME = "540_HC.png"  # of a fetus that no weights were trained on
 _SPACING_MM = 0.8
 _SIZE = (150, 160, 140)  # k, j, i
