@@ -90,10 +90,8 @@ class Generator(nn.Module):
             if config.attention
             else _NoAttention()
         )
-        self.told = config.place
-        if config.place:
-            self.place_latent = PlaceCode(channels[-1])
-            self.place_split = PlaceCode(channels[split])
+        self.place_latent = PlaceCode(channels[-1]) if config.place else _NoPlace()
+        self.place_split = PlaceCode(channels[split]) if config.place else _NoPlace()
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.encoder_a(x)
@@ -104,11 +102,10 @@ class Generator(nn.Module):
 
     def _deep(self, features: list[Tensor], x: Tensor) -> Tensor:
         """C from the latent to the attention, told its place where the configuration says so."""
-        if not self.told:
-            return self.decoder_c.deep(features)
         z = x[:, -1:, :1, :1]
-        told = self.decoder_c.deep([*features[:-1], self.place_latent(features[-1], z)])
-        return self.place_split(told, z)
+        told = features[:-1]
+        told.append(self.place_latent(features[-1], z))
+        return self.place_split(self.decoder_c.deep(told), z)
 
     @torch.jit.unused
     def forward_training(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,3 +125,10 @@ class _NoAttention(nn.Module):
 
     def forward(self, f_us: Tensor, f_mr: Tensor) -> Tensor:
         return f_mr
+
+
+class _NoPlace(nn.Module):
+    """Without a place code: the feature unchanged."""
+
+    def forward(self, feature: Tensor, z: Tensor) -> Tensor:
+        return feature

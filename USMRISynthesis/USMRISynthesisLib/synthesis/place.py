@@ -31,7 +31,7 @@ class PlaceCode(nn.Module):
 
     def forward(self, feature: Tensor, z: Tensor) -> Tensor:
         """feature (N, channels, h, w), z (N, 1, 1, 1) -> feature plus its code."""
-        height, width = feature.shape[-2:]
+        height, width = feature.shape[-2], feature.shape[-1]
         plane = F.interpolate(self.corners, size=(height, width), mode="bilinear", align_corners=True)
         place = torch.cat(
             [plane.expand(feature.shape[0], -1, -1, -1), z.expand(-1, -1, height, width)], dim=1
