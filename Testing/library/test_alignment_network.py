@@ -18,7 +18,7 @@ from USMRISynthesisLib.normalisation.network import (
     rotation_from_6d,
     unfold,
 )
-from USMRISynthesisLib.normalisation.pose import EYES_MM, SKULL_CENTRE_MM, SKULL_SEMI_AXES_MM
+from USMRISynthesisLib.normalisation.pose import EYES_MM, FACE_MM, FOSSA_MM, SKULL_CENTRE_MM, SKULL_SEMI_AXES_MM
 from USMRISynthesisLib.normalisation.sampling import Pyramid, plane_of
 from USMRISynthesisLib.normalisation.stages import MIDLINE_REACH_MM, STAGES
 from USMRISynthesisLib.simulation.wide import SIZE, wide_ijk_to_canonical
@@ -36,7 +36,7 @@ def test_folding_loses_nothing(dimensions):
 def test_the_network_says_one_thing_a_head_and_starts_from_the_grid(dimensions):
     torch.manual_seed(0)
     said = Prediction(*AlignmentNetwork(dimensions, (8, 16, 16), 16)(torch.randn(2, 1, *[16] * dimensions)))
-    assert said.maps.shape == (2, 6, *[16] * dimensions)
+    assert said.maps.shape == (2, 8, *[16] * dimensions)
     assert said.coordinates.shape == (2, dimensions, *[8] * dimensions)
     assert said.log_sigma.shape == (2, 1, *[8] * dimensions) and said.upright.shape == (2,)
     assert said.coordinates.abs().mean() < 0.3
@@ -128,12 +128,15 @@ class Oracle:
         full, coarse = canonical(form.size), canonical(form.size // 2)
         level = np.sqrt((((full - SKULL_CENTRE_MM[:, None, None, None]) / SKULL_SEMI_AXES_MM[:, None, None, None]) ** 2
                          ).sum(axis=0))
-        maps = np.zeros((6, *level.shape))
+        maps = np.zeros((8, *level.shape))
         maps[0] = maps[1] = np.where(level < 1, 8, -8)
         maps[2] = level - 1
         for row, eye in enumerate(EYES_MM):
             maps[3 + row] = 4 - ((full - eye[:, None, None, None]) ** 2).sum(axis=0) / 20
         maps[5] = np.minimum(np.abs(full[0]), MIDLINE_REACH_MM) / np.cbrt(np.linalg.det(to_canonical[:3, :3]))
+        for row, place_mm in ((6, FACE_MM), (7, FOSSA_MM)):
+            near = ((full - place_mm[:, None, None, None]) ** 2).sum(axis=0) < 15**2
+            maps[row] = np.where(near, 8, -8)
         turned = rotation_of(to_canonical)
         offset = coarse / (form.side_mm / 2) - grid(form.size // 2).numpy()
         upright = torch.tensor([(np.trace(turned) - 1) * 2.0])
@@ -163,7 +166,7 @@ def head_of(seed: int = 0) -> Head:
     """A head for placing: a bright ellipsoid in noise; the oracle does not look at it."""
     k, j, i = (np.indices((SIZE, SIZE, SIZE)) - (SIZE - 1) / 2) * 1.6
     inside = sum(((a - c) / r) ** 2 for a, c, r in zip((i, j, k), SKULL_CENTRE_MM, SKULL_SEMI_AXES_MM, strict=True)) < 1
-    channels = np.zeros((4, SIZE, SIZE, SIZE), np.uint8)
+    channels = np.zeros((6, SIZE, SIZE, SIZE), np.uint8)
     channels[0] = np.random.default_rng(seed).integers(10, 120, inside.shape) + 60 * inside
     channels[1] = 255
     channels[3] = 255 * inside

@@ -157,6 +157,37 @@ def test_the_skulls_own_coordinates_survive_missing_parts(seed, scale, eyes, sku
     np.testing.assert_allclose(rotation_of(found) @ rotation_of(found).T, np.eye(3), atol=1e-9)
 
 
+@quick
+@given(seed=seeds, scale=scales)
+def test_structures_and_midplane_turn_a_pose_that_is_off(seed, scale):
+    rng = np.random.default_rng(seed)
+    truth = pose_of(rng, scale)
+    world = np.linalg.inv(truth)
+    off = np.eye(4)
+    off[:3, :3] = small_rotation(rng, 12.0)
+    said = off @ truth
+    places = moved(np.stack([poses.FACE_MM, poses.FOSSA_MM]), world)
+    normal = rotation_of(world)[:, 0]
+    plane = poses.Midplane(normal, float(normal @ world[:3, 3]), 0.5)
+    eyes = moved(poses.EYES_MM, world)
+    found = poses.parametric(None, eyes, np.ones(2), said, pose_spread_mm=8.0,
+                             structures=poses.Structures(places, np.ones(2), plane))
+    before, after = (angle_deg(rotation_of(m @ world), np.eye(3)) for m in (said, found))
+    assert after < max(0.45 * before, 0.5)
+
+
+def test_structures_tell_the_half_turns_apart():
+    world = np.linalg.inv(pose_of(np.random.default_rng(2), 1.2))
+    structures = poses.Structures(moved(np.stack([poses.FACE_MM, poses.FOSSA_MM]), world), np.ones(2))
+    eyes = moved(poses.EYES_MM.mean(axis=0)[None], world)[0]
+    centre = moved(poses.SKULL_CENTRE_MM[None], world)[0]
+    axes = rotation_of(world)
+    values = [poses.agreement(axes @ turn, centre, structures, eyes, 1.0) for turn in cube_rotations()]
+    assert np.argmax(values) == 0 and values[0] > 0.999 and sorted(values)[-2] < 0.9
+    nothing = poses.Structures(np.zeros((2, 3)), np.zeros(2))
+    assert poses.agreement(axes, centre, nothing, eyes, 0.0) == 0
+
+
 def test_an_affine_map_takes_the_skull_to_the_usual_one():
     rng = np.random.default_rng(3)
     world = np.linalg.inv(pose_of(rng, 1.3))

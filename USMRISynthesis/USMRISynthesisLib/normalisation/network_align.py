@@ -28,7 +28,18 @@ from USMRISynthesisLib.normalisation.coordinates import (
     rotation_of,
     scale_of,
 )
-from USMRISynthesisLib.normalisation.network import BRAIN, EYE_LEFT, EYE_RIGHT, HEAD, MIDLINE, SKULL, Prediction, grid
+from USMRISynthesisLib.normalisation.network import (
+    BRAIN,
+    EYE_LEFT,
+    EYE_RIGHT,
+    FACE,
+    FOSSA,
+    HEAD,
+    MIDLINE,
+    SKULL,
+    Prediction,
+    grid,
+)
 from USMRISynthesisLib.normalisation.sampling import Pyramid
 from USMRISynthesisLib.normalisation.stages import MIDLINE_REACH_MM, STAGES
 from USMRISynthesisLib.normalisation.trust import DEFAULT, Calibration, Evidence, score
@@ -38,8 +49,11 @@ TASK = "alignment"
 _CANDIDATES = 4  # hypotheses that are followed up
 _HYPOTHESES_AT_ONCE = 8
 _NOD_DEG = 25.0
+_STRUCTURE_LOGIT = 4.0
 _APART_DEG = 45.0
 _REFINEMENTS = 2
+# Of the error that a cell expects of its coordinates, how much is common to all cells: it does not average out.
+_DENSE_SPREAD = 1.0
 _MOST_POINTS = 4000  # of the skull's boundary
 _HEAD_CELLS = 40.0  # fewer than these hold no head
 
@@ -87,11 +101,17 @@ class _Pose:
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """centre (3,) and length of the head in RAS mm; axes (3, 3): R, A, S as columns, up to half turns."""
+    """centre (3,) and length of the head in RAS mm; axes (3, 3): R, A, S as columns, up to half turns.
+
+    structures, eyes (3,) between both, eye_weight 0-1: what tells the half turns apart, RAS mm.
+    """
 
     centre: np.ndarray
     length: float
     axes: np.ndarray
+    structures: poses.Structures
+    eyes: np.ndarray
+    eye_weight: float
 
 
 _loaded: dict[str, Networks] = {}
@@ -164,25 +184,52 @@ def _locate(networks: Networks, pyramid: Pyramid) -> _Place | None:
         middle = places @ share.ravel() / share.sum()
         centre = unit[:3, :3] @ middle + unit[:3, 3]
         length = HEAD_LENGTH_MM / poses.SKULL_CUBE_ROOT_MM * float(np.cbrt(share.sum())) * side / size
-        found = _Place(centre, length, _symmetric_frame(said, share, side, length))
+        unit = cube_to_world(side, unit[:3, 3], np.eye(3))
+        midplane = _midplane(said, share, unit, length)
+        eyes, eye_weights = _eyes(said, unit)
+        found = _Place(centre, length, _symmetric_frame(share, unit, midplane), _structures(said, unit, midplane),
+                       eyes[0], float(eye_weights[0]))
         side = 1.7 * length
     return found
 
 
-def _symmetric_frame(said: Prediction, share: np.ndarray, side: float, length: float) -> np.ndarray:
-    """R, A, S of the head as columns, up to half turns, from its midline and its long axis; RAS where all fails."""
+def _midplane(said: Prediction, share: np.ndarray, unit_to_world: np.ndarray, length: float) -> poses.Midplane | None:
+    """The plane through the midline in the cube's world; `share`: the head's probability, length: its own, world mm."""
     at = np.argwhere(share > 0)
     at = at[:: 1 + len(at) // _MOST_POINTS]
     index = tuple(at.T)
-    points = (at[:, ::-1] + 0.5) * (side / share.shape[0]) - side / 2
-    distance = np.maximum(said.maps[0, MIDLINE].numpy()[index], 0).astype(np.float64) * side / 2
-    inside = share[index].astype(np.float64)
+    unit = (at[:, ::-1] + 0.5) * (2 / share.shape[0]) - 1
+    points = unit @ unit_to_world[:3, :3].T + unit_to_world[:3, 3]
+    distance = np.maximum(said.maps[0, MIDLINE].numpy()[index], 0).astype(np.float64) * scale_of(unit_to_world)
+    reach = MIDLINE_REACH_MM * length / HEAD_LENGTH_MM
+    near = share[index].astype(np.float64) * np.clip(2 * (1 - distance / reach), 0, 1)  # at the reach it says nothing
     try:
-        reach = MIDLINE_REACH_MM * length / HEAD_LENGTH_MM
-        near = inside * np.clip(2 * (1 - distance / reach), 0, 1)  # what is at the reach says nothing
-        return poses.symmetric_frame(points, inside, poses.fit_midplane(points, distance, near))
+        return poses.fit_midplane(points, distance, near)
     except (ValueError, np.linalg.LinAlgError):
+        return None
+
+
+def _symmetric_frame(share: np.ndarray, unit_to_world: np.ndarray, midplane: poses.Midplane | None) -> np.ndarray:
+    """R, A, S of the head as columns, up to half turns, from its midplane and its long axis; RAS without a plane."""
+    if midplane is None:
         return np.eye(3)
+    at = np.argwhere(share > 0)
+    at = at[:: 1 + len(at) // _MOST_POINTS]
+    points = ((at[:, ::-1] + 0.5) * (2 / share.shape[0]) - 1) @ unit_to_world[:3, :3].T
+    return poses.symmetric_frame(points, share[tuple(at.T)].astype(np.float64), midplane)
+
+
+def _structures(said: Prediction, unit_to_world: np.ndarray, midplane: poses.Midplane | None) -> poses.Structures:
+    """Centres of gravity of face and posterior fossa, and how clearly each is seen."""
+    cells = grid(said.maps.shape[-1]).numpy().reshape(3, -1)
+    centres, clear = np.zeros((2, 3)), np.zeros(2)
+    for row, channel in enumerate((FACE, FOSSA)):
+        share = torch.sigmoid(said.maps[0, channel]).numpy().ravel().astype(np.float64)
+        share[share < 0.3] = 0
+        if share.sum() > 0:
+            centres[row] = unit_to_world[:3, :3] @ (cells @ share / share.sum()) + unit_to_world[:3, 3]
+            clear[row] = (share @ share) / share.sum() * min(1.0, share.sum() / _HEAD_CELLS)
+    return poses.Structures(centres, clear, midplane)
 
 
 def _orient(networks: Networks, pyramid: Pyramid, place: _Place) -> list[_Pose]:
@@ -201,7 +248,7 @@ def _orient(networks: Networks, pyramid: Pyramid, place: _Place) -> list[_Pose]:
     for first in range(0, len(axes), _HYPOTHESES_AT_ONCE):
         units = [cube_to_world(side, place.centre, some) for some in axes[first:first + _HYPOTHESES_AT_ONCE]]
         said = networks("orient", torch.cat([pyramid.cut(unit, form.size) for unit in units]))
-        looks += [(float(said.upright[n]), said, n, unit) for n, unit in enumerate(units)]
+        looks += [(float(said.upright[n]) + _prior(place, unit), said, n, unit) for n, unit in enumerate(units)]
     looks.sort(key=lambda look: -look[0])
     followed: list[_Pose] = []
     for _, said, n, unit in looks:
@@ -212,10 +259,17 @@ def _orient(networks: Networks, pyramid: Pyramid, place: _Place) -> list[_Pose]:
         again = networks("orient", pyramid.cut(unit, form.size))
         second = _dense_fit(again, 0, unit, "orient")
         if second is not None and not any(_near(second, pose.fit) for pose in followed):
-            followed.append(_Pose(float(again.upright[0]), second))
+            followed.append(_Pose(float(again.upright[0]) + _prior(place, unit), second))
         if len(followed) == _CANDIDATES:
             break
     return sorted(followed, key=lambda pose: -pose.logit)
+
+
+def _prior(place: _Place, unit: np.ndarray) -> float:
+    """What the structures' directions say of a cube's orientation, as a logit."""
+    axes = unit[:3, :3] / scale_of(unit)
+    seen = min(1.0, float(place.structures.weights.sum()) + place.eye_weight)
+    return _STRUCTURE_LOGIT * seen * poses.agreement(axes, place.centre, place.structures, place.eyes, place.eye_weight)
 
 
 def _nod(angle_deg_: float) -> np.ndarray:
@@ -270,9 +324,10 @@ def _refine(networks: Networks, pyramid: Pyramid, best: _Pose, margin: float,
     for _ in range(_REFINEMENTS):
         unit = _cube_of(fit.matrix, form.side_mm)
         said = networks("refine", pyramid.cut(unit, form.size))
-        following = _dense_fit(said, 0, unit, "refine")
-        if following is None:
+        dense = _dense_fit(said, 0, unit, "refine")
+        if dense is None:
             return None
+        following = _fused(said, dense, unit)
         turn = angle_deg(rotation_of(following.matrix), rotation_of(fit.matrix))
         back = np.linalg.inv(fit.matrix)[:3, 3]
         move = float(np.linalg.norm(following.matrix[:3, :3] @ back + following.matrix[:3, 3]))
@@ -301,6 +356,29 @@ def _refine(networks: Networks, pyramid: Pyramid, best: _Pose, margin: float,
         matrix, to_canonical = aged, change @ to_canonical
     return Located(matrix, skull, eyes, eye_weights, torch.sigmoid(said.maps[0, BRAIN]).numpy(), to_canonical,
                    coarse.matrix, evidence, score(evidence, networks.calibration))
+
+
+def _fused(said: Prediction, dense: Fit, unit: np.ndarray) -> Fit:
+    """The dense coordinates' pose with skull, eyes, face, posterior fossa and midplane, each by how sure it is."""
+    back = np.linalg.inv(dense.matrix)
+    length = HEAD_LENGTH_MM / dense.scale
+    share = torch.sigmoid(said.maps[0, HEAD]).numpy()
+    share = np.where(share > 0.3, share, 0)
+    structures = _structures(said, unit, _midplane(said, share, unit, length))
+    points, weights = skull_points(said.maps[0, SKULL].numpy(), unit)
+    try:
+        skull = poses.fit_ellipsoid(points, poses.head_axes(dense.matrix), weights, prior=200.0)
+    except ValueError:
+        skull = None
+    inside = torch.nn.functional.max_pool3d(said.maps[:, HEAD:HEAD + 1], 2)[0, 0] > 0
+    sigma = torch.exp(said.log_sigma[0, 0].clamp(-6, 1))[inside]
+    spread = max(1.0, _DENSE_SPREAD * float(sigma.mean()) * STAGES["refine"].side_mm / 2) if len(sigma) else 10.0
+    eyes, eye_weights = _eyes(said, unit)
+    matrix = poses.parametric(skull, eyes, np.where(eye_weights > 0.5, eye_weights, 0), dense.matrix,
+                              pose_spread_mm=spread, structures=structures)
+    off = matrix @ back
+    return replace(dense, matrix=matrix, scale=scale_of(matrix),
+                   residual=float(np.hypot(dense.residual, np.linalg.norm(off[:3, 3]) / 4)))
 
 
 def skull_points(distance: np.ndarray, unit_to_canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

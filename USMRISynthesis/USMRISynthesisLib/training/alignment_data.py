@@ -1,6 +1,7 @@
 """What the alignment networks learn from: simulated heads in every pose, cut, dimmed and made noisy on the fly.
 
-A case is kept as four 8-bit channels on the wide grid (simulation/wide.py): ultrasound, fan, skull distance, brain.
+A case is kept as six 8-bit channels on the wide grid (simulation/wide.py): ultrasound, fan, skull distance, brain, and
+two structures that tell front from back and top from bottom.
 Each sample is one `grid_sample` of them through a random similarity, so that the truth moves with the image exactly.
 Cases made before the wide grid existed are put on it as far as their canonical box reaches.
 """
@@ -27,11 +28,14 @@ from ..simulation.warp import rotation_matrix
 from ..simulation.wide import SIZE, SPACING_MM, wide_ijk_to_canonical
 from ..synthesis.intensity import robust_range
 
-US, FAN, DISTANCE, BRAIN = range(4)
+US, FAN, DISTANCE, BRAIN, FACE, FOSSA = range(6)
+CHANNELS = 6
 # The skull distance as 8 bits: 128 + 5 a mm, so that it saturates 25 mm from the skull.
 _DISTANCE_ZERO, _DISTANCE_STEP = 128.0, 5.0
 # What the skull holds: brain, fluid, falx, cavum, choroid plexus (simulation/anatomy.py).
 BRAIN_LABELS = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13)
+FACE_LABELS = (17,)  # face and neck
+FOSSA_LABELS = (3, 7)  # cerebellum and brainstem
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
@@ -39,7 +43,7 @@ MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 class Head:
     """One simulated head.
 
-    channels: (4, 96, 96, 96) uint8 on the wide grid. pose: (4, 4), the case's canonical mm to anatomical mm - the
+    channels: (6, 96, 96, 96) uint8 on the wide grid. pose: (4, 4), the case's canonical mm to anatomical mm - the
     simulator turns each head a little within the canonical box, and the network must not learn that as noise.
     eyes: (2, 3) left and right, anatomical mm. low, high: the robust range of the ultrasound.
     """
@@ -55,8 +59,8 @@ class Head:
 
     @cached_property
     def coarse(self) -> np.ndarray:
-        """The channels at half the resolution (4, 48, 48, 48), uint8."""
-        blocks = self.channels.reshape(4, SIZE // 2, 2, SIZE // 2, 2, SIZE // 2, 2)
+        """The channels at half the resolution (6, 48, 48, 48), uint8."""
+        blocks = self.channels.reshape(CHANNELS, SIZE // 2, 2, SIZE // 2, 2, SIZE // 2, 2)
         return np.asarray(np.rint(blocks.mean(axis=(2, 4, 6), dtype=np.float32)).astype(np.uint8))
 
     def unit_from_anatomy(self) -> np.ndarray:
@@ -78,7 +82,7 @@ def load_heads(folder: Path, cache: Path | None = None) -> list[Head]:
 
 def _packed(path: Path, cache: Path) -> Head:
     stamp = path.stat()
-    key = hashlib.sha256(f"{stamp.st_size} {stamp.st_mtime_ns} 1".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{stamp.st_size} {stamp.st_mtime_ns} 2".encode()).hexdigest()[:12]
     kept = cache / f"{path.stem}-{key}.npz"
     try:
         if not kept.is_file():
@@ -109,9 +113,11 @@ def pack(case: Any) -> dict[str, Any]:
     # Beyond the box the distance goes on growing; the border's value would stop it.
     beyond = resample(np.ones(case["skull"].shape, np.float32), to_box, shape, 1, 0.0) < 0.5
     distance = np.where(beyond, 1e3, resample(distance, to_box, shape, 1, 1e3))
-    brain = resample(np.isin(case["labels"], BRAIN_LABELS), to_box, shape, 1, 0.0)
+    structures = [resample(np.isin(case["labels"], labels), to_box, shape, 1, 0.0)
+                  for labels in (BRAIN_LABELS, FACE_LABELS, FOSSA_LABELS)]
     channels = np.stack([
-        us, 255.0 * fan, np.rint(distance * _DISTANCE_STEP + _DISTANCE_ZERO), np.rint(255 * brain),
+        us, 255.0 * fan, np.rint(distance * _DISTANCE_STEP + _DISTANCE_ZERO),
+        *(np.rint(255 * structure) for structure in structures),
     ]).clip(0, 255).astype(np.uint8)
     low, high = robust_range(channels[US], channels[FAN] > 0)
     pose = anatomical_pose(case)
@@ -157,12 +163,14 @@ def _signed_distance(inside: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """One cube cut out of a head: x, fan, brain (s, s, s) float32 - x in [-1, 1] - and distance in mm."""
+    """One cube cut out of a head, (s, s, s) float32: x in [-1, 1], fan, distance in mm, and structures 0-1."""
 
     x: Tensor
     fan: Tensor
     distance: Tensor
     brain: Tensor
+    face: Tensor
+    fossa: Tensor
 
 
 def sample(head: Head, unit_to_anatomy: np.ndarray, size: int, *, mirrored: bool = False) -> Sampled:
@@ -184,12 +192,12 @@ def sample(head: Head, unit_to_anatomy: np.ndarray, size: int, *, mirrored: bool
     # Distance and brain are smooth: half the resolution is enough, and an eighth of the work.
     fine = size if coarse else size // 2
     smooth = torch.cat([_cut(head.coarse[[DISTANCE]], theta, fine, beyond=255.0),
-                        _cut(head.coarse[[BRAIN]], theta, fine)])
+                        _cut(head.coarse[[BRAIN, FACE, FOSSA]], theta, fine)])
     if fine < size:
         smooth = F.interpolate(smooth[None], size=(size,) * 3, mode="trilinear", align_corners=False)[0]
-    distance, brain = smooth
+    distance, brain, face, fossa = smooth
     distance = (distance - _DISTANCE_ZERO) / _DISTANCE_STEP
-    return Sampled(x, inside.float(), distance, brain / 255)
+    return Sampled(x, inside.float(), distance, brain / 255, face / 255, fossa / 255)
 
 
 def _cut(channels: np.ndarray, theta: np.ndarray, size: int, *, beyond: float = 0.0) -> Tensor:

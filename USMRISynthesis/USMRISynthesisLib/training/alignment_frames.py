@@ -121,7 +121,7 @@ def slices_of(heads: Sequence[Head], each: int, seed: int) -> list[Frame]:
             turned = to_anatomy @ np.diag([_SLICE_MM / 2, _SLICE_MM / 2, 1.0, 1.0])
             theta = (head.unit_from_anatomy() @ turned)[:3]
             where = F.affine_grid(torch.from_numpy(theta[None].astype(np.float32)),
-                                  [1, 4, 1, _SLICE_SIZE, _SLICE_SIZE], align_corners=False)
+                                  [1, 1, 1, _SLICE_SIZE, _SLICE_SIZE], align_corners=False)
             # One layer of cells lies at the middle of its own axis, so z = 0 as wanted.
             cut = F.grid_sample(source, where, align_corners=False)[0, :, 0]
             inside = (cut[DISTANCE] < 128) & ~(where[0, 0].abs() > 1).any(dim=-1)
@@ -208,8 +208,9 @@ def one_frame(stage: str, frame: Frame, unit_to_canonical: np.ndarray, rng: np.r
     return {
         "x": x[None], "head": head * headed, "brain": head * headed, "distance": distance / scale,
         "coordinates": canonical / half_side - cells,
-        "eyes": torch.zeros(2, size, size), "midline": local[0].abs().clamp(max=MIDLINE_REACH_MM) / scale,
-        "upright": torch.tensor(upright_target(angle) * headed),
+        "eyes": torch.zeros(2, size, size), "face": torch.zeros(size, size), "fossa": torch.zeros(size, size),
+        "midline": local[0].abs().clamp(max=MIDLINE_REACH_MM) / scale,
+        "upright": torch.tensor((1.0 if stage == "frame" else upright_target(angle)) * headed),
         "rotation": torch.from_numpy(rotation.astype(np.float32)),
         "centre": torch.from_numpy(middle.astype(np.float32)),
         "log_scale": torch.tensor(float(np.log(frame.semi_axes.max() / scale))),

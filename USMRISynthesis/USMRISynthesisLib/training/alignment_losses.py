@@ -12,6 +12,8 @@ from ..normalisation.network import (
     BRAIN,
     EYE_LEFT,
     EYE_RIGHT,
+    FACE,
+    FOSSA,
     HEAD,
     MIDLINE,
     SKULL,
@@ -28,10 +30,11 @@ _DISTANCE_REACH = 0.35  # half-sides: beyond, the distance saturates in the data
 class LossWeights:
     """Weights of the terms. coordinates: likelihood of the dense coordinates; plain: their mean error."""
 
-    masks: float = 1.0
+    masks: float = 2.0
+    structures: float = 1.0
     skull: float = 3.0
     midline: float = 5.0
-    coordinates: float = 0.3
+    coordinates: float = 0.05
     plain: float = 3.0
     eyes: float = 0.1
     upright: float = 2.0
@@ -43,8 +46,10 @@ def losses(said: Prediction, true: Batch) -> dict[str, Tensor]:
     n = said.coordinates.shape[1]
     maps = said.maps.float()
     head, headed, posed = true.head, true.headed, true.posed
+    n_structures = 0.0 if n == 2 else 1.0  # a frame's are not marked
     terms = {
         "masks": _mask(maps[:, HEAD], head) + _mask(maps[:, BRAIN], true.brain),
+        "structures": n_structures * (_mask(maps[:, FACE], true.face) + _mask(maps[:, FOSSA], true.fossa)),
         "skull": _mean(_skull(maps[:, SKULL], true.distance), headed),
         "midline": _mean(_midline(maps[:, MIDLINE], true.midline, head), headed),
         "upright": F.binary_cross_entropy_with_logits(said.upright.float(), true.upright, reduction="none"),
@@ -52,7 +57,7 @@ def losses(said: Prediction, true: Batch) -> dict[str, Tensor]:
     terms["upright"] = _mean(terms["upright"], (true.signed if n == 2 else torch.ones_like(headed)))
     inside = F.max_pool3d(head[:, None], 2) if n == 3 else F.max_pool2d(head[:, None], 2)
     terms |= _dense(said, true, inside[:, 0])
-    terms["eyes"] = _eyes(maps[:, EYE_LEFT:EYE_RIGHT + 1], true.eyes, posed)
+    terms["eyes"] = _eyes(maps[:, EYE_LEFT:EYE_RIGHT + 1], true.eyes, headed)
     pose = said.pose.float()
     where = (pose[:, 6:6 + n] - true.centre).abs().sum(dim=1) + (pose[:, 9] - true.log_scale).abs()
     terms["pose"] = _mean(where, headed)
@@ -119,11 +124,11 @@ def _dense(said: Prediction, true: Batch, inside: Tensor) -> dict[str, Tensor]:
     return {"coordinates": _mean(likelihood, true.posed), "plain": _mean(plain, true.posed)}
 
 
-def _eyes(logits: Tensor, truth: Tensor, posed: Tensor) -> Tensor:
+def _eyes(logits: Tensor, truth: Tensor, headed: Tensor) -> Tensor:
     """Where: cross-entropy of the map as a distribution. Whether: the highest logit is that of its presence."""
     flat, aim = logits.flatten(2), truth.flatten(2)
     present = (aim.sum(dim=2) > 0.5).float()
     where = -(aim * F.log_softmax(flat, dim=2)).sum(dim=2)
     whether = F.binary_cross_entropy_with_logits(flat.amax(dim=2), present, reduction="none")
-    wanted = posed[:, None].expand_as(present)
+    wanted = headed[:, None].expand_as(present)
     return _mean(where, wanted * present) + _mean(whether, wanted)

@@ -33,7 +33,8 @@ _HALF_TURNS = [n for n, turn in enumerate(cube_rotations()) if np.trace(np.abs(t
 class Batch:
     """x (N, 1, *D), and what is true of it; n axes, d half of D. Where `posed` or `headed` is 0 the rest is void.
 
-    head, brain (N, *D) 0-1; distance (N, *D) in half-sides; coordinates (N, n, *d), canonical minus grid in
+    head, brain, face, fossa (N, *D) 0-1;
+    distance (N, *D) in half-sides; coordinates (N, n, *d), canonical minus grid in
     half-sides; eyes (N, 2, *D) distributions, zero for an unseen eye; midline (N, *D), distance to
     it in half-sides; upright (N,) 0-1; rotation (N, n, n);
     centre (N, n); log_scale (N,); headed (N,): holds a head; posed (N,): near enough for dense coordinates;
@@ -47,6 +48,8 @@ class Batch:
     coordinates: Tensor
     eyes: Tensor
     midline: Tensor
+    face: Tensor
+    fossa: Tensor
     upright: Tensor
     rotation: Tensor
     centre: Tensor
@@ -124,9 +127,11 @@ def one(stage: str, head: Head, unit_to_anatomy: np.ndarray, mirrored: bool, rng
     return {
         "x": x[None], "head": (cut.distance < 0).float() * headed, "brain": cut.brain * headed,
         "distance": cut.distance / scale, "coordinates": anatomy / half_side - cells,
-        "eyes": _eye_maps(eyes, cut.fan, EYE_SIGMA_MM / scale) * headed,
+        "eyes": _eye_maps(eyes, cut.fan, EYE_SIGMA_MM / scale, apart=stage == "refine") * headed,
+        "face": cut.face * headed, "fossa": cut.fossa * headed,
         "midline": across.abs().clamp(max=MIDLINE_REACH_MM) / scale,
-        "upright": torch.tensor(upright_target(angle) * headed),
+        # Before it is known how the head lies there is only whether one is there.
+        "upright": torch.tensor((1.0 if stage == "locate" else upright_target(angle)) * headed),
         "rotation": torch.from_numpy(rotation.astype(np.float32)),
         "centre": torch.from_numpy(to_unit[:3, 3].astype(np.float32)),
         "log_scale": torch.tensor(float(np.log(HEAD_LENGTH_MM / 2 / scale))),
@@ -136,8 +141,11 @@ def one(stage: str, head: Head, unit_to_anatomy: np.ndarray, mirrored: bool, rng
     }  # fmt: skip
 
 
-def _eye_maps(eyes: np.ndarray, fan: Tensor, sigma: float) -> Tensor:
-    """(2, s, s, s): a Gaussian that sums to 1 for each eye that lies in the cube and in the fan, else zeros."""
+def _eye_maps(eyes: np.ndarray, fan: Tensor, sigma: float, *, apart: bool) -> Tensor:
+    """(2, s, s, s): a Gaussian for each eye that lies in the cube and in the fan, else zeros; each map sums to 1 or 0.
+
+    Which eye is which is asked of a head that stands upright alone; else both are in the first map.
+    """
     size = fan.shape[0]
     axis = (torch.arange(size) + 0.5) * (2 / size) - 1
     maps = torch.zeros(2, *fan.shape)
@@ -149,4 +157,7 @@ def _eye_maps(eyes: np.ndarray, fan: Tensor, sigma: float) -> Tensor:
             continue
         x, y, z = (torch.softmax(-((axis - float(place)) ** 2) / (2 * sigma**2), dim=0) for place in eye)
         maps[n] = z[:, None, None] * y[:, None] * x  # a Gaussian is separable, and so is its sum
+    if not apart:
+        maps[0] = maps.sum(dim=0) / maps.sum().clamp_min(1.0)
+        maps[1] = 0
     return maps
