@@ -185,3 +185,18 @@ def test_only_frames_make_half_turns(tmp_path, data):
     for n in range(3):
         assert any(torch.allclose(batch.truth[n, 0], upright, atol=1e-3) for upright in slices)
         assert any(torch.allclose(batch.truth[3 + n, 0].flip(0, 1), turned, atol=1e-3) for turned in frames)
+
+
+def test_blur_softens_some_samples_and_leaves_their_truth(tmp_path, data):
+    config = read_configuration(configure(tmp_path, data))
+    batch = BatchConfig(8, 0, 0)
+    sharp = slices_of(data, config, batch=batch)
+    soft = slices_of(data, config, changes=replace(STILL, blur=1.5), batch=batch)
+    us = torch.rand(8, 3, SIZE, SIZE) * 2 - 1
+    blurred = soft._blurred(us)
+    same = [torch.equal(a, b) for a, b in zip(us, blurred, strict=True)]
+    assert 0 < sum(same) < 8
+    for n in np.flatnonzero(~np.array(same)):
+        assert blurred[n].std() <= us[n].std() and blurred[n].mean() == pytest.approx(float(us[n].mean()), abs=0.02)
+    fresh = slices_of(data, config, changes=replace(STILL, blur=1.5), batch=batch)
+    assert torch.equal(sharp.draw().truth, fresh.draw().truth)

@@ -102,6 +102,8 @@ class Slices:
         turns = np.where(np.arange(len(seen)) < self.batch.simulated, 0.0, self.changes.turn)
         moved = self._move(torch.from_numpy(np.concatenate([seen, wanted], axis=1)), turns)
         us = moved[:, :-1]
+        if self.changes.blur:
+            us = self._blurred(us)
         if self.changes.noise:
             us = us + self._noise(us)
         unpaired = self._move(torch.from_numpy(np.stack(mr).astype(np.float32)[:, None] / 255), turns)
@@ -164,6 +166,17 @@ class Slices:
         theta = torch.from_numpy(np.array(rows, dtype=np.float32).transpose(2, 0, 1).copy())
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, align_corners=False) * 2 - 1
+
+    def _blurred(self, us: Tensor) -> Tensor:
+        """Half of the samples through an in-plane Gaussian of random width."""
+        result = us.clone()
+        offsets = torch.arange(-3.0, 4.0)
+        for n in np.flatnonzero(self.rng.random(len(us)) < 0.5):
+            kernel = torch.exp(-0.5 * (offsets / max(float(self.rng.uniform(0, self.changes.blur)), 0.1)) ** 2)
+            kernel /= kernel.sum()
+            image = F.pad(us[n][:, None], (3, 3, 3, 3), mode="replicate")
+            result[n] = F.conv2d(F.conv2d(image, kernel.view(1, 1, 7, 1)), kernel.view(1, 1, 1, 7))[:, 0]
+        return result
 
     def _noise(self, us: Tensor) -> Tensor:
         """Noise of a random strength on each sample, inside the fan only."""
