@@ -27,7 +27,8 @@ simulate: .venv/.test
 	$(BIN)/usmri simulate configs/simulation.json data/sim --data $(DATA)
 
 train: .venv/.test
-	$(BIN)/usmri train configs/joint.toml && $(BIN)/usmri train configs/default.toml
+	mkdir -p runs/first && git show 1959a15:model_weights/default/model.pt > runs/first/model.pt
+	for stage in adapt place default; do $(BIN)/usmri train configs/$$stage.toml || exit 1; done
 
 samples: .venv/.test
 	$(BIN)/python -m USMRISynthesisLib.simulation.samples Resources/SampleData --data $(DATA)

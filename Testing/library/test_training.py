@@ -18,7 +18,7 @@ from USMRISynthesisLib.training.configuration import (
     read_configuration,
 )
 from USMRISynthesisLib.training.export import card, export
-from USMRISynthesisLib.training.loop import train
+from USMRISynthesisLib.training.loop import _start_from, train
 from USMRISynthesisLib.weights import read_manifest
 
 
@@ -201,6 +201,15 @@ def exported(tmp_path_factory, data) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("export")
     train(configure(folder, data, steps=2), report=str)
     return folder / "run" / "best.pt", export(folder / "run" / "best.pt", folder / "model", name="tiny")
+
+
+def test_an_exported_model_can_be_gone_on_from(exported):
+    checkpoint, folder = exported
+    state = checkpoints.load(checkpoint)
+    generator = Generator(configuration_from(state["config"]).generator)
+    _start_from(generator, str(folder / "model.pt"))
+    for name, value in generator.state_dict().items():
+        torch.testing.assert_close(value, state["averaged"][name])
 
 
 def test_the_exported_model_is_the_averaged_generator_for_every_batch(exported):

@@ -40,6 +40,7 @@ from .monitoring import Log, draw_pictures, hold_out, measure, progress_line, sy
 from .objective import Real, Synthesised, discriminator_terms, generator_terms, weighted_sum
 
 Network = TypeVar("Network", bound=nn.Module)
+EXPORTED = "model.pt"  # as in export.py, which imports the configuration of a run and not the other way round
 
 
 def train(
@@ -221,12 +222,14 @@ def train(
 
 
 def _start_from(generator: Generator, path: str) -> None:
-    """Copy the averaged generator of another run's checkpoint. Raises Refused if the two differ in shape.
+    """Copy the averaged generator of another run's checkpoint, or an exported model. Raises Refused if the two differ.
 
     Only the place codes may be missing there: they start as if they were not there.
     """
     try:
-        missing = generator.load_state_dict(checkpoints.load(path)["averaged"], strict=False)
+        exported = Path(path).name == EXPORTED
+        state = torch.jit.load(path, "cpu").state_dict() if exported else checkpoints.load(path)["averaged"]
+        missing = generator.load_state_dict(state, strict=False)
         lacking = [key for key in missing.missing_keys if not key.startswith("place_")]
         if lacking or missing.unexpected_keys:
             raise KeyError((lacking or missing.unexpected_keys)[0])
