@@ -20,7 +20,7 @@ from USMRISynthesisLib.normalisation.network import (
 )
 from USMRISynthesisLib.normalisation.pose import EYES_MM, FACE_MM, FOSSA_MM, SKULL_CENTRE_MM, SKULL_SEMI_AXES_MM
 from USMRISynthesisLib.normalisation.sampling import Pyramid, plane_of
-from USMRISynthesisLib.normalisation.stages import MIDLINE_REACH_MM, STAGES
+from USMRISynthesisLib.normalisation.stages import MIDLINE_REACH_MM, NETWORKS, STAGES
 from USMRISynthesisLib.simulation.wide import SIZE, wide_ijk_to_canonical
 from USMRISynthesisLib.training.alignment_data import Head
 from USMRISynthesisLib.volume import Volume
@@ -110,15 +110,12 @@ class Oracle:
         self.truth = ras_to_canonical
         self.units: list[np.ndarray] = []
 
-    def stage(self, name: str):
-        def answer(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            units = self.units[-len(x):]
-            return tuple(torch.cat(parts) for parts in zip(*(self._one(name, u) for u in units), strict=True))
+    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        units = self.units[-len(x):]
+        return tuple(torch.cat(parts) for parts in zip(*(self._one(u) for u in units), strict=True))
 
-        return answer
-
-    def _one(self, name: str, unit: np.ndarray):
-        form = STAGES[name]
+    def _one(self, unit: np.ndarray):
+        form = STAGES["refine"]  # the stages that read the coordinates have the same side
         to_canonical = self.truth @ unit
 
         def canonical(size: int) -> np.ndarray:
@@ -157,7 +154,7 @@ def oracle(monkeypatch):
             return cut(self, unit, size)
 
         monkeypatch.setattr(Pyramid, "cut", noted)
-        return network_align.Networks({name: knows.stage(name) for name in ("locate", "orient", "refine")})
+        return network_align.Networks({"volume": knows})
 
     return make
 
@@ -240,5 +237,6 @@ def test_skull_points_lie_on_the_level_between_cells():
 def test_the_head_fits_its_cubes():
     for name in ("orient", "refine", "plane"):
         form = STAGES[name]
-        assert form.side_mm > 1.2 * HEAD_LENGTH_MM and form.size % 2 ** len(form.widths) == 0
+        assert form.side_mm > 1.2 * HEAD_LENGTH_MM and form.size % 2 ** len(NETWORKS[form.network].widths) == 0
+    assert STAGES["orient"].side_mm == STAGES["refine"].side_mm
     assert trust.score(trust.Evidence(-4, -2, 20, 0.3, 40, 20, 8, 0.6, 0.1)) < 0.1

@@ -17,7 +17,7 @@ from USMRISynthesisLib.normalisation.canonical import canonical_ijk_to_ras
 from USMRISynthesisLib.normalisation.coordinates import angle_deg, fit_similarity, rotation_of
 from USMRISynthesisLib.normalisation.frame_align import align_frame, fit_ellipse
 from USMRISynthesisLib.normalisation.network import Prediction, grid
-from USMRISynthesisLib.normalisation.stages import STAGES
+from USMRISynthesisLib.normalisation.stages import NETWORKS, STAGES
 from USMRISynthesisLib.simulation.wide import SIZE, wide_ijk_to_canonical, wide_volume
 from USMRISynthesisLib.training import checkpoint as checkpoints
 from USMRISynthesisLib.training.alignment_configuration import alignment_configuration_from, task_of
@@ -140,14 +140,14 @@ def test_truth_lies_where_the_image_shows_it(heads, stage, mirrored):
     scale = np.cbrt(np.linalg.det(unit[:3, :3]))
     np.testing.assert_allclose(float(row["log_scale"]), np.log(44 / scale), atol=1e-6)
     turned = rotation_of(unit)
-    expected = 1.0 if stage == "locate" else upright_target(np.deg2rad(angle_deg(turned, np.eye(3))))
+    expected = upright_target(np.deg2rad(angle_deg(turned, np.eye(3))))
     assert abs(float(row["upright"]) - expected) < 1e-6
 
 
 def test_eyes_are_shown_where_they_are_and_not_outside_the_fan(heads):
     unit = np.diag([56.0, 56, 56, 1])
     maps = one("refine", heads[0], unit, False, None)["eyes"].numpy()
-    cells = grid(64).numpy().reshape(3, -1)
+    cells = grid(48).numpy().reshape(3, -1)
     for eye, shown in zip(EYES, maps, strict=True):
         np.testing.assert_allclose(cells @ shown.ravel() * 56, eye, atol=0.1)
     unit[0, 3] = 80.0  # the cube's middle lies at x = 80 mm: the fan ends at 44
@@ -296,7 +296,7 @@ def test_a_run_leaves_a_log_figures_and_a_checkpoint(trained):
     with (trained.parent / "evaluation.csv").open() as file:
         assert {"rotation_deg_median", "flip_share"} <= set(next(csv.DictReader(file)))
     content = checkpoints.load(trained)
-    assert content["step"] == 5 and set(content["averaged"]) == set(STAGES)
+    assert content["step"] == 5 and set(content["averaged"]) == set(NETWORKS)
 
 
 def test_a_stopped_run_goes_on_exactly(tmp_path, data, trained):
@@ -317,7 +317,7 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, data, trained):
 
 def test_an_export_loads_with_its_hash_and_answers(exported, data):
     networks = network_align.load_networks(str(exported), consent=lambda sha256, name: True)
-    assert set(networks.stages) == set(STAGES)
+    assert set(networks.parts) == set(NETWORKS)
     manifest = json.loads((exported / "manifest.json").read_text())
     assert manifest["task"] == "alignment" and manifest["synthetic"] is True
     assert "not for diagnosis" in (exported / "README.md").read_text().lower()
@@ -357,8 +357,8 @@ def test_an_export_holds_no_operator_that_torch_2_1_lacks(trained, tmp_path):
         "max_pool3d", "mul", "permute", "reshape", "select", "size", "slice", "to", "upsample_nearest2d",
         "upsample_nearest3d", "Int", "floor_divide", "view",
     }  # fmt: skip
-    for stage in STAGES:
-        graph = getattr(module, stage).inlined_graph
+    for name in NETWORKS:
+        graph = getattr(module, name).inlined_graph
         used = {node.kind().removeprefix("aten::") for node in graph.nodes() if node.kind().startswith("aten::")}
         assert used <= known, used - known
 
@@ -367,7 +367,7 @@ def test_the_configuration_names_what_is_wrong(tmp_path):
     shipped = Path(__file__).parents[2] / "configs" / "alignment.toml"
     assert task_of(shipped) == "alignment" and task_of(shipped.with_name("default.toml")) == "synthesis"
     plain = {"output": "run", "data": {"folder": "d"}}
-    assert alignment_configuration_from(plain).cycle.stages().count("orient") == 5
+    assert alignment_configuration_from(plain).cycle.stages().count("orient") == 3
     for table, named in (({"batch": 0}, "batch"), ({"cycle": {"orientt": 1}}, r"cycle\.orientt"), ({"ema": 2.0}, "ema"),
                          ({"cycle": dict.fromkeys(STAGES, 0)}, "no stage"), ({"task": "synthesis"}, "task")):
         with pytest.raises(Refused, match=named):
@@ -379,8 +379,8 @@ def test_the_configuration_names_what_is_wrong(tmp_path):
 
 
 def test_networks_are_small_enough_to_ship():
-    total = sum(p.numel() for network in build_networks(dict.fromkeys(STAGES)).values() for p in network.parameters())
-    assert 2 * total < 12e6  # bytes in half precision
+    total = sum(p.numel() for network in build_networks(NETWORKS).values() for p in network.parameters())
+    assert 2 * total < 8e6  # bytes in half precision
 
 
 class FlatSweep:

@@ -41,7 +41,7 @@ from USMRISynthesisLib.normalisation.network import (
     grid,
 )
 from USMRISynthesisLib.normalisation.sampling import Pyramid
-from USMRISynthesisLib.normalisation.stages import MIDLINE_REACH_MM, STAGES
+from USMRISynthesisLib.normalisation.stages import MIDLINE_REACH_MM, NETWORKS, STAGES
 from USMRISynthesisLib.normalisation.trust import DEFAULT, Calibration, Evidence, score
 from USMRISynthesisLib.volume import Volume
 
@@ -60,15 +60,15 @@ _HEAD_CELLS = 40.0  # fewer than these hold no head
 
 @dataclass(eq=False)
 class Networks:
-    """The networks of the stages, in evaluation mode on the CPU, and the trust calibration that belongs to them."""
+    """The networks by name, in evaluation mode on the CPU, and the trust calibration that belongs to them."""
 
-    stages: Mapping[str, Callable[[Tensor], tuple[Tensor, ...]]]
+    parts: Mapping[str, Callable[[Tensor], tuple[Tensor, ...]]]
     calibration: Calibration = DEFAULT
     name: str = TASK
 
     def __call__(self, stage: str, x: Tensor) -> Prediction:
         with torch.inference_mode():
-            return Prediction(*(value.float() for value in self.stages[stage](x)))
+            return Prediction(*(value.float() for value in self.parts[STAGES[stage].network](x)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class Located:
     """A head as the network sees it.
 
     matrix: (4, 4) RAS mm to canonical mm, a similarity. ellipsoid: of the outer skull, canonical mm.
-    eyes: (2, 3) left and right, canonical mm, with eye_weights (2,) 0-1. brain: (64, 64, 64) probability on the
+    eyes: (2, 3) left and right, canonical mm, with eye_weights (2,) 0-1. brain: (s, s, s) probability on the
     cube brain_to_canonical (4, 4) of its unit coordinates. coarse: (4, 4), the pose before refinement.
     """
 
@@ -130,12 +130,12 @@ def load_networks(model: str = TASK, *, consent: weights.Consent | None = None) 
         module = weights.from_bytes(content, manifest.name, "cpu").float()
         try:
             calibration = Calibration.from_json(manifest.extra["trust"]) if "trust" in manifest.extra else DEFAULT
-            stages = {name: torch.jit.freeze(getattr(module, name).eval()) for name in STAGES if hasattr(module, name)}
+            parts = {name: torch.jit.freeze(getattr(module, name).eval()) for name in NETWORKS if hasattr(module, name)}
         except (ValueError, RuntimeError) as error:
             raise Failed("model", f"The model {manifest.name!r} is no alignment model of this version.",
                          "Export it again, or choose another model.") from error
         _loaded.clear()
-        _loaded[manifest.sha256] = Networks(stages, calibration, manifest.name)
+        _loaded[manifest.sha256] = Networks(parts, calibration, manifest.name)
     return _loaded[manifest.sha256]
 
 

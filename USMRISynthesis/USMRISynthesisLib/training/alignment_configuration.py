@@ -29,13 +29,13 @@ class AlignmentDataConfig:
 
 @dataclass(frozen=True)
 class CycleConfig:
-    """How many of each round's steps every stage gets. A stage with 0 is not trained, and not exported."""
+    """How many of each round's steps every stage gets. A network none of whose stages is trained is not exported."""
 
-    locate: int = 5
-    orient: int = 5
-    refine: int = 5
-    frame: int = 2
-    plane: int = 2
+    locate: int = 3
+    orient: int = 3
+    refine: int = 3
+    frame: int = 1
+    plane: int = 1
 
     def stages(self) -> list[str]:
         """One round, the stages spread over it."""
@@ -48,7 +48,7 @@ class CycleConfig:
 class AlignmentConfig:
     """Everything an alignment run depends on. `output` is the run's folder; `minutes` 0 means no limit.
 
-    batch: cubes of 64 cells a step; of what is smaller, more. strength: of the disturbances of the images, 0 = off.
+    batch: cubes a step; three times as many squares. strength: of the disturbances of the images, 0 = off.
     real: share of real frames in the 2D batches. The rate is constant over the first half, then falls linearly to 0.
     evaluate_minutes: between evaluations; evaluation_poses: random poses for each validation head.
     """
@@ -61,8 +61,8 @@ class AlignmentConfig:
     seed: int = 0
     precision: str = "auto"
     threads: int = 2
-    batch: int = 4
-    rate: float = 1e-3
+    batch: int = 8
+    rate: float = 2e-3
     ema: float = 0.998
     strength: float = 1.0
     real: float = 0.5

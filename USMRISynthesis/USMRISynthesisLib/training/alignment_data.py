@@ -82,7 +82,7 @@ def load_heads(folder: Path, cache: Path | None = None) -> list[Head]:
 
 def _packed(path: Path, cache: Path) -> Head:
     stamp = path.stat()
-    key = hashlib.sha256(f"{stamp.st_size} {stamp.st_mtime_ns} 2".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{stamp.st_size} {stamp.st_mtime_ns} 3".encode()).hexdigest()[:12]
     kept = cache / f"{path.stem}-{key}.npz"
     try:
         if not kept.is_file():
@@ -109,10 +109,7 @@ def pack(case: Any) -> dict[str, Any]:
     else:
         fan = resample(case["fan"], to_box, shape, 1, 0.0) > 0.5
         us = np.where(fan, resample(case["us"], to_box, shape, 1, 0.0), 0)
-    distance = _signed_distance(case["skull"])
-    # Beyond the box the distance goes on growing; the border's value would stop it.
-    beyond = resample(np.ones(case["skull"].shape, np.float32), to_box, shape, 1, 0.0) < 0.5
-    distance = np.where(beyond, 1e3, resample(distance, to_box, shape, 1, 1e3))
+    distance = _signed_distance(case["skull"], to_box)
     structures = [resample(np.isin(case["labels"], labels), to_box, shape, 1, 0.0)
                   for labels in (BRAIN_LABELS, FACE_LABELS, FOSSA_LABELS)]
     channels = np.stack([
@@ -151,14 +148,17 @@ def anatomical_pose(case: Any) -> np.ndarray:
     return matrix
 
 
-def _signed_distance(inside: np.ndarray) -> np.ndarray:
-    """mm, negative inside, on the canonical grid; computed at half its resolution."""
+def _signed_distance(inside: np.ndarray, to_box: np.ndarray) -> np.ndarray:
+    """mm, negative inside, on the wide grid: from the canonical grid where that reaches, else from the wide one."""
     coarse = inside[::2, ::2, ::2]
     spacing = 2 * float(canonical_ijk_to_ras()[0, 0])
-    distance = ndimage.distance_transform_edt(~coarse, sampling=spacing)
-    distance = distance - ndimage.distance_transform_edt(coarse, sampling=spacing)
-    fine = ndimage.affine_transform(distance, np.full(3, 0.5), output_shape=inside.shape, order=1, mode="nearest")
-    return np.asarray(fine, dtype=np.float32)
+    near = ndimage.distance_transform_edt(~coarse, sampling=spacing)
+    near = near - ndimage.distance_transform_edt(coarse, sampling=spacing)
+    near = ndimage.affine_transform(near, np.full(3, 0.5), output_shape=inside.shape, order=1, mode="nearest")
+    shape = (SIZE, SIZE, SIZE)
+    far = ndimage.distance_transform_edt(resample(inside, to_box, shape, 1, 0.0) < 0.5, sampling=SPACING_MM)
+    within = resample(np.ones(inside.shape, np.float32), to_box, shape, 1, 0.0) > 0.99
+    return np.where(within, resample(near, to_box, shape, 1, 0.0), far - SPACING_MM / 2)
 
 
 @dataclass(frozen=True, eq=False)

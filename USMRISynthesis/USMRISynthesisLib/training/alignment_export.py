@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import Failed, Refused
 from ..normalisation.network import AlignmentNetwork
-from ..normalisation.stages import STAGES
+from ..normalisation.stages import NETWORKS, STAGES
 from .export import ATLAS, CARD, HC18, INTENSITY, LIMITS, MANIFEST, MODEL, _write
 
 TOLERANCE = 2e-2  # the weights are stored in half precision
@@ -46,10 +46,11 @@ class Stages(nn.Module):
         return x
 
 
-def build_networks(stages: Mapping[str, Any]) -> dict[str, AlignmentNetwork]:
-    """Networks with random weights for these stages."""
+def build_networks(names: Iterable[str]) -> dict[str, AlignmentNetwork]:
+    """Networks of these names with random weights."""
+    wanted = set(names)
     return {name: AlignmentNetwork(form.dimensions, form.widths, form.size)
-            for name, form in STAGES.items() if name in stages}
+            for name, form in NETWORKS.items() if name in wanted}
 
 
 def export_alignment(content: Mapping[str, Any], folder: str | Path, *, name: str, version: str = "1",
@@ -60,8 +61,8 @@ def export_alignment(content: Mapping[str, Any], folder: str | Path, *, name: st
     """
     try:
         networks = build_networks(content["averaged"])
-        for stage, network in networks.items():
-            network.load_state_dict(content["averaged"][stage])
+        for part, network in networks.items():
+            network.load_state_dict(content["averaged"][part])
             network.eval().requires_grad_(False)
     except (KeyError, RuntimeError) as error:
         raise Refused("checkpoint", "This is no alignment checkpoint of this version.", "Train again.") from error
@@ -75,8 +76,8 @@ def export_alignment(content: Mapping[str, Any], folder: str | Path, *, name: st
         "input": {"size": refine.size, "spacing_mm": refine.side_mm / refine.size, "channels": 1, "neighbours": 0,
                   "location": False, "intensity": INTENSITY},
         "output": {"meaning": "masks of head and brain, skull distance, eyes, dense canonical coordinates, pose",
-                   "stages": {stage: {"size": STAGES[stage].size, "side_mm": STAGES[stage].side_mm}
-                              for stage in networks}},
+                   "stages": {name: {"network": stage.network, "size": stage.size, "side_mm": stage.side_mm}
+                              for name, stage in STAGES.items() if stage.network in networks}},
         "training": {
             "data": [ATLAS, *([HC18] if config["data"]["frames"] else [])], "cases": len(content.get("cases", ())),
             "steps": content["step"], "seed": config["seed"], "date": datetime.date.today().isoformat(),
@@ -122,9 +123,9 @@ def traced(networks: Mapping[str, nn.Module]) -> bytes:
     return buffer.getvalue()
 
 
-def example(stage: str) -> Tensor:
-    """A fixed input (2, 1, *D) of a stage."""
-    form = STAGES[stage]
+def example(name: str) -> Tensor:
+    """A fixed input (2, 1, *D) of a network."""
+    form = NETWORKS[name]
     generator = torch.Generator().manual_seed(0)
     return torch.rand(2, 1, *[form.size] * form.dimensions, generator=generator) * 2 - 1
 

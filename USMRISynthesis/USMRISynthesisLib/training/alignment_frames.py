@@ -210,7 +210,7 @@ def one_frame(stage: str, frame: Frame, unit_to_canonical: np.ndarray, rng: np.r
         "coordinates": canonical / half_side - cells,
         "eyes": torch.zeros(2, size, size), "face": torch.zeros(size, size), "fossa": torch.zeros(size, size),
         "midline": local[0].abs().clamp(max=MIDLINE_REACH_MM) / scale,
-        "upright": torch.tensor((1.0 if stage == "frame" else upright_target(angle)) * headed),
+        "upright": torch.tensor(upright_target(angle) * headed),
         "rotation": torch.from_numpy(rotation.astype(np.float32)),
         "centre": torch.from_numpy(middle.astype(np.float32)),
         "log_scale": torch.tensor(float(np.log(frame.semi_axes.max() / scale))),

@@ -2,7 +2,7 @@
 
     usmri train configs/alignment.toml
 
-Each step trains one stage's network on one batch; a round of the cycle visits every stage. A step's batch depends on
+Each step trains a network on one batch of one stage; a round of the cycle visits every stage. A step's batch depends on
 the seed and the step's number alone, so it is made ahead on a thread of its own, and a run that was stopped goes on
 exactly where it stood.
 """
@@ -22,6 +22,7 @@ import torch
 
 from ..errors import Cancelled, Failed, Refused
 from ..normalisation.network import Prediction
+from ..normalisation.stages import STAGES
 from ..synthesis.device import native_half
 from . import checkpoint as checkpoints
 from .alignment_configuration import AlignmentConfig, alignment_configuration_from, read_alignment_configuration
@@ -37,8 +38,9 @@ from .monitoring import Log, progress_line
 
 _AHEAD = 3
 _SLICES_EACH = 4
-# Samples a step, in batches: a cube of 32 cells costs an eighth of one of 64, a square less still.
-_SHARE = {"locate": 2, "orient": 3, "refine": 1, "frame": 4, "plane": 4}
+_SQUARES = 3  # for a cube: a square costs less
+# The images are disturbed gently at first: what a head looks like is learnt before what hides it.
+_GENTLE, _GENTLE_STEPS = 0.3, 1500
 
 
 def train_alignment(
@@ -70,7 +72,7 @@ def train_alignment(
     cycle = config.cycle.stages()
     training = load_heads(Path(config.data.folder) / "train")
     validation = load_heads(Path(config.data.folder) / "val")
-    flat = any(stage in cycle for stage in ("frame", "plane"))
+    flat = any(STAGES[stage].dimensions == 2 for stage in cycle)
     real = load_real(Path(config.data.frames), "train") if config.data.frames and flat else []
     simulated = slices_of(training, _SLICES_EACH, config.seed) if flat else []
     simulated += stored_frames(Path(config.data.folder) / "train") if flat else []
@@ -78,7 +80,8 @@ def train_alignment(
     report(f"{len(training)} training and {len(validation)} validation heads, {len(real)} real and "
            f"{len(simulated)} simulated frames")
 
-    networks = {name: network.to(device) for name, network in build_networks(cycle).items()}  # type: ignore[arg-type]
+    networks = {name: network.to(device)
+                for name, network in build_networks(STAGES[stage].network for stage in cycle).items()}
     averaged = {name: copy.deepcopy(network).eval().requires_grad_(False) for name, network in networks.items()}
     optimisers = {name: torch.optim.Adam(network.parameters(), lr=config.rate) for name, network in networks.items()}
 
@@ -122,21 +125,22 @@ def train_alignment(
             rate = config.rate * min(1.0, 2 * (1 - share)) * min(1.0, (step + 1) / (10 * len(cycle)))
             stage = cycle[step % len(cycle)]
             batch = _placed(batches(step), device)
-            optimiser = optimisers[stage]
+            part = STAGES[stage].network
+            optimiser = optimisers[part]
             for group in optimiser.param_groups:
                 group["lr"] = rate
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                said = Prediction(*networks[stage](batch.x))
+                said = Prediction(*networks[part](batch.x))
             terms = losses(said, batch)
             total = weighted(terms, config.losses)
             if not bool(torch.isfinite(total)):
                 raise Failed("diverged", f"The loss is no number at step {step}.", "Lower rate.")
             optimiser.zero_grad(set_to_none=True)
             total.backward()
-            torch.nn.utils.clip_grad_norm_(networks[stage].parameters(), 5.0)
+            torch.nn.utils.clip_grad_norm_(networks[part].parameters(), 20.0)
             optimiser.step()
-            trained[stage] += 1
-            _average(averaged[stage], networks[stage], min(config.ema, (1 + trained[stage]) / (10 + trained[stage])))
+            trained[part] += 1
+            _average(averaged[part], networks[part], min(config.ema, (1 + trained[part]) / (10 + trained[part])))
 
             _follow(latest, stage, {name: float(value.detach()) for name, value in terms.items()})
             step += 1
@@ -156,7 +160,7 @@ def train_alignment(
                 evaluations.write({"step": step, **figures})
                 report("held out (simulated): " + ", ".join(f"{n} {v:.3f}" for n, v in figures.items()))
                 evaluated_s = elapsed_s = time.perf_counter() - began
-                if -figures["rotation_deg_mean"] > best:
+                if -figures.get("rotation_deg_mean", 180.0) > best:
                     best = -figures["rotation_deg_mean"]
                     checkpoints.save(output / checkpoints.BEST, content(figures))
             if step % config.checkpoint_every == 0 or ending:
@@ -172,10 +176,11 @@ def batch_of(config: AlignmentConfig, stage: str, step: int, heads: list[Head], 
              simulated: list[Frame]) -> Batch:
     """The batch of one step: it depends on the configuration, the seed and the step's number alone."""
     rng = np.random.default_rng([config.seed, 3, step])
-    count = _SHARE[stage] * config.batch
-    if stage in ("frame", "plane"):
-        return draw_frames(stage, real, simulated, rng, count, share_real=config.real, strength=config.strength)
-    return draw(stage, heads, rng, count, strength=config.strength)
+    strength = config.strength * min(1.0, _GENTLE + (1 - _GENTLE) * step / _GENTLE_STEPS)
+    if STAGES[stage].dimensions == 2:
+        return draw_frames(stage, real, simulated, rng, _SQUARES * config.batch, share_real=config.real,
+                           strength=strength)
+    return draw(stage, heads, rng, config.batch, strength=strength)
 
 
 @contextmanager

@@ -14,8 +14,6 @@ from ..normalisation.network_align import Located, Networks, align_from, align_v
 from ..volume import Volume
 from .alignment_data import Head, no_head
 
-_3D = ("locate", "orient", "refine")
-
 
 def evaluate(averaged: Mapping[str, nn.Module], heads: Sequence[Head], poses: int,
              seed: int) -> tuple[dict[str, float], trust.Calibration | None]:
@@ -25,7 +23,7 @@ def evaluate(averaged: Mapping[str, nn.Module], heads: Sequence[Head], poses: in
     """
     from ..evaluation.orientation import compare, place, summary
 
-    if not all(stage in averaged for stage in _3D):
+    if "volume" not in averaged:
         return {"rotation_deg_mean": float("nan")}, None
     networks = Networks({name: network.float().cpu() for name, network in averaged.items()})
     outcomes, evidence, good = [], [], []

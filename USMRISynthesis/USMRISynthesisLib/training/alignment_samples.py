@@ -127,11 +127,10 @@ def one(stage: str, head: Head, unit_to_anatomy: np.ndarray, mirrored: bool, rng
     return {
         "x": x[None], "head": (cut.distance < 0).float() * headed, "brain": cut.brain * headed,
         "distance": cut.distance / scale, "coordinates": anatomy / half_side - cells,
-        "eyes": _eye_maps(eyes, cut.fan, EYE_SIGMA_MM / scale, apart=stage == "refine") * headed,
+        "eyes": _eye_maps(eyes, cut.fan, EYE_SIGMA_MM / scale, apart=angle < np.deg2rad(POSED_DEG)) * headed,
         "face": cut.face * headed, "fossa": cut.fossa * headed,
         "midline": across.abs().clamp(max=MIDLINE_REACH_MM) / scale,
-        # Before it is known how the head lies there is only whether one is there.
-        "upright": torch.tensor((1.0 if stage == "locate" else upright_target(angle)) * headed),
+        "upright": torch.tensor(upright_target(angle) * headed),
         "rotation": torch.from_numpy(rotation.astype(np.float32)),
         "centre": torch.from_numpy(to_unit[:3, 3].astype(np.float32)),
         "log_scale": torch.tensor(float(np.log(HEAD_LENGTH_MM / 2 / scale))),
