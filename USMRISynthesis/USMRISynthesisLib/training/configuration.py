@@ -52,8 +52,8 @@ class InputConfig:
 
     gain, offset: 8-bit intensities times 1 +- gain, plus +- offset * 255. gamma: exponent, e ** +- gamma.
     noise: standard deviation in [-1, 1] units, drawn from 0 to this. blur: Gaussian's sigma in pixels, drawn from 0
-    to this for half of the samples: a volume that was resampled has softer speckle. rotation_deg, translation_mm, scale:
-    in-plane, +- these. flip, turn: probabilities of a left-right flip and, for frames, whose direction is not
+    to this for half of the samples: a volume that was resampled has softer speckle. rotation_deg, translation_mm,
+    scale: in-plane, +- these. flip, turn: probabilities of a left-right flip and, for frames, whose direction is not
     known, of half a turn. centre_only: probability that the centre slice stands in for its neighbours, as in a frame.
     location_jitter_mm, frame_location_jitter_mm: standard deviations, simulated slices and real frames.
     """
