@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -91,6 +92,10 @@ def test_heads_are_packed_once(data, heads):
     again = load_heads(data / "train")
     np.testing.assert_array_equal(again[1].channels, heads[1].channels)
     assert sorted((data / "train" / "alignment").glob("*.npz")) == kept
+    os.utime(data / "train" / "case-2.npz")  # made again
+    load_heads(data / "train")
+    assert len(set((data / "train" / "alignment").glob("*.npz")) & set(kept)) == 1
+    assert len(list((data / "train" / "alignment").glob("*.npz"))) == 2
 
 
 def test_a_wide_grid_is_used_as_it_is(tmp_path):

@@ -91,6 +91,8 @@ def _packed(path: Path, cache: Path) -> Head:
             cache.mkdir(parents=True, exist_ok=True)
             part = kept.with_suffix(".part.npz")
             np.savez(part, **content)
+            for older in cache.glob(f"{path.stem}-????????????.npz"):
+                older.unlink()
             part.replace(kept)
         with np.load(kept) as packed:
             return Head(path.stem, int(packed["week"]), str(packed["view"]), packed["channels"], packed["pose"],
