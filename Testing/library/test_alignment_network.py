@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from USMRISynthesisLib.evaluation.orientation import by_group, compare, failures, place, run, summary
-from USMRISynthesisLib.normalisation import network_align, trust
+from USMRISynthesisLib.normalisation import network_align, readings, trust
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM
 from USMRISynthesisLib.normalisation.coordinates import angle_deg, random_rotation, rotation_of
 from USMRISynthesisLib.normalisation.network import (
@@ -227,10 +227,10 @@ def test_a_place_is_the_same_every_time():
 def test_skull_points_lie_on_the_level_between_cells():
     cells = grid(24).numpy()
     distance = np.sqrt((cells**2).sum(axis=0)) - 0.7
-    points, weights = network_align.skull_points(distance, np.diag([50.0, 50, 50, 1]))
+    points, weights = readings.skull_points(distance, np.diag([50.0, 50, 50, 1]))
     assert len(points) == len(weights) > 200
     np.testing.assert_allclose(np.linalg.norm(points, axis=1), 35.0, atol=0.3)
-    empty, none = network_align.skull_points(np.ones((8, 8, 8)), np.eye(4))
+    empty, none = readings.skull_points(np.ones((8, 8, 8)), np.eye(4))
     assert empty.shape == (0, 3) and len(none) == 0
 
 

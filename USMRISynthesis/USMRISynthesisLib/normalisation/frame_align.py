@@ -15,7 +15,8 @@ import torch
 from USMRISynthesisLib.normalisation.canonical import HC_PLANE_Z_MM, HEAD_LENGTH_MM
 from USMRISynthesisLib.normalisation.coordinates import cube_to_world, fit_similarity, rotation_of
 from USMRISynthesisLib.normalisation.network import HEAD, SKULL, Prediction, grid
-from USMRISynthesisLib.normalisation.network_align import Networks, skull_points
+from USMRISynthesisLib.normalisation.network_align import Networks
+from USMRISynthesisLib.normalisation.readings import skull_points
 from USMRISynthesisLib.normalisation.sampling import Pyramid, plane_of
 from USMRISynthesisLib.normalisation.stages import STAGES
 from USMRISynthesisLib.volume import Volume

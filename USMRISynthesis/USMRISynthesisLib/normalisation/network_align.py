@@ -24,24 +24,29 @@ from USMRISynthesisLib.normalisation.coordinates import (
     angle_deg,
     cube_rotations,
     cube_to_world,
-    fit_similarity,
     rotation_of,
     scale_of,
 )
 from USMRISynthesisLib.normalisation.network import (
     BRAIN,
-    EYE_LEFT,
-    EYE_RIGHT,
-    FACE,
-    FOSSA,
     HEAD,
-    MIDLINE,
     SKULL,
     Prediction,
     grid,
 )
+from USMRISynthesisLib.normalisation.readings import (
+    HEAD_CELLS,
+    dense_fit,
+    eyes_of,
+    mask_agreement,
+    midplane_of,
+    size_misfit,
+    skull_points,
+    structures_of,
+    symmetric_frame_of,
+)
 from USMRISynthesisLib.normalisation.sampling import Pyramid
-from USMRISynthesisLib.normalisation.stages import MIDLINE_REACH_MM, NETWORKS, STAGES
+from USMRISynthesisLib.normalisation.stages import NETWORKS, STAGES
 from USMRISynthesisLib.normalisation.trust import DEFAULT, Calibration, Evidence, score
 from USMRISynthesisLib.volume import Volume
 
@@ -54,8 +59,6 @@ _APART_DEG = 45.0
 _REFINEMENTS = 2
 # Of the error that a cell expects of its coordinates, how much is common to all cells: it does not average out.
 _DENSE_SPREAD = 1.0
-_MOST_POINTS = 4000  # of the skull's boundary
-_HEAD_CELLS = 40.0  # fewer than these hold no head
 
 
 @dataclass(eq=False)
@@ -178,58 +181,19 @@ def _locate(networks: Networks, pyramid: Pyramid) -> _Place | None:
         share = torch.sigmoid(said.maps[0, HEAD]).numpy()
         share = np.where(share > 0.3, share, 0)
         size = share.shape[0]
-        if share.sum() < _HEAD_CELLS:
+        if share.sum() < HEAD_CELLS:
             return found
         places = grid(size).numpy().reshape(3, -1)
         middle = places @ share.ravel() / share.sum()
         centre = unit[:3, :3] @ middle + unit[:3, 3]
         length = HEAD_LENGTH_MM / poses.SKULL_CUBE_ROOT_MM * float(np.cbrt(share.sum())) * side / size
         unit = cube_to_world(side, unit[:3, 3], np.eye(3))
-        midplane = _midplane(said, share, unit, length)
-        eyes, eye_weights = _eyes(said, unit)
-        found = _Place(centre, length, _symmetric_frame(share, unit, midplane), _structures(said, unit, midplane),
+        midplane = midplane_of(said, share, unit, length)
+        eyes, eye_weights = eyes_of(said, unit)
+        found = _Place(centre, length, symmetric_frame_of(share, unit, midplane), structures_of(said, unit, midplane),
                        eyes[0], float(eye_weights[0]))
         side = 1.7 * length
     return found
-
-
-def _midplane(said: Prediction, share: np.ndarray, unit_to_world: np.ndarray, length: float) -> poses.Midplane | None:
-    """The plane through the midline in the cube's world; `share`: the head's probability, length: its own, world mm."""
-    at = np.argwhere(share > 0)
-    at = at[:: 1 + len(at) // _MOST_POINTS]
-    index = tuple(at.T)
-    unit = (at[:, ::-1] + 0.5) * (2 / share.shape[0]) - 1
-    points = unit @ unit_to_world[:3, :3].T + unit_to_world[:3, 3]
-    distance = np.maximum(said.maps[0, MIDLINE].numpy()[index], 0).astype(np.float64) * scale_of(unit_to_world)
-    reach = MIDLINE_REACH_MM * length / HEAD_LENGTH_MM
-    near = share[index].astype(np.float64) * np.clip(2 * (1 - distance / reach), 0, 1)  # at the reach it says nothing
-    try:
-        return poses.fit_midplane(points, distance, near)
-    except (ValueError, np.linalg.LinAlgError):
-        return None
-
-
-def _symmetric_frame(share: np.ndarray, unit_to_world: np.ndarray, midplane: poses.Midplane | None) -> np.ndarray:
-    """R, A, S of the head as columns, up to half turns, from its midplane and its long axis; RAS without a plane."""
-    if midplane is None:
-        return np.eye(3)
-    at = np.argwhere(share > 0)
-    at = at[:: 1 + len(at) // _MOST_POINTS]
-    points = ((at[:, ::-1] + 0.5) * (2 / share.shape[0]) - 1) @ unit_to_world[:3, :3].T
-    return poses.symmetric_frame(points, share[tuple(at.T)].astype(np.float64), midplane)
-
-
-def _structures(said: Prediction, unit_to_world: np.ndarray, midplane: poses.Midplane | None) -> poses.Structures:
-    """Centres of gravity of face and posterior fossa, and how clearly each is seen."""
-    cells = grid(said.maps.shape[-1]).numpy().reshape(3, -1)
-    centres, clear = np.zeros((2, 3)), np.zeros(2)
-    for row, channel in enumerate((FACE, FOSSA)):
-        share = torch.sigmoid(said.maps[0, channel]).numpy().ravel().astype(np.float64)
-        share[share < 0.3] = 0
-        if share.sum() > 0:
-            centres[row] = unit_to_world[:3, :3] @ (cells @ share / share.sum()) + unit_to_world[:3, 3]
-            clear[row] = (share @ share) / share.sum() * min(1.0, share.sum() / _HEAD_CELLS)
-    return poses.Structures(centres, clear, midplane)
 
 
 def _orient(networks: Networks, pyramid: Pyramid, place: _Place) -> list[_Pose]:
@@ -252,12 +216,12 @@ def _orient(networks: Networks, pyramid: Pyramid, place: _Place) -> list[_Pose]:
     looks.sort(key=lambda look: -look[0])
     followed: list[_Pose] = []
     for _, said, n, unit in looks:
-        fit = _dense_fit(said, n, unit, "orient")
+        fit = dense_fit(said, n, unit, "orient")
         if fit is None or any(_near(fit, pose.fit) for pose in followed):
             continue
         unit = _cube_of(fit.matrix, form.side_mm)
         again = networks("orient", pyramid.cut(unit, form.size))
-        second = _dense_fit(again, 0, unit, "orient")
+        second = dense_fit(again, 0, unit, "orient")
         if second is not None and not any(_near(second, pose.fit) for pose in followed):
             followed.append(_Pose(float(again.upright[0]) + _prior(place, unit), second))
         if len(followed) == _CANDIDATES:
@@ -296,25 +260,6 @@ def _cube_of(matrix: np.ndarray, side_mm: float) -> np.ndarray:
     return np.asarray(np.linalg.inv(matrix) @ np.diag([side_mm / 2] * 3 + [1.0]))
 
 
-def _dense_fit(said: Prediction, n: int, unit_to_world: np.ndarray, stage: str) -> Fit | None:
-    """The similarity from world to canonical that the dense coordinates of sample n agree on."""
-    half_side = STAGES[stage].side_mm / 2
-    offset = said.coordinates[n].numpy().reshape(3, -1)
-    cells = grid(said.coordinates.shape[-1]).numpy().reshape(3, -1)
-    maps = said.maps[n:n + 1, HEAD:HEAD + 1]
-    inside = torch.sigmoid(torch.nn.functional.avg_pool3d(maps, 2))[0, 0].numpy().ravel()
-    weight = np.where(inside > 0.5, inside, 0) * np.exp(-2 * said.log_sigma[n, 0].numpy().ravel().clip(-6, 1))
-    kept = weight > 0
-    if kept.sum() < 50:
-        return None
-    world = cells[:, kept].T @ unit_to_world[:3, :3].T + unit_to_world[:3, 3]
-    canonical = (cells + offset)[:, kept].T.astype(np.float64) * half_side
-    try:
-        return fit_similarity(world, canonical, weight[kept].astype(np.float64))
-    except ValueError:
-        return None
-
-
 def _refine(networks: Networks, pyramid: Pyramid, best: _Pose, margin: float,
             gestational_age: float | None) -> Located | None:
     form = STAGES["refine"]
@@ -324,7 +269,7 @@ def _refine(networks: Networks, pyramid: Pyramid, best: _Pose, margin: float,
     for _ in range(_REFINEMENTS):
         unit = _cube_of(fit.matrix, form.side_mm)
         said = networks("refine", pyramid.cut(unit, form.size))
-        dense = _dense_fit(said, 0, unit, "refine")
+        dense = dense_fit(said, 0, unit, "refine")
         if dense is None:
             return None
         following = _fused(said, dense, unit)
@@ -339,12 +284,12 @@ def _refine(networks: Networks, pyramid: Pyramid, best: _Pose, margin: float,
         skull = poses.fit_ellipsoid(points, np.eye(3), boundary_weights, prior=200.0)
     except ValueError:
         skull = poses.Ellipsoid(poses.SKULL_CENTRE_MM, poses.SKULL_SEMI_AXES_MM, np.eye(3), 20.0)
-    eyes, eye_weights = _eyes(said, to_canonical)
+    eyes, eye_weights = eyes_of(said, to_canonical)
     head = torch.sigmoid(said.maps[0, HEAD]).numpy()
     evidence = Evidence(
         upright=float(said.upright[0]), margin=margin, residual_mm=fit.residual, inliers=fit.inliers, turn_deg=turn,
-        move_mm=move, skull_mm=skull.residual, size=_size(head, to_canonical),
-        mask=_agreement(head, skull, to_canonical))
+        move_mm=move, skull_mm=skull.residual, size=size_misfit(head, to_canonical),
+        mask=mask_agreement(head, skull, to_canonical))
     matrix = fit.matrix
     if gestational_age is not None:
         spread = 0.02 + 0.01 * fit.residual
@@ -364,7 +309,7 @@ def _fused(said: Prediction, dense: Fit, unit: np.ndarray) -> Fit:
     length = HEAD_LENGTH_MM / dense.scale
     share = torch.sigmoid(said.maps[0, HEAD]).numpy()
     share = np.where(share > 0.3, share, 0)
-    structures = _structures(said, unit, _midplane(said, share, unit, length))
+    structures = structures_of(said, unit, midplane_of(said, share, unit, length))
     points, weights = skull_points(said.maps[0, SKULL].numpy(), unit)
     try:
         skull = poses.fit_ellipsoid(points, poses.head_axes(dense.matrix), weights, prior=200.0)
@@ -373,61 +318,9 @@ def _fused(said: Prediction, dense: Fit, unit: np.ndarray) -> Fit:
     inside = torch.nn.functional.max_pool3d(said.maps[:, HEAD:HEAD + 1], 2)[0, 0] > 0
     sigma = torch.exp(said.log_sigma[0, 0].clamp(-6, 1))[inside]
     spread = max(1.0, _DENSE_SPREAD * float(sigma.mean()) * STAGES["refine"].side_mm / 2) if len(sigma) else 10.0
-    eyes, eye_weights = _eyes(said, unit)
+    eyes, eye_weights = eyes_of(said, unit)
     matrix = poses.parametric(skull, eyes, np.where(eye_weights > 0.5, eye_weights, 0), dense.matrix,
                               pose_spread_mm=spread, structures=structures)
     off = matrix @ back
     return replace(dense, matrix=matrix, scale=scale_of(matrix),
                    residual=float(np.hypot(dense.residual, np.linalg.norm(off[:3, 3]) / 4)))
-
-
-def skull_points(distance: np.ndarray, unit_to_canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points (m, n) where a distance map changes sign between neighbouring cells, canonical mm, and weights (m,)."""
-    n, size = distance.ndim, distance.shape[0]
-    found = []
-    for axis in range(n):
-        a, b = distance.take(range(size - 1), axis), distance.take(range(1, size), axis)
-        cross = np.argwhere((a < 0) != (b < 0))
-        if not len(cross):
-            continue
-        at = tuple(cross.T)
-        part = a[at] / (a[at] - b[at])
-        places = cross.astype(np.float64)
-        places[:, axis] += part
-        found.append(places)
-    if not found:
-        return np.zeros((0, n)), np.zeros(0)
-    unit = (np.vstack(found)[:, ::-1] + 0.5) * (2 / size) - 1
-    unit = unit[:: 1 + len(unit) // _MOST_POINTS]
-    points = unit @ unit_to_canonical[:n, :n].T + unit_to_canonical[:n, n]
-    return points, np.ones(len(points))
-
-
-def _eyes(said: Prediction, unit_to_canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Left and right eye: the centre of gravity of each map near its peak, and how sure it is that there is one."""
-    places, sure = np.zeros((2, 3)), np.zeros(2)
-    cells = grid(said.maps.shape[-1]).numpy().reshape(3, -1)
-    for row, channel in enumerate((EYE_LEFT, EYE_RIGHT)):
-        logits = said.maps[0, channel].numpy().ravel()
-        sure[row] = 1 / (1 + np.exp(-float(np.clip(logits.max(), -30, 30))))
-        share = np.exp(logits - logits.max())
-        share[share < 0.05] = 0
-        unit = cells @ share / share.sum()
-        places[row] = unit_to_canonical[:3, :3] @ unit + unit_to_canonical[:3, 3]
-    return places, sure
-
-
-def _size(head: np.ndarray, unit_to_canonical: np.ndarray) -> float:
-    cell = abs(np.linalg.det(unit_to_canonical[:3, :3])) * (2 / head.shape[0]) ** 3
-    return float(abs(np.log(max(np.cbrt(head.sum() * cell), 1.0) / poses.SKULL_CUBE_ROOT_MM)))
-
-
-def _agreement(head: np.ndarray, skull: poses.Ellipsoid, unit_to_canonical: np.ndarray) -> float:
-    cells = grid(head.shape[0]).numpy().reshape(3, -1)
-    places = unit_to_canonical[:3, :3] @ cells + unit_to_canonical[:3, 3:]
-    local = skull.axes.T @ (places - skull.centre[:, None])
-    inside = ((local / skull.semi_axes[:, None]) ** 2).sum(axis=0) <= 1
-    values = head.ravel()
-    if inside.all() or not inside.any():
-        return 0.0
-    return float(values[inside].mean() - values[~inside].mean())
