@@ -24,20 +24,18 @@ Outcome = tuple[str, dict[str, Any]]
 
 def synthesize(options: Namespace) -> Outcome:
     """`usmri synthesize IN OUT`: the image, and its provenance beside it as `<OUT without ending>.json`."""
+    from USMRISynthesisLib.provenance import write_with_sidecar
     from USMRISynthesisLib.synthesis import pipeline
     from USMRISynthesisLib.transform_file import read_transform
 
     source, target = Path(options.input), _output(options)
-    sidecar = target.with_name(_stem(target) + ".json")
     transform = read_transform(options.transform) if options.transform else None
     volume = Volume.read(source, frame=options.frame, pixel_size_mm=options.pixel_size)
     result = pipeline.synthesize(
         volume, model=options.model, device=options.device, planes=options.planes, transform=transform,
         progress=_progress(options), log=_log(options), consent=lambda sha256, name: options.trust_model)
-    with _Staged(sidecar) as staged:   # both files or neither
-        staged.write_text(json.dumps(result.provenance, indent=2) + "\n", encoding="utf-8")
-        result.mr.write(target, metadata={"provenance": sidecar.name})
     provenance = result.provenance
+    sidecar = write_with_sidecar(result.mr, provenance, target, source=source)
     seconds = sum(provenance["seconds"].values())
     text = (f"Wrote {target} ({SYNTHETIC}) and {sidecar.name} in {seconds:.1f} s with the model "
             f"{provenance['model']['name']!r} on {provenance['device']['name']}.")
@@ -302,31 +300,6 @@ def _output(options: Namespace) -> Path:
     if source.exists() and target.exists() and source.samefile(target):
         raise Refused("same-file", "The output would overwrite the ultrasound image.", "Choose another name.")
     return target
-
-
-def _stem(path: Path) -> str:
-    """The file's name without its ending; `.nii.gz` is one ending."""
-    name = path.name
-    ending = next(e for e in sorted(OUTPUT_FORMATS, key=len, reverse=True) if name.lower().endswith(e))
-    return name[:-len(ending)]
-
-
-class _Staged:
-    """A file that takes its name only when the block has succeeded, and is gone otherwise."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
-
-    def __enter__(self) -> Path:
-        return self._part
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                os.replace(self._part, self._path)
-        finally:
-            self._part.unlink(missing_ok=True)
 
 
 def _progress(options: Namespace) -> Callable[[float, str], None] | None:

@@ -10,6 +10,7 @@ torch is imported when the network is needed and not before: a refused input is 
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from USMRISynthesisLib.gate import admit
 from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, Alignment, align
 from USMRISynthesisLib.normalisation.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
 from USMRISynthesisLib.synthesis.intensity import normalise_ultrasound
-from USMRISynthesisLib.synthesis.result import SYNTHETIC, Normalised, Synthesis
+from USMRISynthesisLib.synthesis.result import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY, Normalised, Synthesis
 from USMRISynthesisLib.volume import Volume
 
 if TYPE_CHECKING:
@@ -124,11 +125,13 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         "precision": {"name": str(generator.dtype).removeprefix("torch."),
                       "reason": generator.precision_reason},
         "batch": batch or BATCH.get(generator.device.type, 2), "planes": planes, "seed": None,
+        "parameters": {"device": device, "planes": planes, "transform_given": transform is not None},
         "slices": {"synthesised": int(_wanted(head & seen).sum()), "of": len(z_mm)},
     }
     if progress is not None:
         progress(1.0, "Done")
-    note = {"Comment": SYNTHETIC}
+    note = {"Comment": SYNTHETIC, SYNTHETIC_KEY: SYNTHETIC,
+            PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)}
     return Synthesis(Volume(values, volume.ijk_to_ras, note), alignment.ras_to_canonical.copy(),
                      Volume(confidence, volume.ijk_to_ras), provenance)
 
@@ -227,11 +230,13 @@ def _box_of(head: np.ndarray, ras_to_canonical: np.ndarray, volume: Volume) -> t
 def _provenance(volume: Volume, alignment: Alignment, given: bool, run: _Run) -> dict[str, Any]:
     """What every result can say about itself. No names and no paths: files are often named after patients."""
     from USMRISynthesisLib import __version__
+    from USMRISynthesisLib.provenance import versions
 
     voxels = np.ascontiguousarray(volume.array)
     return {
         "notice": SYNTHETIC,
-        "software": {"name": "USMRISynthesis", "version": __version__, "python": platform.python_version()},
+        "software": {"name": "USMRISynthesis", "version": __version__, "python": platform.python_version(),
+                     **versions()},
         "input": {"shape_kji": list(volume.shape), "spacing_ijk_mm": list(volume.spacing),
                   "type": str(voxels.dtype), "voxels_sha256": hashlib.sha256(voxels.data).hexdigest()},
         "alignment": {"method": alignment.method, "score": round(float(alignment.score), 4),

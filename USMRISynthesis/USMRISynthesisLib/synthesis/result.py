@@ -9,6 +9,9 @@ import numpy as np
 from USMRISynthesisLib.volume import Volume
 
 SYNTHETIC = "SYNTHETIC - not for diagnosis"
+# Keys in the headers of NRRD and MetaImage files, and attributes of nodes in Slicer.
+SYNTHETIC_KEY = "USMRISynthesis.Synthetic"
+PROVENANCE_KEY = "USMRISynthesis.Provenance"
 
 
 @dataclass(eq=False)
