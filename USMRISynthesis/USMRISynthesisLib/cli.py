@@ -61,6 +61,18 @@ def build_parser() -> argparse.ArgumentParser:
     synthesize.add_argument("--trust-model", action="store_true",
                             help="agree to run a model that did not come with the product; remembered")
 
+    batch = add("batch", "make an MR-like image of every ultrasound image in a folder; goes on where it stopped")
+    batch.add_argument("input", metavar="IN", help="folder of images (NRRD, NIfTI, MetaImage), searched in depth")
+    batch.add_argument("output", metavar="OUT", help="folder for the results, batch.json among them")
+    batch.add_argument("--model", default="default", help="name of a model, or its folder")
+    batch.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    batch.add_argument("--planes", default="axial", help="along which slices (axial)")
+    batch.add_argument("--workers", type=int, default=1, metavar="N",
+                       help="images at a time (1); no more than there are processors")
+    batch.add_argument("--fresh", action="store_true", help="make again what is done already")
+    batch.add_argument("--trust-model", action="store_true",
+                       help="agree to run a model that did not come with the product; remembered")
+
     normalise = add("normalise", "bring an ultrasound image into canonical space")
     add_input(normalise)
     normalise.add_argument("--transform", metavar="FILE",
@@ -158,7 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps({"status": "done", **result}))
     elif not options.quiet and text:
         print(text)
-    return DONE
+    # A batch ends in its own status: some of its cases may have failed, or have been refused.
+    return {"failed": FAILED, "refused": REFUSED}.get(result.get("status", ""), DONE)
 
 
 def _report(options: argparse.Namespace, error: USMRIError) -> int:

@@ -45,6 +45,28 @@ def synthesize(options: Namespace) -> Outcome:
                   "seconds": provenance["seconds"], "warnings": provenance["warnings"]}
 
 
+def batch(options: Namespace) -> Outcome:
+    """`usmri batch IN OUT`: every image in a folder; goes on where it stopped, and collects what fails."""
+    from USMRISynthesisLib import batch_run
+    from USMRISynthesisLib.batch import DONE, Batch, Case
+
+    work = Batch(Path(options.input), Path(options.output), model=options.model, device=options.device,
+                 planes=options.planes, fresh=options.fresh)
+
+    def settled(case: Case) -> None:
+        state = work.states[case.name]
+        if state["status"] != DONE:
+            sys.stderr.write(f"{state['status']}: {case.name}: {state['message']} {state['remedy']}\n")
+        elif not options.quiet:
+            doubt = "".join(f" {warning}" for warning in state["warnings"])
+            sys.stderr.write(f"done: {case.name} ({state['seconds']:.1f} s){'.' if doubt else ''}{doubt}\n")
+
+    batch_run.run(work, workers=options.workers, trust_model=options.trust_model, progress=_progress(options),
+                  settled=settled)
+    text = f"{work.summary()} {work.status_file} has the details."
+    return text, {"output": str(options.output), "status_file": str(work.status_file), **work.report()}
+
+
 def normalise(options: Namespace) -> Outcome:
     """`usmri normalise IN OUT --transform T`: the image in canonical space, and the way there as a file."""
     from USMRISynthesisLib.synthesis import pipeline

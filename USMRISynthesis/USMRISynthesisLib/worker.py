@@ -9,6 +9,7 @@ Requests (`id` is any string or number; unknown fields are ignored)::
      "model": "default", "device": "auto", "planes": "axial", "transform": [16 numbers, row by row] | null,
      "confidence": PATH | null,      # where to write the confidence volume, if it is wanted
      "masks": PATH | null,           # where to write uint8 masks: 1 in the fan, 2 in the head inside it
+     "compress": false,              # whether to compress the output
      "trust_model": false}           # true after the user has agreed to run a model of their own
     {"id": 2, "op": "normalise", "input": PATH, "output": PATH, "transform": [16] | null}
     {"id": 3, "op": "ping"}
@@ -155,7 +156,7 @@ class Worker:
             fan = find_fan(volume.array, volume.spacing)
             masks = fan.astype("uint8") + (fan & (result.confidence.array > 0))
             Volume(masks, volume.ijk_to_ras).write(_path(job, "masks"), compress=False)
-        result.mr.write(target, compress=False)
+        result.mr.write(target, compress=job.get("compress") is True)
         provenance = result.provenance
         return {"output": str(target), "confidence": job.get("confidence"), "masks": job.get("masks"),
                 "ras_to_canonical": result.transform.ravel().tolist(), "trusted": result.trusted,
