@@ -19,6 +19,8 @@ import subprocess
 import sys
 import time
 
+from USMRISynthesisLib import __version__
+from USMRISynthesisLib.synthesis.result import SYNTHETIC
 from USMRISynthesisLib.volume import Volume  # the process is started in the module's folder
 
 
@@ -61,7 +63,9 @@ def serve(request: dict) -> None:
         "masks": request.get("masks"), "trusted": part != "doubt",
         "score": 0.2 if part == "doubt" else 0.9, "method": "ellipsoid",
         "ras_to_canonical": request["transform"] or [1.1, 0, 0, 5, 0, 1.1, 0, 6, 0, 0, 1.1, 7, 0, 0, 0, 1],
-        "provenance": {"model": {"name": part}, "input": {"sha256": "0"}, "alignment_trusted": part != "doubt",
+        "provenance": {"notice": SYNTHETIC, "software": {"name": "USMRISynthesis", "version": __version__},
+                       "model": {"name": part, "sha256": part}, "planes": request["planes"],
+                       "input": {"sha256": "0"}, "alignment_trusted": part != "doubt",
                        "alignment": {"score": 0.2 if part == "doubt" else 0.9, "method": "ellipsoid"}}})
 
 

@@ -4,6 +4,9 @@ This is the ledger; it starts nothing itself. `batch_run.py` (command line) and 
 
     batch = Batch(Path("in"), Path("out"))
     for case in batch.waiting():
+        if batch.is_done(case):
+            batch.keep(case)
+            continue
         result = ...                     # a worker, given batch.request(case)
         batch.done(case, result)         # or batch.failed(case, error)
     batch.close()
@@ -19,7 +22,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,17 +104,29 @@ class Batch:
             self._staging.mkdir(parents=True)
         except OSError as error:
             raise _unwritable(output, error) from error
+        self._fresh = fresh
         self._began: dict[str, float] = {}
-        self.states: dict[str, dict[str, Any]] = {
-            case.name: ({"status": KEPT, "output": self._inside(case.target)}
-                        if not fresh and self._is_done(case) else {"status": WAITING}) for case in self.cases}
+        self.states: dict[str, dict[str, Any]] = {case.name: {"status": WAITING} for case in self.cases}
         self._save()
 
-    def waiting(self) -> Iterator[Case]:
-        """The cases that are still to be done; looked at anew before each one."""
-        for case in self.cases:
-            if self.states[case.name]["status"] == WAITING:
-                yield case
+    def waiting(self) -> list[Case]:
+        """The cases that nothing has been done about yet."""
+        return [case for case in self.cases if self.states[case.name]["status"] == WAITING]
+
+    def is_done(self, case: Case) -> bool:
+        """Whether an earlier batch made this result, by this model from this file. Reads and hashes both files."""
+        content = {} if self._fresh else read_sidecar(case.target)
+        try:
+            made_by = {"version": content["software"]["version"], "model_sha256": content["model"]["sha256"],
+                       "planes": content["planes"]}
+            return (made_by == self._made_by and content["input"]["file_sha256"] == file_sha256(case.source)
+                    and content["output"]["file_sha256"] == file_sha256(case.target))
+        except (OSError, KeyError, TypeError):
+            return False
+
+    def keep(self, case: Case) -> None:
+        """Leave a result that is there already as it is."""
+        self._settle(case, {"status": KEPT, "output": self._inside(case.target)})
 
     def request(self, case: Case, *, trust_model: bool = False) -> dict[str, Any]:
         """The fields of the worker's request for a case, which is running from now on."""
@@ -184,16 +199,6 @@ class Batch:
         """What `batch.json` holds."""
         return {"notice": SYNTHETIC, "status": self.status, "settings": {**self._settings, **self._made_by},
                 "counts": dict(self.counts()), "cases": self.states}
-
-    def _is_done(self, case: Case) -> bool:
-        content = read_sidecar(case.target)
-        try:
-            made_by = {"version": content["software"]["version"], "model_sha256": content["model"]["sha256"],
-                       "planes": content["planes"]}
-            return (made_by == self._made_by and content["input"]["file_sha256"] == file_sha256(case.source)
-                    and content["output"]["file_sha256"] == file_sha256(case.target))
-        except (OSError, KeyError, TypeError):
-            return False
 
     def _settle(self, case: Case, state: dict[str, Any]) -> None:
         began = self._began.pop(case.name, None)

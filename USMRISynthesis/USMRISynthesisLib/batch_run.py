@@ -41,7 +41,7 @@ def run(batch: Batch, *, workers: int = 1, trust_model: bool = False, progress: 
         USMRIError: what would befall every case, such as a full disk or changed weights; nothing goes on then.
         Cancelled: on Ctrl+C.
     """
-    waiting = list(batch.waiting())
+    waiting = batch.waiting()
     try:
         count = bounded(workers, len(waiting))
     except Refused:
@@ -90,18 +90,25 @@ class _Crew:
                     if not self._queue:
                         return
                     case = self._queue.pop()
-                    fields = self._batch.request(case, trust_model=self._trust)
                 try:
-                    self._run(worker, case, fields)
+                    self._run(worker, case)
                 except BaseException as error:   # not for one case alone: the others stop, and `run` raises it
                     self.fault = self.fault or error
                     self.stop.set()
 
-    def _run(self, worker: WorkerProcess, case: Case, fields: dict[str, Any]) -> None:
+    def _run(self, worker: WorkerProcess, case: Case) -> None:
+        if self._batch.is_done(case):
+            with self._lock:
+                self._finished += 1
+                self._batch.keep(case)
+            return
+
         def hear(event: dict[str, Any]) -> None:
             if event["event"] == "progress":
                 self._tell(case, float(event["value"]), str(event["stage"]))
 
+        with self._lock:
+            fields = self._batch.request(case, trust_model=self._trust)
         outcome: dict[str, Any] | USMRIError
         try:
             outcome = worker.request(str(fields.pop("op")), on_event=hear, cancel=self.stop.is_set, **fields)

@@ -6,6 +6,7 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     nodes.py            volume nodes <-> Volume, the nodes that hold a result
     process.py          the child process: requests out, events in, and how to stop it
     synthesis.py        one run: export, worker, import into the scene only after success
+    batch.py            a folder of files on the same process
     torch_install.py    is torch there, and who installs it
     layout.py           ultrasound | fused | MR-like, side by side
     export.py           captures, report, DICOM

@@ -20,6 +20,7 @@ from USMRISynthesisLib.errors import Cancelled, USMRIError
 from USMRISynthesisScene import inputs, nodes
 from USMRISynthesisScene.packages import ensure_packages
 from USMRISynthesisScene.panel_alignment import AlignmentSection
+from USMRISynthesisScene.panel_batch import BatchSection
 from USMRISynthesisScene.panel_display import DisplaySection
 from USMRISynthesisScene.panel_export import ExportSection
 from USMRISynthesisScene.panel_inputs import InputsSection
@@ -65,6 +66,8 @@ class SynthesisPanel(VTKObservationMixin):
         self.alignment = AlignmentSection(ui, lambda: self._parameters, self._comparable, self._say)
         self.display = DisplaySection(ui, self._comparable, self._say)
         self.export = ExportSection(ui, self._comparable, self._say, ensure_packages)
+        self.batch = BatchSection(ui, lambda: self._parameters, lambda: self._synthesizer.worker, prepare,
+                                  self._show_batch, self._ask_for_trust, self.refresh)
         ui.modelComboBox.connect("currentTextChanged(QString)", self._on_model_edited)
         ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self._on_input_chosen)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
@@ -116,10 +119,12 @@ class SynthesisPanel(VTKObservationMixin):
         """What can be clicked now."""
         source = self._parameters.inputVolume if self._parameters else None
         self._watch(source)
-        running = self._synthesizer.running
-        self.ui.runButton.enabled = running or source is not None
+        running, batch = self._synthesizer.running, self.batch.running
+        self.ui.runButton.enabled = running or (source is not None and not batch)
         if running:
             self.ui.runButton.toolTip = _("Stop the synthesis; the scene stays as it is")
+        elif batch:
+            self.ui.runButton.toolTip = _("Wait for the batch, or cancel it")
         elif source is not None:
             self.ui.runButton.toolTip = _("Make an MR-like volume from the ultrasound volume")
         else:
@@ -128,6 +133,7 @@ class SynthesisPanel(VTKObservationMixin):
         self.alignment.refresh(running)
         self.display.refresh()
         self.export.refresh()
+        self.batch.refresh(running)
 
     def _watch(self, source: Any) -> None:
         """Loading fills a node after it has been selected; its spacing can be corrected elsewhere, too."""
@@ -173,6 +179,7 @@ class SynthesisPanel(VTKObservationMixin):
             SequenceRun(self._synthesizer).start(parameters.inputVolume, **options)
         else:
             self._synthesizer.start(parameters.inputVolume, parameters.outputVolume, **options)
+        self.refresh()
 
     def close(self) -> None:
         """The panel goes away: nothing may go on in the background."""
@@ -180,6 +187,7 @@ class SynthesisPanel(VTKObservationMixin):
         self._set_parameters(None)
         self.removeObservers()
         self.alignment.close()
+        self.batch.close()
         self._synthesizer.close()
 
     def _comparable(self) -> Any:
@@ -216,14 +224,24 @@ class SynthesisPanel(VTKObservationMixin):
             return
         self._show_idle(str(error))
         if error.kind == "consent":
-            # Not from within the worker's signal: a dialog there would hold up what it still has to say.
-            qt.QTimer.singleShot(0, lambda: self._ask_for_trust(error))
+            self._ask_for_trust(error, lambda: self.run(trust=True))
         elif not isinstance(error, Cancelled):
             self.ui.advancedCollapsibleButton.collapsed = False   # where the details are
 
-    def _ask_for_trust(self, error: USMRIError) -> None:
-        if slicer.util.confirmOkCancelDisplay(f"{error}\n\n" + _("Run it?"), _("Model from outside")):
-            self.run(trust=True)
+    def _ask_for_trust(self, error: USMRIError, then: Callable[[], None]) -> None:
+        def ask() -> None:
+            if not self._closed and slicer.util.confirmOkCancelDisplay(
+                    f"{error}\n\n" + _("Run it?"), _("Model from outside")):
+                then()
+
+        # Not from within the worker's signal: a dialog there would hold up what it still has to say.
+        qt.QTimer.singleShot(0, ask)
+
+    def _show_batch(self, value: float | None, text: str) -> None:
+        """A batch's progress, or its end (None)."""
+        self.ui.progressBar.visible = value is not None
+        self.ui.progressBar.value = round(100 * (value or 0.0))
+        self.ui.statusLabel.text = text
 
     def _say(self, text: str) -> None:
         self.ui.statusLabel.text = text

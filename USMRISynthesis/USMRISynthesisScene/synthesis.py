@@ -43,6 +43,9 @@ class SynthesizerProtocol(Protocol):
     @property
     def running(self) -> bool: ...
 
+    @property
+    def worker(self) -> WorkerProtocol: ...
+
     def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str, device: str,
               transform: Any, trust: bool, support: bool, masks: bool,
               deliver: Callable[[nodes.Result], Any] | None = None, reports: Reports) -> None: ...
@@ -72,6 +75,11 @@ class Synthesizer:
     @property
     def running(self) -> bool:
         return self._folder is not None
+
+    @property
+    def worker(self) -> WorkerProtocol:
+        """The process behind it, for work that is no run of a node; only while nothing runs."""
+        return self._worker
 
     def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str = "default",
               device: str = "auto", transform: Any = None, trust: bool = False,
@@ -149,7 +157,7 @@ class Synthesizer:
         elif kind == "log":
             self._reports.message(str(event.get("level", "info")), str(event.get("text", "")))
         elif kind == "error":
-            self._finish(None, _error_from(event))
+            self._finish(None, error_from(event))
         elif kind == "done":
             try:
                 self._finish(self._import(event.get("result", {})), None)
@@ -199,7 +207,7 @@ def read_result(result: Mapping[str, Any], path: Path) -> nodes.Result:
                      "Check the free space in Slicer's temporary folder and run it again.") from error
 
 
-def _error_from(event: Event) -> USMRIError:
+def error_from(event: Event) -> USMRIError:
     """The worker's error as the exception that it was there."""
     classes = {"refused": Refused, "cancelled": Cancelled}
     return classes.get(event.get("category", ""), Failed)(

@@ -1,0 +1,128 @@
+"""The Batch section: files in, files out, every case's state in the table, and the scene left alone."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import slicer
+from scenery import PICTURES, add_head, head_array, leftovers, play, scene_state, spin_until
+from USMRISynthesisLib.volume import Volume
+
+
+@pytest.fixture
+def cohort(panel: Any, ui: Any, tmp_path: Path) -> Path:
+    """Three heads in a folder, and the folders chosen in the panel."""
+    import numpy as np
+
+    folder = tmp_path / "in"
+    (folder / "week 30").mkdir(parents=True)
+    for name in ("a.nrrd", "b.nii.gz", "week 30/c.mha"):
+        Volume(head_array((12, 15, 14), (8, 8, 8)), np.diag([8.0, 8, 8, 1])).write(folder / name)
+    (tmp_path / "out").mkdir()
+    ui.batchInputButton.directory = str(folder)
+    ui.batchOutputButton.directory = str(tmp_path / "out")
+    ui.batchCollapsibleButton.collapsed = False
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def any_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripted worker's parts stand for models that are there."""
+    import types
+
+    from USMRISynthesisLib import weights
+
+    monkeypatch.setattr(weights, "find_model", Path)
+    monkeypatch.setattr(weights, "read_manifest", lambda folder: types.SimpleNamespace(sha256=str(folder)))
+
+
+def start(panel: Any, part: str) -> None:
+    panel.ui.modelComboBox.setCurrentText(part)
+    panel.ui.batchButton.click()
+
+
+def states(ui: Any) -> list[str]:
+    return [ui.batchTable.item(row, 1).text() for row in range(ui.batchTable.rowCount)]
+
+
+def is_over(ui: Any) -> bool:
+    return ui.batchButton.text == "Run batch"
+
+
+def test_every_image_of_the_folder_gets_its_result_and_its_state(panel: Any, ui: Any, cohort: Path,
+                                                                 tmp_path: Path) -> None:
+    add_head()
+    before = scene_state()
+    start(panel, "copy")
+    assert ui.batchButton.text == "Cancel batch" and not ui.batchInputButton.enabled
+    assert not ui.runButton.enabled and ui.runButton.toolTip == "Wait for the batch, or cancel it"
+    spin_until(lambda: is_over(ui))
+    assert ui.statusLabel.text == "3 cases: 3 done."
+    assert [ui.batchTable.item(row, 0).text() for row in range(3)] == ["a.nrrd", "b.nii.gz", "week 30/c.mha"]
+    assert all(text.startswith("done, ") for text in states(ui))
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*-mr.*")) == [
+        "a-mr.json", "a-mr.nrrd", "b-mr.json", "b-mr.nrrd", "c-mr.json", "c-mr.nrrd"]
+    assert scene_state() == before and ui.runButton.enabled
+    panel.parent.resize(420, 900)
+    slicer.app.processEvents()
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    panel.parent.grab().save(str(PICTURES / "panel-batch.png"))
+
+
+def test_cancelled_batch_goes_on_where_it_was(panel: Any, ui: Any, cohort: Path, tmp_path: Path) -> None:
+    start(panel, "copy")
+    spin_until(lambda: states(ui)[0].startswith("done"))
+    spin_until(lambda: states(ui)[1] == "running")
+    ui.batchButton.click()
+    assert is_over(ui)
+    assert ui.statusLabel.text.startswith("Cancelled. Run it again to go on with the rest. 3 cases: 1 done, 1 canc")
+    spin_until(lambda: leftovers() == [])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-mr.json", "a-mr.nrrd", "batch.json"]
+    start(panel, "copy")
+    spin_until(lambda: is_over(ui))
+    assert states(ui)[0] == "done before" and ui.statusLabel.text == "3 cases: 2 done, 1 kept."
+
+
+def test_refused_and_crashed_cases_are_told_and_the_others_go_on(panel: Any, ui: Any, cohort: Path,
+                                                                 tmp_path: Path) -> None:
+    start(panel, "refuse")
+    spin_until(lambda: is_over(ui))
+    assert set(states(ui)) == {"refused: The image is 5 mm wide. Correct the spacing."}
+    start(panel, "exit 3")
+    spin_until(lambda: is_over(ui))
+    assert all("ended before it was done (exit code 3)" in text for text in states(ui))
+    assert json.loads((tmp_path / "out" / "batch.json").read_text())["counts"] == {"failed": 3}
+
+
+def test_foreign_model_is_asked_for_once(panel: Any, ui: Any, cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: asked.append(text) or True)
+    start(panel, "foreign")
+    spin_until(lambda: ui.statusLabel.text == "3 cases: 3 done.")
+    assert len(asked) == 1 and "not been trusted" in asked[0]
+
+
+def test_folder_without_images_is_a_sentence(panel: Any, ui: Any, cohort: Path, tmp_path: Path) -> None:
+    ui.batchInputButton.directory = str(tmp_path / "out")
+    start(panel, "copy")
+    assert is_over(ui) and ui.statusLabel.text.startswith("There is no image to synthesise in out. Give a folder")
+
+
+def test_closing_the_scene_lets_the_batch_go_on_and_closing_the_panel_ends_it(
+        panel: Any, ui: Any, cohort: Path) -> None:
+    start(panel, "slow")
+    spin_until(lambda: ui.progressBar.value >= 5)
+    slicer.mrmlScene.Clear(False)
+    assert not is_over(ui)
+    panel.cleanup()
+    spin_until(lambda: leftovers() == [])
+
+
+def test_batch_waits_for_a_run(panel: Any, ui: Any, cohort: Path) -> None:
+    add_head()
+    play(panel, "slow")
+    assert not ui.batchButton.enabled
+    ui.runButton.click()
+    assert ui.batchButton.enabled
