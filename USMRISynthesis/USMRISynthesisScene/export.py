@@ -12,6 +12,8 @@ from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import Failed
 from USMRISynthesisLib.export_dicom import write_dicom
 from USMRISynthesisLib.export_report import Report, write_report
+from USMRISynthesisLib.provenance import write_with_sidecar
+from USMRISynthesisLib.volume import COMMENT, Volume
 from vtk.util.numpy_support import vtk_to_numpy
 
 from USMRISynthesisScene import layout, marking, nodes
@@ -61,6 +63,19 @@ def save_captures(folder: Path, output: slicer.vtkMRMLScalarVolumeNode, fusion: 
         raise Failed("write", _("The captures could not be written."),
                      _("Check that the folder exists and has free space.")) from error
     return files
+
+
+def save_volume(path: Path, output: slicer.vtkMRMLScalarVolumeNode) -> Path:
+    """The MR-like volume as NRRD that says what it is, and its provenance beside it; returns the latter's path.
+
+    The file has the volume's own geometry, without the transforms over it.
+    """
+    provenance = provenance_of(output)
+    volume = nodes.read_volume(output)
+    marked = Volume(volume.array, volume.ijk_to_ras, {
+        COMMENT: nodes.SYNTHETIC, nodes.SYNTHETIC_ATTRIBUTE: nodes.SYNTHETIC,
+        nodes.PROVENANCE_ATTRIBUTE: json.dumps(provenance, sort_keys=True)})
+    return write_with_sidecar(marked, {"notice": nodes.SYNTHETIC, **provenance}, path)
 
 
 def save_dicom(folder: Path, output: slicer.vtkMRMLScalarVolumeNode) -> list[Path]:

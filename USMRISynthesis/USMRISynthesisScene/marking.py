@@ -12,7 +12,7 @@ import vtk
 from slicer.util import VTKObservationMixin
 
 from USMRISynthesisScene import layout
-from USMRISynthesisScene.nodes import SYNTHETIC, is_synthetic
+from USMRISynthesisScene.nodes import SYNTHETIC, is_synthetic, restore_marks
 
 _EDGE = vtk.vtkCornerAnnotation.UpperEdge
 _FOLLOWED = ("vtkMRMLSliceCompositeNode", "vtkMRMLVolumeNode", "vtkMRMLVolumeRenderingDisplayNode")
@@ -41,6 +41,7 @@ class SyntheticMarks(VTKObservationMixin):
     def __init__(self) -> None:
         super().__init__()
         self._followed: dict[Any, int] = {}
+        self._files: dict[Any, str] = {}    # volume -> the file whose header has been looked at
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.NodeAddedEvent, self._on_node_added)
         for event in (scene.NodeRemovedEvent, scene.EndImportEvent, scene.EndCloseEvent, scene.EndRestoreEvent):
@@ -58,6 +59,7 @@ class SyntheticMarks(VTKObservationMixin):
         for node, tag in self._followed.items():
             node.RemoveObserver(tag)
         self._followed.clear()
+        self._files.clear()
         manager = slicer.app.layoutManager()
         if manager is not None:
             manager.disconnect("layoutChanged(int)", self._on_layout_changed)
@@ -67,6 +69,8 @@ class SyntheticMarks(VTKObservationMixin):
         if slicer.mrmlScene.IsClosing():
             return
         self._forget_removed()
+        if caller is not None and caller.IsA("vtkMRMLVolumeNode"):
+            self._read_file(caller)
         manager = slicer.app.layoutManager()
         if manager is None:
             return
@@ -98,11 +102,22 @@ class SyntheticMarks(VTKObservationMixin):
         """Look again after each change of the node."""
         if node not in self._followed:
             self._followed[node] = node.AddObserver(vtk.vtkCommand.ModifiedEvent, self.update)
+            if node.IsA("vtkMRMLVolumeNode"):
+                self._read_file(node)
+
+    def _read_file(self, volume: Any) -> None:
+        """Once for each file that a volume is loaded from; Slicer names it after the volume has come to the scene."""
+        storage = volume.GetStorageNode()
+        name = (storage.GetFileName() if storage is not None else None) or ""
+        if name and self._files.get(volume) != name:
+            self._files[volume] = name
+            restore_marks(volume)
 
     def _forget_removed(self) -> None:
         """A node that is gone from the scene must not be kept alive from here."""
         for node in [node for node in self._followed if node.GetScene() is not slicer.mrmlScene]:
             node.RemoveObserver(self._followed.pop(node))
+            self._files.pop(node, None)
 
 
 def _write(view: Any, shown: bool) -> None:

@@ -18,14 +18,15 @@ import numpy as np
 import slicer
 import vtk
 from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.provenance import marks
+from USMRISynthesisLib.synthesis.result import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
 from USMRISynthesisLib.volume import Volume
 
-SYNTHETIC = "SYNTHETIC - not for diagnosis"
 SOURCE_ROLE = "USMRISynthesis.SourceUltrasound"
 TRANSFORM_ROLE = "USMRISynthesis.CanonicalTransform"
-PROVENANCE_ATTRIBUTE = "USMRISynthesis.Provenance"
+PROVENANCE_ATTRIBUTE = PROVENANCE_KEY
 SUPPORT_ROLE = "USMRISynthesis.SupportMap"
-SYNTHETIC_ATTRIBUTE = "USMRISynthesis.Synthetic"
+SYNTHETIC_ATTRIBUTE = SYNTHETIC_KEY
 MR_WINDOW = (0.0, 1000.0)
 
 
@@ -124,6 +125,22 @@ def is_synthetic(node: slicer.vtkMRMLNode | None) -> bool:
     """Whether a node holds an image made here: by its mark, or by its name after a file has lost the mark."""
     return node is not None and (bool(node.GetAttribute(SYNTHETIC_ATTRIBUTE))
                                  or SYNTHETIC.split()[0] in (node.GetName() or ""))
+
+
+def restore_marks(node: slicer.vtkMRMLVolumeNode) -> bool:
+    """Give a volume that was loaded from a file the marks that the file carries; whether there were any.
+
+    Slicer reads and writes scalar volumes without their attributes: without this, an MR-like image from the command
+    line, or one that was saved as a file, would come back as an ordinary MR.
+    """
+    storage = node.GetStorageNode()
+    name = storage.GetFileName() if storage is not None else None
+    if not name or node.GetAttribute(SYNTHETIC_ATTRIBUTE):
+        return False
+    found = marks(name)
+    for key, value in found.items():
+        node.SetAttribute(key, value)
+    return bool(found)
 
 
 def _set_geometry(output: slicer.vtkMRMLScalarVolumeNode, source: slicer.vtkMRMLScalarVolumeNode,

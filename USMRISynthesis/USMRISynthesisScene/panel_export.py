@@ -1,4 +1,4 @@
-"""The Export section: report, captures, DICOM."""
+"""The Export section: report, captures, volume file, DICOM."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -26,11 +26,12 @@ class ExportSection:
         self._result, self._say, self._prepare = result, say, prepare
         ui.reportButton.connect("clicked(bool)", self.on_report)
         ui.captureButton.connect("clicked(bool)", self.on_captures)
+        ui.saveButton.connect("clicked(bool)", self.on_save)
         ui.dicomButton.connect("clicked(bool)", self.on_dicom)
 
     def refresh(self) -> None:
         there = self._result() is not None
-        for button in (self.ui.reportButton, self.ui.captureButton, self.ui.dicomButton):
+        for button in (self.ui.reportButton, self.ui.captureButton, self.ui.saveButton, self.ui.dicomButton):
             button.enabled = there
 
     def on_report(self, checked: bool = False) -> None:
@@ -44,6 +45,13 @@ class ExportSection:
     def on_captures(self, checked: bool = False) -> None:
         self._write(lambda folder: ", ".join(path.name for path in export.save_captures(
             folder, self._result(), self.ui.fadeSlider.value)))
+
+    def on_save(self, checked: bool = False) -> None:
+        def write(folder: Path) -> str:
+            path = _free(folder / "MR-like-SYNTHETIC.nrrd")
+            return f"{path.name}, {export.save_volume(path, self._result()).name}"
+
+        self._write(write)
 
     def on_dicom(self, checked: bool = False) -> None:
         def write(folder: Path) -> str:
