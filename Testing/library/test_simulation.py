@@ -145,6 +145,20 @@ def test_a_frame_shows_the_head_upright_centred_and_88_mm_long_with_its_truth(he
     assert (made.t2[~made.skull] == 0).all() and made.t2[made.labels == atlas.VENTRICLES].mean() > 120
 
 
+def test_a_frames_bright_ring_lies_where_its_truth_has_the_skull(head: anatomy.Anatomy) -> None:
+    reach = range(-8, 9, 2)  # pixels of 0.6 mm
+    for seed in range(4):
+        made = frame.simulate_frame(head, seed=seed)
+        outline = made.skull & ~ndimage.binary_erosion(made.skull, iterations=4)
+        grey = np.where(made.fan, made.us, made.us[made.fan].mean())
+        grown = {n: ndimage.binary_erosion(made.skull, iterations=n) ^ ndimage.binary_erosion(made.skull, iterations=n + 4)
+                 for n in (4, 8)}  # fmt: skip
+        shifted = {(j, i): grey[np.roll(outline, (j, i), (0, 1))].mean() for j in reach for i in reach}
+        best = max(shifted, key=shifted.__getitem__)
+        assert np.hypot(*best) <= 4, f"seed {seed}: the ring is {0.6 * np.hypot(*best):.1f} mm off"
+        assert grey[outline].mean() > 1.5 * max(grey[ring].mean() for ring in grown.values())
+
+
 def test_the_grey_map_gives_the_brain_the_levels_of_real_frames(head: anatomy.Anatomy) -> None:
     rows = display.appearances()
     low, high = rows[:, 4].min(), rows[:, 4].max()  # medians inside the brain

@@ -22,7 +22,7 @@ from .physics import blur, gaussian, smooth_noise
 APPEARANCE = Path(__file__).with_name("appearance.json")
 BRAIN_PERCENTILES = (1.0, 5.0, 15.0, 30.0, 50.0, 70.0, 85.0, 93.0, 97.0, 99.3)
 SKULL_PERCENTILES = (50.0, 80.0)  # of the ring's peaks by direction; of all the skull's samples that is about:
-_SKULL_SAMPLE_PERCENTILES = (75.0, 93.0)
+_SKULL_SAMPLE_PERCENTILES = (68.0, 90.0)
 _KINK_DB = 3.0
 BRAIN_LIMIT_MM = -9.0  # canonical mm inside the outer skull: there the skull's own blur has ended
 

@@ -27,9 +27,16 @@ class FrameRanges:
     offset_mm: float = 3.0  # canonical
     pixel_mm: tuple[float, float] = (0.25, 0.5)  # canonical
     length_error: float = 0.012  # of the outlined head, as a share
+    length_bias: float = 0.02  # an outline is drawn around the skull's echo, which is wider than the bone
     place_error_mm: float = 0.6
     turn_deg: float = 2.0
-    cut_mm: tuple[float, float] = (34.0, 90.0)  # the picture's edges from the head's centre: often zoomed in
+    # the picture's window about the head, as HC18's training fetuses have it (median 100 canonical mm, 90 % 76-145)
+    window_mm: float = 98.0
+    window_spread: float = 0.17  # of its logarithm
+    window_ratio: float = 1.48  # width over height
+    window_place: float = 0.05  # of the window, the head's centre from the window's
+    legend: float = 0.8  # how often the machine's legend is cut out of a lower corner
+    caption: float = 0.25  # and a caption out of an upper one
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +83,8 @@ def simulate_frame(
 
 # finer in depth and width than a motor-swept volume, and thinner layers of everything
 FRAME_RANGES = AcquisitionRanges(
-    axial_mm=(0.15, 0.32), lateral_mm=(0.25, 0.6), distance_mm=(8.0, 50.0), lateral_deg=(26.0, 42.0), looks=(1.0, 7.0)
+    axial_mm=(0.2, 0.42), lateral_mm=(0.5, 1.1), distance_mm=(5.0, 35.0), radius_mm=(35.0, 60.0),
+    lateral_deg=(30.0, 42.0), looks=(3.0, 12.0),
 )
 
 
@@ -108,7 +116,7 @@ def _outlined(anatomy: Anatomy, plane: np.ndarray, planes: FrameRanges, rng: np.
     centre = places.mean(axis=1)
     moments, directions = np.linalg.eigh(np.cov(places))
     long = directions[:, 1] * np.sign(directions[1, 1])
-    scale = 4 * np.sqrt(moments[1]) / HEAD_LENGTH_MM * (1 + rng.normal(0, planes.length_error))
+    scale = 4 * np.sqrt(moments[1]) / HEAD_LENGTH_MM * (1 + rng.normal(planes.length_bias, planes.length_error))
     turn = np.deg2rad(rng.normal(0, planes.turn_deg))
     front = np.array([np.cos(turn) * long[0] - np.sin(turn) * long[1], np.sin(turn) * long[0] + np.cos(turn) * long[1]])
     right = np.array([front[1], -front[0]])
@@ -118,6 +126,28 @@ def _outlined(anatomy: Anatomy, plane: np.ndarray, planes: FrameRanges, rng: np.
     result[:3, 1] = scale * (plane[:3, 0] * front[0] + plane[:3, 1] * front[1])
     result[:3, 3] = plane[:3, 3] + plane[:3, 0] * centre[0] + plane[:3, 1] * centre[1]
     return result
+
+
+def _window(
+    across: torch.Tensor, down: torch.Tensor, planes: FrameRanges, rng: np.random.Generator
+) -> torch.Tensor:
+    """Where the machine's window shows ultrasound: a rectangle around the head without the boxes of its texts.
+
+    across, down: mm from the head's centre along the picture's rows and columns.
+    """
+    height = planes.window_mm * float(np.exp(rng.normal(0, planes.window_spread)))
+    place = rng.normal(0, planes.window_place, 2) + [0.5, 0.49]
+    u = across / (height * planes.window_ratio) + float(place[0])
+    v = down / height + float(place[1])
+    if rng.random() < 0.5:
+        u = 1 - u  # a picture may be stored mirrored
+    seen = (u > 0) & (u < 1) & (v > 0) & (v < 1)
+    corners = rng.uniform([0.7, 0.77, 0.84, 0.08], [0.8, 0.83, 0.93, 0.2])
+    if rng.random() < planes.legend:
+        seen &= ~((u > float(corners[0])) & (v > float(corners[1])))
+    if rng.random() < planes.caption:
+        seen &= ~((u > float(corners[2])) & (v < float(corners[3])))
+    return seen
 
 
 def _picture(
@@ -132,8 +162,7 @@ def _picture(
     values = functional.grid_sample(image[None, None], grid, padding_mode="border", align_corners=True)[0, 0]
     seen = (coordinates[..., 1:].abs() <= 1).all(dim=-1)
     local = combine(points - torch.from_numpy(plane[:3, 3]).float(), torch.from_numpy(beam.axes).float())[..., ::2]
-    left, right, top, bottom = rng.uniform(*planes.cut_mm, 4)
-    seen &= (local[..., 0] > -left) & (local[..., 0] < right) & (local[..., 1] > -top) & (local[..., 1] < bottom)
+    seen &= _window(local[..., 0], local[..., 1], planes, rng)
     stored = torch.where(seen, values.round().clamp(0, 255), torch.zeros(()))
     centres = (torch.arange(SIZE) - (SIZE - 1) / 2) * SPACING_MM / (pixel * (size - 1) / 2)
     grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)[None]

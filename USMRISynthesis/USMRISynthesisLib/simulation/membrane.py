@@ -33,13 +33,13 @@ _ECHOGENIC_SULCI_WEEK = 26
 class MembraneRanges:
     """Uniform ranges of each sheet's strength; 1 is a strong midline echo."""
 
-    midline: tuple[float, float] = (0.55, 1.1)
+    midline: tuple[float, float] = (0.3, 1.0)
     third_ventricle: tuple[float, float] = (0.1, 0.6)
     cavum: tuple[float, float] = (0.5, 1.1)
-    ependyma: tuple[float, float] = (0.15, 0.6)
+    ependyma: tuple[float, float] = (0.3, 1.0)
     pia: tuple[float, float] = (0.08, 0.3)
     sulci: tuple[float, float] = (0.2, 0.7)
-    insula: tuple[float, float] = (0.25, 0.9)
+    insula: tuple[float, float] = (0.4, 1.2)
     tentorium: tuple[float, float] = (0.3, 0.8)
     mass: tuple[float, float] = (0.1, 0.7)
 
@@ -77,12 +77,12 @@ def membrane(sheets: Sheets, rng: np.random.Generator, ranges: MembraneRanges | 
     above = np.clip((sheets.z - sheets.base_z) / 2 + 1, 0, 1)
     total = np.zeros(inner.shape, np.float32)
 
-    def add(name: str, profile: np.ndarray, where: np.ndarray | float = 1.0, finest: int = 14) -> None:
-        broken = strength[name] * _interruptions(rng, finest)[sheets.box]
+    def add(name: str, profile: np.ndarray, where: np.ndarray | float = 1.0, finest: int = 14, share: float = 0.75) -> None:
+        broken = strength[name] * _interruptions(rng, finest, share)[sheets.box]
         np.maximum(total, profile * where * broken, out=total)
 
     across = _profile(midline)
-    add("midline", across, np.isin(labels, (WHITE_MATTER, CORTEX, EXTERNAL_CSF, FALX)) * above)
+    add("midline", across, np.isin(labels, (WHITE_MATTER, CORTEX, EXTERNAL_CSF, FALX)) * above, finest=26, share=0.5)
     add("third_ventricle", across, np.isin(labels, (DEEP_GREY, VENTRICLES)) * above)
     add("ependyma", _profile(_distance(sheets.ventricle)), labels != CAVUM)
     surface = _profile(_distance(0.5 - sheets.indicators[0] + sheets.indicators[EXTERNAL_CSF]))
@@ -122,12 +122,12 @@ def _distance(value: np.ndarray, floor: float = 0.004) -> np.ndarray:
     return np.asarray(value / np.maximum(np.sqrt(slope), floor), np.float32)
 
 
-def _interruptions(rng: np.random.Generator, nodes: int) -> np.ndarray:
+def _interruptions(rng: np.random.Generator, nodes: int, share: float) -> np.ndarray:
     """Smooth factor 0-1.3 that breaks a sheet into the stretches that a real scan shows."""
     coarse = np.clip(rng.standard_normal((5, 5, 5)), -2, 2)
     fine = np.clip(rng.standard_normal((nodes, nodes, nodes)), -2, 2)
     field = spline_field(coarse, SIZE) + spline_field(fine, SIZE)
-    return np.clip(0.75 + 0.75 * field, 0, 1.3)
+    return np.clip(share + 0.75 * field, 0, 1.3)
 
 
 def _furrows(rng: np.random.Generator, week: int) -> np.ndarray:

@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+_LOBES_MM = 4.0
+_STROKE_MM = 1.0
+
 
 @dataclass(frozen=True, eq=False)
 class Fields:
@@ -174,10 +177,16 @@ def _specular(
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Mirror-like echoes: skull, membranes, tissue interfaces and small reflectors, brightest across the beam."""
-    ripple = 1 + 0.35 * smooth_noise(fields.skull.shape, (9, 17, 13), generator)
+    shape = fields.skull.shape
+    ripple = torch.exp(draw["skull_ripple"] * smooth_noise(shape, (9, 23, 15), generator))
+    bumps = draw["skull_bumps_mm"] * smooth_noise(shape, (9, 19, 13), generator)
+    # a sheet is rough: it shines where a piece of it happens to face the probe, over some mm along the picture
+    depth_mm = shape[0] * sampling.step_mm
+    glints = smooth_noise(shape, (max(4, int(depth_mm / 5)), 48, 32), generator)
+    glints = torch.exp(draw["glints"] * glints - 0.1 * draw["glints"] ** 2)
     near = torch.cumsum(fields.skull, dim=0) * sampling.step_mm < 4.0
     # pulses have long tails: an exponential profile, which the log display shows as a ridge and not as a plateau
-    profile = torch.exp(-(fields.distance + draw["skull_depth_mm"]).abs() / draw["skull_width_mm"])
+    profile = torch.exp(-(fields.distance + draw["skull_depth_mm"] + bumps).abs() / draw["skull_width_mm"])
     reach = 2 * max(1, round(1.2 / sampling.step_mm)) + 1
     bone = functional.max_pool3d(fields.skull[None], (reach, 1, 1), stride=1, padding=(reach // 2, 0, 0))[0]
     skull = profile * bone * (draw["skull_floor"] + cosine ** draw["skull_exponent"]) * draw["skull_bright"]
@@ -186,11 +195,12 @@ def _specular(
     derivative[1:] = fields.impedance[1:] - fields.impedance[:-1]
     echo = draw["interface"] * derivative.abs() * (1 - fields.skull)
     orientation = _across(fields.membrane, sampling)
-    echo = echo + draw["membrane"] * fields.membrane * (draw["membrane_floor"] + orientation**2)
+    echo = echo + draw["membrane"] * fields.membrane * (draw["membrane_floor"] + orientation**2) * glints
     echo = echo + draw["brain_level"] * _specks(fields, sampling, draw, generator)
     sharp = point_spread(torch.stack((skull * ripple, echo * ripple * (1 - haze))), sampling, draw)
     ringing = _tail(sharp[0], sampling.step_mm, draw)
-    return sharp.sum(0) + ringing
+    lobes = blur(sharp[:1], gaussian(_LOBES_MM / float(sampling.lateral_mm.mean())), 2)[0]
+    return sharp.sum(0) + ringing + draw["lobes"] * lobes
 
 
 def _across(sheet: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -225,9 +235,9 @@ def _specks(
     where = torch.randint(field.numel(), (count,), generator=generator)
     strength = torch.randn(count, generator=generator).mul_(0.7).exp_()
     field.view(-1)[where] = strength * 20
-    field = blur(field[None], gaussian(0.7 / float(sampling.lateral_mm.mean())), 2)[0]
+    field = blur(field[None], gaussian(_STROKE_MM / float(sampling.lateral_mm.mean())), 2)[0]
     if field.shape[2] > 1:
-        field = blur(field[None], gaussian(0.7 / float(sampling.sweep_mm.mean())), 3)[0]
+        field = blur(field[None], gaussian(_STROKE_MM / float(sampling.sweep_mm.mean())), 3)[0]
     return field * (fields.distance < -4.0) * (fields.scatter > 0.4 * draw["brain_level"])
 
 

@@ -15,7 +15,7 @@ from .tissues import MASS
 
 # label: attenuation dB/cm/MHz, impedance MRayl, scatter amplitude; orders of magnitude, not measurements
 PROPERTIES = {
-    0: (0.01, 1.50, 0.01), 1: (0.45, 1.555, 0.100), 2: (0.01, 1.51, 0.012), 3: (0.50, 1.57, 0.120),
+    0: (0.01, 1.50, 0.01), 1: (0.45, 1.555, 0.100), 2: (0.01, 1.51, 0.022), 3: (0.50, 1.57, 0.120),
     4: (0.02, 1.515, 0.035), 5: (0.50, 1.56, 0.110), 6: (0.50, 1.56, 0.110), 7: (0.50, 1.56, 0.120),
     8: (0.45, 1.56, 0.095), tissue.SKULL: (3.5, 1.66, 0.30), tissue.SCALP: (0.6, 1.535, 0.15),
     tissue.FALX: (0.7, 1.57, 0.13), tissue.CAVUM: (0.01, 1.51, 0.012), tissue.CHOROID: (0.55, 1.57, 0.50),
