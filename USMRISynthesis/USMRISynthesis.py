@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import slicer
+import vtk
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -53,6 +54,35 @@ def registerSampleData() -> None:
         register_sample_data()
     except ImportError:
         pass
+
+
+class USMRISynthesisFileReader:
+    """Claims the Kretz files that nothing else here can read, in order to say what reads them."""
+
+    def __init__(self, parent: Any) -> None:
+        self.parent = parent
+
+    def description(self) -> str:
+        return _("GE Kretz ultrasound (needs SlicerHeart)")
+
+    def fileType(self) -> str:
+        return "USMRISynthesisKretz"
+
+    def extensions(self) -> list[str]:
+        from USMRISynthesisScene.kretz import EXTENSIONS
+
+        return EXTENSIONS
+
+    def canLoadFile(self, filePath: str) -> bool:
+        from USMRISynthesisScene.kretz import is_unreadable_kretz
+
+        return is_unreadable_kretz(filePath)
+
+    def load(self, properties: dict[str, Any]) -> bool:
+        from USMRISynthesisScene.kretz import kretz_advice
+
+        self.parent.userMessages().AddMessage(vtk.vtkCommand.ErrorEvent, kretz_advice(properties["fileName"]))
+        return False
 
 
 class USMRISynthesisWidget(ScriptedLoadableModuleWidget):

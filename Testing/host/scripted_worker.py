@@ -64,6 +64,7 @@ def serve(request: dict) -> None:
         "score": 0.2 if part == "doubt" else 0.9, "method": "ellipsoid",
         "ras_to_canonical": request["transform"] or [1.1, 0, 0, 5, 0, 1.1, 0, 6, 0, 0, 1.1, 7, 0, 0, 0, 1],
         "provenance": {"notice": SYNTHETIC, "software": {"name": "USMRISynthesis", "version": __version__},
+                       "device": {"name": "cpu", "reason": "No GPU is used: this is a test."},
                        "model": {"name": part, "sha256": part}, "planes": request["planes"],
                        "input": {"sha256": "0"}, "alignment_trusted": part != "doubt",
                        "alignment": {"score": 0.2 if part == "doubt" else 0.9, "method": "ellipsoid"}}})

@@ -8,6 +8,7 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     synthesis.py        one run: export, worker, import into the scene only after success
     batch.py            a folder of files on the same process
     torch_install.py    is torch there, and who installs it
+    offline.py          PyTorch without network
     layout.py           ultrasound | fused | MR-like, side by side
     export.py           captures, report, DICOM
     packages.py         the Python packages that they need
@@ -22,6 +23,7 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     settings.py         its choices, remembered for the user
     inputs.py           which volume is the ultrasound
     conversion.py       colour to greyscale, voxel sizes put right
+    kretz.py            what to do with a Kretz file
     sequence.py         all frames of a 4D sequence
     progress.py         percentage, stage, time left
     sample_data.py      the two images that come with the module

@@ -19,6 +19,7 @@ from USMRISynthesisLib.errors import Cancelled, USMRIError
 
 from USMRISynthesisScene import inputs, nodes
 from USMRISynthesisScene.packages import ensure_packages
+from USMRISynthesisScene.panel_advanced import AdvancedSection
 from USMRISynthesisScene.panel_alignment import AlignmentSection
 from USMRISynthesisScene.panel_batch import BatchSection
 from USMRISynthesisScene.panel_display import DisplaySection
@@ -28,7 +29,7 @@ from USMRISynthesisScene.parameters import remember_choices
 from USMRISynthesisScene.progress import ProgressWords
 from USMRISynthesisScene.sequence import SequenceRun, frame_count
 from USMRISynthesisScene.synthesis import Reports, SynthesizerProtocol
-from USMRISynthesisScene.torch_install import ensure_torch
+from USMRISynthesisScene.torch_install import TorchState, ensure_torch
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class SynthesisPanel(VTKObservationMixin):
         self.alignment = AlignmentSection(ui, lambda: self._parameters, self._comparable, self._say)
         self.display = DisplaySection(ui, self._comparable, self._say)
         self.export = ExportSection(ui, self._comparable, self._say, ensure_packages)
+        self.advanced = AdvancedSection(ui, self._comparable)
         self.batch = BatchSection(ui, lambda: self._parameters, lambda: self._synthesizer.worker, prepare,
                                   self._show_batch, self._ask_for_trust, self.refresh)
         ui.modelComboBox.connect("currentTextChanged(QString)", self._on_model_edited)
@@ -75,7 +77,8 @@ class SynthesisPanel(VTKObservationMixin):
         # While a scene is loaded, the selectors would write what they see into its parameter node.
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self._on_scene_start_import)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._on_scene_end_import)
-        self._show_idle(_READY)
+        self._show_idle(_READY if self.advanced.look_for_torch() is TorchState.READY
+                        else f"{_READY}\n{ui.torchLabel.text}")
         self.connect_scene()
 
     def connect_scene(self) -> None:
@@ -134,6 +137,7 @@ class SynthesisPanel(VTKObservationMixin):
         self.display.refresh()
         self.export.refresh()
         self.batch.refresh(running)
+        self.advanced.refresh()
 
     def _watch(self, source: Any) -> None:
         """Loading fills a node after it has been selected; its spacing can be corrected elsewhere, too."""
@@ -165,6 +169,8 @@ class SynthesisPanel(VTKObservationMixin):
             self._on_message("error", str(error))
             self._show_idle(str(error))
             return
+        finally:
+            self.advanced.look_for_torch()
         parameters.inputConfirmed = True
         remember_choices(parameters)
         self._words = ProgressWords()

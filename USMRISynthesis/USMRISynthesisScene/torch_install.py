@@ -1,7 +1,7 @@
 """Is PyTorch there, and who installs it: the PyTorch extension, never pip from here.
 
-Three things go wrong in practice: the extension is not installed, its torch has not been installed yet, or an
-installation was interrupted - then `torchInstalled` raises TypeError, and so does every later attempt, until the
+Four things go wrong in practice: the extension is not installed, its torch has not been installed yet, it is too old,
+or an installation was interrupted - then `torchInstalled` raises TypeError, and so does every later attempt, until the
 remains are removed.
 """
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import re
 import shutil
 from enum import Enum
 from pathlib import Path
@@ -21,7 +22,8 @@ from USMRISynthesisLib.errors import Failed
 
 log = logging.getLogger(__name__)
 
-REQUIREMENT = ">=2.1"
+OLDEST = (2, 1)
+REQUIREMENT = f">={OLDEST[0]}.{OLDEST[1]}"
 _PARTS = ("torch", "torchgen", "functorch", "torch-*.dist-info")
 
 
@@ -30,6 +32,7 @@ class TorchState(Enum):
     NO_EXTENSION = "no extension"
     MISSING = "missing"
     BROKEN = "broken"
+    OLD = "old"
 
 
 def torch_state() -> TorchState:
@@ -37,19 +40,32 @@ def torch_state() -> TorchState:
     logic = _extension_logic()
     if logic is None:
         found = importlib.util.find_spec("torch") is not None
-        return TorchState.READY if found else TorchState.NO_EXTENSION
+        return _ready_or_old() if found else TorchState.NO_EXTENSION
     try:
-        return TorchState.READY if logic.torchInstalled() else TorchState.MISSING
+        return _ready_or_old() if logic.torchInstalled() else TorchState.MISSING
     except Exception:   # TypeError after an interrupted install; OSError, ImportError for damaged libraries
         log.debug("torch is installed but cannot be used", exc_info=True)
         return TorchState.BROKEN
+
+
+def torch_version() -> str:
+    """The version that is installed, from its metadata: torch itself is not loaded here. "?" where it has none."""
+    try:
+        return str(importlib.metadata.version("torch"))
+    except importlib.metadata.PackageNotFoundError:
+        return "?"
+
+
+def _ready_or_old() -> TorchState:
+    numbers = [int(part) for part in re.findall(r"\d+", torch_version())[:2]]
+    return TorchState.OLD if len(numbers) == 2 and tuple(numbers) < OLDEST else TorchState.READY
 
 
 def require_torch() -> None:
     """For the console: raise Failed with the remedy unless torch is ready."""
     state = torch_state()
     if state is not TorchState.READY:
-        raise _explanation(state)
+        raise explanation(state)
 
 
 def ensure_torch() -> None:
@@ -58,14 +74,14 @@ def ensure_torch() -> None:
     if state is TorchState.BROKEN:
         question = _("The installation of PyTorch is incomplete. Remove its remains and install it again?")
         if not slicer.util.confirmOkCancelDisplay(question):
-            raise _explanation(state)
+            raise explanation(state)
         remove_remains()
         state = TorchState.MISSING
     if state is TorchState.MISSING:
         _install()
         state = torch_state()
     if state is not TorchState.READY:
-        raise _explanation(state)
+        raise explanation(state)
 
 
 def remove_remains(folder: Path | None = None) -> list[Path]:
@@ -110,8 +126,12 @@ def _torch_folder() -> Path | None:
     return Path(spec.origin).parent.parent if spec is not None and spec.origin else None
 
 
-def _explanation(state: TorchState) -> Failed:
+def explanation(state: TorchState) -> Failed:
+    """Why the networks cannot run in that state, and what to do."""
     remedies = {
+        TorchState.READY: ("PyTorch is installed.", "Press Synthesize MR."),
+        TorchState.OLD: (f"PyTorch {torch_version()} is too old: {OLDEST[0]}.{OLDEST[1]} or later is needed.",
+                         "Uninstall it with the module PyTorch Utils, restart Slicer and press Synthesize MR."),
         TorchState.NO_EXTENSION: ("PyTorch is not installed.",
                                   "Install the PyTorch extension in the Extensions Manager and restart Slicer."),
         TorchState.MISSING: ("PyTorch is not installed.",

@@ -1,0 +1,101 @@
+"""The Advanced section tells what PyTorch there is, where the networks ran, and how to do without a network."""
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import slicer
+from host_slicer.file_reader import drop_file
+from scenery import PICTURES, add_head, is_idle, leftovers, play, scene_state, spin_until
+from USMRISynthesisScene import offline, torch_install
+from USMRISynthesisScene.torch_install import TorchState
+
+
+def test_device_and_its_reason_are_shown_after_a_run(panel: Any, ui: Any) -> None:
+    assert ui.deviceReasonLabel.text == "Which device was used, and why, is told here after a run."
+    add_head()
+    play(panel, "copy")
+    spin_until(lambda: is_idle(ui))
+    assert ui.deviceReasonLabel.text == "Last run on cpu. No GPU is used: this is a test."
+
+
+def test_installed_torch_is_named_and_needs_no_hint(ui: Any) -> None:
+    assert ui.torchLabel.text == f"PyTorch {importlib.metadata.version('torch')} is installed."
+    assert not ui.offlineButton.visible
+
+
+def test_module_opens_and_explains_itself_without_torch(host: Any, module: Any,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    widget = host.open_module(module)
+    try:
+        ui = widget.ui
+        assert ui.statusLabel.text.startswith("Not for diagnosis: the images are synthetic.\nPyTorch is not installed. "
+                                              "Install the PyTorch extension")
+        ui.offlineButton.click()
+        assert "pip download" in ui.logTextBox.plainText
+        widget.parent.resize(420, 1000)
+        ui.advancedCollapsibleButton.collapsed = False
+        widget.parent.show()
+        slicer.app.processEvents()
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        widget.parent.grab().save(str(PICTURES / "panel-without-torch.png"))
+    finally:
+        widget.cleanup()
+        widget.parent.close()
+
+
+@pytest.mark.parametrize("extension", [True, False])
+def test_old_torch_has_its_own_sentence_and_changes_nothing(extension: bool, panel: Any, ui: Any,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    logic = types.SimpleNamespace(torchInstalled=lambda: True)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils",
+                        types.SimpleNamespace(PyTorchUtilsLogic=lambda: logic) if extension else None)
+    monkeypatch.setattr(torch_install, "torch_version", lambda: "1.13.1+cpu")
+    assert torch_install.torch_state() is TorchState.OLD
+    add_head()
+    before = scene_state()
+    play(panel, "copy")
+    assert is_idle(ui)
+    assert ui.statusLabel.text == ("PyTorch 1.13.1+cpu is too old: 2.1 or later is needed. Uninstall it with the "
+                                   "module PyTorch Utils, restart Slicer and press Synthesize MR.")
+    assert scene_state() == before and leftovers() == []
+
+
+@pytest.mark.parametrize(("version", "state"), [("2.1.0", TorchState.READY), ("2.13.0+cu128", TorchState.READY),
+                                                ("2.0.1", TorchState.OLD), ("?", TorchState.READY)])
+def test_versions_are_compared_as_numbers(version: str, state: TorchState, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    monkeypatch.setattr(torch_install, "torch_version", lambda: version)
+    assert torch_install.torch_state() is state
+
+
+def test_offline_hint_names_files_with_their_hashes() -> None:
+    for system in ("Windows AMD64", "Darwin arm64"):
+        files = offline.offline_files(system, "3.12")
+        assert sum(name.startswith("torch-2.") for name in files) == 1
+        assert all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in files.values())
+        hint = offline.offline_hint(system, "3.12")
+        assert all(name in hint and sha256 in hint for name, sha256 in files.items())
+    other = offline.offline_hint("Linux x86_64", "3.13")
+    assert "--platform manylinux_2_28_x86_64" in other and "SHA-256" not in other
+
+
+def test_kretz_file_is_answered_with_the_extension_that_reads_it(module: Any, tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    python = sys.modules["USMRISynthesis"]
+    (tmp_path / "head.vol").write_bytes(b"KRETZFILE 1.0   " + bytes(40))
+    (tmp_path / "other.vol").write_bytes(b"something else")
+    said = drop_file(python, tmp_path / "head.vol")
+    assert said is not None and len(said) == 1 and said[0].startswith("head.vol is a GE Kretz volume")
+    assert "Install the extension SlicerHeart" in said[0]
+    assert drop_file(python, tmp_path / "other.vol") is None
+    monkeypatch.setattr(slicer.modules, "kretzfilereader", object(), raising=False)
+    assert drop_file(python, tmp_path / "head.vol") is None       # SlicerHeart is there
