@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import slicer
@@ -24,11 +25,11 @@ def create_scene() -> tuple[Any, Any, dict[str, Any]]:
     application_logic.GetColorLogic().SetMRMLScene(scene)
     application_logic.GetColorLogic().AddDefaultColorNodes()
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
-    scene.RegisterNodeClass(slicer.vtkMRMLCPURayCastVolumeRenderingDisplayNode())
     logics = {name: _logic(class_, name, scene, application_logic) for name, class_ in {
         "Volumes": slicer.vtkSlicerVolumesLogic, "SubjectHierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic,
         "Transforms": slicer.vtkSlicerTransformLogic, "Sequences": slicer.vtkSlicerSequencesLogic,
-        "Markups": slicer.vtkSlicerMarkupsLogic, "Segmentations": slicer.vtkSlicerSegmentationsModuleLogic}.items()}
+        "VolumeRendering": slicer.vtkSlicerVolumeRenderingLogic, "Markups": slicer.vtkSlicerMarkupsLogic, "Segmentations": slicer.vtkSlicerSegmentationsModuleLogic}.items()}
+    _add_rendering_preset(logics["VolumeRendering"])
     _give_file_access(scene)
     _follow_with_subject_hierarchy(scene)
     return scene, application_logic, logics
@@ -40,6 +41,23 @@ def _logic(class_: type, name: str, scene: Any, application_logic: Any) -> Any:
     logic.SetMRMLApplicationLogic(application_logic)
     application_logic.SetModuleLogic(name, logic)
     return logic
+
+
+def _add_rendering_preset(logic: Any) -> None:
+    """The preset for MR images, whose file is not in the wheel: grey, the more opaque the brighter."""
+    preset = slicer.vtkMRMLVolumePropertyNode()
+    preset.SetName("MR-Default")
+    opacity, colour = vtk.vtkPiecewiseFunction(), vtk.vtkColorTransferFunction()
+    for value, share in ((0, 0.0), (20, 0.0), (120, 0.3), (1024, 0.5)):
+        opacity.AddPoint(value, share)
+        colour.AddRGBPoint(value, share * 2, share * 2, share * 2)
+    preset.SetScalarOpacity(opacity, 0)
+    preset.SetColor(colour, 0)
+    folder = tempfile.TemporaryDirectory(prefix="host-slicer-presets-")
+    (Path(folder.name) / "presets.xml").write_text("<MRML></MRML>")
+    logic.SetModuleShareDirectory(folder.name)
+    logic.AddPreset(preset)
+    _kept.extend([preset, folder])
 
 
 def _give_file_access(scene: Any) -> None:

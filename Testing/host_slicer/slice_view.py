@@ -140,6 +140,27 @@ def picture_of(widget: Any) -> Any:
     return np.flipud(vtk_to_numpy(image.GetPointData().GetScalars()).reshape(rows, columns, -1)[..., :3]).copy()
 
 
+def picture_of_3d(widget: Any) -> Any:
+    """The rendered 3D widget as an array (rows from the top, columns, RGB)."""
+    import numpy as np
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    image = widget.threeDView()._picture()
+    columns, rows, _ = image.GetDimensions()
+    return np.flipud(vtk_to_numpy(image.GetPointData().GetScalars()).reshape(rows, columns, -1)[..., :3]).copy()
+
+
+def move_mouse(widget: Any, x: int, y: int) -> None:
+    """The mouse comes to a place of a slice view, in pixels from the lower left."""
+    interactor = widget.sliceView().interactor()
+    interactor.SetEventPosition(x, y)
+    interactor.InvokeEvent(vtk.vtkCommand.MouseMoveEvent)
+
+
+def leave_mouse(widget: Any) -> None:
+    widget.sliceView().interactor().InvokeEvent(vtk.vtkCommand.LeaveEvent)
+
+
 def write_png(path: Path, pictures: list[Any]) -> None:
     """Several pictures side by side in one file."""
     import numpy as np

@@ -1,48 +1,93 @@
-"""Ultrasound | fused | MR-like, side by side, in views of their own.
+"""Ultrasound | fused | MR-like, side by side, in views of their own: one plane, three planes, or with a 3D view.
 
-The views form one view group and are linked and hot-linked: scrolling, zooming and turning one moves all three.
-The user's own views are not touched, and the layout that was there before is one click away.
+The views of one plane form one view group and are linked and hot-linked: scrolling, zooming and turning one moves all
+three. The user's own views are not touched, and the layout that was there before is one click away.
 """
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import slicer
 import vtk
 
 LAYOUT_ID = 27182           # any number that Slicer (below 1000) and other extensions do not use
-VIEW_GROUP = 27182
+PLANES_LAYOUT_ID = LAYOUT_ID + 1
+SPACE_LAYOUT_ID = LAYOUT_ID + 2
+LAYOUTS = (LAYOUT_ID, PLANES_LAYOUT_ID, SPACE_LAYOUT_ID)
+VIEW_GROUP = 27182          # of the axial views; the other planes have the next numbers
 ULTRASOUND, FUSED, MR = "USMRI-Ultrasound", "USMRI-Fused", "USMRI-MR"
+SPACE = "USMRI-3D"
+PLANES = ("Axial", "Coronal", "Sagittal")
 FUSION = 0.5
 _PREVIOUS = "USMRISynthesis.PreviousLayout"
 
 _VIEWS = ((ULTRASOUND, "US", "#4C9BE8"), (FUSED, "US + MR-like", "#8E7CC3"), (MR, "MR-like", "#E8A33D"))
 
 
-def layout_description() -> str:
-    """The layout as XML for the layout node."""
-    items = "".join(
-        f'<item><view class="vtkMRMLSliceNode" singletontag="{tag}">'
-        '<property name="orientation" action="default">Axial</property>'
-        f'<property name="viewlabel" action="default">{label}</property>'
-        f'<property name="viewcolor" action="default">{colour}</property>'
-        f'<property name="viewgroup" action="default">{VIEW_GROUP}</property>'
-        "</view></item>"
-        for tag, label, colour in _VIEWS)
-    return f'<layout type="horizontal" split="true">{items}</layout>'
+def view_tag(role: str, plane: str = PLANES[0]) -> str:
+    """The name of the view with that role (ULTRASOUND, FUSED, MR) in that plane."""
+    return role if plane == PLANES[0] else f"{role}-{plane}"
+
+
+def layout_description(layout: int = LAYOUT_ID) -> str:
+    """One of LAYOUTS as XML for the layout node."""
+    if layout == PLANES_LAYOUT_ID:
+        rows = "".join(f"<item>{_row(plane)}</item>" for plane in PLANES)
+        return f'<layout type="vertical" split="true">{rows}</layout>'
+    if layout == SPACE_LAYOUT_ID:
+        space = (f'<item><view class="vtkMRMLViewNode" singletontag="{SPACE}">'
+                 '<property name="viewlabel" action="default">MR-like 3D</property></view></item>')
+        first, second, third = (_slice_view(view, PLANES[0]) for view in _VIEWS)
+        return ('<layout type="vertical" split="true">'
+                f'<item><layout type="horizontal" split="true">{first}{second}</layout></item>'
+                f'<item><layout type="horizontal" split="true">{third}{space}</layout></item></layout>')
+    return _row(PLANES[0])
+
+
+def _row(plane: str) -> str:
+    return f'<layout type="horizontal" split="true">{"".join(_slice_view(view, plane) for view in _VIEWS)}</layout>'
+
+
+def _slice_view(view: tuple[str, str, str], plane: str) -> str:
+    role, label, colour = view
+    return (f'<item><view class="vtkMRMLSliceNode" singletontag="{view_tag(role, plane)}">'
+            f'<property name="orientation" action="default">{plane}</property>'
+            f'<property name="viewlabel" action="default">{label}</property>'
+            f'<property name="viewcolor" action="default">{colour}</property>'
+            f'<property name="viewgroup" action="default">{VIEW_GROUP + PLANES.index(plane)}</property>'
+            "</view></item>")
 
 
 def register() -> None:
-    """Make the layout known, so that scenes saved in it and the layout node can name it."""
+    """Make the layouts known, so that scenes saved in them and the layout node can name them."""
     manager = slicer.app.layoutManager()
-    if manager is not None:
-        node = manager.layoutLogic().GetLayoutNode()
-        if node is not None and not node.IsLayoutDescription(LAYOUT_ID):
-            node.AddLayoutDescription(LAYOUT_ID, layout_description())
+    node = manager.layoutLogic().GetLayoutNode() if manager is not None else None
+    for layout in LAYOUTS if node is not None else ():
+        if not node.IsLayoutDescription(layout):
+            node.AddLayoutDescription(layout, layout_description(layout))
 
 
 def is_shown() -> bool:
-    """Whether the comparison layout is the present one."""
+    """Whether a comparison layout is the present one."""
     manager = slicer.app.layoutManager()
-    return manager is not None and manager.layout == LAYOUT_ID
+    return manager is not None and manager.layout in LAYOUTS
+
+
+def planes_shown() -> tuple[str, ...]:
+    """The planes of the present comparison layout; none in other layouts."""
+    if not is_shown():
+        return ()
+    return PLANES if slicer.app.layoutManager().layout == PLANES_LAYOUT_ID else PLANES[:1]
+
+
+def comparison_widgets(*roles: str) -> Iterator[Any]:
+    """The slice widgets that are shown in these roles, in all planes that are shown."""
+    for plane in planes_shown():
+        for role in roles:
+            widget = slicer.app.layoutManager().sliceWidget(view_tag(role, plane))
+            if widget is not None:
+                yield widget
 
 
 def leave_comparison() -> None:
@@ -54,29 +99,38 @@ def leave_comparison() -> None:
 
 
 def set_fusion(fusion: float) -> None:
-    """Opacity, 0-1, of the MR-like image over the ultrasound in the middle view."""
-    manager = slicer.app.layoutManager()
-    widget = manager.sliceWidget(FUSED) if manager is not None else None
-    if widget is not None and widget.mrmlSliceCompositeNode().GetForegroundVolumeID():
-        widget.mrmlSliceCompositeNode().SetForegroundOpacity(fusion)
+    """Opacity, 0-1, of the MR-like image over the ultrasound in the fused views."""
+    for widget in comparison_widgets(FUSED):
+        if widget.mrmlSliceCompositeNode().GetForegroundVolumeID():
+            widget.mrmlSliceCompositeNode().SetForegroundOpacity(fusion)
 
 
 def show_labels(labels: slicer.vtkMRMLLabelMapVolumeNode | None) -> None:
-    """Outline a label map in the ultrasound view and the fused view; None takes it away."""
-    manager = slicer.app.layoutManager()
-    for widget in [manager.sliceWidget(tag) for tag in (ULTRASOUND, FUSED)] if manager is not None else []:
-        if widget is not None:
-            widget.mrmlSliceCompositeNode().SetLabelVolumeID(labels.GetID() if labels is not None else None)
-            widget.mrmlSliceCompositeNode().SetLabelOpacity(1.0)
-            widget.mrmlSliceNode().SetUseLabelOutline(True)
+    """Outline a label map in the ultrasound views and the fused views; None takes it away."""
+    for widget in comparison_widgets(ULTRASOUND, FUSED):
+        composite = widget.mrmlSliceCompositeNode()
+        with _Unlinked([composite]):
+            composite.SetLabelVolumeID(labels.GetID() if labels is not None else None)
+            composite.SetLabelOpacity(1.0)
+        widget.mrmlSliceNode().SetUseLabelOutline(True)
+
+
+def show_over_ultrasound(volume: slicer.vtkMRMLScalarVolumeNode | None, opacity: float = 0.4) -> None:
+    """Lay a volume, such as the support map, over the ultrasound views; None takes it away."""
+    for widget in comparison_widgets(ULTRASOUND):
+        composite = widget.mrmlSliceCompositeNode()
+        with _Unlinked([composite]):
+            composite.SetForegroundVolumeID(volume.GetID() if volume is not None else None)
+            composite.SetForegroundOpacity(opacity if volume is not None else 0.0)
 
 
 def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMRMLScalarVolumeNode,
-                    fusion: float = FUSION) -> bool:
-    """Switch to the comparison layout and show the two volumes in it.
+                    fusion: float = FUSION, layout: int = LAYOUT_ID) -> bool:
+    """Switch to a comparison layout and show the two volumes in it.
 
     Args:
         fusion: opacity of the MR-like image over the ultrasound in the middle view, 0-1.
+        layout: one of LAYOUTS; a frame has one plane, whatever is asked for.
 
     Returns:
         False where there are no views (Slicer without a main window).
@@ -85,33 +139,50 @@ def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMR
     if manager is None:
         return False
     register()
-    if manager.layout != LAYOUT_ID:
+    if not is_shown():
         manager.layoutLogic().GetLayoutNode().SetAttribute(_PREVIOUS, str(manager.layout))
-    manager.setLayout(LAYOUT_ID)
-    widgets = [manager.sliceWidget(tag) for tag, _label, _colour in _VIEWS]
-    composites = [widget.mrmlSliceCompositeNode() for widget in widgets]
-    for composite in composites:   # a linked view would copy its volumes to the others while they are set
-        composite.SetHotLinkedControl(False)
-        composite.SetLinkedControl(False)
-    for composite, (background, foreground) in zip(
-            composites, ((ultrasound, None), (ultrasound, mr), (mr, None)), strict=True):
-        composite.SetBackgroundVolumeID(background.GetID())
-        composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
-        composite.SetForegroundOpacity(fusion if foreground else 0.0)
-        composite.SetLabelVolumeID(None)
-    for widget in widgets:
-        _face(widget, ultrasound)
-    for composite in composites:
-        composite.SetLinkedControl(True)
-        composite.SetHotLinkedControl(True)
+    if layout == PLANES_LAYOUT_ID and ultrasound.GetImageData().GetDimensions()[2] == 1:
+        layout = LAYOUT_ID
+    manager.setLayout(layout)
+    widgets = list(comparison_widgets(ULTRASOUND, FUSED, MR))
+    with _Unlinked([widget.mrmlSliceCompositeNode() for widget in widgets], linked=True):
+        for plane in planes_shown():
+            for role, background, foreground in ((ULTRASOUND, ultrasound, None), (FUSED, ultrasound, mr),
+                                                 (MR, mr, None)):
+                widget = manager.sliceWidget(view_tag(role, plane))
+                composite = widget.mrmlSliceCompositeNode()
+                composite.SetBackgroundVolumeID(background.GetID())
+                composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
+                composite.SetForegroundOpacity(fusion if foreground else 0.0)
+                composite.SetLabelVolumeID(None)
+                _face(widget, ultrasound, plane)
     return True
 
 
-def _face(widget: slicer.qMRMLSliceWidget, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
+class _Unlinked:
+    """While composites are set: a linked view would copy its volumes to the others. Afterwards as before, or linked."""
+
+    def __init__(self, composites: list[Any], linked: bool | None = None) -> None:
+        self._composites = composites
+        self._after = [(one.GetLinkedControl() if linked is None else linked,
+                        one.GetHotLinkedControl() if linked is None else linked) for one in composites]
+
+    def __enter__(self) -> None:
+        for composite in self._composites:
+            composite.SetHotLinkedControl(False)
+            composite.SetLinkedControl(False)
+
+    def __exit__(self, *_: object) -> None:
+        for composite, (linked, hot) in zip(self._composites, self._after, strict=True):
+            composite.SetLinkedControl(linked)
+            composite.SetHotLinkedControl(hot)
+
+
+def _face(widget: slicer.qMRMLSliceWidget, volume: slicer.vtkMRMLScalarVolumeNode, plane: str) -> None:
     """Look at the volume's own planes, since an oblique volume or a frame has no anatomical ones."""
     slice_node = widget.mrmlSliceNode()
-    slice_node.SetViewGroup(VIEW_GROUP)     # the layout gives it to new views only
-    slice_node.SetOrientation("Axial")
+    slice_node.SetViewGroup(VIEW_GROUP + PLANES.index(plane))     # the layout gives it to new views only
+    slice_node.SetOrientation(plane)
     if volume.GetImageData().GetDimensions()[2] == 1:
         _look_along_k(slice_node, volume)
     else:

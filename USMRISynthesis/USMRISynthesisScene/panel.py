@@ -24,6 +24,7 @@ from USMRISynthesisScene.panel_alignment import AlignmentSection
 from USMRISynthesisScene.panel_batch import BatchSection
 from USMRISynthesisScene.panel_display import DisplaySection
 from USMRISynthesisScene.panel_export import ExportSection
+from USMRISynthesisScene.panel_handoff import HandoffSection
 from USMRISynthesisScene.panel_inputs import InputsSection
 from USMRISynthesisScene.parameters import remember_choices
 from USMRISynthesisScene.progress import ProgressWords
@@ -66,6 +67,7 @@ class SynthesisPanel(VTKObservationMixin):
         self.inputs = InputsSection(ui, lambda: self._parameters, self._say)
         self.alignment = AlignmentSection(ui, lambda: self._parameters, self._comparable, self._say)
         self.display = DisplaySection(ui, self._comparable, self._say)
+        self.handoff = HandoffSection(ui, self._comparable, self._say)
         self.export = ExportSection(ui, self._comparable, self._say, ensure_packages)
         self.advanced = AdvancedSection(ui, self._comparable)
         self.batch = BatchSection(ui, lambda: self._parameters, lambda: self._synthesizer.worker, prepare,
@@ -135,6 +137,7 @@ class SynthesisPanel(VTKObservationMixin):
         self.inputs.refresh(running)
         self.alignment.refresh(running)
         self.display.refresh()
+        self.handoff.refresh()
         self.export.refresh()
         self.batch.refresh(running)
         self.advanced.refresh()
@@ -193,6 +196,7 @@ class SynthesisPanel(VTKObservationMixin):
         self._set_parameters(None)
         self.removeObservers()
         self.alignment.close()
+        self.display.close()
         self.batch.close()
         self._synthesizer.close()
 

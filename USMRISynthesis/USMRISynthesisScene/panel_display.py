@@ -1,4 +1,4 @@
-"""What is done with a finished result: shown, compared, handed on to registration."""
+"""The Display section: the finished result shown, compared, looked through."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -7,14 +7,17 @@ from typing import Any
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import USMRIError
 
-from USMRISynthesisScene import contours, handoff, layout, nodes
+from USMRISynthesisScene import contours, layout, nodes, rendering
+from USMRISynthesisScene.reveal import Reveal
 
 # Names and ranges of 0-1000: T2-like contrast has tissue in the lower half and fluid on top.
 WINDOWS = {_("Whole range"): (0.0, 1000.0), _("Brain tissue"): (100.0, 650.0), _("Fluid"): (400.0, 1000.0)}
+VIEWS = {_("One plane"): layout.LAYOUT_ID, _("Three planes"): layout.PLANES_LAYOUT_ID,
+         _("One plane and 3D"): layout.SPACE_LAYOUT_ID}
 
 
 class DisplaySection:
-    """The Display section, and the button that lets the ultrasound follow a registered result.
+    """The side-by-side views and what can be laid over them.
 
     Args:
         result: the MR-like volume at hand, or None.
@@ -25,43 +28,50 @@ class DisplaySection:
         self.ui = ui
         self._say = say
         self._result = result
+        self._reveal: Reveal | None = None
         ui.windowComboBox.addItems(list(WINDOWS))
+        ui.viewsComboBox.addItems(list(VIEWS))
         ui.compareButton.connect("clicked(bool)", self.on_compare)
         ui.backButton.connect("clicked(bool)", self.on_back)
-        ui.shareTransformButton.connect("clicked(bool)", self.on_share_transform)
         ui.fadeSlider.connect("valueChanged(double)", self.on_fade)
         ui.contourCheckBox.connect("toggled(bool)", self.on_contours)
+        ui.supportCheckBox.connect("toggled(bool)", self.on_support)
+        ui.revealCheckBox.connect("toggled(bool)", self.on_reveal)
         ui.windowComboBox.connect("activated(int)", self.on_window)
+        ui.viewsComboBox.connect("activated(int)", self.on_compare)
 
     def refresh(self) -> None:
         """What can be used now."""
-        there = self._result() is not None
+        output = self._result()
         for widget in (self.ui.compareButton, self.ui.contourCheckBox, self.ui.windowComboBox, self.ui.fadeSlider,
-                       self.ui.shareTransformButton):
-            widget.enabled = there
+                       self.ui.viewsComboBox, self.ui.revealCheckBox):
+            widget.enabled = output is not None
+        supported = output is not None and output.GetNodeReference(nodes.SUPPORT_ROLE) is not None
+        self.ui.supportCheckBox.enabled = supported
+        self.ui.supportCheckBox.toolTip = (
+            _("Where the beam looked inside the head, in green over the ultrasound. It does not say how right the "
+              "MR-like image is.") if supported else
+            _("Tick \"Add the support map\" under Output and synthesize again."))
         self.ui.backButton.enabled = layout.is_shown()
 
-    def on_compare(self, checked: bool = False) -> None:
+    def on_compare(self, checked: Any = False) -> None:
+        """Show the views that are chosen, with all that is ticked."""
         output = self._result()
         if output is None:
             return
-        layout.show_comparison(nodes.source_of(output), output, self.ui.fadeSlider.value)
-        self.on_contours(self.ui.contourCheckBox.checked)
+        self._stop_reveal()
+        chosen = list(VIEWS.values())[self.ui.viewsComboBox.currentIndex]
+        if layout.show_comparison(nodes.source_of(output), output, self.ui.fadeSlider.value, chosen):
+            self._show_space(output, chosen == layout.SPACE_LAYOUT_ID)
+            self.on_contours(self.ui.contourCheckBox.checked)
+            self.on_support(self.ui.supportCheckBox.checked)
+            self.on_reveal(self.ui.revealCheckBox.checked)
         self.refresh()
 
     def on_back(self, checked: bool = False) -> None:
+        self._stop_reveal()
         layout.leave_comparison()
         self.refresh()
-
-    def on_share_transform(self, checked: bool = False) -> None:
-        output = self._result()
-        try:
-            moved = handoff.share_transform(output)
-        except USMRIError as error:
-            self._say(str(error))
-            return
-        self._say(_("Now under the transform of the MR-like volume: {names}.").format(
-            names=", ".join(node.GetName() for node in moved)))
 
     def on_fade(self, value: float) -> None:
         layout.set_fusion(value)
@@ -77,9 +87,37 @@ class DisplaySection:
             layout.show_labels(None)
             contours.remove_contours(output)
 
+    def on_support(self, shown: bool) -> None:
+        output = self._result()
+        support = output.GetNodeReference(nodes.SUPPORT_ROLE) if output is not None else None
+        layout.show_over_ultrasound(support if shown else None)
+
+    def on_reveal(self, shown: bool) -> None:
+        self._stop_reveal()
+        if shown and layout.is_shown():
+            self._reveal = Reveal()
+
     def on_window(self, index: int) -> None:
         output = self._result()
         if output is not None:
             display = output.GetDisplayNode()
             display.SetAutoWindowLevel(False)
             display.SetWindowLevelMinMax(*list(WINDOWS.values())[index])
+
+    def close(self) -> None:
+        """Nothing may go on looking at the mouse."""
+        self._stop_reveal()
+
+    def _show_space(self, output: Any, shown: bool) -> None:
+        try:
+            if shown:
+                rendering.render(output)
+            else:
+                rendering.stop_rendering(output)
+        except USMRIError as error:
+            self._say(str(error))
+
+    def _stop_reveal(self) -> None:
+        if self._reveal is not None:
+            self._reveal.close()
+            self._reveal = None
