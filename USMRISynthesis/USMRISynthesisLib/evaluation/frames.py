@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import Refused
 from ..fan import find_fan
-from ..normalisation.canonical import SIZE, SPACING_MM
+from ..normalisation.canonical import HEAD_LENGTH_MM, SIZE
 
 PARTS = ("train", "val", "test")
 _HC_SLICE = SIZE // 2
@@ -166,9 +166,12 @@ def stored_frames(folder: Path) -> Frames:
 
 
 def half_axes(skull: np.ndarray) -> tuple[float, float]:
-    """Half extent in mm of a head's outer skull, a mask on the canonical plane, across and along."""
+    """Half axes in mm, across and along, of the outline that brought a head (mask on the canonical plane) into place.
+
+    Its length is the canonical one, as that of a real frame's outline, which need not touch the bone.
+    """
     across, along = (float(np.ptp(np.flatnonzero(skull.any(axis=axis)))) + 1 for axis in (0, 1))
-    return across / 2 * SPACING_MM, along / 2 * SPACING_MM
+    return HEAD_LENGTH_MM / 2 * across / along, HEAD_LENGTH_MM / 2
 
 
 def _week(name: str) -> int:

@@ -111,4 +111,4 @@ def _stand_off(
     surface = float(steps[int(np.argmax(distance > 0))])
     radius, gap = draw["radius_mm"] * anatomy.scale, draw["distance_mm"] * anatomy.scale
     apex = anatomy.centre + axis * (surface + gap + radius)
-    return apex, radius, radius + gap + surface * 2 + float(rng.uniform(8, 40))
+    return apex, radius, radius + gap + surface * 2 + float(rng.uniform(10, 42))

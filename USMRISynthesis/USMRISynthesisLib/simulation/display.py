@@ -24,6 +24,7 @@ BRAIN_PERCENTILES = (1.0, 5.0, 15.0, 30.0, 50.0, 70.0, 85.0, 93.0, 97.0, 99.3)
 SKULL_PERCENTILES = (50.0, 80.0)  # of the ring's peaks by direction; of all the skull's samples that is about:
 _SKULL_SAMPLE_PERCENTILES = (68.0, 90.0)
 _KINK_DB = 3.0
+_FLOOR = 0.25
 BRAIN_LIMIT_MM = -9.0  # canonical mm inside the outer skull: there the skull's own blur has ended
 
 
@@ -102,9 +103,9 @@ def to_grey(
     anchors = np.maximum.accumulate(anchors + 1e-3 * np.arange(len(anchors)))
     wanted = np.maximum.accumulate(wanted).clip(0, 255)
     slope = max((wanted[-1] - wanted[4]) / (anchors[-1] - anchors[4]), 0.5)
-    first_slope = max((wanted[4] - wanted[0]) / (anchors[4] - anchors[0]), 0.2)
     anchors = np.concatenate(([anchors[0] - 60], anchors, [anchors[-1] + 60]))
-    wanted = np.concatenate(([wanted[0] - 60 * first_slope], wanted, [wanted[-1] + 60 * slope]))
+    # what is darker than anything in the brain keeps a trace of grey, as in machines' pictures
+    wanted = np.concatenate(([_FLOOR * wanted[0]], wanted, [wanted[-1] + 60 * slope]))
     table_db = np.linspace(anchors[0], anchors[-1], 2048)
     curve = PchipInterpolator(anchors, wanted)(table_db)
     # machines' maps have no kinks

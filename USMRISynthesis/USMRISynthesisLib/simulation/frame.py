@@ -83,7 +83,7 @@ def simulate_frame(
 
 # finer in depth and width than a motor-swept volume, and thinner layers of everything
 FRAME_RANGES = AcquisitionRanges(
-    axial_mm=(0.2, 0.42), lateral_mm=(0.5, 1.1), distance_mm=(5.0, 35.0), radius_mm=(35.0, 60.0),
+    axial_mm=(0.22, 0.48), lateral_mm=(0.55, 1.25), distance_mm=(5.0, 28.0), radius_mm=(35.0, 60.0),
     lateral_deg=(30.0, 42.0), looks=(3.0, 12.0),
 )
 
@@ -136,7 +136,7 @@ def _window(
     across, down: mm from the head's centre along the picture's rows and columns.
     """
     height = planes.window_mm * float(np.exp(rng.normal(0, planes.window_spread)))
-    place = rng.normal(0, planes.window_place, 2) + [0.5, 0.49]
+    place = rng.normal((0.5, 0.49), planes.window_place)
     u = across / (height * planes.window_ratio) + float(place[0])
     v = down / height + float(place[1])
     if rng.random() < 0.5:

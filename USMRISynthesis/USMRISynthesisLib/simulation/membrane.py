@@ -36,7 +36,7 @@ class MembraneRanges:
     midline: tuple[float, float] = (0.3, 1.0)
     third_ventricle: tuple[float, float] = (0.1, 0.6)
     cavum: tuple[float, float] = (0.5, 1.1)
-    ependyma: tuple[float, float] = (0.3, 1.0)
+    ependyma: tuple[float, float] = (0.15, 0.6)
     pia: tuple[float, float] = (0.08, 0.3)
     sulci: tuple[float, float] = (0.2, 0.7)
     insula: tuple[float, float] = (0.4, 1.2)
@@ -77,7 +77,9 @@ def membrane(sheets: Sheets, rng: np.random.Generator, ranges: MembraneRanges | 
     above = np.clip((sheets.z - sheets.base_z) / 2 + 1, 0, 1)
     total = np.zeros(inner.shape, np.float32)
 
-    def add(name: str, profile: np.ndarray, where: np.ndarray | float = 1.0, finest: int = 14, share: float = 0.75) -> None:
+    def add(
+        name: str, profile: np.ndarray, where: np.ndarray | float = 1.0, finest: int = 14, share: float = 0.75
+    ) -> None:
         broken = strength[name] * _interruptions(rng, finest, share)[sheets.box]
         np.maximum(total, profile * where * broken, out=total)
 

@@ -51,7 +51,8 @@ def amplitude(
     transmitted = _transmission(fields, cosine, sampling, draw)
     haze = _haze(fields.skull, step, draw, generator)
     scatter = fields.scatter * _layers(fields, sampling, draw, generator)
-    scatter = torch.exp(torch.lerp(torch.log(scatter + 1e-4), torch.full((), float(np.log(draw["brain_level"]))), haze))
+    clutter = torch.full((), float(np.log(draw["brain_level"] * draw["haze_level"])))
+    scatter = torch.exp(torch.lerp(torch.log(scatter + 1e-4), clutter, haze))
     envelope = speckle(scatter, sampling, draw, generator)
     looks = int(draw["looks"])
     if looks > 1:  # compounding: independent views of the same scatterers, averaged as power
@@ -148,7 +149,7 @@ def _transmission(
 def _haze(skull: torch.Tensor, step_mm: float, draw: dict[str, float], generator: torch.Generator) -> torch.Tensor:
     """0-1: how much of the contrast drowns in clutter behind the near skull, where the beam is not yet formed again.
 
-    It dies with depth: the near hemisphere looks uniformly grey, the far one is clear.
+    It dies with depth: the near hemisphere looks uniformly grey and rather bright, the far one is clear.
     """
     passed = torch.cumsum(skull, dim=0)
     behind = ((passed * step_mm - 0.4) / 0.5).clamp(0, 1)

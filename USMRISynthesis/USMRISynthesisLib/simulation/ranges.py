@@ -27,14 +27,14 @@ class AnatomyRanges:
     atrium_asymmetry: float = 0.12  # of the width, standard deviation
     cerebellum_factor: tuple[float, float] = (0.85, 1.08)  # of the normal diameter at that week
     cerebellum_lift_mm: tuple[float, float] = (0.0, 4.0)  # spina bifida draws it down
-    young_fluid_mm: tuple[float, float] = (2.5, 6.0)  # between brain and skull before week 28
-    old_fluid_mm: tuple[float, float] = (1.5, 4.5)
+    young_fluid_mm: tuple[float, float] = (1.5, 5.0)  # between brain and skull before week 28
+    old_fluid_mm: tuple[float, float] = (1.0, 4.0)
     skull_factor: tuple[float, float] = (0.8, 1.25)
     scalp_mm: tuple[float, float] = (1.0, 3.0)
     cavum_probability: float = 0.9
     choroid_fill: tuple[float, float] = (0.4, 1.0)
     suture_mm: tuple[float, float] = (0.8, 3.0)
-    fluid_mm: tuple[float, float] = (-18.0, 12.0)
+    fluid_mm: tuple[float, float] = (-22.0, 9.0)
     placenta_probability: float = 0.3
     limb_probability: float = 0.3
     mass_radius_mm: tuple[float, float] = (5.0, 13.0)
