@@ -49,9 +49,47 @@ class Host:
         setattr(slicer.modules, f"{name}Widget", widget)
         return widget
 
+    def add_module(self, name: str, ui: Any = None) -> Any:
+        """Another module, as an extension brings it: scripted with these widgets, or a command line module."""
+        gui = None if ui is None else qSlicerScriptedLoadableModuleWidget(types.SimpleNamespace(ui=ui))
+        module = types.SimpleNamespace(name=name, widgetRepresentation=lambda: gui)
+        setattr(slicer.modules, name.lower(), module)
+        return module
+
+    def remove_module(self, name: str) -> None:
+        delattr(slicer.modules, name.lower())
+
+    def selected_module(self) -> str:
+        """Which module is shown."""
+        return self.app._window.moduleSelector().selectedModule
+
     def set_main_window(self, shown: bool) -> None:
         """Without a main window there is no layout manager."""
         self.app._no_main_window = not shown
+        self.app._window.setObjectName("qSlicerMainWindow" if shown else "")
+
+
+@plays
+class qSlicerModuleSelectorToolBar(bare_class("qSlicerModuleSelectorToolBar")):  # type: ignore[misc]
+    """Remembers which module was selected."""
+
+    def selectModule(self, name: str) -> None:
+        if slicer.app.moduleManager().module(name) is None:
+            raise ValueError(f"There is no module {name}")
+        self.selectedModule = name
+
+
+@plays
+class qSlicerMainWindow(bare_class("qSlicerMainWindow")):  # type: ignore[misc]
+    """The window, as far as modules are selected in it."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.setObjectName("qSlicerMainWindow")
+        self._selector = qSlicerModuleSelectorToolBar()
+
+    def moduleSelector(self) -> Any:
+        return self._selector
 
 
 @plays
@@ -69,6 +107,10 @@ class qSlicerApplication(bare_class("qSlicerApplication")):  # type: ignore[misc
         self._scene, self._application_logic, self._logics = create_scene()
         self._no_main_window = False
         self._modules = _ModuleManager()
+        self._window = qSlicerMainWindow()
+        self._io = qSlicerCoreIOManager(self._logics["Volumes"])
+        self._opened: list[Any] = []
+        slicer.qSlicerScriptedLoadableModuleWidget = qSlicerScriptedLoadableModuleWidget
         from host_slicer.layout_manager import qSlicerLayoutManager
 
         self._layout_manager = qSlicerLayoutManager(self._scene)
@@ -97,21 +139,43 @@ class qSlicerApplication(bare_class("qSlicerApplication")):  # type: ignore[misc
     def commandOptions(self) -> Any:
         return types.SimpleNamespace(noMainWindow=self._no_main_window, testingEnabled=True)
 
+    def openNodeModule(self, node: Any, role: str = "", context: str = "") -> None:
+        self._opened.append(node)
+
     def coreIOManager(self) -> Any:
-        return _VolumeReader(self._logics["Volumes"])
+        return self._io
 
     ioManager = coreIOManager
 
 
 class _ModuleManager:
+    """The modules that were loaded, and those that a test puts there (`Host.add_module`)."""
+
     def modulesNames(self) -> list[str]:
-        return [name for name in vars(slicer.modules) if not name.endswith("Widget")]
+        return [one.name for name, one in vars(slicer.modules).items() if not name.endswith("Widget")]
+
+    def module(self, name: str) -> Any:
+        return getattr(slicer.modules, name.lower(), None)
 
 
-class _VolumeReader:
-    """The file types that tests load."""
+@plays
+class qSlicerScriptedLoadableModuleWidget(bare_class("qSlicerScriptedLoadableModuleWidget")):  # type: ignore[misc]
+    """A scripted module's panel as the application holds it."""
+
+    def __init__(self, widget: Any) -> None:
+        super().__init__(None)
+        self._self = widget
+
+    def self(self) -> Any:
+        return self._self
+
+
+@plays
+class qSlicerCoreIOManager(bare_class("qSlicerCoreIOManager")):  # type: ignore[misc]
+    """The file types that tests load and save."""
 
     def __init__(self, logic: Any) -> None:
+        super().__init__(None)
         self._logic = logic
 
     def loadNodes(self, file_type: str, properties: dict, loaded: Any = None, messages: Any = None) -> bool:
@@ -122,6 +186,20 @@ class _VolumeReader:
         if node is not None and loaded is not None:
             loaded.AddItem(node)
         return node is not None
+
+    def fileWriterFileType(self, node: Any, format: str = "") -> str:
+        return "VolumeFile" if node.IsA("vtkMRMLVolumeNode") else "TransformFile"
+
+    def saveNodes(self, file_type: str, properties: dict, messages: Any = None, scene: Any = None) -> bool:
+        node = slicer.mrmlScene.GetNodeByID(properties["nodeID"])
+        if node.GetStorageNode() is None:
+            node.AddDefaultStorageNode()
+        storage = node.GetStorageNode()
+        storage.SetFileName(properties["fileName"])
+        saved = bool(storage.WriteData(node))
+        if saved:
+            self.fileSaved.emit(dict(properties))
+        return saved
 
 
 def _core_module(name: str, path: Path) -> Any:

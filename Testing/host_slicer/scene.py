@@ -28,7 +28,8 @@ def create_scene() -> tuple[Any, Any, dict[str, Any]]:
     logics = {name: _logic(class_, name, scene, application_logic) for name, class_ in {
         "Volumes": slicer.vtkSlicerVolumesLogic, "SubjectHierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic,
         "Transforms": slicer.vtkSlicerTransformLogic, "Sequences": slicer.vtkSlicerSequencesLogic,
-        "VolumeRendering": slicer.vtkSlicerVolumeRenderingLogic, "Markups": slicer.vtkSlicerMarkupsLogic, "Segmentations": slicer.vtkSlicerSegmentationsModuleLogic}.items()}
+        "VolumeRendering": slicer.vtkSlicerVolumeRenderingLogic, "Markups": slicer.vtkSlicerMarkupsLogic,
+        "Segmentations": slicer.vtkSlicerSegmentationsModuleLogic}.items()}
     _add_rendering_preset(logics["VolumeRendering"])
     _give_file_access(scene)
     _follow_with_subject_hierarchy(scene)

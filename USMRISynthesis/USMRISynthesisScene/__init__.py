@@ -15,6 +15,7 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     export.py           captures, report, DICOM
     packages.py         the Python packages that they need
     handoff.py          masks as a segmentation, one transform for all
+    registration.py     other modules opened with the nodes chosen
     manual_alignment.py landmarks instead of the automatic alignment
     outline.py          where an alignment says that the head is
     marking.py          the words "SYNTHETIC" in every view that shows a synthetic image

@@ -1,4 +1,4 @@
-"""Hand-off to registration, in the Output section: the ultrasound follows a registered result."""
+"""The Registration section: a registration module opened with the nodes chosen, and the ultrasound follows."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import USMRIError
 
-from USMRISynthesisScene import handoff
+from USMRISynthesisScene import handoff, registration
 
 
 class HandoffSection:
@@ -21,10 +21,30 @@ class HandoffSection:
     def __init__(self, ui: Any, result: Callable[[], Any], say: Callable[[str], None]) -> None:
         self.ui = ui
         self._result, self._say = result, say
+        self._tools = registration.tools()
+        ui.registrationComboBox.addItems([tool.title for tool in self._tools] or [_("No module is installed")])
+        ui.openRegistrationButton.connect("clicked(bool)", self.on_open)
         ui.shareTransformButton.connect("clicked(bool)", self.on_share_transform)
 
     def refresh(self) -> None:
-        self.ui.shareTransformButton.enabled = self._result() is not None
+        there = self._result() is not None
+        self.ui.shareTransformButton.enabled = there
+        self.ui.registrationComboBox.enabled = bool(self._tools)
+        self.ui.openRegistrationButton.enabled = there and bool(self._tools)
+        self.ui.openRegistrationButton.toolTip = (
+            _("Switch to that module, with the MR-like volume and its target chosen in it.") if self._tools else
+            _("Install SlicerElastix, ANTs or BRAINSTools from the Extensions Manager."))
+
+    def on_open(self, checked: bool = False) -> None:
+        tool = self._tools[self.ui.registrationComboBox.currentIndex]
+        try:
+            made = registration.open_tool(tool, self._result(), self.ui.fixedSelector.currentNode(),
+                                          self.ui.canonicalCheckBox.checked)
+        except USMRIError as error:
+            self._say(str(error))
+            return
+        self._say(_("{module} was opened; the result goes to {name}. Back here, let the ultrasound follow.").format(
+            module=tool.title, name=made.GetName()))
 
     def on_share_transform(self, checked: bool = False) -> None:
         try:
