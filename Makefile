@@ -27,8 +27,8 @@ simulate: .venv/.test
 	$(BIN)/usmri simulate configs/simulation.json data/sim --data $(DATA)
 
 train: .venv/.test
-	mkdir -p runs/first && git show 1959a15:model_weights/default/model.pt > runs/first/model.pt
-	for stage in adapt place default; do $(BIN)/usmri train configs/$$stage.toml || exit 1; done
+	mkdir -p runs/start && git show 9ae87f0:model_weights/default/model.pt > runs/start/model.pt
+	$(BIN)/usmri train configs/default.toml
 
 samples: .venv/.test
 	$(BIN)/python -m USMRISynthesisLib.simulation.samples Resources/SampleData --data $(DATA)

@@ -117,6 +117,7 @@ def test_statistics_tell_what_differs_and_nothing_else(sides: dict[str, frames.F
     other, clues = two_sample.judge_statistics(sides["real"], sides["other"])
     assert alike.interval[0] < 0.55 and alike.auc < 0.75
     assert other.auc > 0.95 and clues[0].name.startswith("speckle") and clues[0].simulated > clues[0].real
+    assert clues[0].covered < 0.2  # real values lie beyond what was simulated
 
 
 def test_the_network_tells_coarse_texture_apart_and_is_no_better_than_chance_on_the_same_kind() -> None:

@@ -85,6 +85,8 @@ def compare(real: frames.Frames, simulated: frames.Frames, progress: Progress | 
         "head_auc_interval": list(head.interval),
         "statistics_auc": statistics.auc,
         "statistics_auc_interval": list(statistics.interval),
+        "real_inside_range": float(np.mean([clue.covered for clue in clues])),
+        "real_outside_range_most": [[clue.name, clue.covered] for clue in sorted(clues, key=_covered)[:_FEWEST]],
         "clues": [[clue.name, clue.auc, clue.real, clue.simulated] for clue in clues[:_CLUES]],
         "frames": {
             name: {part: [int((side.part == part).sum()), len(np.unique(side.group[side.part == part]))]
@@ -92,6 +94,10 @@ def compare(real: frames.Frames, simulated: frames.Frames, progress: Progress | 
             for name, side in (("real", real), ("simulated", simulated))
         },
     }  # fmt: skip
+
+
+def _covered(clue: two_sample.Clue) -> float:
+    return clue.covered
 
 
 def _speckle() -> dict[str, Any]:
@@ -155,6 +161,9 @@ def table(result: dict[str, Any]) -> str:
         f"  judged: {test['real'][0]} real frames of {test['real'][1]} fetuses, {test['simulated'][0]} simulated of "
         f"{test['simulated'][1]} heads, none of them seen in training"
     )
+    worst = ", ".join(f"{name} {share:.2f}" for name, share in result["real_outside_range_most"])
+    lines.append(f"real frames inside the simulated 1-99 %, mean of all statistics: {result['real_inside_range']:.2f}"
+                 f" (least: {worst})")
     lines.append("what still gives it away (AUC alone; medians real, simulated):")
     lines += [f"  {name:24s} {alone:.2f}   {real:7.2f} {sim:7.2f}" for name, alone, real, sim in result["clues"]]
     return "\n".join(lines)

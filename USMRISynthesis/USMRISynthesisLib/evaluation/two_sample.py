@@ -34,12 +34,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Clue:
-    """A statistic that tells them apart: its own AUC (> 0.5: larger when simulated) and its two medians."""
+    """A statistic that tells them apart: its own AUC (> 0.5: larger when simulated) and its two medians.
+
+    covered: share of the real frames whose value lies between the simulated ones' 1st and 99th percentile.
+    """
 
     name: str
     auc: float
     real: float
     simulated: float
+    covered: float
 
 
 def auc(real: np.ndarray, simulated: np.ndarray) -> float:
@@ -188,7 +192,10 @@ def judge_statistics(real: Frames, simulated: Frames, penalty: float = 0.02) -> 
     for n, name in enumerate(names):
         values = [table[np.isfinite(table[:, n]), n] for table in tables]
         if min(len(v) for v in values) > 10:
-            clues.append(Clue(name, auc(*values), float(np.median(values[0])), float(np.median(values[1]))))
+            low, high = np.percentile(values[1], [1, 99])
+            covered = float(((values[0] >= low) & (values[0] <= high)).mean())
+            middle_real, middle_simulated = (float(np.median(value)) for value in values)
+            clues.append(Clue(name, auc(*values), middle_real, middle_simulated, covered))
     clues.sort(key=lambda clue: -abs(clue.auc - 0.5))
     train = [table[side.part == "train"] for table, side in zip(tables, (real, simulated), strict=True)]
     test = [table[side.part == "test"] for table, side in zip(tables, (real, simulated), strict=True)]
