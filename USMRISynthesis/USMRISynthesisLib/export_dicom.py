@@ -137,6 +137,8 @@ def _common(mr: Volume, provenance: Mapping[str, Any], source: Any) -> Any:
     one.SoftwareVersions = str(software.get("version", ""))
     one.ContentDate = one.SeriesDate = now.strftime("%Y%m%d")
     one.ContentTime = one.SeriesTime = now.strftime("%H%M%S")
+    one.Laterality = ""                             # of a paired body part, which a head is not
+    one.PatientOrientation = [_letters(directions[:, 0]), _letters(directions[:, 1])]
     one.ImageOrientationPatient = [round(float(value), 9) for value in (*directions[:, 0], *directions[:, 1])]
     one.PixelSpacing = [_decimal(mr.spacing[1]), _decimal(mr.spacing[0])]
     one.SliceThickness = one.SpacingBetweenSlices = _decimal(mr.spacing[2])
@@ -163,6 +165,13 @@ def _slice(common: Any, mr: Volume, voxels: np.ndarray, slope: float, index: int
     one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
     one.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     return one
+
+
+def _letters(direction: np.ndarray) -> str:
+    """A direction in LPS, (3,), as DICOM writes it: "L", "PH", the nearest letters first."""
+    order = sorted(range(3), key=lambda axis: -abs(direction[axis]))
+    return "".join("RAF"[axis] if direction[axis] < 0 else "LPH"[axis] for axis in order
+                   if abs(direction[axis]) > 0.1)
 
 
 def _decimal(value: float) -> str:

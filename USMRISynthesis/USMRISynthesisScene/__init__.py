@@ -13,6 +13,8 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     reveal.py           the MR-like image alone, in a window at the mouse
     rendering.py        the MR-like image in 3D
     export.py           captures, report, DICOM
+    dicom_plugin.py     the same from Slicer's own DICOM export
+    saving.py           files that Slicer saves by itself
     packages.py         the Python packages that they need
     handoff.py          masks as a segmentation, one transform for all
     registration.py     other modules opened with the nodes chosen
