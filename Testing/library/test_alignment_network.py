@@ -10,51 +10,65 @@ from USMRISynthesisLib.normalisation import network_align, readings, trust
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM
 from USMRISynthesisLib.normalisation.coordinates import angle_deg, random_rotation, rotation_of
 from USMRISynthesisLib.normalisation.network import (
+    BRAIN,
+    EYE_LEFT,
+    HEAD,
+    HEAD_FINE,
+    LOG_SIGMA,
+    SKULL,
+    UPRIGHT,
     AlignmentNetwork,
     Prediction,
+    X,
+    Z,
     fold,
-    geodesic,
     grid,
-    rotation_from_6d,
     unfold,
 )
-from USMRISynthesisLib.normalisation.pose import EYES_MM, FACE_MM, FOSSA_MM, SKULL_CENTRE_MM, SKULL_SEMI_AXES_MM
+from USMRISynthesisLib.normalisation.orient import counted, cube_axes
+from USMRISynthesisLib.normalisation.pose import EYES_MM, SKULL_CENTRE_MM, SKULL_SEMI_AXES_MM
 from USMRISynthesisLib.normalisation.sampling import Pyramid, plane_of
-from USMRISynthesisLib.normalisation.stages import MIDLINE_REACH_MM, NETWORKS, STAGES
+from USMRISynthesisLib.normalisation.stages import STAGES
 from USMRISynthesisLib.simulation.wide import SIZE, wide_ijk_to_canonical
 from USMRISynthesisLib.training.alignment_data import Head
 from USMRISynthesisLib.volume import Volume
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
-def test_folding_loses_nothing(dimensions):
-    x = torch.randn(2, 1, *[8] * dimensions)
-    torch.testing.assert_close(unfold(fold(x, dimensions), dimensions, 1), x)
+def test_folding_loses_nothing():
+    x = torch.randn(2, 1, 8, 8, 8)
+    torch.testing.assert_close(unfold(fold(x), 1), x)
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
-def test_the_network_says_one_thing_a_head_and_starts_from_the_grid(dimensions):
+@pytest.mark.parametrize(("maps", "upright"), [(0, False), (5, True)])
+def test_a_network_says_as_many_things_as_its_stage_asks(maps, upright):
     torch.manual_seed(0)
-    said = Prediction(*AlignmentNetwork(dimensions, (8, 16, 16), 16)(torch.randn(2, 1, *[16] * dimensions)))
-    assert said.maps.shape == (2, 8, *[16] * dimensions)
-    assert said.coordinates.shape == (2, dimensions, *[8] * dimensions)
-    assert said.log_sigma.shape == (2, 1, *[8] * dimensions) and said.upright.shape == (2,)
-    assert said.coordinates.abs().mean() < 0.3
-    torch.testing.assert_close(rotation_from_6d(said.pose)[0], torch.eye(3), rtol=0, atol=0.4)
+    said = Prediction(*AlignmentNetwork((8, 16), 16, maps, upright)(torch.randn(2, 1, 16, 16, 16)))
+    assert said.maps.shape == (2, maps, 16, 16, 16) and said.fields.shape == (2, 6, 8, 8, 8)
+    # Where the head stands nearly upright, coordinates start from the cube's own.
+    start = grid(8) if upright else torch.zeros(3, 8, 8, 8)
+    assert (said.fields[0, X:Z + 1] - start).abs().mean() < 0.3
 
 
-def test_six_numbers_make_a_rotation_and_its_angle_has_a_slope_everywhere():
-    torch.manual_seed(0)
-    values = torch.randn(50, 6, requires_grad=True)
-    rotations = rotation_from_6d(values)
-    torch.testing.assert_close(rotations @ rotations.transpose(1, 2), torch.eye(3).expand(50, 3, 3), rtol=0, atol=1e-5)
-    assert (torch.linalg.det(rotations) > 0).all()
-    same = torch.eye(3).expand(50, 3, 3)
-    geodesic(torch.cat([rotations, same]), torch.cat([same, same])).sum().backward()
-    assert torch.isfinite(values.grad).all()
-    a, b = (random_rotation(np.random.default_rng(n)) for n in (1, 2))
-    angle = geodesic(torch.from_numpy(a)[None], torch.from_numpy(b)[None])
-    assert abs(np.rad2deg(float(angle)) - angle_deg(a, b)) < 1e-3
+@pytest.mark.parametrize("wrong", [0, 3])
+def test_votes_for_the_same_direction_win_whichever_side_the_normal_points_to(wrong):
+    rng = np.random.default_rng(wrong)
+    truth = random_rotation(rng)  # world to canonical
+    gradients = []
+    for axes in cube_axes(truth[0]):
+        np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-12)
+        assert np.linalg.det(axes) > 0
+        rows = truth * 1.3
+        rows[0] *= np.sign(rows[0] @ axes[:, 0])  # x is told along the cube's own first axis
+        gradients.append(rows + rng.normal(0, 0.05, (3, 3)))
+    for n in range(wrong):
+        gradients[n] = 0.4 * gradients[n] * np.array([[1], [-1], [-1]])  # the half turn, less plainly
+    ballot = counted(gradients, 88 / 1.3)
+    assert ballot is not None
+    first, *others = ballot.winners()
+    assert angle_deg(first, truth) < 5 and len(others) == (wrong > 0)
+    assert abs(ballot.agreement(first) - (8 - wrong) / (8 - 0.6 * wrong)) < 0.06
+    assert ballot.clearness(first) > 0.9 and ballot.clearness(first @ cube_axes(first[0])[2]) <= 0.5
+    assert counted([np.zeros((3, 3))], 80.0) is None
 
 
 def test_grid_cells_lie_between_the_faces():
@@ -110,35 +124,43 @@ class Oracle:
         self.truth = ras_to_canonical
         self.units: list[np.ndarray] = []
 
-    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        units = self.units[-len(x):]
-        return tuple(torch.cat(parts) for parts in zip(*(self._one(u) for u in units), strict=True))
+    def stage(self, name: str):
+        def answer(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            units = self.units[-len(x):]
+            return tuple(torch.cat(parts) for parts in zip(*(self._one(name, u) for u in units), strict=True))
 
-    def _one(self, unit: np.ndarray):
-        form = STAGES["refine"]  # the stages that read the coordinates have the same side
+        return answer
+
+    def _one(self, name: str, unit: np.ndarray) -> tuple[torch.Tensor, ...]:
+        form = STAGES[name]
         to_canonical = self.truth @ unit
 
         def canonical(size: int) -> np.ndarray:
             cells = grid(size).numpy().reshape(3, -1)
             return (to_canonical[:3, :3] @ cells + to_canonical[:3, 3:]).reshape(3, size, size, size)
 
+        def level(places: np.ndarray) -> np.ndarray:
+            offset = places - SKULL_CENTRE_MM[:, None, None, None]
+            return np.sqrt(((offset / SKULL_SEMI_AXES_MM[:, None, None, None]) ** 2).sum(axis=0))
+
         full, coarse = canonical(form.size), canonical(form.size // 2)
-        level = np.sqrt((((full - SKULL_CENTRE_MM[:, None, None, None]) / SKULL_SEMI_AXES_MM[:, None, None, None]) ** 2
-                         ).sum(axis=0))
-        maps = np.zeros((8, *level.shape))
-        maps[0] = maps[1] = np.where(level < 1, 8, -8)
-        maps[2] = level - 1
-        for row, eye in enumerate(EYES_MM):
-            maps[3 + row] = 4 - ((full - eye[:, None, None, None]) ** 2).sum(axis=0) / 20
-        maps[5] = np.minimum(np.abs(full[0]), MIDLINE_REACH_MM) / np.cbrt(np.linalg.det(to_canonical[:3, :3]))
-        for row, place_mm in ((6, FACE_MM), (7, FOSSA_MM)):
-            near = ((full - place_mm[:, None, None, None]) ** 2).sum(axis=0) < 15**2
-            maps[row] = np.where(near, 8, -8)
-        turned = rotation_of(to_canonical)
-        offset = coarse / (form.side_mm / 2) - grid(form.size // 2).numpy()
-        upright = torch.tensor([(np.trace(turned) - 1) * 2.0])
-        return (torch.from_numpy(maps).float()[None], torch.from_numpy(offset).float()[None],
-                torch.full((1, 1, *coarse.shape[1:]), -4.0), upright, torch.zeros(1, 10))
+        fields = np.zeros((6, *coarse.shape[1:]))
+        fields[HEAD] = np.where(level(coarse) < 1, 8, -8)
+        fields[X:Z + 1] = coarse / (form.side_mm / 2)
+        if name == "locate":
+            fields[X] = np.abs(fields[X])
+            fields[X + 1:Z + 1] = 0
+        elif name == "orient":
+            fields[X] *= np.sign(to_canonical[0, 0])
+        fields[LOG_SIGMA] = -4
+        fields[UPRIGHT] = (np.trace(rotation_of(to_canonical)) - 1) * 2.0
+        maps = np.zeros((form.maps, *full.shape[1:]))
+        if form.maps:
+            maps[HEAD_FINE] = maps[BRAIN] = np.where(level(full) < 1, 8, -8)
+            maps[SKULL] = level(full) - 1
+            for row, eye in enumerate(EYES_MM):
+                maps[EYE_LEFT + row] = 4 - ((full - eye[:, None, None, None]) ** 2).sum(axis=0) / 20
+        return torch.from_numpy(maps).float()[None], torch.from_numpy(fields).float()[None]
 
 
 @pytest.fixture
@@ -154,7 +176,7 @@ def oracle(monkeypatch):
             return cut(self, unit, size)
 
         monkeypatch.setattr(Pyramid, "cut", noted)
-        return network_align.Networks({"volume": knows})
+        return network_align.Networks({name: knows.stage(name) for name in STAGES})
 
     return make
 
@@ -163,7 +185,7 @@ def head_of(seed: int = 0) -> Head:
     """A head for placing: a bright ellipsoid in noise; the oracle does not look at it."""
     k, j, i = (np.indices((SIZE, SIZE, SIZE)) - (SIZE - 1) / 2) * 1.6
     inside = sum(((a - c) / r) ** 2 for a, c, r in zip((i, j, k), SKULL_CENTRE_MM, SKULL_SEMI_AXES_MM, strict=True)) < 1
-    channels = np.zeros((6, SIZE, SIZE, SIZE), np.uint8)
+    channels = np.zeros((4, SIZE, SIZE, SIZE), np.uint8)
     channels[0] = np.random.default_rng(seed).integers(10, 120, inside.shape) + 60 * inside
     channels[1] = 255
     channels[3] = 255 * inside
@@ -180,7 +202,7 @@ def test_perfect_networks_bring_any_head_home(oracle, number):
     assert outcome.rotation_deg < 0.5 and outcome.translation_mm < 0.5 and abs(outcome.scale_percent) < 0.5
     assert outcome.mask_dice > 0.95 and outcome.eye_mm < 1.0 and not outcome.flipped
     np.testing.assert_allclose(found.ellipsoid.semi_axes, SKULL_SEMI_AXES_MM, atol=0.8)
-    assert found.evidence.margin > 0 and found.score > 0.5
+    assert found.evidence.agreement > 0.99 and found.score > 0.5
     corner = np.array([30.0, -20, 10, 1])
     round_trip = np.linalg.inv(found.matrix) @ (found.matrix @ corner)
     np.testing.assert_allclose(round_trip, corner, atol=1e-9)
@@ -234,9 +256,17 @@ def test_skull_points_lie_on_the_level_between_cells():
     assert empty.shape == (0, 3) and len(none) == 0
 
 
+def test_a_start_that_nobody_voted_for_is_not_trusted(oracle):
+    placed = place(head_of(), 2)
+    truth = np.linalg.inv(placed.anatomy_to_ras)
+    flipped = np.diag([-1.0, -1, 1, 1]) @ truth
+    found = network_align.align_from(oracle(truth), placed.volume, placed.fan, flipped)
+    assert found is None or found.evidence.agreement > 0.99  # the dense coordinates turned it back
+    ballot = counted([truth[:3, :3]] * 4, HEAD_LENGTH_MM / 0.9)
+    assert ballot is not None and ballot.agreement(rotation_of(flipped)) == 0
+
+
 def test_the_head_fits_its_cubes():
-    for name in ("orient", "refine", "plane"):
-        form = STAGES[name]
-        assert form.side_mm > 1.2 * HEAD_LENGTH_MM and form.size % 2 ** len(NETWORKS[form.network].widths) == 0
-    assert STAGES["orient"].side_mm == STAGES["refine"].side_mm
-    assert trust.score(trust.Evidence(-4, -2, 20, 0.3, 40, 20, 8, 0.6, 0.1)) < 0.1
+    for form in STAGES.values():
+        assert form.side_mm > 1.2 * HEAD_LENGTH_MM and form.size % 2 ** len(form.widths) == 0
+    assert trust.score(trust.Evidence(0.3, 0.2, -4, 20, 0.3, 40, 20, 8, 0.6, 0.1)) < 0.1

@@ -179,7 +179,20 @@ def test_a_doubtful_alignment_is_warned_about_on_stderr(
     assert cli.main(["synthesize", str(image), str(folder / "mr.nrrd"), "--model", str(trusted_model),
                      "--device", "cpu", "--transform", str(transform), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert err.startswith("Warning: The skull fits poorly") and json.loads(out)["trusted"] is False
+    assert err.startswith("Warning: The head is found poorly") and json.loads(out)["trusted"] is False
+
+
+def test_a_head_that_is_not_found_reliably_is_not_synthesised_unless_that_is_asked_for(
+        folder: Path, trusted_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0).rayleigh(40, (1, 120, 160)).clip(0, 255).astype(np.uint8)
+    Volume(noise, np.diag([0.7, 0.7, 1.0, 1.0])).write(tmp_path / "noise.nrrd")
+    arguments = ["synthesize", str(tmp_path / "noise.nrrd"), str(folder / "mr.nrrd"), "--model", str(trusted_model),
+                 "--device", "cpu", "--quiet"]
+    assert cli.main(arguments) == 2
+    sentence = capsys.readouterr().err
+    assert "not found reliably" in sentence and "landmarks" in sentence and not (folder / "mr.nrrd").exists()
+    assert cli.main([*arguments, "--unreliable"]) == 0
+    assert (folder / "mr.nrrd").exists()
 
 
 def test_info_names_versions_device_and_reason(capsys: pytest.CaptureFixture[str]) -> None:

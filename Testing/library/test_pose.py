@@ -157,37 +157,6 @@ def test_the_skulls_own_coordinates_survive_missing_parts(seed, scale, eyes, sku
     np.testing.assert_allclose(rotation_of(found) @ rotation_of(found).T, np.eye(3), atol=1e-9)
 
 
-@quick
-@given(seed=seeds, scale=scales)
-def test_structures_and_midplane_turn_a_pose_that_is_off(seed, scale):
-    rng = np.random.default_rng(seed)
-    truth = pose_of(rng, scale)
-    world = np.linalg.inv(truth)
-    off = np.eye(4)
-    off[:3, :3] = small_rotation(rng, 12.0)
-    said = off @ truth
-    places = moved(np.stack([poses.FACE_MM, poses.FOSSA_MM]), world)
-    normal = rotation_of(world)[:, 0]
-    plane = poses.Midplane(normal, float(normal @ world[:3, 3]), 0.5)
-    eyes = moved(poses.EYES_MM, world)
-    found = poses.parametric(None, eyes, np.ones(2), said, pose_spread_mm=8.0,
-                             structures=poses.Structures(places, np.ones(2), plane))
-    before, after = (angle_deg(rotation_of(m @ world), np.eye(3)) for m in (said, found))
-    assert after < max(0.45 * before, 0.5)
-
-
-def test_structures_tell_the_half_turns_apart():
-    world = np.linalg.inv(pose_of(np.random.default_rng(2), 1.2))
-    structures = poses.Structures(moved(np.stack([poses.FACE_MM, poses.FOSSA_MM]), world), np.ones(2))
-    eyes = moved(poses.EYES_MM.mean(axis=0)[None], world)[0]
-    centre = moved(poses.SKULL_CENTRE_MM[None], world)[0]
-    axes = rotation_of(world)
-    values = [poses.agreement(axes @ turn, centre, structures, eyes, 1.0) for turn in cube_rotations()]
-    assert np.argmax(values) == 0 and values[0] > 0.999 and sorted(values)[-2] < 0.9
-    nothing = poses.Structures(np.zeros((2, 3)), np.zeros(2))
-    assert poses.agreement(axes, centre, nothing, eyes, 0.0) == 0
-
-
 def test_an_affine_map_takes_the_skull_to_the_usual_one():
     rng = np.random.default_rng(3)
     world = np.linalg.inv(pose_of(rng, 1.3))
@@ -203,7 +172,7 @@ def test_an_affine_map_takes_the_skull_to_the_usual_one():
 
 @quick
 @given(seed=seeds, scale=scales, cut=st.floats(0, 60))
-def test_the_midline_and_the_long_axis_give_the_head_up_to_half_turns(seed, scale, cut):
+def test_unsigned_distances_give_the_midplane(seed, scale, cut):
     rng = np.random.default_rng(seed)
     world = np.linalg.inv(pose_of(rng, scale))
     inside = rng.uniform(-1, 1, (4000, 3))
@@ -216,9 +185,6 @@ def test_the_midline_and_the_long_axis_give_the_head_up_to_half_turns(seed, scal
     plane = poses.fit_midplane(points, np.maximum(distance, 0) / scale, np.ones(len(points)))
     truth = rotation_of(world)
     assert abs(plane.normal @ truth[:, 0]) > np.cos(np.deg2rad(6))
-    frame = poses.symmetric_frame(points, np.ones(len(points)), plane)
-    np.testing.assert_allclose(frame.T @ frame, np.eye(3), atol=1e-9)
-    assert abs(frame[:, 1] @ truth[:, 1]) > np.cos(np.deg2rad(15)) and np.linalg.det(frame) > 0
 
 
 def test_head_length_follows_the_published_curve():
@@ -259,7 +225,7 @@ def test_a_calibration_separates_right_from_wrong_and_survives_its_file():
     right = np.array(labels)
     assert ((scores > 0.5) == right).mean() > 0.9
     assert all(w * d >= 0 for w, d in zip(fitted.weights, trust.DEFAULT.weights, strict=True))
-    strange = trust.Evidence(1e9, float("inf"), float("nan"), 0, 1e9, 1e9, 1e9, 1e9, -1)
+    strange = trust.Evidence(1e9, -1e9, float("inf"), float("nan"), 0, 1e9, 1e9, 1e9, 1e9, -1)
     assert 0 <= trust.score(strange, fitted) <= 1
 
 

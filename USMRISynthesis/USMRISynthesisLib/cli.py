@@ -60,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
                             help="ITK transform to canonical space, where it is known; it wins")
     synthesize.add_argument("--trust-model", action="store_true",
                             help="agree to run a model that did not come with the product; remembered")
+    synthesize.add_argument("--unreliable", action="store_true",
+                            help="go on although the head was not found reliably")
 
     batch = add("batch", "make an MR-like image of every ultrasound image in a folder; goes on where it stopped")
     batch.add_argument("input", metavar="IN", help="folder of images (NRRD, NIfTI, MetaImage), searched in depth")

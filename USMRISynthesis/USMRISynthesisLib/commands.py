@@ -33,7 +33,8 @@ def synthesize(options: Namespace) -> Outcome:
     volume = Volume.read(source, frame=options.frame, pixel_size_mm=options.pixel_size)
     result = pipeline.synthesize(
         volume, model=options.model, device=options.device, planes=options.planes, transform=transform,
-        progress=_progress(options), log=_log(options), consent=lambda sha256, name: options.trust_model)
+        progress=_progress(options), log=_log(options), consent=lambda sha256, name: options.trust_model,
+        unreliable=options.unreliable)
     provenance = result.provenance
     sidecar = write_with_sidecar(result.mr, provenance, target, source=source)
     seconds = sum(provenance["seconds"].values())

@@ -10,7 +10,8 @@ Requests (`id` is any string or number; unknown fields are ignored)::
      "confidence": PATH | null,      # where to write the confidence volume, if it is wanted
      "masks": PATH | null,           # where to write uint8 masks: 1 in the fan, 2 in the head inside it
      "compress": false,              # whether to compress the output
-     "trust_model": false}           # true after the user has agreed to run a model of their own
+     "trust_model": false,           # true after the user has agreed to run a model of their own
+     "unreliable": false}            # true to go on although the head was not found reliably
     {"id": 2, "op": "normalise", "input": PATH, "output": PATH, "transform": [16] | null}
     {"id": 3, "op": "ping"}
     {"op": "cancel", "id": 1}        # running or still waiting; answered by the job's own "cancelled" error
@@ -147,7 +148,8 @@ class Worker:
             volume, model=str(job.get("model") or "default"),
             device=str(job.get("device") or "auto"), planes=str(job.get("planes") or "axial"),
             transform=_transform(job), progress=self._progress(job), cancel=self._cancel(job),
-            log=self._log(job), consent=lambda sha256, name: trusted)
+            log=self._log(job), consent=lambda sha256, name: trusted,
+            unreliable=job.get("unreliable") is True)
         if job.get("confidence"):
             result.confidence.write(_path(job, "confidence"), compress=False)
         if job.get("masks"):

@@ -21,6 +21,7 @@ from USMRISynthesisLib.gate import admit, find_fan
 from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, Alignment
 from USMRISynthesisLib.normalisation.alignment import align_skull as align
 from USMRISynthesisLib.normalisation.canonical import canonical_axis_mm, canonical_ijk_to_ras
+from USMRISynthesisLib.normalisation.pose import circumference_mm
 from USMRISynthesisLib.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -62,10 +63,10 @@ def evaluate_frames(data_dir: Path, limit: int | None = None, seed: int = 0) -> 
         semi_axes = np.array([float(row["semi_major_px"]), float(row["semi_minor_px"])])
         angle = np.deg2rad(float(row["angle_deg"]))
         rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        found = _ellipse_in_pixels(alignment, volume)
-        dice = _dice(_inside(*found, volume), _inside(centre, semi_axes, rotation, volume))
+        found = ellipse_in_pixels(alignment, volume)
+        dice = overlap(inside_ellipse(*found, volume), inside_ellipse(centre, semi_axes, rotation, volume))
         turn = abs(np.rad2deg(np.arccos(min(1.0, abs(found[2][:, 0] @ rotation[:, 0])))))
-        size = _circumference(found[1]) / _circumference(semi_axes) - 1
+        size = circumference_mm(found[1]) / circumference_mm(semi_axes) - 1
         results.append((dice, turn, 100 * size, alignment.score, seconds))
     return {"frames": len(rows), "refused": refused, **_summary(np.array(results))}
 
@@ -93,7 +94,7 @@ def evaluate_volumes(paths: list[Path]) -> dict[str, float]:
         points = _voxels(error)
         inside = ((((points - alignment.centre) @ alignment.rotation) / alignment.semi_axes) ** 2).sum(-1) <= 1
         off = np.linalg.norm(error[:3, 3])
-        results.append((_dice(inside, head_canonical), turn, 100 * (scale - 1), alignment.score, seconds, off))
+        results.append((overlap(inside, head_canonical), turn, 100 * (scale - 1), alignment.score, seconds, off))
         log.info("%s: Dice %.3f, turn %.1f deg, score %.2f", path.stem, *np.array(results[-1])[[0, 1, 3]])
     table = np.array(results)
     return {"volumes": len(paths), **_summary(table), "origin_mm_median": float(np.median(table[:, 5])),
@@ -119,7 +120,7 @@ def _summary(table: np.ndarray) -> dict[str, float]:
     }
 
 
-def _ellipse_in_pixels(alignment: Alignment, volume: Volume) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def ellipse_in_pixels(alignment: Alignment, volume: Volume) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centre (x, y), semi-axes (major, minor) and rotation of a frame's ellipse in pixels."""
     to_pixels = np.linalg.inv(alignment.ras_to_canonical @ volume.ijk_to_ras)
     middle = to_pixels[:2] @ np.append(alignment.centre, 1)
@@ -129,22 +130,15 @@ def _ellipse_in_pixels(alignment: Alignment, volume: Volume) -> tuple[np.ndarray
     return middle, lengths[order], (axes / lengths)[:, order]
 
 
-def _inside(centre: np.ndarray, semi_axes: np.ndarray, rotation: np.ndarray, volume: Volume) -> np.ndarray:
+def inside_ellipse(centre: np.ndarray, semi_axes: np.ndarray, rotation: np.ndarray, volume: Volume) -> np.ndarray:
     _, rows, columns = volume.shape
     y, x = np.mgrid[-60:rows + 60, -60:columns + 60]  # heads reach out of some frames
     points = np.stack([x, y], axis=-1) - centre
     return (((points @ rotation) / semi_axes) ** 2).sum(-1) <= 1
 
 
-def _dice(a: np.ndarray, b: np.ndarray) -> float:
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
     return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
-
-
-def _circumference(semi_axes: np.ndarray) -> float:
-    """Ramanujan's approximation."""
-    a, b = semi_axes
-    h = ((a - b) / (a + b)) ** 2
-    return float(np.pi * (a + b) * (1 + 3 * h / (10 + np.sqrt(4 - 3 * h))))
 
 
 def _voxels(matrix: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..normalisation.coordinates import angle_deg, random_rotation, rotation_of, scale_of
+from ..normalisation.coordinates import angle_deg, random_rotation, rotation_of, scale_of, small_rotation
 from ..normalisation.network_align import Located
 from ..simulation.wide import wide_ijk_to_canonical
 from ..training.alignment_data import BRAIN, FAN, US, Head
@@ -55,11 +55,13 @@ class Outcome:
         return not self.rotation_deg <= FLIP_DEG
 
 
-def place(head: Head, number: int) -> Placed:
-    """The head in its `number`-th random pose: always the same one for the same case."""
+def place(head: Head, number: int, *, most_deg: float = 180.0) -> Placed:
+    """The head in its `number`-th random pose, always the same one for the same case; anywhere over the sphere, or
+    turned by `most_deg` at most."""
     rng = np.random.default_rng([zlib.crc32(head.name.encode()), number])
     matrix = np.eye(4)
-    matrix[:3, :3] = rng.uniform(0.7, 1.3) * random_rotation(rng)
+    scale = rng.uniform(0.7, 1.3)
+    matrix[:3, :3] = scale * (random_rotation(rng) if most_deg >= 180 else small_rotation(rng, most_deg))
     matrix[:3, 3] = rng.uniform(-40, 40, 3)
     us = np.where(head.channels[FAN] > 0, head.channels[US], 0).astype(np.uint8)
     volume = Volume(us, matrix @ head.pose @ wide_ijk_to_canonical())
@@ -72,16 +74,23 @@ def compare(placed: Placed, found: Located | None, seconds: float = 0.0) -> Outc
     if found is None:
         infinite = float("inf")
         return Outcome(head.name, head.week, head.view, infinite, infinite, infinite, 0.0, infinite, 0.0, seconds)
-    error = found.matrix @ placed.anatomy_to_ras  # true canonical -> where it is put: the identity if perfect
+    error = found.matrix @ placed.anatomy_to_ras
     scale = scale_of(found.matrix)
-    rotation = angle_deg(rotation_of(error), np.eye(3))
+    rotation, translation = pose_error(placed, found.matrix)
     eyes = head.eyes @ error[:3, :3].T + error[:3, 3]
     sure = found.eye_weights > 0.5
     away = np.linalg.norm(found.eyes - eyes, axis=1)[sure] / scale
     return Outcome(
-        head.name, head.week, head.view, rotation, float(np.linalg.norm(error[:3, 3])) / scale,
+        head.name, head.week, head.view, rotation, translation,
         100 * (scale_of(error) - 1), _brain_dice(placed, found), float(away.mean()) if sure.any() else float("nan"),
         found.score, seconds)
+
+
+def pose_error(placed: Placed, ras_to_canonical: np.ndarray) -> tuple[float, float]:
+    """Degrees, and mm of the world at the canonical origin."""
+    error = ras_to_canonical @ placed.anatomy_to_ras  # true canonical -> where it is put: the identity if perfect
+    return (angle_deg(rotation_of(error), np.eye(3)),
+            float(np.linalg.norm(error[:3, 3])) / scale_of(ras_to_canonical))
 
 
 def _brain_dice(placed: Placed, found: Located) -> float:

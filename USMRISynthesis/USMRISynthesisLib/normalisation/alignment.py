@@ -1,11 +1,11 @@
 """From an ultrasound image to canonical space: where the head lies, how large it is, and how sure that is.
 
-The alignment network (``learned.py``) finds a head in any orientation. Where its weights or torch are not there, the
-skull alone is fitted (``skull.py``), and orientation is assumed, never claimed: a volume's RAS axes are taken to be the
-fetal anatomy's to within about 25 degrees. The ellipsoid may tilt a little to outline the head, but the assumed axes
-stay: on simulated heads its tilt explained a third of the true pitch and a seventh of the yaw, and following it made
-the orientation worse. A frame is taken to show the head-circumference plane, its ellipse's major axis along +-A: the
-end nearer to the assumed anterior becomes anterior, so which end is the face is left open.
+The alignment networks (``learned.py``) find a volume's head in any orientation. In a frame, and where their weights or
+torch are not there, the skull alone is fitted (``skull.py``), and orientation is assumed, never claimed: a volume's
+RAS axes are taken to be the fetal anatomy's to within about 25 degrees. The ellipsoid may tilt a little to outline the
+head, but the assumed axes stay: on simulated heads its tilt explained a third of the true pitch and a seventh of the
+yaw, and following it made the orientation worse. A frame is taken to show the head-circumference plane, its ellipse's
+major axis along +-A: the end nearer to the assumed anterior becomes anterior, so which end is the face is left open.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Alignment:
 
 def align(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None = None,
           gestational_age: float | None = None) -> Alignment:
-    """Find the head: by the network where it is installed, else by its skull; the outline alone with a transform.
+    """Find the head: a volume's by the networks where they are installed, else by its skull; the outline alone with a
+    transform.
 
     Args:
         volume: an admitted ultrasound volume or frame.
@@ -98,7 +99,7 @@ def align(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None = Non
     """
     from USMRISynthesisLib.normalisation import learned
 
-    if transform is not None or not learned.is_installed():
+    if transform is not None or volume.is_frame or not learned.is_installed():
         return align_skull(volume, fan, transform=transform)
     try:
         found = learned.align_by_network(volume, fan, gestational_age=gestational_age)

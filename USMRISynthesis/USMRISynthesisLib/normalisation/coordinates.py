@@ -166,6 +166,12 @@ def small_rotation(rng: np.random.Generator, most_deg: float) -> np.ndarray:
     return np.asarray(np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross)
 
 
+def turn_about_x(angle: float) -> np.ndarray:
+    """A rotation (3, 3) about the first axis by an angle in degrees."""
+    c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
 def cube_to_world(side_mm: float, centre: np.ndarray, axes: np.ndarray) -> np.ndarray:
     """(n + 1, n + 1): a cube's (or square's) own coordinates, -1 and 1 at its faces -> world mm.
 

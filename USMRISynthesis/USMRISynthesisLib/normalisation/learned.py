@@ -1,4 +1,4 @@
-"""The alignment network's answer as an `Alignment`, where the network, torch and a head are there.
+"""The alignment networks' answer as an `Alignment`, where the networks, torch and a head are there.
 
 torch is imported when it is asked for, and not before: where it is missing the skull fit does without.
 """
@@ -10,7 +10,6 @@ import numpy as np
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Failed
 from USMRISynthesisLib.normalisation.alignment import Alignment
-from USMRISynthesisLib.normalisation.coordinates import scale_of
 from USMRISynthesisLib.volume import Volume
 
 MODEL = "alignment"
@@ -30,23 +29,15 @@ def align_by_network(volume: Volume, fan: np.ndarray, *, gestational_age: float 
     """Where the network sees the head; None where it sees none.
 
     Args:
-        volume: an admitted volume or frame; fan: (k, j, i) bool.
-        gestational_age: weeks, a prior for a volume's scale.
+        volume: an admitted 3D volume; fan: (k, j, i) bool.
+        gestational_age: weeks, a prior for the scale.
 
     Raises:
         ImportError: there is no torch. Failed: the model is not there or not intact.
     """
-    from USMRISynthesisLib.normalisation.frame_align import align_frame
     from USMRISynthesisLib.normalisation.network_align import align_volume, load_networks
 
-    networks = load_networks(model)
-    if volume.is_frame:
-        frame = align_frame(networks, volume, fan)
-        if frame is None:
-            return None
-        minor, major = frame.ellipse.semi_axes * scale_of(frame.matrix)
-        return Alignment(frame.matrix, np.zeros(3), np.array([minor, major, 0.0]), np.eye(3), frame.score, "network")
-    found = align_volume(networks, volume, fan, gestational_age=gestational_age)
+    found = align_volume(load_networks(model), volume, fan, gestational_age=gestational_age)
     if found is None:
         return None
     skull = found.ellipsoid

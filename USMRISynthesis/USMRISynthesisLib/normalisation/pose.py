@@ -28,12 +28,8 @@ SKULL_SEMI_AXES_MM = np.array([36.4, 44.4, 35.0])
 SKULL_CENTRE_MM = np.array([0.0, -0.5, 1.3])
 SKULL_CUBE_ROOT_MM = 61.7
 EYES_MM = np.array([[-16.3, 32.0, -26.7], [16.3, 32.0, -26.7]])
-# Centres of gravity of face with neck (as far as the canonical box holds them) and of cerebellum with brainstem.
-FACE_MM = np.array([0.0, 11.2, -36.8])
-FOSSA_MM = np.array([0.0, -13.2, -16.1])
 # Spread of single heads about these, as a standard deviation, mm.
-_POLE_SPREAD_MM, _EYE_SPREAD_MM, _STRUCTURE_SPREAD_MM = 1.6, 2.2, 3.0
-_PLANE_ROUNDS = 6
+_POLE_SPREAD_MM, _EYE_SPREAD_MM = 1.6, 2.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,48 +164,8 @@ def _followed(points: np.ndarray, distance: np.ndarray, weights: np.ndarray, nor
     return Midplane(normal, offset, residual)
 
 
-def symmetric_frame(points: np.ndarray, inside: np.ndarray, midplane: Midplane) -> np.ndarray:
-    """(3, 3): columns R, A, S of the head up to half turns: the midplane's normal and the long axis within it.
-
-    Args:
-        points: (m, 3) mm; inside: (m,), how much each belongs to the head.
-    """
-    middle = inside @ points / inside.sum()
-    offset = points - middle
-    offset = offset - np.outer(offset @ midplane.normal, midplane.normal)
-    scatter = (offset * inside[:, None]).T @ offset
-    anterior = np.linalg.eigh(scatter)[1][:, 2]
-    anterior = anterior - (anterior @ midplane.normal) * midplane.normal
-    anterior /= np.linalg.norm(anterior)
-    return np.column_stack([midplane.normal, anterior, np.cross(midplane.normal, anterior)])
-
-
-@dataclass(frozen=True, eq=False)
-class Structures:
-    """centres (2, 3) of face and posterior fossa in the world, mm, and weights (2,) 0-1; the midplane, if known."""
-
-    centres: np.ndarray
-    weights: np.ndarray
-    midplane: Midplane | None = None
-
-
-def agreement(axes: np.ndarray, centre: np.ndarray, structures: Structures, eyes: np.ndarray,
-              eye_weight: float) -> float:
-    """-1 to 1: how well directions from the head's centre to its structures fit a frame (columns R, A, S)."""
-    places = np.vstack([structures.centres, eyes])
-    weights = np.append(structures.weights, eye_weight)
-    wanted = np.stack([FACE_MM, FOSSA_MM, EYES_MM.mean(axis=0)]) - SKULL_CENTRE_MM
-    if not weights.sum() > 0:
-        return 0.0
-    local = (places - centre) @ axes
-    cosine = (local * wanted).sum(axis=1) / (
-        np.maximum(np.linalg.norm(local, axis=1), 1e-6) * np.linalg.norm(wanted, axis=1))
-    return float(weights @ cosine / weights.sum())
-
-
 def parametric(skull: Ellipsoid | None, eyes: np.ndarray, eye_weights: np.ndarray, pose: np.ndarray, *,
-               pose_spread_mm: float = 2.5, skull_weight: float = 1.0, structures: Structures | None = None,
-               full: bool = False) -> np.ndarray:
+               pose_spread_mm: float = 2.5, skull_weight: float = 1.0, full: bool = False) -> np.ndarray:
     """World to canonical (4, 4) from whatever of skull, eyes and pose is there.
 
     Args:
@@ -219,7 +175,6 @@ def parametric(skull: Ellipsoid | None, eyes: np.ndarray, eye_weights: np.ndarra
         pose: (4, 4), world to canonical, as the network says.
         pose_spread_mm: how far the pose may be off at the skull.
         skull_weight: 0-1.
-        structures: face, posterior fossa and midplane, world mm, where they are known.
         full: an affine map that also takes the head's own width and height to the usual ones.
 
     Raises:
@@ -242,28 +197,12 @@ def parametric(skull: Ellipsoid | None, eyes: np.ndarray, eye_weights: np.ndarra
         sources.append(np.asarray(eyes)[seen])
         targets.append(EYES_MM[seen])
         weights.append(np.asarray(eye_weights)[seen] / _EYE_SPREAD_MM**2)
-    if structures is not None:
-        sources.append(structures.centres)
-        targets.append(np.stack([FACE_MM, FOSSA_MM]))
-        weights.append(structures.weights / _STRUCTURE_SPREAD_MM**2)
     source, target, weight = np.vstack(sources), np.vstack(targets), np.concatenate(weights)
     if full:
         if skull is None:
             raise ValueError("an affine map needs the skull")
         return affine(source, target, weight)
-    matrix = similarity(source, target, weight)
-    if structures is None or structures.midplane is None:
-        return matrix
-    # Points between the poles move onto the midplane and are free along it: so the fit is repeated from where it is.
-    plane = structures.midplane
-    inside = poles[[1, 2, 4, 5]] * (0, 1, 1)
-    weight = np.concatenate([weight, np.full(4, 1 / (_POLE_SPREAD_MM**2 + plane.residual**2))])
-    for _ in range(_PLANE_ROUNDS):
-        back = np.linalg.inv(matrix)
-        there = inside @ back[:3, :3].T + back[:3, 3]
-        there = there - np.outer(there @ plane.normal - plane.offset, plane.normal)
-        matrix = similarity(np.vstack([source, there]), np.vstack([target, inside]), weight)
-    return matrix
+    return similarity(source, target, weight)
 
 
 def with_age(matrix: np.ndarray, weeks: float, *, spread: float, centre: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""What the alignment network's maps say: midplane, structures, skull boundary, eyes, and the pose they agree on.
+"""What the alignment network's answers say: head, midplane, dense pose, skull boundary, eyes.
 
-Pure readings of a ``Prediction`` in the world of its cube; ``network_align.py`` asks the network and decides.
+Pure readings of a ``Prediction`` in the world of its cube; ``network_align.py`` asks the networks and decides.
 """
 
 from __future__ import annotations
@@ -10,68 +10,73 @@ import torch
 
 from USMRISynthesisLib.normalisation import pose as poses
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM
-from USMRISynthesisLib.normalisation.coordinates import Fit, fit_similarity, scale_of
-from USMRISynthesisLib.normalisation.network import EYE_LEFT, EYE_RIGHT, FACE, FOSSA, HEAD, MIDLINE, Prediction, grid
-from USMRISynthesisLib.normalisation.stages import MIDLINE_REACH_MM, STAGES
+from USMRISynthesisLib.normalisation.coordinates import Fit, affine, fit_similarity, scale_of
+from USMRISynthesisLib.normalisation.network import EYE_LEFT, EYE_RIGHT, HEAD, LOG_SIGMA, Prediction, X, Z, grid
+from USMRISynthesisLib.normalisation.stages import STAGES
 
-HEAD_CELLS = 40.0  # fewer than these hold no head
-_MOST_POINTS = 4000  # of the skull's boundary
+HEAD_CELLS = 8.0  # of the fields; fewer than these hold no head
+_MOST_POINTS = 4000
 
 
-def midplane_of(said: Prediction, share: np.ndarray, unit_to_world: np.ndarray, length: float) -> poses.Midplane | None:
-    """The plane through the midline in the cube's world; `share`: the head's probability, length: its own, world mm."""
-    at = np.argwhere(share > 0)
-    at = at[:: 1 + len(at) // _MOST_POINTS]
-    index = tuple(at.T)
-    unit = (at[:, ::-1] + 0.5) * (2 / share.shape[0]) - 1
-    points = unit @ unit_to_world[:3, :3].T + unit_to_world[:3, 3]
-    distance = np.maximum(said.maps[0, MIDLINE].numpy()[index], 0).astype(np.float64) * scale_of(unit_to_world)
-    reach = MIDLINE_REACH_MM * length / HEAD_LENGTH_MM
-    near = share[index].astype(np.float64) * np.clip(2 * (1 - distance / reach), 0, 1)  # at the reach it says nothing
+def head_share(said: Prediction, n: int) -> np.ndarray:
+    """(s, s, s): how much each cell of sample n belongs to the head, 0-1; what is unlikely to is 0."""
+    share = torch.sigmoid(said.fields[n, HEAD]).numpy()
+    return np.where(share > 0.4, share, 0)
+
+
+def head_place(said: Prediction, n: int, unit_to_world: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """The head's centre of gravity (3,) and its length in the world, from how much the head holds; None without one."""
+    share = head_share(said, n)
+    if share.sum() < HEAD_CELLS:
+        return None
+    middle = grid(len(share)).numpy().reshape(3, -1) @ share.ravel() / share.sum()
+    side = 2 * scale_of(unit_to_world)
+    length = HEAD_LENGTH_MM / poses.SKULL_CUBE_ROOT_MM * float(np.cbrt(share.sum())) * side / len(share)
+    return unit_to_world[:3, :3] @ middle + unit_to_world[:3, 3], length
+
+
+def votes(said: Prediction, n: int, unit_to_world: np.ndarray,
+          stage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the head's cells of sample n say: their places in the world (m, 3), the canonical coordinates in mm (m, 3)
+    that they claim, and how much each counts (m,)."""
+    fields = said.fields[n].numpy().reshape(said.fields.shape[1], -1).astype(np.float64)
+    share = head_share(said, n).ravel()
+    kept = share > 0
+    cells = grid(said.fields.shape[-1]).numpy().reshape(3, -1)[:, kept]
+    places = cells.T @ unit_to_world[:3, :3].T + unit_to_world[:3, 3]
+    claimed = fields[X:Z + 1, kept].T * (STAGES[stage].side_mm / 2)
+    return places, claimed, share[kept] * np.exp(-2 * fields[LOG_SIGMA, kept].clip(-6, 1))
+
+
+def midplane_of(said: Prediction, units: list[np.ndarray], length: float) -> poses.Midplane | None:
+    """The plane through the midline, from what `locate` says of cubes `units`; length: the head's in the world."""
+    parts = [votes(said, n, unit, "locate") for n, unit in enumerate(units)]
+    points, claimed, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
+    step = 1 + len(points) // _MOST_POINTS
+    distance = np.maximum(claimed[::step, 0], 0) * length / HEAD_LENGTH_MM
     try:
-        return poses.fit_midplane(points, distance, near)
+        return poses.fit_midplane(points[::step], distance, weights[::step])
     except (ValueError, np.linalg.LinAlgError):
         return None
 
 
-def symmetric_frame_of(share: np.ndarray, unit_to_world: np.ndarray, midplane: poses.Midplane | None) -> np.ndarray:
-    """R, A, S of the head as columns, up to half turns, from its midplane and its long axis; RAS without a plane."""
-    if midplane is None:
-        return np.eye(3)
-    at = np.argwhere(share > 0)
-    at = at[:: 1 + len(at) // _MOST_POINTS]
-    points = ((at[:, ::-1] + 0.5) * (2 / share.shape[0]) - 1) @ unit_to_world[:3, :3].T
-    return poses.symmetric_frame(points, share[tuple(at.T)].astype(np.float64), midplane)
-
-
-def structures_of(said: Prediction, unit_to_world: np.ndarray, midplane: poses.Midplane | None) -> poses.Structures:
-    """Centres of gravity of face and posterior fossa, and how clearly each is seen."""
-    cells = grid(said.maps.shape[-1]).numpy().reshape(3, -1)
-    centres, clear = np.zeros((2, 3)), np.zeros(2)
-    for row, channel in enumerate((FACE, FOSSA)):
-        share = torch.sigmoid(said.maps[0, channel]).numpy().ravel().astype(np.float64)
-        share[share < 0.3] = 0
-        if share.sum() > 0:
-            centres[row] = unit_to_world[:3, :3] @ (cells @ share / share.sum()) + unit_to_world[:3, 3]
-            clear[row] = (share @ share) / share.sum() * min(1.0, share.sum() / HEAD_CELLS)
-    return poses.Structures(centres, clear, midplane)
+def gradient_of(said: Prediction, n: int, unit_to_world: np.ndarray) -> np.ndarray | None:
+    """(3, 3): how the coordinates that `orient` says change with the place in the world, rows x, y, z; None without a
+    head. Where front and back, or top and bottom, are not told apart, the rows are short."""
+    places, claimed, weights = votes(said, n, unit_to_world, "orient")
+    try:
+        return affine(places, claimed, weights)[:3, :3]
+    except (ValueError, np.linalg.LinAlgError):
+        return None
 
 
 def dense_fit(said: Prediction, n: int, unit_to_world: np.ndarray, stage: str) -> Fit | None:
     """The similarity from world to canonical that the dense coordinates of sample n agree on."""
-    half_side = STAGES[stage].side_mm / 2
-    offset = said.coordinates[n].numpy().reshape(3, -1)
-    cells = grid(said.coordinates.shape[-1]).numpy().reshape(3, -1)
-    maps = said.maps[n:n + 1, HEAD:HEAD + 1]
-    inside = torch.sigmoid(torch.nn.functional.avg_pool3d(maps, 2))[0, 0].numpy().ravel()
-    weight = np.where(inside > 0.5, inside, 0) * np.exp(-2 * said.log_sigma[n, 0].numpy().ravel().clip(-6, 1))
-    kept = weight > 0
-    if kept.sum() < 50:
+    places, claimed, weights = votes(said, n, unit_to_world, stage)
+    if len(places) < 30:
         return None
-    world = cells[:, kept].T @ unit_to_world[:3, :3].T + unit_to_world[:3, 3]
-    canonical = (cells + offset)[:, kept].T.astype(np.float64) * half_side
     try:
-        return fit_similarity(world, canonical, weight[kept].astype(np.float64))
+        return fit_similarity(places, claimed, weights)
     except ValueError:
         return None
 

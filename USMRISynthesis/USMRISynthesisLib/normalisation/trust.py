@@ -24,8 +24,9 @@ class Evidence:
     """What is known about one alignment without its truth.
 
     Attributes:
+        agreement: share of the votes for about this direction, 0-1; clear: how plainly these votes tell front from
+            back and top from bottom, 0 to about 1.
         upright: logit of the head standing upright in the final cube.
-        margin: that of the best hypothesis less that of the best one more than 45 degrees away.
         residual_mm: what the dense coordinates leave over from one similarity.
         inliers: share of their weight that agrees, 0-1.
         turn_deg, move_mm: between the last two passes, about the head's centre.
@@ -34,8 +35,9 @@ class Evidence:
         mask: mean of the head's probability inside the ellipsoid less that outside it.
     """
 
+    agreement: float
+    clear: float
     upright: float
-    margin: float
     residual_mm: float
     inliers: float
     turn_deg: float
@@ -77,8 +79,9 @@ class Calibration:
 
 
 DEFAULT = Calibration(
-    mean=(1.0, 2.0, 5.0, 0.7, 3.0, 2.0, 2.5, 0.1, 0.7), spread=(2.0, 2.0, 3.0, 0.15, 4.0, 2.0, 1.5, 0.15, 0.25),
-    weights=(0.8, 0.6, -0.8, 0.3, -0.6, -0.4, -0.3, -0.3, 0.4), bias=0.5)
+    mean=(0.8, 0.7, 1.0, 5.0, 0.7, 3.0, 2.0, 2.5, 0.1, 0.7),
+    spread=(0.2, 0.2, 2.0, 3.0, 0.15, 4.0, 2.0, 1.5, 0.15, 0.25),
+    weights=(0.8, 0.8, 0.8, -0.8, 0.3, -0.6, -0.4, -0.3, -0.3, 0.4), bias=0.5)
 
 
 def score(evidence: Evidence, calibration: Calibration = DEFAULT) -> float:

@@ -71,7 +71,7 @@ class _Run:
 def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", planes: str = "axial",
                transform: np.ndarray | None = None, progress: Progress | None = None,
                cancel: Cancel | None = None, log: Log | None = None, consent: "Consent | None" = None,
-               batch: int | None = None) -> Synthesis:
+               batch: int | None = None, unreliable: bool = False) -> Synthesis:
     """Make an MR-like image from a fetal head ultrasound.
 
     Args:
@@ -85,14 +85,20 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         log: called with a level, "info" or "warning", and a sentence.
         consent: asked with (sha256, name) before a model from outside the bundled folders is run.
         batch: slices at a time; by default what suits the device.
+        unreliable: go on although the head was not found reliably.
 
-    Raises: Refused (the input), Failed (model, device, memory), Cancelled.
+    Raises: Refused (the input; the head was not found reliably), Failed (model, device, memory), Cancelled.
     """
     if planes not in PLANES:
         raise Refused("planes", f"This version synthesises axial slices, not {planes!r}.",
                       "Leave --planes at axial.")
     run = _Run(progress, cancel, log)
     fan, alignment = _locate(volume, transform, run)
+    if alignment.score < LOW_SCORE and transform is None and not unreliable:
+        raise Refused("unreliable", f"The head was not found reliably (score {alignment.score:.2f}; "
+                      f"{LOW_SCORE:.2f} is needed).",
+                      "Give a transform to canonical space (in Slicer, three landmarks make one), or go on all the "
+                      "same with --unreliable.")
     with run.stage("Loading the model", 0.12):
         try:
             from USMRISynthesisLib.synthesis.engine import BATCH, load_generator, run_slices
@@ -163,7 +169,7 @@ def _locate(volume: Volume, transform: np.ndarray | None, run: _Run) -> tuple[np
     with run.stage("Finding the head", 0.04):
         alignment = align(volume, fan, transform=transform)
     if alignment.score < LOW_SCORE:
-        run.say("warning", f"The skull fits poorly (score {alignment.score:.2f}; below {LOW_SCORE:.2f} it is "
+        run.say("warning", f"The head is found poorly (score {alignment.score:.2f}; below {LOW_SCORE:.2f} it is "
                 "not to be relied on): check the result against the ultrasound, or give a transform.")
     return fan, alignment
 

@@ -18,24 +18,18 @@ TASK = "alignment"
 
 @dataclass(frozen=True)
 class AlignmentDataConfig:
-    """Where the data are, relative to the working directory.
-
-    folder: simulated cases, in `train/` and `val/`. frames: the folder of HC18 (index.csv, images/), or "" for none.
-    """
+    """Where the data are, relative to the working directory: `folder` holds simulated cases in `train/` and `val/`."""
 
     folder: str
-    frames: str = ""
 
 
 @dataclass(frozen=True)
 class CycleConfig:
-    """How many of each round's steps every stage gets. A network none of whose stages is trained is not exported."""
+    """How many of each round's steps every stage gets."""
 
-    locate: int = 3
+    locate: int = 2
     orient: int = 3
     refine: int = 3
-    frame: int = 1
-    plane: int = 1
 
     def stages(self) -> list[str]:
         """One round, the stages spread over it."""
@@ -48,8 +42,8 @@ class CycleConfig:
 class AlignmentConfig:
     """Everything an alignment run depends on. `output` is the run's folder; `minutes` 0 means no limit.
 
-    batch: cubes a step; three times as many squares. strength: of the disturbances of the images, 0 = off.
-    real: share of real frames in the 2D batches. The rate is constant over the first half, then falls linearly to 0.
+    batch: cubes a step. strength: of the disturbances of the images, 0 = off. The rate is constant over the first
+    half, then falls linearly to 0.
     evaluate_minutes: between evaluations; evaluation_poses: random poses for each validation head.
     """
 
@@ -61,11 +55,10 @@ class AlignmentConfig:
     seed: int = 0
     precision: str = "auto"
     threads: int = 2
-    batch: int = 8
+    batch: int = 16
     rate: float = 2e-3
     ema: float = 0.998
     strength: float = 1.0
-    real: float = 0.5
     log_every: int = 50
     checkpoint_every: int = 500
     evaluate_minutes: float = 6.0
@@ -81,10 +74,10 @@ class AlignmentConfig:
         for name in ("steps", "threads", "batch", "log_every", "checkpoint_every", "evaluation_poses", "rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive")
-        if not (0 <= self.ema < 1 and 0 <= self.real <= 1):
-            raise ValueError("ema and real must lie in 0..1")
-        if not self.cycle.stages():
-            raise ValueError("cycle trains no stage")
+        if not 0 <= self.ema < 1:
+            raise ValueError("ema must lie in 0..1")
+        if set(self.cycle.stages()) != set(STAGES):
+            raise ValueError("cycle must train every stage")
 
     def to_json(self) -> dict[str, Any]:
         """Nested plain values, as a checkpoint and a manifest keep them."""

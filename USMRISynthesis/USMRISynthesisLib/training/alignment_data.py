@@ -1,7 +1,6 @@
 """What the alignment networks learn from: simulated heads in every pose, cut, dimmed and made noisy on the fly.
 
-A case is kept as six 8-bit channels on the wide grid (simulation/wide.py): ultrasound, fan, skull distance, brain, and
-two structures that tell front from back and top from bottom.
+A case is kept as four 8-bit channels on the wide grid (simulation/wide.py): ultrasound, fan, skull distance, brain.
 Each sample is one `grid_sample` of them through a random similarity, so that the truth moves with the image exactly.
 Cases made before the wide grid existed are put on it as far as their canonical box reaches.
 """
@@ -28,14 +27,12 @@ from ..simulation.warp import rotation_matrix
 from ..simulation.wide import SIZE, SPACING_MM, wide_ijk_to_canonical
 from ..synthesis.intensity import robust_range
 
-US, FAN, DISTANCE, BRAIN, FACE, FOSSA = range(6)
-CHANNELS = 6
+US, FAN, DISTANCE, BRAIN = range(4)
+CHANNELS = 4
 # The skull distance as 8 bits: 128 + 5 a mm, so that it saturates 25 mm from the skull.
 _DISTANCE_ZERO, _DISTANCE_STEP = 128.0, 5.0
 # What the skull holds: brain, fluid, falx, cavum, choroid plexus (simulation/anatomy.py).
 BRAIN_LABELS = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13)
-FACE_LABELS = (17,)  # face and neck
-FOSSA_LABELS = (3, 7)  # cerebellum and brainstem
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
@@ -43,7 +40,7 @@ MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 class Head:
     """One simulated head.
 
-    channels: (6, 96, 96, 96) uint8 on the wide grid. pose: (4, 4), the case's canonical mm to anatomical mm - the
+    channels: (4, 96, 96, 96) uint8 on the wide grid. pose: (4, 4), the case's canonical mm to anatomical mm - the
     simulator turns each head a little within the canonical box, and the network must not learn that as noise.
     eyes: (2, 3) left and right, anatomical mm. low, high: the robust range of the ultrasound.
     """
@@ -59,7 +56,7 @@ class Head:
 
     @cached_property
     def coarse(self) -> np.ndarray:
-        """The channels at half the resolution (6, 48, 48, 48), uint8."""
+        """The channels at half the resolution (4, 48, 48, 48), uint8."""
         blocks = self.channels.reshape(CHANNELS, SIZE // 2, 2, SIZE // 2, 2, SIZE // 2, 2)
         return np.asarray(np.rint(blocks.mean(axis=(2, 4, 6), dtype=np.float32)).astype(np.uint8))
 
@@ -82,7 +79,7 @@ def load_heads(folder: Path, cache: Path | None = None) -> list[Head]:
 
 def _packed(path: Path, cache: Path) -> Head:
     stamp = path.stat()
-    key = hashlib.sha256(f"{stamp.st_size} {stamp.st_mtime_ns} 3".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{stamp.st_size} {stamp.st_mtime_ns} 4".encode()).hexdigest()[:12]
     kept = cache / f"{path.stem}-{key}.npz"
     try:
         if not kept.is_file():
@@ -112,11 +109,9 @@ def pack(case: Any) -> dict[str, Any]:
         fan = resample(case["fan"], to_box, shape, 1, 0.0) > 0.5
         us = np.where(fan, resample(case["us"], to_box, shape, 1, 0.0), 0)
     distance = _signed_distance(case["skull"], to_box)
-    structures = [resample(np.isin(case["labels"], labels), to_box, shape, 1, 0.0)
-                  for labels in (BRAIN_LABELS, FACE_LABELS, FOSSA_LABELS)]
+    brain = resample(np.isin(case["labels"], BRAIN_LABELS), to_box, shape, 1, 0.0)
     channels = np.stack([
-        us, 255.0 * fan, np.rint(distance * _DISTANCE_STEP + _DISTANCE_ZERO),
-        *(np.rint(255 * structure) for structure in structures),
+        us, 255.0 * fan, np.rint(distance * _DISTANCE_STEP + _DISTANCE_ZERO), np.rint(255 * brain),
     ]).clip(0, 255).astype(np.uint8)
     low, high = robust_range(channels[US], channels[FAN] > 0)
     pose = anatomical_pose(case)
@@ -165,50 +160,43 @@ def _signed_distance(inside: np.ndarray, to_box: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """One cube cut out of a head, (s, s, s) float32: x in [-1, 1], fan, distance in mm, and structures 0-1."""
+    """One cube cut out of a head, float32: x (s, s, s) in [-1, 1] and fan; on as many cells as were asked for the skull
+    distance in mm and the brain 0-1."""
 
     x: Tensor
     fan: Tensor
     distance: Tensor
     brain: Tensor
-    face: Tensor
-    fossa: Tensor
 
 
-def sample(head: Head, unit_to_anatomy: np.ndarray, size: int, *, mirrored: bool = False) -> Sampled:
+def sample(head: Head, unit_to_anatomy: np.ndarray, size: int, *, truth: int | None = None,
+           mirrored: bool = False) -> Sampled:
     """Cut a cube out of a head.
 
     Args:
         unit_to_anatomy: (4, 4), the cube's own coordinates (-1 and 1 at its faces) to anatomical mm.
-        size: cells along the cube's side.
+        size: cells along the cube's side; truth: those of distance and brain, where they are not the same.
         mirrored: the head with left and right exchanged.
     """
     cell = 2 * float(np.abs(np.linalg.det(unit_to_anatomy[:3, :3]))) ** (1 / 3) / size
     theta = head.unit_from_anatomy() @ (MIRROR if mirrored else np.eye(4)) @ unit_to_anatomy
-    coarse = cell > 1.5 * SPACING_MM  # coarse cells are means
-    channels = head.coarse if coarse else head.channels
+    channels = head.coarse if cell > 1.5 * SPACING_MM else head.channels  # coarse cells are means
     us, fan = _cut(channels[[US, FAN]], theta, size)
     inside = fan > 127.5
     x = ((us - head.low) * (2 / max(head.high - head.low, 1.0)) - 1).clamp(-1, 1)
     x = torch.where(inside, x, x.new_tensor(-1.0))
-    # Distance and brain are smooth: half the resolution is enough, and an eighth of the work.
-    fine = size if coarse else size // 2
-    smooth = torch.cat([_cut(head.coarse[[DISTANCE]], theta, fine, beyond=255.0),
-                        _cut(head.coarse[[BRAIN, FACE, FOSSA]], theta, fine)])
-    if fine < size:
-        smooth = F.interpolate(smooth[None], size=(size,) * 3, mode="trilinear", align_corners=False)[0]
-    distance, brain, face, fossa = smooth
-    distance = (distance - _DISTANCE_ZERO) / _DISTANCE_STEP
-    return Sampled(x, inside.float(), distance, brain / 255, face / 255, fossa / 255)
+    # Distance and brain are smooth: the coarse cells are enough.
+    distance, brain = _cut(head.coarse[[DISTANCE, BRAIN]], theta, truth or size, beyond=(255.0, 0.0))
+    return Sampled(x, inside.float(), (distance - _DISTANCE_ZERO) / _DISTANCE_STEP, brain / 255)
 
 
-def _cut(channels: np.ndarray, theta: np.ndarray, size: int, *, beyond: float = 0.0) -> Tensor:
+def _cut(channels: np.ndarray, theta: np.ndarray, size: int, *, beyond: tuple[float, ...] = (0.0, 0.0)) -> Tensor:
     """(c, s, s, s) float32: channels at `theta` (4, 4), the cube's own coordinates to theirs; `beyond` elsewhere."""
-    source = torch.from_numpy(channels).float()
+    source, other = torch.from_numpy(channels).float(), torch.tensor(beyond).reshape(-1, 1, 1, 1)
     where = F.affine_grid(torch.from_numpy(theta[None, :3].astype(np.float32)), [1, 1, size, size, size],
                           align_corners=False)
     # grid_sample fills with 0: a channel that goes on otherwise is shifted there and back.
-    return F.grid_sample(source[None] - beyond, where, align_corners=False)[0] + beyond
+    return F.grid_sample((source - other)[None], where, align_corners=False)[0] + other
 
 
 def eyes_of(head: Head, mirrored: bool) -> np.ndarray:

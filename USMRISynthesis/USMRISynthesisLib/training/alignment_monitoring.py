@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,9 +24,7 @@ def evaluate(averaged: Mapping[str, nn.Module], heads: Sequence[Head], poses: in
     """
     from ..evaluation.orientation import compare, place, summary
 
-    if "volume" not in averaged:
-        return {"rotation_deg_mean": float("nan")}, None
-    networks = Networks({name: network.float().cpu() for name, network in averaged.items()})
+    networks = Networks({name: copy.deepcopy(network).float().cpu() for name, network in averaged.items()})
     outcomes, evidence, good = [], [], []
     rng = np.random.default_rng([seed, 5])
 
@@ -43,10 +42,9 @@ def evaluate(averaged: Mapping[str, nn.Module], heads: Sequence[Head], poses: in
             turned = np.eye(4)
             turned[:3, :3] = small_rotation(rng, 25.0) @ cube_rotations()[rng.integers(1, 24)]
             start = turned @ np.linalg.inv(placed.anatomy_to_ras)
-            note(align_from(networks, placed.volume, placed.fan, start, margin=abs(rng.normal())),
-                 placed.anatomy_to_ras)
+            note(align_from(networks, placed.volume, placed.fan, start), placed.anatomy_to_ras)
             if number == 0:
-                note(align_volume(networks, _emptied(placed.volume, placed.fan, rng), placed.fan), None)
+                note(align_volume(networks, emptied(placed.volume, placed.fan, rng), placed.fan), None)
     try:
         calibration = trust.calibrate(evidence, good)
     except ValueError:
@@ -60,7 +58,7 @@ def _right(found: Located, anatomy_to_ras: np.ndarray) -> bool:
     return angle_deg(rotation_of(error), np.eye(3)) < trust.GOOD_DEG and off < trust.GOOD_MM
 
 
-def _emptied(volume: Volume, fan: np.ndarray, rng: np.random.Generator) -> Volume:
+def emptied(volume: Volume, fan: np.ndarray, rng: np.random.Generator) -> Volume:
     """The volume with its content in another order, or noise: no head is in it."""
     x = torch.from_numpy(volume.array.astype(np.float32) / 127.5 - 1)
     mixed = no_head(x, torch.from_numpy(fan.astype(np.float32)), rng)

@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from ..errors import Failed, Refused
-from .configuration import TrainingConfig, changed_keys, configuration_from
+from .configuration import changed_keys
 
 CHECKPOINT = "checkpoint.pt"  # the last state, to go on from
 BEST = "best.pt"  # the averaged generator with the best residual NCC so far
+
+
+class Configuration(Protocol):
+    """Of any run. One read from a checkpoint has defaults for what is newer than the checkpoint."""
+
+    @property
+    def output(self) -> str: ...
+
+    def to_json(self) -> dict[str, Any]: ...
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
@@ -39,14 +48,13 @@ def load(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def refuse_changes(checkpoint: Mapping[str, Any], config: TrainingConfig) -> None:
-    """Raise Refused when the run was started with another configuration, naming the keys."""
-    # Through a configuration, so that a setting that is newer than the checkpoint has its default in both.
-    names = changed_keys(configuration_from(checkpoint["config"]).to_json(), config.to_json())
+def refuse_changes(before: Configuration, now: Configuration) -> None:
+    """Raise Refused when a run was started with another configuration, naming the keys."""
+    names = changed_keys(before.to_json(), now.to_json())
     if names:
         raise Refused(
             "configuration",
-            f"The run in {config.output} was started with another configuration: {', '.join(names)} changed.",
+            f"The run in {now.output} was started with another configuration: {', '.join(names)} changed.",
             "Undo the change, or choose another output.",
         )
 

@@ -5,11 +5,7 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
 import io
-import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,27 +16,12 @@ import torch
 from ..errors import Failed, Refused
 from ..normalisation.canonical import SIZE, SPACING_MM
 from ..synthesis.generator import Generator
-from ..synthesis.intensity import HIGH_PERCENTILE, LOW_PERCENTILE
 from . import checkpoint as checkpoints
+from . import model_folder
 from .configuration import configuration_from
+from .model_folder import ATLAS, HC18, INTENSITY
 
-MODEL, MANIFEST, CARD = "model.pt", "manifest.json", "README.md"
 TOLERANCE = 1e-5
-INTENSITY = (
-    f"percentiles {LOW_PERCENTILE:g} and {HIGH_PERCENTILE:g} of the volume inside the fan -> 0-1, clipped, to the "
-    "power of the exponent -> [-1, 1]; -1 outside the fan"
-)
-ATLAS = {
-    "name": "Spina bifida fetal brain MR atlas, T2-weighted averages, 21-34 weeks, deformed, with ultrasound "
-    "simulated from them",
-    "licence": "CC0 1.0",
-    "source": "Fidon et al., Open Research Europe 2021, 1:123",
-}
-HC18 = {
-    "name": "HC18, real 2D ultrasound of the head-circumference plane",
-    "licence": "CC BY 4.0",
-    "source": "van den Heuvel et al., PLoS ONE 2018, 13(8):e0200412, zenodo.org/records/1327317",
-}
 LIMITS = (
     "Not for diagnosis. The output is synthetic: it can show anatomy that is not there and leave out anatomy "
     "that is.",
@@ -86,11 +67,7 @@ def export(
     form = config.generator
     measured = figures if figures is not None else content.get("figures", {})
     manifest: dict[str, Any] = {
-        "name": name,
-        "task": "synthesis",
-        "version": version,
-        "file": MODEL,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        **model_folder.identity(name, "synthesis", version, data),
         "input": {
             "size": SIZE,
             "spacing_mm": SPACING_MM,
@@ -101,28 +78,12 @@ def export(
             "intensity": INTENSITY,
         },
         "output": {"channels": 1, "range": [-1, 1], "meaning": "MR-like T2 contrast of the centre slice"},
-        "training": {
-            "data": [ATLAS, *([HC18] if config.batch.real else [])],
-            "cases": len(content.get("cases", ())),
-            "steps": content["step"],
-            "seed": config.seed,
-            "date": datetime.date.today().isoformat(),
-            "torch": torch.__version__,
-            "config": content["config"],
-        },
+        "training": model_folder.origin(content, [ATLAS, *([HC18] if config.batch.real else [])]),
         "figures": {"measured_on": "simulated ultrasound of held-out cases", **measured} if measured else {},
         "limits": list(limits),
         "synthetic": True,
     }
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / MODEL, data)
-        _write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-        _write(folder / CARD, card(manifest).encode())
-    except OSError as error:
-        raise Failed("export", f"{folder} cannot be written ({error.strerror}).", "Check the path.") from error
-    return folder
+    return model_folder.write(folder, data, manifest, card(manifest))
 
 
 def card(manifest: Mapping[str, Any]) -> str:
@@ -151,7 +112,7 @@ def card(manifest: Mapping[str, Any]) -> str:
         "",
         "## Training",
         "",
-        *(f"- {item['name']}. {item['source']}. {item['licence']}." for item in training["data"]),
+        *model_folder.data_lines(training),
         f"- {training['cases']} simulated cases, {training['steps']} steps of {batch['simulated']} simulated "
         f"slices, {batch.get('framed', 0)} simulated and {batch['real']} real frames, seed {training['seed']}, "
         f"{training['date']}.",
@@ -161,10 +122,7 @@ def card(manifest: Mapping[str, Any]) -> str:
         "",
         "## Figures",
         "",
-        *(
-            [f"- {k}: {f'{v:.3f}' if isinstance(v, float) else v}" for k, v in manifest["figures"].items()]
-            or ["None yet."]
-        ),
+        *model_folder.figure_lines(manifest["figures"]),
         "",
         f"SHA-256 of `{manifest['file']}`: `{manifest['sha256']}`",
         "",
@@ -194,9 +152,3 @@ def _traced(generator: Generator, channels: int) -> bytes:
                     "export", f"The exported model differs by {worst:.1e} with {count} slices.", "Report it."
                 )
     return buffer.getvalue()
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_bytes(data)
-    os.replace(part, path)

@@ -10,13 +10,8 @@ when it was stopped and resumed in between.
 from __future__ import annotations
 
 import copy
-import ctypes
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,19 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Cancelled, Failed, Refused
-from ..synthesis.device import native_half
 from ..synthesis.generator import Generator
 from . import checkpoint as checkpoints
 from .augmentation import augment
 from .backward import BackwardPath
 from .cases import load_cases, load_frames
-from .configuration import read_configuration
+from .configuration import configuration_from, read_configuration
 from .data import Slices
 from .discriminators import Discriminators
 from .edgenet import EdgeNet
 from .history import HistoryPool
 from .monitoring import Log, draw_pictures, hold_out, measure, progress_line, synthesised
 from .objective import Real, Synthesised, discriminator_terms, generator_terms, weighted_sum
+from .run import average, opened, prepared, stop_signals
 
 Network = TypeVar("Network", bound=nn.Module)
 EXPORTED = "model.pt"  # as in export.py, which imports the configuration of a run and not the other way round
@@ -62,26 +57,19 @@ def train(
     config = read_configuration(config_path)
     limit_s = 60 * (config.minutes if minutes is None else minutes)
     output = Path(config.output)
-    saved = output / checkpoints.CHECKPOINT
-    if saved.is_file() and not resume:
-        raise Refused("output", f"{output} already holds a run.", "Choose another output, or resume it.")
-    state = checkpoints.load(saved) if saved.is_file() else None
+    saved, state = opened(output, resume=resume)
     if state is not None:
-        checkpoints.refuse_changes(state, config)
+        checkpoints.refuse_changes(configuration_from(state["config"]), config)
     output.mkdir(parents=True, exist_ok=True)
 
     # --- machine
-    torch.set_num_threads(config.threads)
-    _keep_freed_memory()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    half = config.precision == "bf16" or (config.precision == "auto" and native_half(device)[0] is not None)
+    device, half = prepared(threads=config.threads, precision=config.precision, seed=config.seed)
     # On a CPU instance norm copies channels_last images, which costs what the convolutions gain.
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
     def placed(network: Network) -> Network:
         return network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
 
-    torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
 
     # --- data
@@ -147,7 +135,7 @@ def train(
     augmentation = config.augmentation
 
     # --- the loop
-    with _stop_signals() as stopped:
+    with stop_signals() as stopped:
         began, logged = time.perf_counter() - elapsed_s, (step, elapsed_s)
         while step < config.steps and not (limit_s and elapsed_s >= limit_s):
             share = max(step / config.steps, elapsed_s / limit_s if limit_s else 0.0)
@@ -179,7 +167,7 @@ def train(
             optimiser.zero_grad(set_to_none=True)
             total.backward()
             optimiser.step()
-            _average(averaged, generator, min(config.ema, (1 + step) / (10 + step)))
+            average(averaged, generator, min(config.ema, (1 + step) / (10 + step)))
 
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 judged = discriminator_terms(
@@ -229,7 +217,8 @@ def _start_from(generator: Generator, path: str) -> None:
     try:
         exported = Path(path).name == EXPORTED
         state = torch.jit.load(path, "cpu").state_dict() if exported else checkpoints.load(path)["averaged"]
-        missing = generator.load_state_dict(state, strict=False)
+        constants = dict(generator.named_buffers()).keys() - generator.state_dict().keys()  # a trace keeps them
+        missing = generator.load_state_dict({k: v for k, v in state.items() if k not in constants}, strict=False)
         lacking = [key for key in missing.missing_keys if not key.startswith("place_")]
         if lacking or missing.unexpected_keys:
             raise KeyError((lacking or missing.unexpected_keys)[0])
@@ -239,46 +228,5 @@ def _start_from(generator: Generator, path: str) -> None:
         ) from error
 
 
-def _average(averaged: nn.Module, generator: nn.Module, decay: float) -> None:
-    """Exponential moving average of the parameters; `decay` is smaller at first, to forget the start."""
-    with torch.no_grad():
-        for mean, new in zip(averaged.parameters(), generator.parameters(), strict=True):
-            mean.lerp_(new, 1 - decay)
-
-
 def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: float(value.detach()) for name, value in terms.items()}
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into a question that the loop asks between steps; a second Ctrl-C is itself."""
-    asked = False
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: object) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(number, before[number])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _keep_freed_memory() -> None:
-    """Ask glibc to keep large freed blocks: giving them back to the system costs page faults at every step."""
-    if sys.platform == "linux":
-        try:
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(-4, 0)  # M_MMAP_MAX
-            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        except (OSError, AttributeError):
-            pass  # another C library: only slower

@@ -1,0 +1,87 @@
+"""What every training run does the same way: open its folder, stop when asked, average its networks."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import Refused
+from ..synthesis.device import native_half
+from . import checkpoint as checkpoints
+
+
+def opened(output: Path, *, resume: bool) -> tuple[Path, dict[str, Any] | None]:
+    """The checkpoint's path in a run's folder, and its content where there is one; raises Refused without `resume`."""
+    saved = output / checkpoints.CHECKPOINT
+    if not saved.is_file():
+        return saved, None
+    if not resume:
+        raise Refused("output", f"{output} already holds a run.", "Choose another output, or resume it.")
+    return saved, checkpoints.load(saved)
+
+
+def prepared(*, threads: int, precision: str, seed: int) -> tuple[torch.device, bool]:
+    """The device to train on, and whether in bf16; sets torch's threads and seed."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    half = precision == "bf16" or (precision == "auto" and native_half(device)[0] is not None)
+    torch.manual_seed(seed)
+    return device, half
+
+
+def average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
+    """Exponential moving average of parameters and running statistics; `decay` is smaller at first, to forget the
+    start.
+    """
+    with torch.no_grad():
+        for mean, new in zip(averaged.parameters(), network.parameters(), strict=True):
+            mean.lerp_(new, 1 - decay)
+        for kept, now in zip(averaged.buffers(), network.buffers(), strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(now, 1 - decay)
+            else:
+                kept.copy_(now)
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and SIGTERM into a question that the loop asks between steps; a second Ctrl-C is itself."""
+    asked = False
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep large freed blocks: giving them back to the system costs page faults at every step."""
+    if sys.platform == "linux":
+        try:
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(-4, 0)  # M_MMAP_MAX
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        except (OSError, AttributeError):
+            pass  # another C library: only slower
