@@ -158,6 +158,19 @@ def test_a_run_can_start_from_another_runs_generator(tmp_path, data):
         train(other, report=str)
 
 
+def test_a_run_can_start_from_an_exported_model_with_a_place_code(tmp_path, data):
+    def placed(name: str, extra: str = "") -> Path:
+        path = configure(tmp_path, data, steps=1, output=name, extra=extra)
+        path.write_text(path.read_text().replace("[generator]", "[generator]\nplace = true"))
+        return path
+
+    exported = export(train(placed("first"), report=str), tmp_path / "model", name="first") / "model.pt"
+    train(placed("next", f'initial = "{exported}"'), report=str)
+    start, after = (checkpoints.load(tmp_path / name / "checkpoint.pt") for name in ("first", "next"))
+    weights = [name for name in start["averaged"] if name.endswith("weight")]
+    assert all(torch.allclose(start["averaged"][name], after["generator"][name], atol=1e-3) for name in weights)
+
+
 def test_without_resume_an_existing_run_is_not_written_over(tmp_path, data):
     config = configure(tmp_path, data, steps=2)
     train(config, report=str)
