@@ -327,6 +327,6 @@ def test_importing_the_package_and_what_slicer_loads_brings_no_torch() -> None:
     code = ("import sys, USMRISynthesisLib as u, USMRISynthesisLib.volume, USMRISynthesisLib.gate, "
             "USMRISynthesisLib.normalisation, USMRISynthesisLib.normalisation.alignment, "
             "USMRISynthesisLib.weights, USMRISynthesisLib.worker_client, USMRISynthesisLib.cli, "
-            "USMRISynthesisLib.commands; u.synthesize; u.Volume; u.Synthesis; "
+            "USMRISynthesisLib.commands, USMRISynthesisLib.commands_study; u.synthesize; u.Volume; u.Synthesis; "
             "sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -149,9 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hasattr(signal, "SIGTERM"):   # end as on Ctrl-C: nothing half-written stays
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        from USMRISynthesisLib import commands
+        from USMRISynthesisLib import commands, commands_study
 
-        text, result = getattr(commands, options.command)(options)
+        work = getattr(commands, options.command, None) or getattr(commands_study, options.command)
+        text, result = work(options)
     except USMRIError as error:
         return _report(options, error)
     except ModuleNotFoundError as error:

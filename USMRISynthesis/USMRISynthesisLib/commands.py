@@ -1,6 +1,7 @@
-"""What each `usmri` command does. Each takes the parsed options and returns (text, result).
+"""What the `usmri` commands of those who use a model do; `commands_study.py` has those of who makes one.
 
-The text is for a person, the result for `--json`. Errors are raised; `cli.py` turns them into sentences.
+Each takes the parsed options and returns (text, result). The text is for a person, the result for `--json`. Errors
+are raised; `cli.py` turns them into sentences.
 """
 from __future__ import annotations
 
@@ -9,11 +10,10 @@ import os
 import platform
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from USMRISynthesisLib import __version__
+from USMRISynthesisLib import __version__, console
 from USMRISynthesisLib.errors import Failed, Refused, USMRIError
 from USMRISynthesisLib.synthesis.result import SYNTHETIC
 from USMRISynthesisLib.volume import Volume
@@ -33,7 +33,7 @@ def synthesize(options: Namespace) -> Outcome:
     volume = Volume.read(source, frame=options.frame, pixel_size_mm=options.pixel_size)
     result = pipeline.synthesize(
         volume, model=options.model, device=options.device, planes=options.planes, transform=transform,
-        progress=_progress(options), log=_log(options), consent=lambda sha256, name: options.trust_model,
+        progress=console.progress(options), log=console.log(options), consent=lambda sha256, name: options.trust_model,
         unreliable=options.unreliable)
     provenance = result.provenance
     sidecar = write_with_sidecar(result.mr, provenance, target, source=source)
@@ -62,7 +62,7 @@ def batch(options: Namespace) -> Outcome:
             doubt = "".join(f" {warning}" for warning in state["warnings"])
             sys.stderr.write(f"done: {case.name} ({state['seconds']:.1f} s){'.' if doubt else ''}{doubt}\n")
 
-    batch_run.run(work, workers=options.workers, trust_model=options.trust_model, progress=_progress(options),
+    batch_run.run(work, workers=options.workers, trust_model=options.trust_model, progress=console.progress(options),
                   settled=settled)
     text = f"{work.summary()} {work.status_file} has the details."
     return text, {"output": str(options.output), "status_file": str(work.status_file), **work.report()}
@@ -75,7 +75,7 @@ def normalise(options: Namespace) -> Outcome:
 
     target = _output(options)
     volume = Volume.read(options.input, frame=options.frame, pixel_size_mm=options.pixel_size)
-    result = pipeline.normalise(volume, progress=_progress(options), log=_log(options))
+    result = pipeline.normalise(volume, progress=console.progress(options), log=console.log(options))
     if options.transform:
         write_transform(result.transform, options.transform)
     try:
@@ -118,166 +118,6 @@ def info(options: Namespace) -> Outcome:
               for model in models] or ["No model is installed."]
     return "\n".join(lines), {"versions": versions, "device": {"name": device, "reason": reason},
                               "models": models}
-
-
-def simulate(options: Namespace) -> Outcome:
-    """`usmri simulate CONFIG OUT`: a simulated data set; with `--preview PNG` a picture of one head instead."""
-    data = Path(options.data)
-    if not data.is_dir():
-        raise Refused("data", f"There is no data folder {data.name}.", "Give the atlas's folder with --data.")
-    if options.preview:
-        from USMRISynthesisLib.evaluation import simulated_pictures
-
-        target = _picture(options.preview)
-        if options.seed < 0:
-            raise Refused("seed", f"The seed {options.seed} is negative.", "Give 0 or more.")
-        shown = simulated_pictures.preview(data, options.seed, target)
-        return f"Wrote {target}: {shown}.", {"picture": str(target), "shows": shown}
-    if not options.config or not options.output:
-        raise Refused("arguments", "A data set needs a configuration and a folder.",
-                      "Give CONFIG and OUT, or --preview PNG for a picture alone.")
-    from USMRISynthesisLib.simulation import dataset
-
-    config = Path(options.config)
-    if not config.is_file():
-        raise Refused("bad-configuration", f"There is no configuration {config.name}.", "Check the path.")
-    manifest = dataset.simulate(config, Path(options.output), data=data, workers=options.workers,
-                                progress=_progress(options))
-    if options.hashes:
-        dataset.write_hashes(manifest, Path(options.hashes))
-    if options.check:
-        dataset.check_hashes(manifest, Path(options.check))
-    return f"Wrote {manifest}.", {"manifest": str(manifest)}
-
-
-def train(options: Namespace) -> Outcome:
-    """`usmri train CONFIG`: train, or go on training. What happens is reported on stderr."""
-    from USMRISynthesisLib.training import alignment_loop, loop
-    from USMRISynthesisLib.training.alignment_configuration import TASK, task_of
-
-    def report(text: str) -> None:
-        if not options.quiet:
-            sys.stderr.write(f"{text}\n")
-
-    work = alignment_loop.train_alignment if task_of(options.config) == TASK else loop.train
-    checkpoint = work(options.config, resume=options.resume, minutes=options.minutes, report=report)
-    return f"Wrote {checkpoint}.", {"checkpoint": str(checkpoint)}
-
-
-def export(options: Namespace) -> Outcome:
-    """`usmri export CHECKPOINT OUT`: a model folder from a checkpoint."""
-    from USMRISynthesisLib.training import checkpoint as checkpoints
-    from USMRISynthesisLib.training.alignment_export import export_alignment
-    from USMRISynthesisLib.training.export import export as export_model
-
-    content = checkpoints.load(options.checkpoint)
-    if content.get("task") == "alignment":
-        folder = export_alignment(content, options.output, version=options.model_version,
-                                  name=options.name or Path(options.output).resolve().name,
-                                  figures=_plain_figures(Path(options.figures)) if options.figures else None)
-        return f"Wrote {folder}.", {"model": str(folder)}
-    folder = export_model(options.checkpoint, options.output, version=options.model_version,
-                          name=options.name or Path(options.output).resolve().name,
-                          figures=_figures(Path(options.figures)) if options.figures else None)
-    return f"Wrote {folder}.", {"model": str(folder)}
-
-
-def _figures(path: Path) -> dict[str, str]:
-    """The card's figures from an evaluation's JSON. Raises Refused for anything else."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        command = f"usmri evaluate synthesis --split {result['split']} --through {result['through']}"
-        values = {key: f"{mean:.3f} [{low:.3f}, {high:.3f}]" for key, (mean, low, high) in result["values"].items()}
-        return {"printed_by": command, "cases": str(result["cases"]), **values}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Refused("figures", f"{path.name} is no evaluation.", "Give what `usmri evaluate synthesis --json` "
-                      "printed.") from error
-
-
-def _plain_figures(path: Path) -> dict[str, float]:
-    """The numbers of `usmri evaluate normalisation --json`. Raises Refused for anything else."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        return {key: value for key, value in result.items() if isinstance(value, float)}
-    except (OSError, ValueError, AttributeError) as error:
-        raise Refused("figures", f"{path.name} is no evaluation.", "Give what `usmri evaluate normalisation --json` "
-                      "printed.") from error
-
-
-def evaluate(options: Namespace) -> Outcome:
-    """`usmri evaluate synthesis|normalisation|simulator`: figures, as text and as values."""
-    if options.subject == "simulator":
-        return _evaluate_simulator(options)
-    if options.subject == "normalisation":
-        from USMRISynthesisLib.evaluation.alignment import evaluate_frames
-
-        if _has_alignment(options):
-            from USMRISynthesisLib.evaluation import normalisation
-
-            model = "alignment" if options.model == "default" else options.model
-            figures = normalisation.evaluate(
-                Path(options.cases or "data/sim"), options.split, Path(options.data), model, poses=options.poses,
-                limit=options.limit, pictures=Path(options.pictures) if options.pictures else None,
-                progress=_progress(options))
-            return normalisation.table(figures), figures
-        folder = Path(options.data) / "hc18"
-        if not (folder / "index.csv").is_file():
-            raise Refused("data", "There are no HC18 frames.", "Give the folder that holds hc18/ with --data.")
-        values = evaluate_frames(folder, limit=options.limit)
-        lines = ["head ellipse on real HC18 frames", *(f"{key:32s} {value:8.3f}" for key, value in values.items())]
-        return "\n".join(lines), {"hc18": values}
-    from USMRISynthesisLib.evaluation import synthesis
-    from USMRISynthesisLib.evaluation.synthesis_frames import frame_prediction
-
-    make = synthesis.corridor_prediction if options.through == "product" else synthesis.canonical_prediction
-    result = synthesis.evaluate(Path(options.cases or "data/sim"), make(options.model, options.device),
-                                split=options.split, predict_frame=frame_prediction(options.model, options.device),
-                                progress=_progress(options))
-    result["through"] = options.through
-    return synthesis.table(result), result
-
-
-def _evaluate_simulator(options: Namespace) -> Outcome:
-    """Figures of the simulator, of so many new heads or of a folder of cases, and the picture that mixes its frames."""
-    from USMRISynthesisLib.evaluation import frames, simulated_pictures, simulator
-
-    data, cases = Path(options.data), options.cases or str(simulator.HEADS)
-    target = _picture(options.picture) if options.picture else None
-    if not cases.isdecimal() and not Path(cases).is_dir():
-        raise Refused("cases", f"{cases!r} is neither a number of heads nor a folder.", "Give --cases one of them.")
-    real, progress = frames.real_frames(data), _progress(options)
-    if cases.isdecimal():
-        simulated, measured = simulator.simulate(data, int(cases), progress=progress)
-    else:
-        simulated, measured = frames.stored_frames(Path(cases)), []
-    result: dict[str, Any] = {}
-    if target:
-        result["order"] = simulated_pictures.mixed(real, simulated, target)
-    result |= simulator.evaluate(data, real, simulated, measured, progress=progress)
-    text = simulator.table(result)
-    if target:
-        text += f"\n{target}, row by row: " + ", ".join(f"{n} {kind}" for n, kind in enumerate(result["order"], 1))
-    return text, result
-
-
-def _picture(name: str) -> Path:
-    """A PNG to write, its folder checked before any work is done for it."""
-    target = Path(name)
-    if target.suffix.lower() != ".png":
-        raise Refused("format", f"Pictures cannot be written as {target.name}.", "Use a name that ends in .png.")
-    if not target.resolve().parent.is_dir():
-        raise Refused("folder", f"The folder for {target.name} does not exist.", "Create it or choose another one.")
-    return target
-
-
-def _has_alignment(options: Namespace) -> bool:
-    """Whether there is an alignment model to measure, and cases to measure it on."""
-    from USMRISynthesisLib import weights
-
-    if options.model != "default":
-        return True
-    named = {folder.name for folder in weights.installed_models()}
-    return "alignment" in named and Path(options.cases or "data/sim").is_dir()
 
 
 def _intact(intact: object) -> str:
@@ -323,27 +163,3 @@ def _output(options: Namespace) -> Path:
     if source.exists() and target.exists() and source.samefile(target):
         raise Refused("same-file", "The output would overwrite the ultrasound image.", "Choose another name.")
     return target
-
-
-def _progress(options: Namespace) -> Callable[[float, str], None] | None:
-    """A counter on a terminal; a log file gets none."""
-    if options.quiet or options.json or not sys.stderr.isatty():
-        return None
-
-    def show(value: float, stage: str) -> None:
-        sys.stderr.write(f"\r{value:4.0%} {stage:<40}" + ("\n" if value >= 1 else ""))
-        sys.stderr.flush()
-
-    return show
-
-
-def _log(options: Namespace) -> Callable[[str, str], None]:
-    """Warnings always reach stderr; the rest with --verbose."""
-
-    def say(level: str, text: str) -> None:
-        if level != "info" or options.verbose:
-            sys.stderr.write(f"{'Warning: ' if level != 'info' else ''}{text}\n")
-
-    return say
-
-
