@@ -144,6 +144,18 @@ def test_an_export_loads_with_its_hash_and_answers(exported, data):
         network_align.load_networks(str(damaged), consent=lambda sha256, name: True)
 
 
+def test_the_evaluation_prints_the_figures_and_draws_what_it_measured(exported, data, tmp_path, capsys):
+    (tmp_path / "us-phantom").mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 40)).astype(np.uint8)
+    Volume(noise, np.eye(4)).write(tmp_path / "us-phantom" / "noise.mha")
+    assert cli.main(["evaluate", "normalisation", "--cases", str(data), "--model", str(exported), "--poses", "1",
+                     "--data", str(tmp_path), "--pictures", str(tmp_path / "pictures"), "--json", "--quiet"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"mask_dice_median", "rotation_deg_p90", "flips_caught_share", "eye_mm_median", "no_head_caught_share",
+            "upright_skull_rotation_deg_median", "upright_network_translation_mm_median"} <= set(figures)
+    assert set(figures["other_images"]) == {"us-phantom/noise.mha"} and figures["heads"] == 1
+
+
 def test_the_corridors_alignment_is_the_networks_where_it_is_installed(exported, monkeypatch):
     from USMRISynthesisLib import weights
     from USMRISynthesisLib.normalisation import alignment, learned

@@ -25,6 +25,9 @@ from .orientation import Aligner, Outcome, Placed, by_group, failures, place, po
 Progress = Callable[[float, str], None]
 SHOWN = 6
 UPRIGHT_DEG = 20.0
+OTHER_IMAGES = ("us-phantom/*.mha", "fetal-mr-atlas/GA2[26]-*/t2.nii.gz", "fetal-mr-atlas/GA29-*/t2.nii.gz",
+                "fetal-mr-atlas/GA32-*/t2.nii.gz", "fetal-mr-stacks/sr/*.nii.gz",
+                "fetal-mr-stacks/stacks/*run-1*.nii.gz")
 
 
 def evaluate(cases: Path, split: str, data: Path, model: str, *, poses: int = 4, limit: int | None = None,
@@ -50,6 +53,9 @@ def evaluate(cases: Path, split: str, data: Path, model: str, *, poses: int = 4,
     result: dict[str, Any] = {"heads": len(heads), "poses": poses, "split": split, **summary(outcomes),
                               **beside_the_skull(heads, aligner)}
     result["no_head_caught_share"] = without_head(heads, aligner)
+    result["other_images"] = other_images(data, aligner)
+    if result["other_images"]:
+        result["other_images_caught_share"] = float(np.mean([s < LOW_SCORE for s in result["other_images"].values()]))
     result["groups"] = by_group(outcomes)
     result["failures"] = failures(outcomes)
     if (data / "hc18" / "index.csv").is_file():
@@ -79,6 +85,17 @@ def without_head(heads: Sequence[Head], aligner: Aligner) -> float:
         found = aligner(emptied(placed.volume, placed.fan, np.random.default_rng([n, 11])), placed.fan)
         low.append(found is None or found.score < LOW_SCORE)
     return float(np.mean(low))
+
+
+def other_images(data: Path, aligner: Aligner) -> dict[str, float]:
+    """Scores of what is no ultrasound of a head: phantoms of a spine, MR of weeks that nothing was trained on."""
+    paths = [path for pattern in OTHER_IMAGES for path in sorted(data.glob(pattern))]
+    scores = {}
+    for path in paths:
+        volume = Volume.read(path)
+        found = aligner(volume, find_fan(volume.array, volume.spacing))
+        scores[str(path.relative_to(data))] = 0.0 if found is None else round(found.score, 3)
+    return scores
 
 
 def evaluate_frames(data: Path, *, split: str = "test", limit: int | None = None) -> dict[str, float]:
@@ -120,6 +137,7 @@ def table(result: dict[str, Any]) -> str:
               f"flips {g['flip_share']:.0%}" for name, g in result["groups"].items()]
     lines += [f"failed: {f['case']} ({f['view']}), {f['rotation_deg']} deg off, score {f['score']}"
               f"{', caught' if f['caught'] else ', NOT caught'}" for f in result["failures"]] or ["no flips"]
+    lines += [f"no head: {name}, score {value:.2f}" for name, value in result["other_images"].items()]
     return "\n".join(lines)
 
 

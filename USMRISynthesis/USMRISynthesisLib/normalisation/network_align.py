@@ -28,7 +28,7 @@ from USMRISynthesisLib.normalisation.coordinates import (
     scale_of,
 )
 from USMRISynthesisLib.normalisation.network import BRAIN, HEAD_FINE, LOG_SIGMA, SKULL, UPRIGHT, Prediction
-from USMRISynthesisLib.normalisation.orient import Ballot, counted, cube_axes
+from USMRISynthesisLib.normalisation.orient import Ballot, counted, cube_axes, other_normals
 from USMRISynthesisLib.normalisation.readings import (
     dense_fit,
     eyes_of,
@@ -46,7 +46,9 @@ from USMRISynthesisLib.normalisation.trust import DEFAULT, Calibration, Evidence
 from USMRISynthesisLib.volume import Volume
 
 TASK = "alignment"
-_REFINEMENTS = 2
+_FOLLOWED = 2  # directions that got votes
+_CERTAIN = 0.9  # a score that ends the search for a midplane
+_REFINEMENTS, _SETTLED_DEG = 4, 0.5
 # Directions in which the midline is looked for: what one of them misjudges the others do not.
 _LOOKS = [np.eye(3), *(random_rotation(np.random.default_rng(seed)) for seed in range(3))]
 
@@ -86,11 +88,11 @@ class Located:
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """centre (3,) and length of the head in RAS mm, and what the cubes about it say of its direction."""
+    """centre (3,) and length of the head in RAS mm, and the normal (3,) of its midplane."""
 
     centre: np.ndarray
     length: float
-    ballot: Ballot
+    normal: np.ndarray
 
 
 _loaded: dict[str, Networks] = {}
@@ -134,19 +136,30 @@ def align_volume(networks: Networks, volume: Volume, fan: np.ndarray, *,
     place = _locate(networks, pyramid)
     if place is None:
         return None
-    start = _second_look(networks, pyramid, place, place.ballot.winners()[0])
-    return None if start is None else _refine(networks, pyramid, place.ballot, start, gestational_age)
+    best: Located | None = None
+    for n, normal in enumerate(other_normals(place.normal)):  # the first is the one that was found
+        ballot = _asked(networks, pyramid, place, normal)
+        for rotation in ballot.winners()[:1 if n else _FOLLOWED] if ballot is not None else ():
+            start = _second_look(networks, pyramid, place, rotation)
+            assert ballot is not None
+            found = None if start is None else _refine(networks, pyramid, ballot, start, gestational_age)
+            if found is not None and (best is None or found.score > best.score):
+                best = found
+        if best is not None and best.score > _CERTAIN:
+            break
+    return best
 
 
 def align_from(networks: Networks, volume: Volume, fan: np.ndarray, start: np.ndarray) -> Located | None:
     """The refinement from a similarity (4, 4) that is roughly right, judged by all the votes; None without a head."""
     pyramid = Pyramid(volume, fan)
     place = _locate(networks, pyramid)
-    return None if place is None else _refine(networks, pyramid, place.ballot, start, None)
+    ballot = None if place is None else _asked(networks, pyramid, place, place.normal)
+    return None if ballot is None else _refine(networks, pyramid, ballot, start, None)
 
 
 def _locate(networks: Networks, pyramid: Pyramid) -> _Place | None:
-    """Where the head is: first in the whole fan, then filling the cube, then from several sides; and its votes."""
+    """Where the head is: first in the whole fan, then filling the cube, then from several sides."""
     form = STAGES["locate"]
     centre, side = pyramid.centre, 1.02 * pyramid.extent
     length, midplane = 0.0, None
@@ -163,12 +176,17 @@ def _locate(networks: Networks, pyramid: Pyramid) -> _Place | None:
     if midplane is None:
         return None
     centre = centre - (midplane.normal @ centre - midplane.offset) * midplane.normal
+    return _Place(centre, length, midplane.normal)
+
+
+def _asked(networks: Networks, pyramid: Pyramid, place: _Place, normal: np.ndarray) -> Ballot | None:
+    """What the cubes about the head say of its direction, if its midplane has this normal; None without votes."""
     form = STAGES["orient"]
-    units = [cube_to_world(form.side_mm * length / HEAD_LENGTH_MM, centre, axes) for axes in cube_axes(midplane.normal)]
+    side = form.side_mm * place.length / HEAD_LENGTH_MM
+    units = [cube_to_world(side, place.centre, axes) for axes in cube_axes(normal)]
     said = networks("orient", torch.cat([pyramid.cut(unit, form.size) for unit in units]))
     gradients = [gradient_of(said, n, unit) for n, unit in enumerate(units)]
-    ballot = counted([gradient for gradient in gradients if gradient is not None], length)
-    return None if ballot is None else _Place(centre, length, ballot)
+    return counted([gradient for gradient in gradients if gradient is not None], place.length)
 
 
 def _second_look(networks: Networks, pyramid: Pyramid, place: _Place, rotation: np.ndarray) -> np.ndarray | None:
@@ -196,6 +214,8 @@ def _refine(networks: Networks, pyramid: Pyramid, ballot: Ballot, start: np.ndar
         back = np.linalg.inv(matrix)[:3, 3]
         move = float(np.linalg.norm(following[:3, :3] @ back + following[:3, 3]))
         matrix = following
+        if turn < _SETTLED_DEG:
+            break
     assert said is not None and fit is not None
     to_canonical = matrix @ unit
     skull = _skull(said, to_canonical, np.eye(3)) or poses.Ellipsoid(

@@ -52,6 +52,13 @@ def cube_axes(normal: np.ndarray) -> list[np.ndarray]:
     return [side @ turn_about_x(360 * n / TURNS) for side in (frame, frame * (-1, 1, -1)) for n in range(TURNS)]
 
 
+def other_normals(normal: np.ndarray) -> list[np.ndarray]:
+    """This normal, and those across it that one of is near to the right one, if it is not right itself."""
+    axes = cube_axes(normal)[0]
+    angles = np.deg2rad([0, 90, 45, 135])
+    return [normal, *(np.cos(angle) * axes[:, 1] + np.sin(angle) * axes[:, 2] for angle in angles)]
+
+
 def counted(gradients: list[np.ndarray], length: float) -> Ballot | None:
     """The votes of the cubes.
 

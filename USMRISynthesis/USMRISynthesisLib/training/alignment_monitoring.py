@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ def evaluate(averaged: Mapping[str, nn.Module], heads: Sequence[Head], poses: in
              seed: int) -> tuple[dict[str, float], trust.Calibration | None]:
     """Figures of the held-out heads, and a trust calibration where there were right and wrong alignments.
 
-    Wrong ones are made besides: heads followed up from a wrong orientation, and images without a head.
+    Wrong ones are made besides: heads followed up from a wrong orientation, with few votes for it and with many, and
+    images without a head.
     """
     from ..evaluation.orientation import compare, place, summary
 
@@ -42,7 +44,11 @@ def evaluate(averaged: Mapping[str, nn.Module], heads: Sequence[Head], poses: in
             turned = np.eye(4)
             turned[:3, :3] = small_rotation(rng, 25.0) @ cube_rotations()[rng.integers(1, 24)]
             start = turned @ np.linalg.inv(placed.anatomy_to_ras)
-            note(align_from(networks, placed.volume, placed.fan, start), placed.anatomy_to_ras)
+            other = align_from(networks, placed.volume, placed.fan, start)
+            note(other, placed.anatomy_to_ras)
+            if found is not None and other is not None:  # and as if the votes had been for it, as in a real flip
+                votes = {"agreement": found.evidence.agreement, "clear": found.evidence.clear * rng.uniform(0.4, 1.0)}
+                note(replace(other, evidence=replace(other.evidence, **votes)), placed.anatomy_to_ras)
             if number == 0:
                 note(align_volume(networks, emptied(placed.volume, placed.fan, rng), placed.fan), None)
     try:

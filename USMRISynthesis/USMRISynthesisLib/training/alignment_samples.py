@@ -78,10 +78,16 @@ def draw_pose(stage: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw(stage: str, heads: Sequence[Head], rng: np.random.Generator, count: int, *, strength: float = 1.0) -> Batch:
-    """A batch of a stage."""
-    rows = []
+    """A batch of a stage. Directions that the probe looked from are met alike, however many heads there are of each:
+    what is bright and what is in shadow depends on nothing more.
+    """
+    views: dict[str, list[Head]] = {}
+    for head in heads:
+        views.setdefault(head.view, []).append(head)
+    names, rows = sorted(views), []
     for _ in range(count):
-        head = heads[int(rng.integers(len(heads)))]
+        some = views[names[int(rng.integers(len(names)))]]
+        head = some[int(rng.integers(len(some)))]
         mirrored = bool(rng.random() < 0.5)
         rows.append(one(stage, head, draw_pose(stage, rng), mirrored, rng, strength))
     return Batch(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
