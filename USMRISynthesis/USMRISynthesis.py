@@ -150,7 +150,8 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
     def synthesize(self, usVolumeNode: slicer.vtkMRMLScalarVolumeNode,
                    outputVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None, model: str = "default",
                    device: str = "auto", transform: Any = None,
-                   progress: Any = None, support: bool = False, masks: bool = False) -> slicer.vtkMRMLScalarVolumeNode:
+                   progress: Any = None, support: bool = False, masks: bool = False,
+                   unreliable: bool = False) -> slicer.vtkMRMLScalarVolumeNode:
         """Make an MR-like volume and return its node. Blocks until it is done.
 
         :param usVolumeNode: greyscale ultrasound of the head, a 3D volume or one frame
@@ -161,6 +162,7 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         :param progress: called as progress(fraction, stage)
         :param support: also add the map of where the beam looked inside the head
         :param masks: also add a segmentation of the fan and the head
+        :param unreliable: go on although the head was not found reliably, which is refused otherwise
         :raises USMRISynthesisLib.errors.USMRIError: Refused, Failed or Cancelled; the message names the remedy
         """
         from USMRISynthesisScene.synthesis import Reports
@@ -168,7 +170,7 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
 
         require_torch()
         self.synthesizer.start(usVolumeNode, outputVolumeNode, model=model, device=device, transform=transform,
-                               support=support, masks=masks,
+                               support=support, masks=masks, unreliable=unreliable,
                                reports=Reports(progress=progress) if progress else Reports())
         return self.synthesizer.wait()
 

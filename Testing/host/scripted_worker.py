@@ -8,7 +8,7 @@ Speaks the contract of USMRISynthesisLib.worker; the "model" of a request is the
     exit N     leaves with that exit code in the middle
     family     starts a child of its own, then is slow
     foreign    wants to be trusted first, then copies
-    doubt      warns that the skull fits poorly, then copies
+    doubt      refuses a head that it does not find reliably; asked to go on, warns and copies
     nothing    says it is done and leaves no file
 """
 from __future__ import annotations
@@ -38,6 +38,10 @@ def serve(request: dict) -> None:
     if part == "foreign" and not request["trust_model"]:
         say(request, "error", category="refused", kind="consent", model=part, sha256="0" * 64,
             message="The model 'foreign' has not been trusted yet.", remedy="Trust it only if you know it.")
+        return
+    if part == "doubt" and not request.get("unreliable") and request["transform"] is None:
+        say(request, "error", category="refused", kind="unreliable",
+            message="The head was not found reliably (score 0.20; 0.50 is needed).", remedy="Use --unreliable.")
         return
     if part == "doubt":
         say(request, "log", level="warning", text="The skull fits poorly.")

@@ -46,6 +46,7 @@ def test_score_is_shown_and_a_low_one_opens_the_section(panel: Any, ui: Any) -> 
     spin_until(lambda: is_idle(ui))
     assert ui.scoreLabel.text == "Score: 0.90. The head was found."
     assert ui.alignmentCollapsibleButton.collapsed
+    ui.unreliableCheckBox.checked = True
     play(panel, "doubt")
     spin_until(lambda: is_idle(ui))
     assert ui.scoreLabel.text.startswith("Score: 0.20. The head was not found reliably")

@@ -175,8 +175,25 @@ def test_foreign_model_runs_only_after_consent(panel: Any, ui: Any, answer: bool
     assert ui.statusLabel.text.startswith("Done" if answer else "The model 'foreign'")
 
 
+def test_head_that_is_not_found_is_refused_and_leads_to_the_alignment(panel: Any, ui: Any) -> None:
+    add_head()
+    before = scene_state()
+    play(panel, "doubt")
+    spin_until(lambda: is_idle(ui))
+    assert ui.statusLabel.text == (
+        "The head was not found reliably (score 0.20; 0.50 is needed). Under Alignment, place three landmarks or "
+        "choose a transform; or tick there to go on all the same.")
+    assert not ui.alignmentCollapsibleButton.collapsed and ui.advancedCollapsibleButton.collapsed
+    assert scene_state() == before
+    panel.parent.resize(420, 700)
+    for _ in range(4):
+        slicer.app.processEvents()
+    panel.parent.grab().save(str(PICTURES / "panel-unreliable.png"))
+
+
 def test_doubtful_result_is_called_doubtful(panel: Any, ui: Any) -> None:
     add_head()
+    ui.unreliableCheckBox.checked = True
     play(panel, "doubt")
     spin_until(lambda: is_idle(ui))
     assert ui.statusLabel.text.endswith("The skull fits poorly.")

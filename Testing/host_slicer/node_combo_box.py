@@ -101,6 +101,7 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
         if not shiboken6.isValid(self):
             for tag in self._tags:
                 scene.RemoveObserver(tag)
+            self._tags, self._nodes, self._observed, self._current = [], [], set(), None
         elif not scene.IsBatchProcessing():
             self._refresh()
 

@@ -30,7 +30,7 @@ def create_scene() -> tuple[Any, Any, dict[str, Any]]:
         "Transforms": slicer.vtkSlicerTransformLogic, "Sequences": slicer.vtkSlicerSequencesLogic,
         "VolumeRendering": slicer.vtkSlicerVolumeRenderingLogic, "Markups": slicer.vtkSlicerMarkupsLogic,
         "Segmentations": slicer.vtkSlicerSegmentationsModuleLogic}.items()}
-    _add_rendering_preset(logics["VolumeRendering"])
+    _add_rendering_presets(logics["VolumeRendering"])
     _give_file_access(scene)
     _follow_with_subject_hierarchy(scene)
     return scene, application_logic, logics
@@ -44,21 +44,23 @@ def _logic(class_: type, name: str, scene: Any, application_logic: Any) -> Any:
     return logic
 
 
-def _add_rendering_preset(logic: Any) -> None:
-    """The preset for MR images, whose file is not in the wheel: grey, the more opaque the brighter."""
-    preset = slicer.vtkMRMLVolumePropertyNode()
-    preset.SetName("MR-Default")
-    opacity, colour = vtk.vtkPiecewiseFunction(), vtk.vtkColorTransferFunction()
-    for value, share in ((0, 0.0), (20, 0.0), (120, 0.3), (1024, 0.5)):
-        opacity.AddPoint(value, share)
-        colour.AddRGBPoint(value, share * 2, share * 2, share * 2)
-    preset.SetScalarOpacity(opacity, 0)
-    preset.SetColor(colour, 0)
+def _add_rendering_presets(logic: Any) -> None:
+    """Presets of the names that Slicer's logic looks for, whose file is not in the wheel; all alike here: grey."""
     folder = tempfile.TemporaryDirectory(prefix="host-slicer-presets-")
     (Path(folder.name) / "presets.xml").write_text("<MRML></MRML>")
     logic.SetModuleShareDirectory(folder.name)
-    logic.AddPreset(preset)
-    _kept.extend([preset, folder])
+    _kept.append(folder)
+    for name in ("MR-Default", "CT-Chest-Contrast-Enhanced", "CT-X-ray", "US-Fetal"):
+        preset, opacity, colour = (slicer.vtkMRMLVolumePropertyNode(), vtk.vtkPiecewiseFunction(),
+                                   vtk.vtkColorTransferFunction())
+        preset.SetName(name)
+        for value, share in ((0, 0.0), (20, 0.0), (120, 0.3), (1024, 0.5)):
+            opacity.AddPoint(value, share)
+            colour.AddRGBPoint(value, share * 2, share * 2, share * 2)
+        preset.SetScalarOpacity(opacity, 0)
+        preset.SetColor(colour, 0)
+        logic.AddPreset(preset)
+        _kept.append(preset)
 
 
 def _give_file_access(scene: Any) -> None:

@@ -1,6 +1,7 @@
 """Puts the host together: environment, modules `qt`, `ctk` and the missing parts of `slicer`, the application."""
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import types
@@ -11,6 +12,7 @@ from typing import Any
 @cache
 def start() -> Any:
     """Start the host, once for each process, and return its controls (an `application.Host`)."""
+    _keep_singletons_alive()
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
     import slicer
@@ -37,3 +39,13 @@ def start() -> Any:
     app = qSlicerApplication(sys.argv[:1])
     app._start()
     return Host(app)
+
+
+def _keep_singletons_alive() -> None:
+    """PySide6 6.12 gives references away: `emit` returns True without one, and None is lost as well.
+
+    After some thousand signals Python 3.11 would end; from 3.12 on these objects are immortal.
+    """
+    if sys.version_info < (3, 12):
+        for one in (True, False, None):
+            ctypes.c_ssize_t.from_address(id(one)).value += 1 << 40

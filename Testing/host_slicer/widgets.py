@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from PySide6 import QtCore, QtGui, QtWidgets
+from shiboken6 import isValid
 
 from host_slicer.generated import bare_class, plays
 
@@ -53,6 +54,8 @@ class ctkCollapsibleButton(bare_class("ctkCollapsibleButton")):  # type: ignore[
         self._show_contents()
 
     def _show_contents(self) -> None:
+        if not isValid(self):
+            return      # the panel was closed before the timer came
         for child in self.children():
             if isinstance(child, QtWidgets.QWidget):
                 child.setVisible(not self._value_collapsed)

@@ -75,6 +75,7 @@ class Batch:
         output: folder for the results; made if it is missing.
         model, device, planes: as for `synthesize`.
         fresh: make again what is done already.
+        unreliable: go on with images in which the head is not found reliably.
 
     Attributes:
         cases: all cases, in order.
@@ -86,7 +87,7 @@ class Batch:
     """
 
     def __init__(self, source: Path, output: Path, *, model: str = "default", device: str = "auto",
-                 planes: str = "axial", fresh: bool = False) -> None:
+                 planes: str = "axial", fresh: bool = False, unreliable: bool = False) -> None:
         source, output = Path(source).resolve(), Path(output).resolve()
         if not source.is_dir():
             raise Refused("input-folder", f"There is no folder {source.name}.", "Give a folder of ultrasound images.")
@@ -96,7 +97,7 @@ class Batch:
             raise Refused("no-cases", f"There is no image to synthesise in {source.name}.",
                           f"Give a folder with images in one of these formats: {', '.join(VOLUME_FORMATS)}.")
         self._output = output
-        self._settings = {"model": model, "device": device, "planes": planes}
+        self._settings = {"model": model, "device": device, "planes": planes, "unreliable": unreliable}
         self._made_by = {"version": __version__, "model_sha256": manifest.sha256, "planes": planes}
         try:
             self._staging = output / ".usmri-batch"

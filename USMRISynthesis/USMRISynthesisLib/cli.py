@@ -72,6 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
     batch.add_argument("--workers", type=int, default=1, metavar="N",
                        help="images at a time (1); no more than there are processors")
     batch.add_argument("--fresh", action="store_true", help="make again what is done already")
+    batch.add_argument("--unreliable", action="store_true",
+                       help="go on with images in which the head is not found reliably")
     batch.add_argument("--trust-model", action="store_true",
                        help="agree to run a model that did not come with the product; remembered")
 

@@ -52,7 +52,7 @@ def batch(options: Namespace) -> Outcome:
     from USMRISynthesisLib.batch import DONE, Batch, Case
 
     work = Batch(Path(options.input), Path(options.output), model=options.model, device=options.device,
-                 planes=options.planes, fresh=options.fresh)
+                 planes=options.planes, fresh=options.fresh, unreliable=options.unreliable)
 
     def settled(case: Case) -> None:
         state = work.states[case.name]

@@ -30,6 +30,7 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     conversion.py       colour to greyscale, voxel sizes put right
     kretz.py            what to do with a Kretz file
     sequence.py         all frames of a 4D sequence
+    watching.py         one node at a time followed
     progress.py         percentage, stage, time left
     sample_data.py      the two images that come with the module
 """

@@ -31,6 +31,7 @@ from USMRISynthesisScene.progress import ProgressWords
 from USMRISynthesisScene.sequence import SequenceRun, frame_count
 from USMRISynthesisScene.synthesis import Reports, SynthesizerProtocol
 from USMRISynthesisScene.torch_install import TorchState, ensure_torch
+from USMRISynthesisScene.watching import Watch
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,10 @@ class SynthesisPanel(VTKObservationMixin):
         self._parameter_node = parameter_node
         self._prepare = prepare
         self._parameters: Any = None
-        self._watched: Any = None
+        # Loading fills a node after it has been selected; its spacing can be corrected elsewhere, too.
+        self._source = Watch(self.refresh, vtk.vtkCommand.ModifiedEvent,
+                             slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent)
+        self._choices = Watch(self.refresh, vtk.vtkCommand.ModifiedEvent)
         self._closed = False
         self._gui_tag: int | None = None
         self._last_output_id = ""
@@ -93,11 +97,10 @@ class SynthesisPanel(VTKObservationMixin):
     def _set_parameters(self, parameters: Any) -> None:
         if self._parameters is not None:
             self._parameters.disconnectGui(self._gui_tag)
-            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self.refresh)
         self._parameters = parameters
+        self._choices.follow(parameters)
         if parameters is not None:
             self._gui_tag = parameters.connectGui(self.ui)
-            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.refresh)
             self.ui.modelComboBox.setCurrentText(parameters.model)
         self.refresh()
 
@@ -123,7 +126,7 @@ class SynthesisPanel(VTKObservationMixin):
     def refresh(self, caller: Any = None, event: Any = None) -> None:
         """What can be clicked now."""
         source = self._parameters.inputVolume if self._parameters else None
-        self._watch(source)
+        self._source.follow(source)
         running, batch = self._synthesizer.running, self.batch.running
         self.ui.runButton.enabled = running or (source is not None and not batch)
         if running:
@@ -141,16 +144,6 @@ class SynthesisPanel(VTKObservationMixin):
         self.export.refresh()
         self.batch.refresh(running)
         self.advanced.refresh()
-
-    def _watch(self, source: Any) -> None:
-        """Loading fills a node after it has been selected; its spacing can be corrected elsewhere, too."""
-        if source is not self._watched:
-            for event in (slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, vtk.vtkCommand.ModifiedEvent):
-                if self._watched is not None:
-                    self.removeObserver(self._watched, event, self.refresh)
-                if source is not None:
-                    self.addObserver(source, event, self.refresh)
-            self._watched = source
 
     def on_run_button(self, checked: bool = False) -> None:
         """Start, or cancel what runs."""
@@ -183,6 +176,7 @@ class SynthesisPanel(VTKObservationMixin):
         self._set_choices_enabled(False)
         options = {"model": parameters.model, "device": parameters.device, "transform": parameters.alignment,
                    "trust": trust, "support": parameters.makeSupport, "masks": parameters.makeMasks,
+                   "unreliable": parameters.goOnUnreliable,
                    "reports": Reports(self._on_progress, self._on_message, self._on_finished)}
         if parameters.allFrames and frame_count(parameters.inputVolume) > 1:
             SequenceRun(self._synthesizer).start(parameters.inputVolume, **options)
@@ -232,15 +226,16 @@ class SynthesisPanel(VTKObservationMixin):
             self.refresh()
             self.alignment.on_result()
             return
-        self._show_idle(str(error))
+        self._show_idle(self.alignment.answer(error) or str(error))
         if error.kind == "consent":
             self._ask_for_trust(error, lambda: self.run(trust=True))
-        elif not isinstance(error, Cancelled):
+        elif not isinstance(error, Cancelled) and error.kind != "unreliable":
             self.ui.advancedCollapsibleButton.collapsed = False   # where the details are
 
     def _ask_for_trust(self, error: USMRIError, then: Callable[[], None]) -> None:
         def ask() -> None:
-            if not self._closed and slicer.util.confirmOkCancelDisplay(
+            busy = self._closed or self._synthesizer.running or self.batch.running   # the user has gone on meanwhile
+            if not busy and slicer.util.confirmOkCancelDisplay(
                     f"{error}\n\n" + _("Run it?"), _("Model from outside")):
                 then()
 
@@ -266,5 +261,6 @@ class SynthesisPanel(VTKObservationMixin):
     def _set_choices_enabled(self, enabled: bool) -> None:
         """Choices cannot be changed under a running job; the log can be opened and read."""
         for widget in (self.ui.inputSelector, self.ui.outputSelector, self.ui.modelComboBox, self.ui.deviceComboBox,
-                       self.ui.alignmentSelector, self.ui.makeSupportCheckBox, self.ui.makeMasksCheckBox):
+                       self.ui.alignmentSelector, self.ui.makeSupportCheckBox, self.ui.makeMasksCheckBox,
+                       self.ui.unreliableCheckBox):
             widget.enabled = enabled

@@ -7,17 +7,17 @@ from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
-from slicer.util import VTKObservationMixin
 from USMRISynthesisLib.errors import USMRIError
 
 from USMRISynthesisScene import nodes
 from USMRISynthesisScene.manual_alignment import align_by_landmarks, landmarks_of, start_placing
 from USMRISynthesisScene.outline import remove_outline, show_outline
+from USMRISynthesisScene.watching import Watch
 
 _TRANSFORM_MODIFIED = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
 
 
-class AlignmentSection(VTKObservationMixin):
+class AlignmentSection:
     """Score, landmarks, and an outline that follows the transform while it is edited.
 
     Args:
@@ -28,10 +28,9 @@ class AlignmentSection(VTKObservationMixin):
 
     def __init__(self, ui: Any, parameters: Callable[[], Any], result: Callable[[], Any],
                  say: Callable[[str], None]) -> None:
-        super().__init__()
         self.ui = ui
         self._parameters, self._result, self._say = parameters, result, say
-        self._followed: Any = None
+        self._followed = Watch(self._on_transform, _TRANSFORM_MODIFIED)
         ui.placeLandmarksButton.connect("clicked(bool)", self.on_place)
         ui.useLandmarksButton.connect("clicked(bool)", self.on_use)
         ui.outlineCheckBox.connect("toggled(bool)", self.on_outline)
@@ -40,8 +39,9 @@ class AlignmentSection(VTKObservationMixin):
         source = self._source()
         for widget in (self.ui.placeLandmarksButton, self.ui.useLandmarksButton):
             widget.enabled = source is not None and not running
-        self._follow(self._transform())
-        self.ui.outlineCheckBox.enabled = self._followed is not None
+        if self._followed.follow(self._transform()):
+            self._on_transform()
+        self.ui.outlineCheckBox.enabled = self._followed.node is not None
         score, trusted = score_of(self._result())
         if score is None:
             self.ui.scoreLabel.text = _("Score: none yet.")
@@ -55,6 +55,14 @@ class AlignmentSection(VTKObservationMixin):
         """After a run: a doubtful alignment is not left unmentioned."""
         if not score_of(self._result())[1]:
             self.ui.alignmentCollapsibleButton.collapsed = False
+
+    def answer(self, error: USMRIError) -> str:
+        """What to say, and where to lead, when a run was refused because the head was not found; else nothing."""
+        if error.kind != "unreliable":
+            return ""
+        self.ui.alignmentCollapsibleButton.collapsed = False
+        return " ".join([error.message, _("Under Alignment, place three landmarks or choose a transform; or tick there "
+                                          "to go on all the same.")])
 
     def on_place(self, checked: bool = False) -> None:
         start_placing(landmarks_of(self._source()))
@@ -82,7 +90,7 @@ class AlignmentSection(VTKObservationMixin):
             remove_outline(source)
 
     def close(self) -> None:
-        self.removeObservers()
+        self._followed.follow(None)
 
     def _source(self) -> Any:
         parameters = self._parameters()
@@ -95,15 +103,6 @@ class AlignmentSection(VTKObservationMixin):
         if chosen is None and result is not None and nodes.source_of(result) is self._source():
             chosen = result.GetNodeReference(nodes.TRANSFORM_ROLE)
         return chosen
-
-    def _follow(self, transform: Any) -> None:
-        if transform is not self._followed:
-            if self._followed is not None:
-                self.removeObserver(self._followed, _TRANSFORM_MODIFIED, self._on_transform)
-            if transform is not None:
-                self.addObserver(transform, _TRANSFORM_MODIFIED, self._on_transform)
-            self._followed = transform
-            self._on_transform()
 
     def _on_transform(self, caller: Any = None, event: Any = None) -> None:
         if self.ui.outlineCheckBox.checked:

@@ -68,7 +68,7 @@ class BatchSection:
             self._prepare()
             self._batch = Batch(Path(self.ui.batchInputButton.directory), Path(self.ui.batchOutputButton.directory),
                                 model=parameters.model, device=parameters.device,
-                                fresh=self.ui.batchFreshCheckBox.checked)
+                                fresh=self.ui.batchFreshCheckBox.checked, unreliable=parameters.goOnUnreliable)
         except USMRIError as error:
             self._show(None, str(error))
             return

@@ -22,7 +22,7 @@ class InputsSection:
         self.ui = ui
         self._parameters = parameters
         self._say = say
-        self._complained: Any = None
+        self._complained = ""       # id of the volume that was complained of
         self._spacing: tuple[float, ...] = ()
         ui.greyscaleButton.connect("clicked(bool)", self.on_greyscale)
         ui.spacingButton.connect("clicked(bool)", self.on_spacing)
@@ -39,9 +39,9 @@ class InputsSection:
         self.ui.allFramesCheckBox.enabled = frames > 1 and not running
         self.ui.allFramesCheckBox.text = (_("All {n} frames of the sequence").format(n=frames) if frames > 1
                                           else _("All frames of the sequence"))
-        if note and source is not self._complained:
+        if note and source.GetID() != self._complained:
             self.ui.inputsCollapsibleButton.collapsed = False     # once for each volume: it may be closed again
-            self._complained = source
+            self._complained = source.GetID()
         if source is not None and self._spacing != source.GetSpacing():
             self._spacing = source.GetSpacing()
             self.ui.spacingSpinBox.value = self._spacing[0]

@@ -25,6 +25,7 @@ class SynthesisParameters:
     device - Where the networks run.
     showComparison - Show the result side by side with the ultrasound.
     makeSupport - Add the volume that says where the beam looked inside the head.
+    goOnUnreliable - Synthesise although the head was not found reliably.
     makeMasks - Add the segmentation of fan and head.
     fusion - Opacity of the MR-like image over the ultrasound in the fused view.
     showContours - Outline the MR-like image over the ultrasound.
@@ -40,6 +41,7 @@ class SynthesisParameters:
     device: Annotated[str, Choice(DEVICES)] = "auto"
     showComparison: bool = True
     makeSupport: bool = False
+    goOnUnreliable: bool = False
     makeMasks: bool = True
     fusion: Annotated[float, WithinRange(0, 1)] = 0.5
     showContours: bool = False

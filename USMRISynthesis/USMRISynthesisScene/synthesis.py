@@ -47,7 +47,7 @@ class SynthesizerProtocol(Protocol):
     def worker(self) -> WorkerProtocol: ...
 
     def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str, device: str,
-              transform: Any, trust: bool, support: bool, masks: bool,
+              transform: Any, trust: bool, support: bool, masks: bool, unreliable: bool,
               deliver: Callable[[nodes.Result], Any] | None = None, reports: Reports) -> None: ...
 
     def cancel(self) -> None: ...
@@ -82,8 +82,8 @@ class Synthesizer:
         return self._worker
 
     def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str = "default",
-              device: str = "auto", transform: Any = None, trust: bool = False,
-              support: bool = False, masks: bool = False, deliver: Callable[[nodes.Result], Any] | None = None,
+              device: str = "auto", transform: Any = None, trust: bool = False, support: bool = False,
+              masks: bool = False, unreliable: bool = False, deliver: Callable[[nodes.Result], Any] | None = None,
               reports: Reports | None = None) -> None:
         """Begin a run.
 
@@ -97,6 +97,7 @@ class Synthesizer:
             trust: the user has agreed to run this model, which comes from outside the installation.
             support: also make the map of where the beam looked inside the head.
             masks: also make a segmentation of the fan and the head.
+            unreliable: go on although the head was not found reliably.
             deliver: takes the result instead of the scene, which is not touched then.
             reports: callbacks; a refusal comes through `finished`, like every other end.
 
@@ -119,7 +120,7 @@ class Synthesizer:
             request = {"op": "synthesize", "input": str(self._folder / "input.nrrd"),
                        "output": str(self._folder / "output.nrrd"), "model": model, "device": device,
                        "planes": "axial", "transform": None if matrix is None else matrix.ravel().tolist(),
-                       "trust_model": trust,
+                       "trust_model": trust, "unreliable": unreliable,
                        "confidence": str(self._folder / "support.nrrd") if support else None,
                        "masks": str(self._folder / "masks.nrrd") if masks else None}
             self._worker.send(request, self._handle)
