@@ -109,8 +109,8 @@ class Synthesizer:
         self._reports = reports or Reports()
         self._source, self._output, self._deliver = source, output, deliver
         self._outcome = (None, None)
-        self._folder = Path(tempfile.mkdtemp(prefix="USMRISynthesis-", dir=slicer.app.temporaryPath))
         try:
+            self._folder = _working_folder()
             if output is not None and output is source:
                 raise Refused("same-node", "Input and output are the same volume.",
                               "Choose another output, or let a new one be created.")
@@ -192,6 +192,15 @@ class Synthesizer:
         self._outcome = (node, error)
         self._source = self._output = self._deliver = None
         self._reports.finished(node, error)
+
+
+def _working_folder() -> Path:
+    """A new folder for what travels between the processes. Raises Failed where there is no room for one."""
+    try:
+        return Path(tempfile.mkdtemp(prefix="USMRISynthesis-", dir=slicer.app.temporaryPath))
+    except OSError as error:
+        raise Failed("write", f"Slicer's temporary folder cannot be used: {error.strerror or 'it cannot be written'}.",
+                     "Choose another one in the application settings, or make room on its disk.") from error
 
 
 def read_result(result: Mapping[str, Any], path: Path) -> nodes.Result:
