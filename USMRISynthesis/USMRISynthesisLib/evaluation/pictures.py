@@ -23,6 +23,7 @@ from USMRISynthesisLib.volume import Volume
 PIXEL_MM = 0.4
 _MARGIN, _GAP, _HEADER, _TITLE = 24, 10, 40, 34
 _BACKGROUND, _TEXT, _DIM, _NOTICE = (17, 19, 23), (232, 234, 237), (150, 156, 166), (255, 196, 84)
+_STRIP = 22
 _COLUMNS = ("Ultrasound", "MR-like", "Fused")
 # Axis a picture looks along (RAS), then the axes to the right and up; -1 turns the right hand to the left.
 _PLANES = {"axial": (2, (0, -1), (1, 1)), "coronal": (1, (0, -1), (2, 1)), "sagittal": (0, (1, -1), (2, 1))}
@@ -41,7 +42,8 @@ class Case:
 
 def compare(cases: Sequence[Case], path: str | os.PathLike[str]) -> None:
     """Write one PNG with a block of rows for each case: three planes for a volume, one row for a frame."""
-    blocks = [(case.title, _rows(case)) for case in cases]
+    blocks = [(case.title, [(name, letters, [_with_strip(panel) for panel in panels])
+                            for name, letters, panels in _rows(case)]) for case in cases]
     width = max(sum(panel.width for panel in panels) for _, rows in blocks for _, _, panels in rows)
     width += 2 * _MARGIN + 2 * _GAP
     height = 2 * _MARGIN + sum(_TITLE + _HEADER + sum(panels[0].height + _GAP for _, _, panels in rows)
@@ -184,19 +186,26 @@ def _padded(panel: Image.Image, width: int) -> Image.Image:
     return wide
 
 
+def _with_strip(panel: Image.Image) -> Image.Image:
+    """Room for the notice below the image: it must hide nothing."""
+    taller = Image.new("RGB", (panel.width, panel.height + _STRIP), _BACKGROUND)
+    taller.paste(panel, (0, 0))
+    return taller
+
+
 def _annotate(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], name: str,
               letters: tuple[str, str, str, str], *, synthetic: bool) -> None:
     """Plane and directions on a panel; on a synthetic one what it is, burnt in."""
     left, top, right, bottom = box
     small = _font(13)
     draw.text((left + 8, top + 6), name, font=small, fill=_DIM)
-    middle, centre = (top + bottom) // 2, (left + right) // 2
+    middle, centre = (top + bottom - _STRIP) // 2, (left + right) // 2
     for letter, place, anchor in zip(letters, ((left + 8, middle), (right - 8, middle), (centre, top + 6),
-                                               (centre, bottom - (26 if synthetic else 8))),
+                                               (centre, bottom - _STRIP - 4)),
                                      ("lm", "rm", "mt", "mb"), strict=True):
         draw.text(place, letter, font=small, fill=_TEXT, anchor=anchor)
     if synthetic:
-        draw.rectangle((left, bottom - 22, right - 1, bottom - 1), fill=(0, 0, 0))
+        draw.rectangle((left, bottom - _STRIP, right - 1, bottom - 1), fill=(0, 0, 0))
         size = 13
         while size > 7 and draw.textlength(SYNTHETIC, font=_font(size)) > right - left - 8:
             size -= 1
