@@ -28,7 +28,7 @@ class AdvancedSection:
         state = torch_state()
         self.ui.torchLabel.text = (_("PyTorch {version} is installed.").format(version=torch_version())
                                    if state is TorchState.READY else str(explanation(state)))
-        self.ui.offlineButton.visible = state is not TorchState.READY
+        self.ui.offlineButton.enabled = state is not TorchState.READY
         return state
 
     def refresh(self) -> None:
