@@ -29,7 +29,7 @@ from USMRISynthesisScene.process import WorkerProcess
 
 SEQUENCES = 50
 REAL = 4             # of them on real processes
-STEPS = 6
+STEPS = 8
 PARTS = ("copy", "copy", "copy", "slow", "refuse", "exit 3", "nothing", "doubt", "foreign")
 
 
