@@ -105,9 +105,19 @@ def test_foreign_model_is_asked_for_once(panel: Any, ui: Any, cohort: Path, monk
 
 
 def test_folder_without_images_is_a_sentence(panel: Any, ui: Any, cohort: Path, tmp_path: Path) -> None:
-    ui.batchInputButton.directory = str(tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    ui.batchInputButton.directory = str(tmp_path / "empty")
     start(panel, "copy")
-    assert is_over(ui) and ui.statusLabel.text.startswith("There is no image to synthesise in out. Give a folder")
+    assert is_over(ui) and ui.statusLabel.text.startswith("There is no image to synthesise in empty. Give a folder")
+
+
+def test_folders_that_nobody_has_chosen_are_not_used(panel: Any, ui: Any, tmp_path: Path) -> None:
+    ui.batchInputButton.directory = ui.batchOutputButton.directory = str(tmp_path)
+    start(panel, "copy")
+    assert is_over(ui)
+    assert ui.statusLabel.text == ("Both folders are the same. Choose the folder of the images and another one for the "
+                                   "results.")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_closing_the_scene_lets_the_batch_go_on_and_closing_the_panel_ends_it(

@@ -101,6 +101,9 @@ class User:
     def open_panel(self) -> None:
         self.widget = self.host.open_module(self.module)
         self.widget.parent.show()
+        ui = self.widget.ui
+        ui.batchInputButton.directory, ui.batchOutputButton.directory = str(self.folder / "empty"), str(self.folder)
+        ui.exportFolderButton.directory = str(self.folder)
         self.set_worker()
 
     def set_worker(self) -> None:
@@ -250,14 +253,12 @@ def test_random_sequences_of_actions_leave_nothing_broken_or_behind(
     chance = random.Random(block)
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *_: chance.random() < 0.5)
     marking.keep_marked()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
     user = User(host, module, chance, tmp_path)
-    folder = tmp_path / "empty"
-    folder.mkdir()
     for index in range(SEQUENCES // 5):
         user.real = block == 4 and index >= SEQUENCES // 5 - REAL
         user.set_worker()
-        user.ui.batchInputButton.directory = user.ui.batchOutputButton.directory = str(folder)
-        user.ui.exportFolderButton.directory = str(tmp_path)
         done = []
         for action in [User.load, *chance.choices(User.ACTIONS, k=STEPS)]:
             done.append(action.__name__)

@@ -8,7 +8,7 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 from USMRISynthesisLib.batch import Batch, Case
-from USMRISynthesisLib.errors import USMRIError
+from USMRISynthesisLib.errors import Refused, USMRIError
 
 from USMRISynthesisScene.batch import BatchReports, BatchRun
 from USMRISynthesisScene.process import WorkerProtocol
@@ -65,9 +65,12 @@ class BatchSection:
         if parameters is None:
             return
         try:
+            source, target = self.ui.batchInputButton.directory, self.ui.batchOutputButton.directory
+            if source == target:    # as they are before anybody has chosen
+                raise Refused("same-folder", _("Both folders are the same."),
+                              _("Choose the folder of the images and another one for the results."))
             self._prepare()
-            self._batch = Batch(Path(self.ui.batchInputButton.directory), Path(self.ui.batchOutputButton.directory),
-                                model=parameters.model, device=parameters.device,
+            self._batch = Batch(Path(source), Path(target), model=parameters.model, device=parameters.device,
                                 fresh=self.ui.batchFreshCheckBox.checked, unreliable=parameters.goOnUnreliable)
         except USMRIError as error:
             self._show(None, str(error))
