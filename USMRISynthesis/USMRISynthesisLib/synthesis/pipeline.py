@@ -93,12 +93,7 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         raise Refused("planes", f"This version synthesises axial slices, not {planes!r}.",
                       "Leave --planes at axial.")
     run = _Run(progress, cancel, log)
-    fan, alignment = _locate(volume, transform, run)
-    if alignment.score < LOW_SCORE and transform is None and not unreliable:
-        raise Refused("unreliable", f"The head was not found reliably (score {alignment.score:.2f}; "
-                      f"{LOW_SCORE:.2f} is needed).",
-                      "Give a transform to canonical space (in Slicer, three landmarks make one), or go on all the "
-                      "same with --unreliable.")
+    fan, alignment = _locate(volume, transform, run, unreliable=unreliable or transform is not None)
     with run.stage("Loading the model", 0.12):
         try:
             from USMRISynthesisLib.synthesis.engine import BATCH, load_generator, run_slices
@@ -162,12 +157,18 @@ def normalise(volume: Volume, *, transform: np.ndarray | None = None, progress: 
                       _provenance(volume, alignment, transform is not None, run))
 
 
-def _locate(volume: Volume, transform: np.ndarray | None, run: _Run) -> tuple[np.ndarray, Alignment]:
-    """Gate and alignment: the fan, and where the head is."""
+def _locate(volume: Volume, transform: np.ndarray | None, run: _Run, *,
+            unreliable: bool = True) -> tuple[np.ndarray, Alignment]:
+    """Gate and alignment: the fan, and where the head is. Refused without `unreliable` where that is not known."""
     with run.stage("Checking the image", 0.0):
         fan = admit(volume)
     with run.stage("Finding the head", 0.04):
         alignment = align(volume, fan, transform=transform)
+    if alignment.score < LOW_SCORE and not unreliable:
+        raise Refused("unreliable", f"The head was not found reliably (score {alignment.score:.2f}; "
+                      f"{LOW_SCORE:.2f} is needed).",
+                      "Give a transform to canonical space (in Slicer, three landmarks make one), or go on all the "
+                      "same with --unreliable.")
     if alignment.score < LOW_SCORE:
         run.say("warning", f"The head is found poorly (score {alignment.score:.2f}; below {LOW_SCORE:.2f} it is "
                 "not to be relied on): check the result against the ultrasound, or give a transform.")
