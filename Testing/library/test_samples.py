@@ -87,8 +87,8 @@ def test_the_same_head_resaved_gives_the_same_anatomy_at_the_same_place(
     assert again.mr.array.shape == shape and np.array_equal(again.mr.ijk_to_ras, ijk_to_ras)
     back = _resaved(again.mr, head.ijk_to_ras, (head.array.shape[0], head.array.shape[1], head.array.shape[2]))
     assert ncc(back.array, result.mr.array, np.ones(back.array.shape, bool)) >= 0.98
-    # the anatomy itself: at the rim the image drops from bright fluid to 0, and resampling twice alone costs 0.05 there;
-    # the network finds a resaved head within 0.4 degrees and 0.1 mm, which costs 0.01
+    # the anatomy itself: at the rim the image drops from bright fluid to 0, and resampling twice alone costs 0.05
+    # there; the network finds a resaved head within 0.4 degrees and 0.1 mm, which costs 0.01
     inside = ndimage.binary_erosion((back.array > 0) & (result.mr.array > 0), iterations=2)
     assert ncc(back.array, result.mr.array, inside) >= 0.97
 
