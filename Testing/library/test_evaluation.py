@@ -12,7 +12,7 @@ from USMRISynthesisLib.evaluation.synthesis_frames import mean_frame
 from USMRISynthesisLib.normalisation.canonical import canonical_axis_mm
 
 
-def _case(path: Path, ventricle_mm: float, seed: int) -> None:
+def _case(path: Path, ventricle_mm: float, seed: int, anomaly: str = "none") -> None:
     axis = canonical_axis_mm()
     z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
     brain = (x / 32) ** 2 + (y / 40) ** 2 + (z / 34) ** 2 < 1
@@ -23,7 +23,7 @@ def _case(path: Path, ventricle_mm: float, seed: int) -> None:
     fan = np.ones(labels.shape, bool)
     t2 = np.clip(t2, 0, 255).astype(np.uint8)
     frames = {f"frames_{name}": array[78:81] for name, array in (("us", us), ("t2", t2), ("labels", labels))}
-    np.savez(path, us=us, t2=t2, labels=labels, fan=fan, scale=1.0, frames_fan=fan[78:81], **frames)
+    np.savez(path, us=us, t2=t2, labels=labels, fan=fan, scale=1.0, anomaly=anomaly, frames_fan=fan[78:81], **frames)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,21 @@ def test_frames_are_measured_against_their_own_truth_and_mean(simulated: Path) -
     assert values["frame_residual_ncc"][0] == 0
     assert values["frame_ncc"][0] == pytest.approx(values["frame_ncc_mean_mr"][0])
     assert values["frame_head_dice"][0] > 0.99
+
+
+def test_heads_with_an_anomaly_are_told_apart_and_the_mean_may_lie_elsewhere(simulated: Path, tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    for index, anomaly in enumerate(("none", "mass", "mass")):
+        _case(tmp_path / "val" / f"case-{index}.npz", 4.0 + index, index, anomaly)
+
+    def predict(case: synthesis.Case) -> np.ndarray:  # right but for the second mass
+        return 1 - case.t2 if case.name == "case-2" else case.t2
+
+    result = synthesis.evaluate(tmp_path, predict, train=simulated / "train")
+    assert result["by_anomaly"]["none"]["ncc"] == pytest.approx(1) and result["by_anomaly"]["mass"]["cases"] == 2
+    assert result["by_anomaly"]["mass"]["ncc_lowest"] == pytest.approx(-1)
+    assert "anomaly mass" in synthesis.table(result)
+    assert synthesis.evaluate(simulated, lambda case: case.t2)["by_anomaly"] == {}
 
 
 def test_a_folder_without_cases_is_refused_with_the_remedy(tmp_path: Path) -> None:

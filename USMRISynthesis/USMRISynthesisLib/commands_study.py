@@ -128,7 +128,8 @@ def evaluate(options: Namespace) -> Outcome:
 
     make = synthesis.corridor_prediction if options.through == "product" else synthesis.canonical_prediction
     result = synthesis.evaluate(Path(options.cases or "data/sim"), make(options.model, options.device),
-                                split=options.split, predict_frame=frame_prediction(options.model, options.device),
+                                split=options.split, train=Path(options.train) if options.train else None,
+                                predict_frame=frame_prediction(options.model, options.device),
                                 progress=console.progress(options))
     result["through"] = options.through
     return synthesis.table(result), result

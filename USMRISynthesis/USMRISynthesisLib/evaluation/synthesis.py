@@ -27,7 +27,10 @@ _BOOTSTRAPS = 500
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One simulated head in canonical space: us uint8, t2 0-1, labels, fan; scale canonical mm per mm."""
+    """One simulated head in canonical space: us uint8, t2 0-1, labels, fan; scale canonical mm per mm.
+
+    anomaly: "none", or what was added to it.
+    """
 
     name: str
     us: np.ndarray
@@ -35,6 +38,7 @@ class Case:
     labels: np.ndarray
     fan: np.ndarray
     scale: float
+    anomaly: str = "none"
 
     @property
     def brain(self) -> np.ndarray:
@@ -55,6 +59,7 @@ def cases(folder: Path) -> Iterator[Case]:
                 file["labels"],
                 file["fan"],
                 float(file["scale"]),
+                str(file["anomaly"]) if "anomaly" in file else "none",
             )
 
 
@@ -116,25 +121,31 @@ def evaluate(
     predict: Predict,
     *,
     split: str = "val",
+    train: Path | None = None,
     predict_frame: PredictFrame | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
     """Measures a case, their means with 95 % bootstrap intervals over cases, and the baselines' own.
 
+    train: the split whose mean MR is the baseline, where it is not beside the other.
     predict_frame: also measure the cases' simulated 2D frames (keys frame_*), where they hold any.
 
-    Returns {"simulated": True, "cases", "values": {measure: [mean, low, high]}, "per_case": {...}}.
+    Returns {"simulated": True, "cases", "values": {measure: [mean, low, high]}, "by_anomaly": {name: {measure: mean}},
+    "per_case": {...}}.
     """
-    mean = mean_mr(simulated / "train")
-    plane = mean_frame(simulated / "train") if predict_frame else None
+    train = train or simulated / "train"
+    mean = mean_mr(train)
+    plane = mean_frame(train) if predict_frame else None
     rows: list[dict[str, float]] = []
     names: list[str] = []
+    anomalies: list[str] = []
     listed = list(cases(simulated / split))
     for index, case in enumerate(listed):
         rows.append(_measure(case, predict(case), mean))
         if predict_frame and plane is not None:
             rows[-1] |= measure_frames(simulated / split / f"{case.name}.npz", predict_frame, plane)
         names.append(case.name)
+        anomalies.append(case.anomaly)
         if progress:
             progress((index + 1) / len(listed), case.name)
     values: dict[str, list[float]] = {}
@@ -151,8 +162,22 @@ def evaluate(
         "split": split,
         "cases": len(rows),
         "values": values,
+        "by_anomaly": _by_anomaly(rows, anomalies),
         "per_case": dict(zip(names, rows, strict=True)),
     }
+
+
+def _by_anomaly(rows: list[dict[str, float]], anomalies: list[str]) -> dict[str, dict[str, float]]:
+    """Means and the worst case of each kind of head; nothing where all are of one kind."""
+    kinds = sorted(set(anomalies))
+    if len(kinds) < 2:
+        return {}
+    result = {}
+    for kind in kinds:
+        chosen = [row for row, anomaly in zip(rows, anomalies, strict=True) if anomaly == kind]
+        result[kind] = {"cases": float(len(chosen)), "ncc_lowest": min(row["ncc"] for row in chosen)}
+        result[kind] |= {key: float(np.mean([row[key] for row in chosen])) for key in ("ncc", "residual_ncc")}
+    return result
 
 
 def _measure(case: Case, prediction: np.ndarray, mean: np.ndarray) -> dict[str, float]:
@@ -191,4 +216,6 @@ def table(result: dict[str, Any]) -> str:
     """The result as aligned text, one measure a line."""
     head = f"simulated ultrasound, split {result['split']}, {result['cases']} cases (mean, 95 % interval over cases)"
     lines = [f"{key:22s} {v[0]:7.3f}   [{v[1]:.3f}, {v[2]:.3f}]" for key, v in result["values"].items()]
+    lines += [f"anomaly {kind:16s} {v['cases']:.0f} cases: NCC {v['ncc']:.3f} (lowest {v['ncc_lowest']:.3f}), "
+              f"residual NCC {v['residual_ncc']:.3f}" for kind, v in result.get("by_anomaly", {}).items()]
     return "\n".join([head, *lines])
