@@ -33,6 +33,15 @@ def head_array(shape: tuple[int, int, int] = (48, 60, 56), spacing: tuple[float,
     return np.where(fan, np.clip(image, 4, 255), 0).astype(np.uint8)
 
 
+def put_under_a_transform(node: Any) -> None:
+    """A parent that turns by a quarter and moves, as a tracked probe does."""
+    parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Probe")
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]], (30, 10, -20)
+    parent.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(pose))
+    node.SetAndObserveTransformNodeID(parent.GetID())
+
+
 def add_head(name: str = "Fetal head", spacing: tuple[float, float, float] = (2.0, 2.0, 2.0),
              shape: tuple[int, int, int] = (48, 60, 56), directions: np.ndarray | None = None) -> Any:
     """A head as a volume node. spacing and shape are (k, j, i); directions are columns i, j, k in RAS."""

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 import slicer
 import vtk
-from scenery import add_head, ijk_to_ras, is_idle, play, scene_state, spin_until
+from scenery import add_head, ijk_to_ras, is_idle, play, put_under_a_transform, scene_state, spin_until
 from USMRISynthesisScene.handoff import SEGMENTATION_ROLE, SEGMENTS
 from vtk.util.numpy_support import vtk_to_numpy
 
@@ -104,11 +104,7 @@ def test_nothing_to_share_is_said(panel: Any, ui: Any) -> None:
 def test_registration_with_the_nodes_as_they_are_brings_the_ultrasound_along(moved: bool, panel: Any, ui: Any) -> None:
     source = add_head()
     if moved:
-        parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Probe")
-        pose = np.eye(4)
-        pose[:3, :3], pose[:3, 3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]], (30, 10, -20)
-        parent.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(pose))
-        source.SetAndObserveTransformNodeID(parent.GetID())
+        put_under_a_transform(source)
     output = run(panel, ui)
     segmentation = output.GetNodeReference(SEGMENTATION_ROLE)
     # An atlas: the same head elsewhere, by a transform that is to be found again.

@@ -12,7 +12,16 @@ import pytest
 import SimpleITK as sitk
 import slicer
 import vtk
-from scenery import PICTURES, add_head, add_result, is_idle, play, scene_state, spin_until
+from scenery import (
+    PICTURES,
+    add_head,
+    add_result,
+    is_idle,
+    play,
+    put_under_a_transform,
+    scene_state,
+    spin_until,
+)
 from USMRISynthesisScene import nodes, registration
 
 
@@ -150,11 +159,7 @@ def test_elastic_registration_by_elastix_brings_the_ultrasound_along(
     monkeypatch.chdir(tmp_path)                                # where it leaves a file of its own
     source = add_head()
     if moved:
-        parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Probe")
-        pose = np.eye(4)
-        pose[:3, :3], pose[:3, 3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]], (30, 10, -20)
-        parent.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(pose))
-        source.SetAndObserveTransformNodeID(parent.GetID())
+        put_under_a_transform(source)
     play(panel, "copy")
     spin_until(lambda: is_idle(ui))
     output = output_of(panel)

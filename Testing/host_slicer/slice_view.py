@@ -74,11 +74,7 @@ class qMRMLSliceView(bare_class("qMRMLSliceView")):  # type: ignore[misc]
 
     def _picture(self) -> Any:
         self._window.Render()
-        grabber = vtk.vtkWindowToImageFilter()
-        grabber.SetInput(self._window)
-        grabber.ReadFrontBufferOff()
-        grabber.Update()
-        return grabber.GetOutput()
+        return grabbed(self._window)
 
 
 @plays
@@ -116,6 +112,15 @@ class qMRMLSliceWidget(bare_class("qMRMLSliceWidget")):  # type: ignore[misc]
 
     def _connect_image(self) -> None:
         self._view.setImageDataConnection(self._logic.GetImageDataConnection())
+
+
+def grabbed(window: Any) -> Any:
+    """What a render window holds, as vtkImageData."""
+    grabber = vtk.vtkWindowToImageFilter()
+    grabber.SetInput(window)
+    grabber.ReadFrontBufferOff()
+    grabber.Update()
+    return grabber.GetOutput()
 
 
 def vtk_manager_group(renderer: Any) -> Any:

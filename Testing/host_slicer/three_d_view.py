@@ -7,6 +7,7 @@ import slicer
 import vtk
 
 from host_slicer.generated import bare_class, plays
+from host_slicer.slice_view import grabbed
 
 SIZE = (320, 320)
 _MANAGERS = ("vtkMRMLVolumeRenderingDisplayableManager",)
@@ -65,11 +66,7 @@ class qMRMLThreeDView(bare_class("qMRMLThreeDView")):  # type: ignore[misc]
         self.renderWindow()
         self._renderer.ResetCamera()
         self._window.Render()
-        grabber = vtk.vtkWindowToImageFilter()
-        grabber.SetInput(self._window)
-        grabber.ReadFrontBufferOff()
-        grabber.Update()
-        return grabber.GetOutput()
+        return grabbed(self._window)
 
 
 @plays

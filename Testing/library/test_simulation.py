@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from USMRISynthesisLib.errors import Failed
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM, canonical_axis_mm
-from USMRISynthesisLib.simulation import acquisition, anatomy, atlas, display, frame, physics
+from USMRISynthesisLib.simulation import acquisition, anatomy, atlas, display, frame, physics, tissue, tissues
 from USMRISynthesisLib.simulation.warp import canonical_points, sample, smooth_displacement, spline_field
 from USMRISynthesisLib.volume import Volume
 
@@ -157,6 +157,12 @@ def test_a_frames_bright_ring_lies_where_its_truth_has_the_skull(head: anatomy.A
         best = max(shifted, key=shifted.__getitem__)
         assert np.hypot(*best) <= 4, f"seed {seed}: the ring is {0.6 * np.hypot(*best):.1f} mm off"
         assert grey[outline].mean() > 1.5 * max(grey[a & ~b].mean() for a, b in itertools.pairwise(eroded))
+
+
+def test_ventricles_scatter_less_than_the_fluid_around_the_brain_and_that_less_than_brain() -> None:
+    scatter = {label: values[2] for label, values in tissue.PROPERTIES.items()}
+    assert scatter[tissues.VENTRICLES] < scatter[tissues.EXTERNAL_CSF] < scatter[tissues.WHITE_MATTER]
+    assert scatter[tissues.WHITE_MATTER] < scatter[tissues.CHOROID] and set(scatter) == set(tissues.LABEL_NAMES)
 
 
 def test_the_grey_map_gives_the_brain_the_levels_of_real_frames(head: anatomy.Anatomy) -> None:

@@ -9,47 +9,48 @@ import numpy as np
 from scipy import ndimage
 
 from ..normalisation.canonical import SPACING_MM
-from . import anatomy as tissue
+from . import tissues
 from .anatomy import Anatomy
-from .tissues import MASS
 
 # label: attenuation dB/cm/MHz, impedance MRayl, scatter amplitude; orders of magnitude, not measurements
 PROPERTIES = {
-    0: (0.01, 1.50, 0.01), 1: (0.45, 1.555, 0.100), 2: (0.01, 1.51, 0.012), 3: (0.50, 1.57, 0.120),
-    4: (0.02, 1.515, 0.045), 5: (0.50, 1.56, 0.110), 6: (0.50, 1.56, 0.110), 7: (0.50, 1.56, 0.120),
-    8: (0.45, 1.56, 0.095), tissue.SKULL: (3.5, 1.66, 0.30), tissue.SCALP: (0.6, 1.535, 0.22),
-    tissue.FALX: (0.7, 1.57, 0.13), tissue.CAVUM: (0.01, 1.51, 0.012), tissue.CHOROID: (0.55, 1.57, 0.50),
-    tissue.EYE: (0.05, 1.52, 0.02), tissue.AMNIOTIC: (0.005, 1.50, 0.022), tissue.MATERNAL: (0.6, 1.60, 0.20),
-    tissue.FACE: (0.7, 1.60, 0.30), tissue.SUTURE: (0.8, 1.60, 0.25), 19: (0.7, 1.60, 0.30),
-    20: (0.6, 1.58, 0.26), 21: (0.6, 1.58, 0.25),
+    0: (0.01, 1.50, 0.01), tissues.WHITE_MATTER: (0.45, 1.555, 0.100), tissues.VENTRICLES: (0.01, 1.51, 0.012),
+    tissues.CEREBELLUM: (0.50, 1.57, 0.120), tissues.EXTERNAL_CSF: (0.02, 1.515, 0.045),
+    tissues.CORTEX: (0.50, 1.56, 0.110), tissues.DEEP_GREY: (0.50, 1.56, 0.110), tissues.BRAINSTEM: (0.50, 1.56, 0.120),
+    tissues.CORPUS_CALLOSUM: (0.45, 1.56, 0.095), tissues.SKULL: (3.5, 1.66, 0.30), tissues.SCALP: (0.6, 1.535, 0.22),
+    tissues.FALX: (0.7, 1.57, 0.13), tissues.CAVUM: (0.01, 1.51, 0.012), tissues.CHOROID: (0.55, 1.57, 0.50),
+    tissues.EYE: (0.05, 1.52, 0.02), tissues.AMNIOTIC: (0.005, 1.50, 0.022), tissues.MATERNAL: (0.6, 1.60, 0.20),
+    tissues.FACE: (0.7, 1.60, 0.30), tissues.SUTURE: (0.8, 1.60, 0.25), tissues.LIMB: (0.7, 1.60, 0.30),
+    tissues.PLACENTA: (0.6, 1.58, 0.26), tissues.MASS: (0.6, 1.58, 0.25),
 }  # fmt: skip
 _LABELS = 32
-_OUTSIDE = (tissue.SCALP, tissue.MATERNAL, tissue.FACE, 19, 20)
-_BRAIN = (1, 3, 5, 6, 7, 8)
-_FLUID = (2, 4, tissue.CAVUM)
+_OUTSIDE = (tissues.SCALP, tissues.MATERNAL, tissues.FACE, tissues.LIMB, tissues.PLACENTA)
+_BRAIN = (tissues.WHITE_MATTER, tissues.CEREBELLUM, tissues.CORTEX, tissues.DEEP_GREY, tissues.BRAINSTEM,
+          tissues.CORPUS_CALLOSUM)  # fmt: skip
+_FLUID = (tissues.VENTRICLES, tissues.EXTERNAL_CSF, tissues.CAVUM)
 _SMOOTH_MM = 0.4
 
 
 def tissue_maps(anatomy: Anatomy, draw: dict[str, float], rng: np.random.Generator) -> np.ndarray:
     """Maps (6, k, j, i): attenuation, scatter, impedance, skull 0-1, membrane, distance to the skull in mm."""
-    table = np.tile(np.array(PROPERTIES[tissue.MATERNAL], np.float32)[:, None], (1, _LABELS))
+    table = np.tile(np.array(PROPERTIES[tissues.MATERNAL], np.float32)[:, None], (1, _LABELS))
     for label, values in PROPERTIES.items():
         table[:, label] = values
         table[:, label] *= [rng.uniform(0.75, 1.3), 1 + rng.normal(0, 0.004), np.exp(rng.normal(0, 0.22))]
     table[2, list(_BRAIN)] *= draw["brain_level"] / 0.11
-    table[2, [3, 6, 7]] *= draw["deep_scatter"]
+    table[2, [tissues.CEREBELLUM, tissues.DEEP_GREY, tissues.BRAINSTEM]] *= draw["deep_scatter"]
     outside = [label for label in range(_LABELS) if label not in PROPERTIES or label in _OUTSIDE]
     if "mass_echo" in anatomy.parameters:
-        table[2, MASS] = draw["brain_level"] * (0.2 + 2.5 * float(anatomy.parameters["mass_echo"]))
-    table[2, outside] *= draw["maternal_scatter"] * draw["brain_level"] / PROPERTIES[tissue.MATERNAL][2]
+        table[2, tissues.MASS] = draw["brain_level"] * (0.2 + 2.5 * float(anatomy.parameters["mass_echo"]))
+    table[2, outside] *= draw["maternal_scatter"] * draw["brain_level"] / PROPERTIES[tissues.MATERNAL][2]
     table[2, list(_FLUID)] *= draw["fluid_scatter"]
-    table[2, tissue.CHOROID] *= draw["choroid_scatter"]
+    table[2, tissues.CHOROID] *= draw["choroid_scatter"]
     alpha, impedance, scatter = (row[anatomy.labels] for row in table)
     if draw["t2_scatter"] > 0:
         scatter = _from_t2(anatomy, scatter, draw)
     scatter = scatter * _texture(draw, rng)
     sigma = _SMOOTH_MM / SPACING_MM
-    bone = (anatomy.labels == tissue.SKULL).astype(np.float32)
+    bone = (anatomy.labels == tissues.SKULL).astype(np.float32)
     smooth = [ndimage.gaussian_filter(field, sigma, truncate=3) for field in (scatter, impedance, bone)]
     membrane = np.asarray(anatomy.membrane, np.float32)
     return np.stack([alpha, *smooth, membrane, anatomy.skull_distance])
