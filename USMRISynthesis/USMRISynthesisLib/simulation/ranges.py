@@ -8,6 +8,7 @@ import numpy as np
 
 ANOMALIES = ("ventriculomegaly", "absent-cavum", "mass")
 _LARGE_ATRIUM_SHARE = 0.2
+_WIDE_ATRIUM_SHARE = 0.06
 
 # transverse cerebellar diameter by gestational week (about a mm a week at first, faster later)
 _TCD_WEEKS, _TCD_MM = (18, 20, 22, 24, 26, 28, 30, 32, 34, 36), (18, 20, 22, 24.5, 27.5, 31, 34.5, 38, 41.5, 45)
@@ -23,6 +24,7 @@ class AnatomyRanges:
     coarse_warp_mm: tuple[float, float] = (0.5, 3.0)
     atrium_mm: tuple[float, float] = (4.6, 9.4)  # mean 7: the normal atrium is as wide in every week
     large_atrium_mm: tuple[float, float] = (8.0, 12.0)  # a share of heads, up to the borderline
+    wide_atrium_mm: tuple[float, float] = (10.0, 16.0)  # a few heads: what was never trained comes out lost
     enlarged_atrium_mm: tuple[float, float] = (12.0, 18.0)  # the anomaly
     atrium_asymmetry: float = 0.12  # of the width, standard deviation
     cerebellum_factor: tuple[float, float] = (0.85, 1.08)  # of the normal diameter at that week
@@ -51,7 +53,10 @@ def draw_head(rng: np.random.Generator, week: int, ranges: AnatomyRanges, anomal
     # two uniforms: most heads in the middle of the range
     atrium = float(rng.uniform(*ranges.atrium_mm) + rng.uniform(*ranges.atrium_mm)) / 2
     large = float(rng.uniform(*ranges.large_atrium_mm))
-    if rng.random() < _LARGE_ATRIUM_SHARE:
+    lot = float(rng.random())
+    if lot < _WIDE_ATRIUM_SHARE:
+        atrium = float(np.interp(lot / _WIDE_ATRIUM_SHARE, (0, 1), ranges.wide_atrium_mm))
+    elif lot < _WIDE_ATRIUM_SHARE + _LARGE_ATRIUM_SHARE:
         atrium = large
     enlarged = float(rng.uniform(*ranges.enlarged_atrium_mm))
     if anomaly == "ventriculomegaly":

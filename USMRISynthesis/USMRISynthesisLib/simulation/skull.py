@@ -7,7 +7,7 @@ import numpy as np
 from ..normalisation.canonical import SIZE
 from .atlas import Atlas
 from .deformation import Frame
-from .tissues import BRAINSTEM, EXTERNAL_CSF, FACE, SCALP, SKULL, SUTURE
+from .tissues import BACKGROUND, BRAINSTEM, EXTERNAL_CSF, FACE, SCALP, SKULL, SUTURE
 from .warp import spline_field
 
 
@@ -20,9 +20,13 @@ def add_skull(
     rng: np.random.Generator,
     draw: dict[str, float],
 ) -> None:
-    """Bone below the outer surface (`outer`: signed canonical mm), opened along the sutures, and scalp above it."""
+    """Bone below the outer surface (`outer`: signed canonical mm), opened along the sutures, and scalp above it.
+
+    `labels` holds brain and fluid already: what is left of the background below the outer surface is bone too, so
+    that where the bone is drawn thin no gap opens between it and the fluid.
+    """
     thickness = draw["skull_mm"] * frame.scale * (1 + 0.2 * spline_field(_clipped(rng, 6), SIZE))
-    skull = (outer < 0) & (outer > -np.maximum(thickness, 0.7))
+    skull = (outer < 0) & ((outer > -np.maximum(thickness, 0.7)) | (labels == BACKGROUND))
     labels[skull] = SKULL
     labels[(outer >= 0) & (outer < draw["scalp_mm"] * frame.scale)] = SCALP
 

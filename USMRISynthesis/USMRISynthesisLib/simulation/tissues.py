@@ -13,10 +13,11 @@ from .atlas import (
     WHITE_MATTER,
 )
 
+BACKGROUND = 0
 SKULL, SCALP, FALX, CAVUM, CHOROID, EYE, AMNIOTIC, MATERNAL, FACE = 9, 10, 11, 12, 13, 14, 15, 16, 17
 SUTURE, LIMB, PLACENTA, MASS = 18, 19, 20, 21
 LABEL_NAMES = {
-    0: "background", WHITE_MATTER: "white matter", VENTRICLES: "ventricles", CEREBELLUM: "cerebellum",
+    BACKGROUND: "background", WHITE_MATTER: "white matter", VENTRICLES: "ventricles", CEREBELLUM: "cerebellum",
     EXTERNAL_CSF: "external CSF", CORTEX: "cortex", DEEP_GREY: "deep grey", BRAINSTEM: "brainstem",
     CORPUS_CALLOSUM: "corpus callosum", SKULL: "skull", SCALP: "scalp", FALX: "falx", CAVUM: "cavum",
     CHOROID: "choroid plexus", EYE: "eye", AMNIOTIC: "amniotic fluid", MATERNAL: "maternal tissue",
