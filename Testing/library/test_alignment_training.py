@@ -196,8 +196,8 @@ def test_the_configuration_names_what_is_wrong(tmp_path):
         with pytest.raises(Refused, match=named):
             alignment_configuration_from({**plain, **table})
     other = tmp_path / "other.toml"
-    other.write_text('task = "spacing"')
-    with pytest.raises(Refused, match="spacing"):
+    other.write_text('task = "weather"')
+    with pytest.raises(Refused, match="weather"):
         task_of(other)
 
 

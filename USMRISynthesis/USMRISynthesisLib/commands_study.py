@@ -49,14 +49,16 @@ def simulate(options: Namespace) -> Outcome:
 
 def train(options: Namespace) -> Outcome:
     """`usmri train CONFIG`: train, or go on training. What happens is reported on stderr."""
-    from USMRISynthesisLib.training import alignment_loop, loop
-    from USMRISynthesisLib.training.alignment_configuration import TASK, task_of
+    from USMRISynthesisLib.training import alignment_loop, frames_loop, loop, spacing_loop
+    from USMRISynthesisLib.training.alignment_configuration import task_of
 
     def report(text: str) -> None:
         if not options.quiet:
             sys.stderr.write(f"{text}\n")
 
-    work = alignment_loop.train_alignment if task_of(options.config) == TASK else loop.train
+    trainers = {"alignment": alignment_loop.train_alignment, "frames": frames_loop.train_frames,
+                "spacing": spacing_loop.train_spacing, "synthesis": loop.train}
+    work = trainers[task_of(options.config)]
     checkpoint = work(options.config, resume=options.resume, minutes=options.minutes, report=report)
     return f"Wrote {checkpoint}.", {"checkpoint": str(checkpoint)}
 
@@ -66,12 +68,14 @@ def export(options: Namespace) -> Outcome:
     from USMRISynthesisLib.training import checkpoint as checkpoints
     from USMRISynthesisLib.training.alignment_export import export_alignment
     from USMRISynthesisLib.training.export import export as export_model
+    from USMRISynthesisLib.training.frames_export import export_frames
 
     content = checkpoints.load(options.checkpoint)
-    if content.get("task") == "alignment":
-        folder = export_alignment(content, options.output, version=options.model_version,
-                                  name=options.name or Path(options.output).resolve().name,
-                                  figures=_plain_figures(Path(options.figures)) if options.figures else None)
+    exporters = {"alignment": export_alignment, "frames": export_frames}
+    if content.get("task") in exporters:
+        folder = exporters[content["task"]](content, options.output, version=options.model_version,
+                                            name=options.name or Path(options.output).resolve().name,
+                                            figures=_plain_figures(Path(options.figures)) if options.figures else None)
         return f"Wrote {folder}.", {"model": str(folder)}
     folder = export_model(options.checkpoint, options.output, version=options.model_version,
                           name=options.name or Path(options.output).resolve().name,

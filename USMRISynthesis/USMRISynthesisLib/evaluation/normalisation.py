@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ..errors import Refused
 from ..gate import find_fan
 from ..normalisation.alignment import LOW_SCORE, align_skull
 from ..normalisation.canonical import to_canonical
+from ..normalisation.learned import FRAMES_MODEL
 from ..normalisation.network_align import Located, Networks, align_volume, load_networks
-from ..normalisation.pose import circumference_mm
-from ..simulation.dataset import MINIMUM_CIRCUMFERENCE_MM, frame_volume, read_frame_index, split_of
 from ..training.alignment_data import Head, load_heads
 from ..training.alignment_monitoring import emptied
 from ..volume import Volume
-from .alignment import ellipse_in_pixels, inside_ellipse, overlap
+from .frame_outlines import evaluate_frames
 from .orientation import Aligner, Outcome, Placed, by_group, failures, place, pose_error, run, summary
 
 Progress = Callable[[float, str], None]
@@ -31,16 +29,17 @@ OTHER_IMAGES = ("us-phantom/*.mha", "fetal-mr-atlas/GA2[26]-*/t2.nii.gz", "fetal
 
 
 def evaluate(cases: Path, split: str, data: Path, model: str, *, poses: int = 4, limit: int | None = None,
-             pictures: Path | None = None, progress: Progress | None = None) -> dict[str, Any]:
+             frames_model: str = FRAMES_MODEL, pictures: Path | None = None,
+             progress: Progress | None = None) -> dict[str, Any]:
     """All parts; the figures' names are those of the issue.
 
     Args:
         cases: a data set of `usmri simulate`; split: its folder to use. A folder that holds cases itself does too.
         data: holds hc18/; without it the frames' figures are left out.
-        model: an alignment model.
+        model: an alignment model; frames_model: one for frames, without which their skull is fitted.
         poses: random orientations a head.
         limit: that many frames, drawn at random.
-        pictures: a folder for the six best, middle and worst volumes.
+        pictures: a folder for the six best, middle and worst volumes, and the weakest tenth of the frames.
     """
     networks = load_networks(model, consent=lambda sha256, name: True)
     folder = cases / split if (cases / split).is_dir() else cases
@@ -59,7 +58,7 @@ def evaluate(cases: Path, split: str, data: Path, model: str, *, poses: int = 4,
     result["groups"] = by_group(outcomes)
     result["failures"] = failures(outcomes)
     if (data / "hc18" / "index.csv").is_file():
-        result |= evaluate_frames(data, limit=limit)
+        result |= evaluate_frames(data, limit=limit, cases=folder, model=frames_model, pictures=pictures)
     if pictures is not None:
         draw(pictures, heads, outcomes, networks)
     return result
@@ -96,37 +95,6 @@ def other_images(data: Path, aligner: Aligner) -> dict[str, float]:
         found = aligner(volume, find_fan(volume.array, volume.spacing))
         scores[str(path.relative_to(data))] = 0.0 if found is None else round(found.score, 3)
     return scores
-
-
-def evaluate_frames(data: Path, *, split: str = "test", limit: int | None = None) -> dict[str, float]:
-    """Frames of held-out fetuses, 150 mm of head circumference or more, against their annotated ellipses; the skull is
-    fitted without a network."""
-    rows = [row for row in read_frame_index(data)
-            if split_of(row["file"]) == split and float(row["head_circumference_mm"]) >= MINIMUM_CIRCUMFERENCE_MM]
-    if limit is not None and limit < len(rows):
-        rows = [rows[n] for n in np.random.default_rng(0).choice(len(rows), limit, replace=False)]
-    if not rows:
-        raise Refused("data", "There are no frames of held-out fetuses.", "Give the folder of HC18 with --data.")
-    dice, difference = [], []
-    for row in rows:
-        volume = frame_volume(data, row)
-        found = ellipse_in_pixels(align_skull(volume, find_fan(volume.array, volume.spacing)), volume)
-        centre = np.array([float(row["centre_x_px"]), float(row["centre_y_px"])])
-        semi = np.array([float(row["semi_major_px"]), float(row["semi_minor_px"])])
-        angle = np.deg2rad(float(row["angle_deg"]))
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        dice.append(overlap(inside_ellipse(*found, volume), inside_ellipse(centre, semi, turn, volume)))
-        measured = circumference_mm(found[1]) * float(row["pixel_size_mm"])
-        difference.append(abs(measured - float(row["head_circumference_mm"])))
-    worst = max(1, len(dice) // 10)
-    return {
-        "hc18_frames": len(rows),
-        "hc18_dice_mean": float(np.mean(dice)),
-        "hc18_dice_median": float(np.median(dice)),
-        "hc18_difference_mm_mean": float(np.mean(difference)),
-        "hc18_dice_weakest_tenth": float(np.sort(dice)[:worst].mean()),
-        "hc18_difference_mm_weakest_tenth": float(np.sort(difference)[-worst:].mean()),
-    }
 
 
 def table(result: dict[str, Any]) -> str:

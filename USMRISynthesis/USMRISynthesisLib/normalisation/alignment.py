@@ -1,6 +1,6 @@
 """From an ultrasound image to canonical space: where the head lies, how large it is, and how sure that is.
 
-The alignment networks (``learned.py``) find a volume's head in any orientation. In a frame, and where their weights or
+The networks (``learned.py``) find a volume's head in any orientation, and a frame's outline. Where their weights or
 torch are not there, the skull alone is fitted (``skull.py``), and orientation is assumed, never claimed: a volume's
 RAS axes are taken to be the fetal anatomy's to within about 25 degrees. The ellipsoid may tilt a little to outline the
 head, but the assumed axes stay: on simulated heads its tilt explained a third of the true pitch and a seventh of the
@@ -84,14 +84,13 @@ class Alignment:
 
 def align(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None = None,
           gestational_age: float | None = None) -> Alignment:
-    """Find the head: a volume's by the networks where they are installed, else by its skull; the outline alone with a
-    transform.
+    """Find the head: by the networks where they are installed, else by its skull; the outline alone with a transform.
 
     Args:
         volume: an admitted ultrasound volume or frame.
         fan: (k, j, i) bool, from the gate.
         transform: (4, 4) RAS mm to canonical mm, kept exactly; its scale should bring the head to 88 mm.
-        gestational_age: weeks, where it is known: a prior for the head's size.
+        gestational_age: weeks, where it is known: a prior for the size of a volume's head; a frame shows its own.
 
     Raises:
         Refused: nothing in the image has a possible size for a head, or the transform is not invertible.
@@ -99,10 +98,14 @@ def align(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None = Non
     """
     from USMRISynthesisLib.normalisation import learned
 
-    if transform is not None or volume.is_frame or not learned.is_installed():
+    model = learned.FRAMES_MODEL if volume.is_frame else learned.MODEL
+    if transform is not None or not learned.is_installed(model):
         return align_skull(volume, fan, transform=transform)
     try:
-        found = learned.align_by_network(volume, fan, gestational_age=gestational_age)
+        if volume.is_frame:
+            found = learned.outline_by_network(volume, fan)
+        else:
+            found = learned.align_by_network(volume, fan, gestational_age=gestational_age)
     except (ImportError, OSError):  # no torch, or an installation that broke half-way
         return align_skull(volume, fan)
     if found is not None:
@@ -209,10 +212,22 @@ def _expected(cells_to_canonical: np.ndarray, n: int) -> Skull:
     return Skull(-back @ offset, length / 2 * scale * np.insert(RATIOS[n], 1, 1.0), u @ v)
 
 
-def _similarity(skull: Skull, grid_to_ras: np.ndarray) -> np.ndarray:
+def from_outline(skull: Skull, plane_to_ras: np.ndarray, score: float, *,
+                 front: np.ndarray | None = None) -> Alignment:
+    """The alignment of a frame whose head's ellipse a network found.
+
+    Args:
+        skull: in the frame's plane, semi-axes (minor, major) mm. plane_to_ras: (4, 4), orthonormal.
+        score: 0-1. front: (3,) RAS direction towards the face; None leaves open which end that is.
+    """
+    matrix = _similarity(skull, plane_to_ras, front)
+    return Alignment(matrix, *_in_canonical(skull, matrix @ plane_to_ras), score, "network")
+
+
+def _similarity(skull: Skull, grid_to_ras: np.ndarray, front: np.ndarray | None = None) -> np.ndarray:
     """RAS mm to canonical mm: the skull's centre to the origin and its length to 88 mm.
 
-    A frame's major axis goes to A; a volume keeps the axes assumed.
+    A frame's major axis goes to A, towards `front` where it is given; a volume keeps the axes assumed.
     """
     n = len(skull.centre)
     cell = np.linalg.norm(grid_to_ras[:3, 0])
@@ -220,7 +235,8 @@ def _similarity(skull: Skull, grid_to_ras: np.ndarray) -> np.ndarray:
     if n == 2:
         anterior = basis[:, :2] @ skull.rotation[:, 1]
         superior = basis[:, 2]
-        anterior = -anterior if _points_backwards(anterior, 1) else anterior
+        backwards = _points_backwards(anterior, 1) if front is None else anterior @ front < 0
+        anterior = -anterior if backwards else anterior
         superior = -superior if _points_backwards(superior, 2) else superior
         axes = np.stack([np.cross(anterior, superior), anterior, superior])
     else:

@@ -1,4 +1,4 @@
-"""The alignment networks' answer as an `Alignment`, where the networks, torch and a head are there.
+"""The networks' answers as an `Alignment`, for volumes and for frames, where weights, torch and a head are there.
 
 torch is imported when it is asked for, and not before: where it is missing the skull fit does without.
 """
@@ -9,10 +9,15 @@ import numpy as np
 
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Failed
-from USMRISynthesisLib.normalisation.alignment import Alignment
+from USMRISynthesisLib.normalisation.alignment import Alignment, from_outline
+from USMRISynthesisLib.normalisation.skull import Skull
+from USMRISynthesisLib.normalisation.skull_search import LENGTH_MM
 from USMRISynthesisLib.volume import Volume
 
 MODEL = "alignment"
+FRAMES_MODEL = "frames"
+# The logit from which on the face is taken to be where the network says; below it, it is left open.
+SURE_OF_FRONT = 2.0
 
 
 def is_installed(model: str = MODEL) -> bool:
@@ -42,3 +47,25 @@ def align_by_network(volume: Volume, fan: np.ndarray, *, gestational_age: float 
         return None
     skull = found.ellipsoid
     return Alignment(found.matrix, skull.centre, skull.semi_axes, skull.axes, found.score, "network")
+
+
+def outline_by_network(volume: Volume, fan: np.ndarray, *, model: str = FRAMES_MODEL) -> Alignment | None:
+    """Where the network sees a frame's head; None where it sees none of a possible size.
+
+    Args:
+        volume: an admitted 2D frame; fan: (1, j, i) bool.
+
+    Raises:
+        ImportError: there is no torch. Failed: the model is not there or not intact.
+    """
+    from USMRISynthesisLib.normalisation.frame_align import align_frame, load_network
+
+    found = align_frame(load_network(model), volume, fan)
+    if found is None or not LENGTH_MM[0] <= found.ellipse.length <= LENGTH_MM[1]:
+        return None
+    major, minor = found.ellipse.directions.T
+    skull = Skull(found.ellipse.centre, found.ellipse.semi_axes[::-1], np.column_stack([minor, major]))
+    front = None
+    if abs(found.front) >= SURE_OF_FRONT:
+        front = found.plane_to_ras[:3, :2] @ major * np.sign(found.front)
+    return from_outline(skull, found.plane_to_ras, found.score, front=front)

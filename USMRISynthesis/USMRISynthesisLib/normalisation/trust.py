@@ -47,7 +47,28 @@ class Evidence:
     mask: float
 
 
+@dataclass(frozen=True)
+class FrameEvidence:
+    """What is known about an ellipse in a frame without its truth.
+
+    Attributes:
+        headed: logit of a head filling the square.
+        spread: how far the ellipses of the views lie apart, residual: what the cells' distances leave over from the
+            ellipse, error: what the cells expect to be wrong by; all as shares of the head's length, in percent.
+        mask: mean of the head's probability inside the ellipse less that outside it.
+        fan: share of the outline that lies in the fan.
+    """
+
+    headed: float
+    spread: float
+    residual: float
+    error: float
+    mask: float
+    fan: float
+
+
 NAMES = tuple(field.name for field in fields(Evidence))
+FRAME_NAMES = tuple(field.name for field in fields(FrameEvidence))
 
 
 @dataclass(frozen=True)
@@ -59,21 +80,21 @@ class Calibration:
     weights: tuple[float, ...]
     bias: float
 
-    def to_json(self) -> dict[str, Any]:
-        return {"names": list(NAMES), "mean": list(self.mean), "spread": list(self.spread),
+    def to_json(self, names: Sequence[str] = NAMES) -> dict[str, Any]:
+        return {"names": list(names), "mean": list(self.mean), "spread": list(self.spread),
                 "weights": list(self.weights), "bias": self.bias}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Calibration:
+    def from_json(cls, content: Mapping[str, Any], names: Sequence[str] = NAMES) -> Calibration:
         """Raises ValueError for anything else, or for evidence under other names."""
         try:
-            if tuple(content["names"]) != NAMES:
+            if tuple(content["names"]) != tuple(names):
                 raise ValueError("the evidence has other names")
             rows = [tuple(float(v) for v in content[key]) for key in ("mean", "spread", "weights")]
             found = cls(rows[0], rows[1], rows[2], float(content["bias"]))
         except (KeyError, TypeError) as error:
             raise ValueError("this is no calibration") from error
-        if any(len(row) != len(NAMES) for row in rows) or not np.isfinite(np.concatenate([*rows, [found.bias]])).all():
+        if any(len(row) != len(names) for row in rows) or not np.isfinite(np.concatenate([*rows, [found.bias]])).all():
             raise ValueError("this is no calibration")
         return found
 
@@ -84,16 +105,23 @@ DEFAULT = Calibration(
     weights=(0.4, 0.5, 1.5, -1.0, 0.1, -0.3, -0.6, -0.2, -0.4, 0.2), bias=-2.0)
 
 
-def score(evidence: Evidence, calibration: Calibration = DEFAULT) -> float:
+DEFAULT_FRAME = Calibration(
+    mean=(3.0, 1.0, 0.6, 0.8, 0.95, 0.95), spread=(3.0, 1.0, 0.4, 0.5, 0.05, 0.1),
+    weights=(1.5, -1.0, -0.5, -0.5, 0.5, 0.3), bias=2.0)
+
+
+def score(evidence: Evidence | FrameEvidence, calibration: Calibration = DEFAULT) -> float:
     """0-1: how probable it is that the pose is right."""
     values = _standardised(np.array([astuple(evidence)]), calibration)
     return float(_logistic(values @ np.array(calibration.weights) + calibration.bias)[0])
 
 
-def calibrate(evidence: Sequence[Evidence], good: Sequence[bool], *, penalty: float = 1.0) -> Calibration:
+def calibrate(evidence: Sequence[Evidence] | Sequence[FrameEvidence], good: Sequence[bool], *, penalty: float = 1.0,
+              like: Calibration = DEFAULT) -> Calibration:
     """Fit the logistic regression by Newton steps, with a ridge that keeps separable samples finite.
 
-    No weight may go against what its evidence means: such evidence is left out, and the rest fitted again.
+    No weight may go against what its evidence means, as `like` has it: such evidence is left out, and the rest fitted
+    again.
 
     Raises:
         ValueError: fewer than four samples, or only one kind.
@@ -102,13 +130,14 @@ def calibrate(evidence: Sequence[Evidence], good: Sequence[bool], *, penalty: fl
     if len(rows) < 4 or labels.min() == labels.max():
         raise ValueError("a calibration needs alignments that are right and some that are wrong")
     middle, spread = np.median(rows, axis=0), np.maximum(rows.std(axis=0), 1e-3)
-    frame = Calibration(tuple(middle.tolist()), tuple(spread.tolist()), (0.0,) * len(NAMES), 0.0)
+    size = rows.shape[1]
+    frame = Calibration(tuple(middle.tolist()), tuple(spread.tolist()), (0.0,) * size, 0.0)
     x = _standardised(rows, frame)
-    expected = np.sign(DEFAULT.weights)
-    used = np.ones(len(NAMES), dtype=bool)
+    expected = np.sign(like.weights)
+    used = np.ones(size, dtype=bool)
     while True:
         weights, bias = _newton(x[:, used], labels, penalty)
-        whole = np.zeros(len(NAMES))
+        whole = np.zeros(size)
         whole[used] = weights
         against = whole * expected < 0
         if not against.any():

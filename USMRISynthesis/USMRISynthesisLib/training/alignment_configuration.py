@@ -14,6 +14,7 @@ from .alignment_losses import LossWeights
 from .configuration import PRECISIONS, build, read_table
 
 TASK = "alignment"
+TASKS = ("synthesis", TASK, "frames")
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,11 @@ class AlignmentConfig:
 
 
 def task_of(path: str | Path) -> str:
-    """ "alignment" or "synthesis". Raises Refused for a file that cannot be read, or another task."""
+    """ "alignment", "frames", "spacing" or "synthesis". Raises Refused for a file that cannot be read, or another task."""
     task = read_table(path).get("task", "synthesis")
-    if task not in (TASK, "synthesis"):
-        raise Refused("configuration", f"Configuration: task {task!r} is not known.", "Use synthesis or alignment.")
+    if task not in (TASK, "frames", "spacing", "synthesis"):
+        raise Refused("configuration", f"Configuration: task {task!r} is not known.",
+                      "Use synthesis, alignment, frames or spacing.")
     return str(task)
 
 

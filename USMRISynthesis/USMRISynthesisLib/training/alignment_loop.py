@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +28,8 @@ from .alignment_losses import losses, weighted
 from .alignment_monitoring import evaluate
 from .alignment_samples import Batch, draw
 from .monitoring import Log, progress_line
-from .run import average, opened, prepared, stop_signals
+from .run import ahead, average, follow, opened, prepared, stop_signals
 
-_AHEAD = 3
 # The images are disturbed gently at first: what a head looks like is learnt before what hides it.
 _GENTLE, _GENTLE_STEPS = 0.3, 1500
 
@@ -98,7 +95,7 @@ def train_alignment(
     def make(number: int) -> Batch:
         return batch_of(config, cycle[number % len(cycle)], number, training)
 
-    with stop_signals() as stopped, _ahead(make, step) as batches:
+    with stop_signals() as stopped, ahead(make, step) as batches:
         began, logged = time.perf_counter() - elapsed_s, (step, elapsed_s)
         evaluated_s = elapsed_s
         while step < config.steps and not (limit_s and elapsed_s >= limit_s):
@@ -123,7 +120,7 @@ def train_alignment(
                 trained[stage] += 1
                 average(averaged[stage], network, min(config.ema, (1 + trained[stage]) / (10 + trained[stage])))
 
-            _follow(latest, stage, {name: float(value.detach()) for name, value in terms.items()})
+            follow(latest, f"{stage}_", terms)
             step += 1
             elapsed_s = time.perf_counter() - began
             ending = step == config.steps or bool(limit_s and elapsed_s >= limit_s)
@@ -158,27 +155,3 @@ def batch_of(config: AlignmentConfig, stage: str, step: int, heads: list[Head]) 
     rng = np.random.default_rng([config.seed, 3, step])
     strength = config.strength * min(1.0, _GENTLE + (1 - _GENTLE) * step / _GENTLE_STEPS)
     return draw(stage, heads, rng, config.batch, strength=strength)
-
-
-@contextmanager
-def _ahead(make: Callable[[int], Batch], first: int) -> Iterator[Callable[[int], Batch]]:
-    """Batches made on another thread, `_AHEAD` of them before they are asked for."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = {number: pool.submit(make, number) for number in range(first, first + _AHEAD)}
-
-        def take(number: int) -> Batch:
-            waiting[number + _AHEAD] = pool.submit(make, number + _AHEAD)
-            return waiting.pop(number).result()
-
-        try:
-            yield take
-        finally:
-            for future in waiting.values():
-                future.cancel()
-
-
-def _follow(latest: dict[str, float], stage: str, terms: dict[str, float]) -> None:
-    """Running means of every stage's terms, so that a log row holds them all; the same keys from the first on."""
-    for name, value in terms.items():
-        key = f"{stage}_{name}"
-        latest[key] = value if key not in latest else 0.95 * latest[key] + 0.05 * value

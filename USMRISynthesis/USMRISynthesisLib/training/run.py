@@ -6,17 +6,21 @@ import ctypes
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import Refused
 from ..synthesis.device import native_half
 from . import checkpoint as checkpoints
+
+_AHEAD = 3
+Batch = TypeVar("Batch")
 
 
 def opened(output: Path, *, resume: bool) -> tuple[Path, dict[str, Any] | None]:
@@ -74,6 +78,30 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ahead(make: Callable[[int], Batch], first: int) -> Iterator[Callable[[int], Batch]]:
+    """Batches by their step's number, made on another thread before they are asked for, in order from `first` on."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = {number: pool.submit(make, number) for number in range(first, first + _AHEAD)}
+
+        def take(number: int) -> Batch:
+            waiting[number + _AHEAD] = pool.submit(make, number + _AHEAD)
+            return waiting.pop(number).result()
+
+        try:
+            yield take
+        finally:
+            for future in waiting.values():
+                future.cancel()
+
+
+def follow(latest: dict[str, float], prefix: str, terms: Mapping[str, Tensor]) -> None:
+    """Running means of a loss's terms, so that a log row holds them all; the same keys from the first on."""
+    for name, value in terms.items():
+        key, now = f"{prefix}{name}", float(value.detach())
+        latest[key] = now if key not in latest else 0.95 * latest[key] + 0.05 * now
 
 
 def keep_freed_memory() -> None:

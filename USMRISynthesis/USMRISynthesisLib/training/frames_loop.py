@@ -1,0 +1,143 @@
+"""The training loop of the frames' network: one function, from the configuration to the last checkpoint.
+
+    usmri train configs/frames.toml
+
+A step's batch depends on the seed and the step's number alone, so it is made ahead on a thread of its own, and a run
+that was stopped goes on exactly where it stood.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import Cancelled, Failed, Refused
+from ..normalisation.frame_network import FrameNetwork
+from ..normalisation.trust import FRAME_NAMES
+from . import checkpoint as checkpoints
+from .frames_configuration import frames_configuration_from, read_frames_configuration
+from .frames_data import real_pictures, simulated_pictures
+from .frames_losses import losses, weighted
+from .frames_monitoring import evaluate
+from .frames_samples import FrameBatch, draw
+from .monitoring import Log, progress_line
+from .run import ahead, average, follow, opened, prepared, stop_signals
+
+# The images are disturbed gently at first: what a head looks like is learnt before what hides it.
+_GENTLE, _GENTLE_STEPS = 0.3, 1000
+_WARM_STEPS = 100
+
+
+def train_frames(
+    config_path: str | Path,
+    *,
+    resume: bool = True,
+    minutes: float | None = None,
+    cancel: Callable[[], bool] | None = None,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Train as the TOML file says; arguments, files and errors as those of `training.loop.train`."""
+    config = read_frames_configuration(config_path)
+    limit_s = 60 * (config.minutes if minutes is None else minutes)
+    output = Path(config.output)
+    saved, state = opened(output, resume=resume)
+    if state is not None:
+        checkpoints.refuse_changes(frames_configuration_from(state["config"]), config)
+    output.mkdir(parents=True, exist_ok=True)
+    device, half = prepared(threads=config.threads, precision=config.precision, seed=config.seed)
+
+    real = real_pictures(Path(config.data.real), "train")
+    simulated = simulated_pictures(Path(config.data.simulated) / "train")
+    held = real_pictures(Path(config.data.real), "val")
+    if not simulated:
+        raise Refused("data", f"There are no simulated frames in {config.data.simulated}.",
+                      "Make them with `usmri simulate`; its configuration needs frames_a_head.")
+    groups = sorted({picture.group for picture in [*real, *simulated]})
+    report(f"{len(real)} real and {len(simulated)} simulated frames; {len(held)} of other fetuses to look at")
+
+    network = FrameNetwork().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    averaged = copy.deepcopy(network).eval().requires_grad_(False)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.decay)
+
+    step, elapsed_s, best = 0, 0.0, float("-inf")
+    latest: dict[str, float] = {}
+    trust: dict[str, Any] = {}
+    figures: dict[str, float] = {}
+    if state is not None:
+        network.load_state_dict(state["network"])
+        averaged.load_state_dict(state["averaged"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, elapsed_s, best = state["step"], state["elapsed_s"], state["best"]
+        latest, trust, figures = dict(state["latest"]), dict(state["trust"]), dict(state["figures"])
+        report(f"going on from step {step}")
+
+    def content() -> dict[str, Any]:
+        return {
+            "task": config.task, "config": config.to_json(), "step": step, "elapsed_s": elapsed_s, "best": best,
+            "averaged": averaged.state_dict(), "cases": groups, "trust": trust, "latest": latest, "figures": figures,
+        }  # fmt: skip
+
+    def save() -> None:
+        checkpoints.save(saved, content() | {"network": network.state_dict(), "optimiser": optimiser.state_dict()})
+
+    def make(number: int) -> FrameBatch:
+        rng = np.random.default_rng([config.seed, 3, number])
+        strength = config.strength * min(1.0, _GENTLE + (1 - _GENTLE) * number / _GENTLE_STEPS)
+        return draw(real, simulated, rng, (config.real, config.simulated), strength=strength)
+
+    log, evaluations = Log(output / "log.csv", step), Log(output / "evaluation.csv", step)
+    with stop_signals() as stopped, ahead(make, step) as batches:
+        began, logged = time.perf_counter() - elapsed_s, (step, elapsed_s)
+        evaluated_s = elapsed_s
+        while step < config.steps and not (limit_s and elapsed_s >= limit_s):
+            share = max(step / config.steps, elapsed_s / limit_s if limit_s else 0.0)
+            rate = config.rate * min(1.0, 1.5 * (1 - share)) * min(1.0, (step + 1) / _WARM_STEPS)
+            batch = FrameBatch(**{name: value.to(device) for name, value in vars(batches(step)).items()})
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                said = network(batch.x.contiguous(memory_format=torch.channels_last))
+            terms = losses(said, batch)
+            total = weighted(terms, config.losses)
+            if not bool(torch.isfinite(total)):
+                raise Failed("diverged", f"The loss is no number at step {step}.", "Lower rate.")
+            optimiser.zero_grad(set_to_none=True)
+            total.backward()
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            if bool(torch.isfinite(norm)):
+                optimiser.step()
+            average(averaged, network, min(config.ema, (1 + step) / (10 + step)))
+
+            follow(latest, "", terms)
+            step += 1
+            elapsed_s = time.perf_counter() - began
+            ending = step == config.steps or bool(limit_s and elapsed_s >= limit_s)
+            if step % config.log_every == 0 or ending:
+                log.write({"step": step, "elapsed_s": elapsed_s, "rate": rate} | latest)
+                seconds = (elapsed_s - logged[1]) / (step - logged[0])
+                logged = (step, elapsed_s)
+                left_s = (config.steps - step) * seconds
+                left_s = min(left_s, limit_s - elapsed_s) if limit_s else left_s
+                report(progress_line(step, config.steps, seconds, max(left_s, 0.0), latest))
+            if ending or elapsed_s - evaluated_s >= 60 * config.evaluate_minutes:
+                figures, calibration = evaluate(averaged, held, config.seed)
+                trust = calibration.to_json(FRAME_NAMES) if calibration is not None else trust
+                evaluations.write({"step": step, **figures})
+                report("held out: " + ", ".join(f"{n} {v:.3f}" for n, v in figures.items()))
+                evaluated_s = elapsed_s = time.perf_counter() - began
+                if -figures["difference_mm_mean"] > best:
+                    best = -figures["difference_mm_mean"]
+                    checkpoints.save(output / checkpoints.BEST, content())
+            if step % config.checkpoint_every == 0 or ending:
+                save()
+            if not ending and (stopped() or (cancel is not None and cancel())):
+                save()
+                raise Cancelled("cancelled", f"Training stopped at step {step}; a checkpoint was saved.",
+                                "Run the same command to go on.")
+    return saved
