@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from ..errors import Cancelled, Failed, Refused
 from ..synthesis.generator import Generator
 from . import checkpoint as checkpoints
+from . import peers
 from .augmentation import augment
 from .backward import BackwardPath
 from .cases import load_cases, load_frames
-from .configuration import configuration_from, read_configuration
+from .configuration import TrainingConfig, configuration_from, read_configuration
+from .contrast import PatchContrast
 from .data import Slices
 from .discriminators import Discriminators
 from .edgenet import EdgeNet
@@ -39,14 +41,14 @@ EXPORTED = "model.pt"  # as in export.py, which imports the configuration of a r
 
 
 def train(
-    config_path: str | Path,
+    config: str | Path | TrainingConfig,
     *,
     resume: bool = True,
     minutes: float | None = None,
     cancel: Callable[[], bool] | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
-    """Train as the TOML file says; returns the path of the last checkpoint.
+    """Train as the configuration, or its TOML file, says; returns the path of the last checkpoint.
 
     Goes on from the output folder's checkpoint if there is one (`resume`); without `resume` it refuses to write
     over it. `minutes` replaces the configuration's limit, counted over all sittings of the run. `cancel`,
@@ -54,7 +56,8 @@ def train(
 
     Raises Refused (configuration, data), Failed (the loss is no number any more), Cancelled.
     """
-    config = read_configuration(config_path)
+    if not isinstance(config, TrainingConfig):
+        config = read_configuration(config)
     limit_s = 60 * (config.minutes if minutes is None else minutes)
     output = Path(config.output)
     saved, state = opened(output, resume=resume)
@@ -101,7 +104,8 @@ def train(
         Discriminators(channels[-1], config.discriminators.width, spectral=config.discriminators.spectral)
     )
     edge_net = EdgeNet().to(device)
-    networks = [*generator.parameters(), *backward.parameters()]
+    contrast = placed(PatchContrast(channels)) if config.objective.nce else None
+    networks = [*generator.parameters(), *backward.parameters(), *(contrast.parameters() if contrast else ())]
     rate, betas = config.optimiser.rate, config.optimiser.betas
     optimiser = torch.optim.Adam(networks, lr=rate, betas=betas)
     judges = torch.optim.Adam(discriminators.parameters(), lr=rate, betas=betas)
@@ -109,7 +113,7 @@ def train(
     kept: dict[str, Any] = {
         "generator": generator, "averaged": averaged, "backward": backward, "discriminators": discriminators,
         "optimiser": optimiser, "judges": judges, "pool_mr": pools["mr"], "pool_us": pools["us"],
-    }  # fmt: skip
+    } | ({"contrast": contrast} if contrast else {})  # fmt: skip
 
     # --- where the run stands
     step, elapsed_s, best = 0, 0.0, float("-inf")
@@ -132,7 +136,12 @@ def train(
 
     log = Log(output / "log.csv", step)
     evaluations = Log(output / "evaluation.csv", step)
-    augmentation = config.augmentation
+
+    def changed(images: Tensor) -> Tensor:
+        return augment(images, config.augmentation)
+
+    def remembered(name: str, fakes: Tensor) -> Tensor:
+        return pools[name].exchange(fakes)
 
     # --- the loop
     with stop_signals() as stopped:
@@ -157,9 +166,12 @@ def train(
                     y_back, us_back = backward(mr)
                     made = made._replace(y_back=y_back, us_back=us_back.float())
                 discriminators.requires_grad_(False)
-                terms = generator_terms(
-                    made, real, discriminators, edge_net, objective, lambda images: augment(images, augmentation)
-                )
+                terms = generator_terms(made, real, discriminators, edge_net, objective, changed)
+                if objective.has_peer_terms:
+                    other = peers.make(generator, backward, real.mr, x, objective)
+                    terms |= peers.generator_terms(
+                        made, other, real.mr, x, generator, discriminators, contrast, objective, changed
+                    )
                 discriminators.requires_grad_(True)
             total = weighted_sum(terms, objective)
             if not bool(torch.isfinite(total)):
@@ -170,10 +182,9 @@ def train(
             average(averaged, generator, min(config.ema, (1 + step) / (10 + step)))
 
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                judged = discriminator_terms(
-                    made, real, discriminators, edge_net, objective,
-                    lambda images: augment(images, augmentation), lambda name, fakes: pools[name].exchange(fakes),
-                )  # fmt: skip
+                judged = discriminator_terms(made, real, discriminators, edge_net, objective, changed, remembered)
+                if objective.has_peer_terms:
+                    judged |= peers.discriminator_terms(other, real, discriminators, objective, changed, remembered)
             if judged:
                 judges.zero_grad(set_to_none=True)
                 torch.stack([value.float() for value in judged.values()]).sum().backward()

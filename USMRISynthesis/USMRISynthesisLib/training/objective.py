@@ -8,6 +8,7 @@
     bi    Adv(D_bi; y, y_b)                   (8)   bi-directional latent consistency
     supervised, edge                          ours: L1 on simulated pairs and on their differences
     floor                                     ours: no black spots within the brain of real frames
+    auto, cycle, reverse, nce                 the methods compared with: peers.py
 
     Adv(D; r, f) = E log D(r) + E log(1 - D(f)): the discriminator maximises it, the networks minimise it.
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 ADVERSARIAL_TERMS = ("app", "stru", "back", "bi")
 TERMS = ("lat", "app", "stru", "proj", "back", "bi", "supervised", "edge", "floor")
+PEER_TERMS = ("auto", "cycle", "reverse", "nce")
 FLOOR = -0.3  # in [-1, 1]; the darkest tissue of the T2 averages lies above it
 ADVERSARIAL_KINDS = ("lsgan", "log")
 
@@ -49,11 +51,15 @@ class ObjectiveConfig:
     supervised: float = 0.0
     edge: float = 0.0
     floor: float = 0.0
+    auto: float = 0.0
+    cycle: float = 0.0
+    reverse: float = 0.0
+    nce: float = 0.0
     adversarial: str = "lsgan"
     stop_gradient_latent: bool = True
 
     def __post_init__(self) -> None:
-        for name in TERMS:
+        for name in (*TERMS, *PEER_TERMS):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if self.adversarial not in ADVERSARIAL_KINDS:
@@ -64,11 +70,15 @@ class ObjectiveConfig:
 
     def without_unpaired(self) -> ObjectiveConfig:
         """Reconstruction and pairs only: what needs neither discriminators nor D and E."""
-        return replace(self, app=0.0, stru=0.0, proj=0.0, back=0.0, bi=0.0)
+        return replace(self, app=0.0, stru=0.0, proj=0.0, back=0.0, bi=0.0, **dict.fromkeys(PEER_TERMS, 0.0))
 
     @property
     def needs_backward_path(self) -> bool:
         return any(self.weight(term) > 0 for term in ("proj", "back", "bi"))
+
+    @property
+    def has_peer_terms(self) -> bool:
+        return any(self.weight(term) > 0 for term in PEER_TERMS)
 
 
 class Synthesised(NamedTuple):
