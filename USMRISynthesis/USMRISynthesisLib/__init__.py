@@ -11,14 +11,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from USMRISynthesisLib.spacing.respace import Respaced, respace
     from USMRISynthesisLib.synthesis.pipeline import synthesize
     from USMRISynthesisLib.synthesis.result import Synthesis
     from USMRISynthesisLib.volume import Volume
 
-__all__ = ["Synthesis", "Volume", "__version__", "synthesize"]
+__all__ = ["Respaced", "Synthesis", "Volume", "__version__", "respace", "synthesize"]
 __version__ = "0.1.0"
 
-_HOMES = {"Volume": "volume", "Synthesis": "synthesis.result", "synthesize": "synthesis.pipeline"}
+_HOMES = {"Volume": "volume", "Synthesis": "synthesis.result", "synthesize": "synthesis.pipeline",
+          "Respaced": "spacing.respace", "respace": "spacing.respace"}
 
 
 def __getattr__(name: str) -> Any:

@@ -87,6 +87,20 @@ def build_parser() -> argparse.ArgumentParser:
 
     simulate = add("simulate", "simulate fetal heads and their ultrasound, with the truth beside it")
     simulate.add_argument("config", metavar="CONFIG", nargs="?", help="JSON: the splits, or the cases one by one")
+    add_age(normalise)
+
+    respace = add("respace", "reduce the slice spacing of an MR volume, an MR-like one too")
+    respace.add_argument("input", metavar="IN", help="MR in thick slices: NRRD, NIfTI, MetaImage")
+    respace.add_argument("output", metavar="OUT", help="where to write (.nrrd, .nii, .nii.gz, .mha)")
+    respace.add_argument("--spacing", type=float, metavar="MM", help="between slices afterwards (the pixel's side)")
+    respace.add_argument("--consistency", action="store_true",
+                         help="project, so that the result seen through thick slices is the input")
+    respace.add_argument("--axis", help="i, j or k: along which the slices are stacked (the largest voxel side)")
+    respace.add_argument("--frame", type=int, metavar="N", help="which time point of a 4D file, from 0")
+    respace.add_argument("--model", default="spacing", help="name of a slice-spacing model, or its folder")
+    respace.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    respace.add_argument("--trust-model", action="store_true",
+                         help="agree to run a model that did not come with the product; remembered")
     simulate.add_argument("output", metavar="OUT", nargs="?",
                           help="folder of the data set; a stopped run goes on there")
     simulate.add_argument("--data", default="../shared/data", metavar="DIR",
@@ -108,9 +122,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     evaluate = add("evaluate",
                    "measure: the synthesis on simulated cases, the head fit on real frames, or the simulator")
-    evaluate.add_argument("subject", choices=("synthesis", "normalisation", "simulator"), metavar="WHAT",
-                          help="synthesis (on cases of `usmri simulate`), normalisation (on HC18 frames) or "
-                          "simulator (against HC18 frames)")
+    evaluate.add_argument("subject", choices=("synthesis", "normalisation", "simulator", "spacing"),
+                          metavar="WHAT",
+                          help="synthesis (on cases of `usmri simulate`), normalisation (on HC18 frames), "
+                          "simulator (against HC18 frames) or spacing (on held-out MR)")
     evaluate.add_argument("--cases", metavar="DIR|N", help="simulated cases (data/sim); for the simulator how many "
                           "heads are simulated (30), or the folder of cases to judge instead")
     evaluate.add_argument("--split", default="val", help="which of them (val)")
@@ -136,6 +151,12 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--name", help="the model's name (the folder's)")
     export.add_argument("--figures", metavar="FILE",
                         help="what `usmri evaluate synthesis --json` printed, for the card")
+    evaluate.add_argument("--peer", metavar="COMMAND",
+                          help="spacing: the public peer's command, such as VENV/bin/run-eclare, run side by side")
+    evaluate.add_argument("--peer-patches", type=int, default=4096, metavar="N",
+                          help="spacing: patches the peer trains on for each volume (4096; its own default is 10^6)")
+    evaluate.add_argument("--peer-cases", type=int, default=2, metavar="N", help="spacing: cases the peer gets (2)")
+
     export.add_argument("--model-version", default="1", metavar="V", help="the model's version (1)")
     return parser
 
@@ -153,9 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hasattr(signal, "SIGTERM"):   # end as on Ctrl-C: nothing half-written stays
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        from USMRISynthesisLib import commands, commands_study
+        from USMRISynthesisLib import commands, commands_spacing, commands_study
 
-        work = getattr(commands, options.command, None) or getattr(commands_study, options.command)
+        rooms = (commands, commands_spacing, commands_study)
+        work = next(getattr(room, options.command) for room in rooms if hasattr(room, options.command))
         text, result = work(options)
     except USMRIError as error:
         return _report(options, error)

@@ -28,7 +28,7 @@ def synthesize(options: Namespace) -> Outcome:
     from USMRISynthesisLib.synthesis import pipeline
     from USMRISynthesisLib.transform_file import read_transform
 
-    source, target = Path(options.input), _output(options)
+    source, target = Path(options.input), output_path(options)
     transform = read_transform(options.transform) if options.transform else None
     volume = Volume.read(source, frame=options.frame, pixel_size_mm=options.pixel_size)
     result = pipeline.synthesize(
@@ -73,7 +73,7 @@ def normalise(options: Namespace) -> Outcome:
     from USMRISynthesisLib.synthesis import pipeline
     from USMRISynthesisLib.transform_file import write_transform
 
-    target = _output(options)
+    target = output_path(options)
     volume = Volume.read(options.input, frame=options.frame, pixel_size_mm=options.pixel_size)
     result = pipeline.normalise(volume, progress=console.progress(options), log=console.log(options))
     if options.transform:
@@ -145,7 +145,7 @@ def _device() -> tuple[str, str]:
     return str(device), reason
 
 
-def _output(options: Namespace) -> Path:
+def output_path(options: Namespace) -> Path:
     """The output path, checked before any work is done for it."""
     target = Path(options.output)
     if not target.name.lower().endswith(OUTPUT_FORMATS):

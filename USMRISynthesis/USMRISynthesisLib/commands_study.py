@@ -69,9 +69,10 @@ def export(options: Namespace) -> Outcome:
     from USMRISynthesisLib.training.alignment_export import export_alignment
     from USMRISynthesisLib.training.export import export as export_model
     from USMRISynthesisLib.training.frames_export import export_frames
+    from USMRISynthesisLib.training.spacing_export import export_spacing
 
     content = checkpoints.load(options.checkpoint)
-    exporters = {"alignment": export_alignment, "frames": export_frames}
+    exporters = {"alignment": export_alignment, "frames": export_frames, "spacing": export_spacing}
     if content.get("task") in exporters:
         folder = exporters[content["task"]](content, options.output, version=options.model_version,
                                             name=options.name or Path(options.output).resolve().name,
@@ -96,7 +97,7 @@ def _figures(path: Path) -> dict[str, str]:
 
 
 def _plain_figures(path: Path) -> dict[str, float]:
-    """The numbers of `usmri evaluate normalisation --json`. Raises Refused for anything else."""
+    """The numbers of `usmri evaluate normalisation|spacing --json`; a method's own as "psnr ours". Raises Refused."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         return {key: value for key, value in result.items() if isinstance(value, float)}
@@ -111,6 +112,10 @@ def evaluate(options: Namespace) -> Outcome:
         return _evaluate_simulator(options)
     if options.subject == "normalisation":
         from USMRISynthesisLib.evaluation.alignment import evaluate_frames
+    if options.subject == "spacing":
+        from USMRISynthesisLib.commands_spacing import evaluate_spacing
+
+        return evaluate_spacing(options)
 
         if _has_alignment(options):
             from USMRISynthesisLib.evaluation import normalisation

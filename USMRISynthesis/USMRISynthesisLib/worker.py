@@ -11,8 +11,12 @@ Requests (`id` is any string or number; unknown fields are ignored)::
      "masks": PATH | null,           # where to write uint8 masks: 1 in the fan, 2 in the head inside it
      "compress": false,              # whether to compress the output
      "trust_model": false,           # true after the user has agreed to run a model of their own
-     "unreliable": false}            # true to go on although the head was not found reliably
-    {"id": 2, "op": "normalise", "input": PATH, "output": PATH, "transform": [16] | null}
+     "unreliable": false,            # true to go on although the head was not found reliably
+     "gestational_age": null}        # weeks, 14-42, where it is known: a prior for the head's size
+    {"id": 2, "op": "normalise", "input": PATH, "output": PATH, "transform": [16] | null, "gestational_age": null}
+    {"id": 2, "op": "respace", "input": PATH, "output": PATH, "model": "spacing", "device": "auto",
+     "spacing": MM | null, "axis": "i" | "j" | "k" | null, "consistency": false, "compress": false,
+     "trust_model": false}
     {"id": 3, "op": "ping"}
     {"op": "cancel", "id": 1}        # running or still waiting; answered by the job's own "cancelled" error
 
@@ -25,7 +29,8 @@ Events, each with the `id` of its request (null where a line could not be unders
     {"id": 1, "event": "error", "category": "refused" | "failed" | "cancelled", "kind": "...",
      "message": "...", "remedy": "..."}      # kind "consent" also: "model", "sha256"
 
-`ping` answers `done` with `{"version", "pid", "python"}`. Every request ends in one `done` or one `error`.
+`respace` answers `done` with `{"output", "consistency", "provenance"}`, `ping` with `{"version", "pid", "python"}`.
+Every request ends in one `done` or one `error`.
 Jobs run one after the other. The output appears complete or not at all.
 """
 from __future__ import annotations
@@ -65,7 +70,8 @@ class Worker:
         self._cancelled: set[Any] = set()
         self._closing = threading.Event()
         self._operations: dict[str, Callable[[Request], dict[str, Any]]] = {
-            "ping": self._ping, "synthesize": self._synthesize, "normalise": self._normalise}
+            "ping": self._ping, "synthesize": self._synthesize, "normalise": self._normalise,
+            "respace": self._respace}
 
     def serve(self) -> None:
         """Run until stdin closes or `close` is called."""
@@ -177,6 +183,20 @@ class Worker:
                 "ras_to_canonical": result.transform.ravel().tolist(), "trusted": result.trusted,
                 "score": result.provenance["alignment"]["score"],
                 "method": result.provenance["alignment"]["method"], "provenance": result.provenance}
+
+    def _respace(self, job: Request) -> dict[str, Any]:
+        from USMRISynthesisLib.spacing.respace import respace
+        from USMRISynthesisLib.volume import Volume
+
+        source, target = _path(job, "input"), _path(job, "output")
+        trusted = job.get("trust_model") is True
+        result = respace(
+            Volume.read(source), spacing=job.get("spacing"), axis=job.get("axis"),
+            model=str(job.get("model") or "spacing"), device=str(job.get("device") or "auto"),
+            consistency=job.get("consistency") is True, progress=self._progress(job), cancel=self._cancel(job),
+            consent=lambda sha256, name: trusted)
+        result.mr.write(target, compress=job.get("compress") is True)
+        return {"output": str(target), "consistency": result.consistency, "provenance": result.provenance}
 
     def _is_cancelled(self, identity: Any) -> bool:
         return identity in self._cancelled or self._closing.is_set()

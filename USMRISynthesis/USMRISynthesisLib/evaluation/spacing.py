@@ -1,0 +1,180 @@
+"""Methods of reducing slice spacing, side by side on isotropic MR that was thinned, and on real thick stacks.
+
+Held-out atlas weeks and held-out deformations of them, thinned by 3 and by 4 through the Gaussian slice profile in each
+of three orientations. Every method gets the same thick slices and is measured on the same truth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from ..errors import Refused
+from ..spacing import profile
+from ..spacing.engine import super_resolve
+from ..spacing.latent import synthesise
+from ..spacing.model import LoadedModel, load_model
+from .spacing_cases import ORIENTATIONS, held_out, thinned
+from .spacing_peer import Peer
+from .spacing_stacks import STACK_SHAPE, compare_stacks, seconds_of_a_stack
+
+FACTORS = (3, 4)
+VIEWS = ("in-plane", "through-plane")
+OURS, CONSISTENT, LINEAR_ESTIMATE, VAE_ALONE = "ours", "ours, consistent", "best linear estimate", "VAE alone"
+_INTERPOLATION = {"nearest": 0, "linear": 1, "cubic B-spline": 3}
+_WINDOW = 7  # pixels of SSIM's uniform window (Wang et al. 2004; K1 = 0.01, K2 = 0.03)
+
+Method = Callable[[np.ndarray, int], np.ndarray]
+
+
+def methods_of(loaded: LoadedModel) -> dict[str, Method]:
+    """Name -> (thick (n, h, w), m) -> fine (m, h, w)."""
+    def linear(order: int) -> Method:
+        return lambda thick, m: profile.apply(profile.interpolation(len(thick), m, order), thick)
+
+    def ours(thick: np.ndarray, m: int) -> np.ndarray:
+        return super_resolve(loaded.module, thick, m, device=loaded.device)
+
+    return {
+        **{name: linear(order) for name, order in _INTERPOLATION.items()},
+        LINEAR_ESTIMATE: lambda thick, m: profile.apply(profile.estimation(len(thick), m), thick),
+        VAE_ALONE: lambda thick, m: synthesise(loaded.module.vae, thick, m, loaded.device),
+        OURS: ours,
+        CONSISTENT: lambda thick, m: profile.project(ours(thick, m), thick),
+    }  # fmt: skip
+
+
+def evaluate(data: Path, split: str, *, model: str = "spacing", device: str = "auto", peer: Peer | None = None,
+             limit: int | None = None, pictures: Path | None = None,
+             progress: Callable[[float, str], None] | None = None) -> dict[str, Any]:
+    """Figures of all methods; `limit` keeps that many cases, and the real stacks are compared where they are.
+
+    The result: "psnr" and "ssim" (method -> mean over cases and views), "by" (the same by view, factor and
+    orientation), "seconds_stack" (a 320x320x22 stack), "consistency" (ours, before the projection, and
+    "consistency_projected" after it), "peer", "real". Raises Refused, Failed.
+    """
+    loaded = load_model(model, device)
+    methods = methods_of(loaded)
+    cases = [(head, factor, orientation) for head in held_out(data, split) for factor in FACTORS
+             for orientation in ORIENTATIONS]
+    cases = cases[:limit] if limit else cases
+    rows: list[dict[str, Any]] = []
+    residuals: dict[str, list[float]] = {OURS: [], CONSISTENT: []}
+    peer_cases = set(np.linspace(0, len(cases) - 1, peer.cases).round().astype(int)) if peer else set()
+    peer_seconds: list[float] = []
+    for number, (head, factor, orientation) in enumerate(cases):
+        if progress is not None:
+            progress(0.8 * number / len(cases), f"{head.name}, {orientation}, 1:{factor}")
+        truth, thick = thinned(head, factor, orientation)
+        made = {name: method(thick, len(truth)) for name, method in methods.items()}
+        for name, values in residuals.items():
+            values.append(profile.residual(made[name], thick))
+        if peer is not None and number in peer_cases:
+            started = time.perf_counter()
+            made[peer.name] = peer.run(thick, factor, head.voxel_mm)
+            peer_seconds.append(time.perf_counter() - started)
+        for name, fine in made.items():
+            for view, (psnr, ssim) in by_view(fine, truth).items():
+                rows.append({"case": number, "method": name, "factor": factor, "orientation": orientation, "view": view,
+                             "psnr": psnr, "ssim": ssim})
+    result: dict[str, Any] = {
+        "split": split, "model": model, "cases": len(cases), "device": str(loaded.device),
+        "psnr": _means(rows, "psnr", methods), "ssim": _means(rows, "ssim", methods),
+        "by": {key: {str(value): {"psnr": _means(some, "psnr", methods), "ssim": _means(some, "ssim", methods)}
+                     for value in values for some in [[r for r in rows if r[key] == value]] if some}
+               for key, values in (("view", VIEWS), ("factor", FACTORS), ("orientation", ORIENTATIONS))},
+        "consistency": float(np.mean(residuals[OURS])), "consistency_projected": float(np.mean(residuals[CONSISTENT])),
+        "seconds_stack": seconds_of_a_stack(loaded),
+        "peer": _peer_table(rows, peer, sorted(int(n) for n in peer_cases), peer_seconds),
+    }  # fmt: skip
+    if progress is not None:
+        progress(0.85, "Real stacks")
+    try:
+        result["real"] = compare_stacks(data, loaded, pictures)
+    except Refused as error:
+        result["real"] = {"absent": str(error)}
+    if progress is not None:
+        progress(1.0, "Done")
+    return result
+
+
+def by_view(fine: np.ndarray, truth: np.ndarray) -> dict[str, tuple[float, float]]:
+    """PSNR and SSIM of (m, h, w) images by view: mean over the slices that show something.
+
+    The range is the truth's 99.9th percentile over the volume, the same for every slice and method.
+    """
+    top = float(np.percentile(truth, 99.9))
+    figures = []
+    for axis in range(3):
+        a, b = np.moveaxis(fine, axis, 0), np.moveaxis(truth, axis, 0)
+        shown = (b > 0.05 * top).mean(axis=(1, 2)) > 0.05
+        a, b = a[shown], b[shown]
+        error = np.mean((a - b) ** 2, axis=(1, 2), dtype=np.float64)
+        psnr = float(np.mean(10 * np.log10(top**2 / np.maximum(error, 1e-12 * top**2))))
+        figures.append((psnr, float(ssim_map(a, b, top).mean())))
+    through = tuple(float(np.mean(pair)) for pair in zip(figures[1], figures[2], strict=True))
+    return {"in-plane": figures[0], "through-plane": (through[0], through[1])}
+
+
+def ssim_map(a: np.ndarray, b: np.ndarray, top: float) -> np.ndarray:
+    """SSIM (Wang et al. 2004, equation 13) of stacks of images (n, h, w), a uniform 7x7 window."""
+    def mean(x: np.ndarray) -> np.ndarray:
+        return np.asarray(ndimage.uniform_filter(x, (0, _WINDOW, _WINDOW)))
+
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    mu_a, mu_b = mean(a), mean(b)
+    var_a, var_b, cov = mean(a * a) - mu_a**2, mean(b * b) - mu_b**2, mean(a * b) - mu_a * mu_b
+    c1, c2 = (0.01 * top) ** 2, (0.03 * top) ** 2
+    return np.asarray((2 * mu_a * mu_b + c1) * (2 * cov + c2) / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2)))
+
+
+def _means(rows: Sequence[Mapping[str, Any]], key: str, methods: Mapping[str, Method]) -> dict[str, float]:
+    return {name: float(np.mean([row[key] for row in rows if row["method"] == name])) for name in methods}
+
+
+def _peer_table(rows: Sequence[Mapping[str, Any]], peer: Peer | None, cases: Sequence[int],
+                seconds: Sequence[float]) -> dict[str, Any]:
+    """The peer beside ours and cubic on the cases that it got, or that it was not there."""
+    if peer is None:
+        return {"absent": "no --peer was given: the public peer did not run"}
+    compared = {name: {key: float(np.mean([r[key] for r in rows if r["method"] == name and r["case"] in cases]))
+                       for key in ("psnr", "ssim")} for name in (peer.name, "cubic B-spline", LINEAR_ESTIMATE, OURS)}
+    return {"name": peer.name, "patches": peer.patches, "cases": list(cases), "seconds_a_case": float(np.mean(seconds)),
+            **compared}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The figures as text."""
+    lines = [f"slice spacing, {result['cases']} cases of the split {result['split']!r}, model {result['model']!r}",
+             f"{'':24s} {'PSNR dB':>8s} {'SSIM':>7s}   " + "  ".join(f"{view} PSNR / SSIM" for view in VIEWS)]
+    for name in result["psnr"]:
+        views = "  ".join(f"{result['by']['view'][v]['psnr'][name]:13.2f} / {result['by']['view'][v]['ssim'][name]:.3f}"
+                          for v in VIEWS)
+        lines.append(f"{name:24s} {result['psnr'][name]:8.2f} {result['ssim'][name]:7.4f}   {views}")
+    for key in ("factor", "orientation"):
+        for value, figures in result["by"][key].items():
+            lines.append(f"{key} {value}: " + ", ".join(f"{n} {v:.2f} dB" for n, v in figures["psnr"].items()))
+    shape = "x".join(str(n) for n in (STACK_SHAPE[1], STACK_SHAPE[2], STACK_SHAPE[0]))
+    lines += [f"consistency: {result['consistency']:.3%} of the range, {result['consistency_projected']:.4%} projected",
+              f"a {shape} stack: {result['seconds_stack']:.1f} s on {result['device']}"]
+    peer = result["peer"]
+    if "absent" in peer:
+        lines.append(f"peer: {peer['absent']}")
+    else:
+        lines.append(f"{peer['name']}, trained on {peer['patches']} patches, {peer['seconds_a_case']:.0f} s a case, on "
+                     f"{len(peer['cases'])} cases: " + ", ".join(
+                         f"{name} {value['psnr']:.2f} dB / {value['ssim']:.3f}" for name, value in peer.items()
+                         if isinstance(value, dict)))
+    real = result["real"]
+    if "absent" in real:
+        lines.append(f"real stacks: {real['absent']}")
+    else:
+        lines += [f"real stack {name}: NCC with the orthogonal stacks " +
+                  ", ".join(f"{method} {value:.4f}" for method, value in values.items())
+                  for name, values in real.items()]
+    return "\n".join(lines)

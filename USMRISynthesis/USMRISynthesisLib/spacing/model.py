@@ -1,0 +1,40 @@
+"""A slice-spacing model from its folder: hash checked, on its device, kept warm between requests."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from USMRISynthesisLib import weights
+from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.synthesis.device import choose_device
+
+DEFAULT = "spacing"
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A verified model; `module(x, conditions)` is the super-resolution network, `module.vae` what trained it."""
+
+    manifest: weights.Manifest
+    module: torch.jit.ScriptModule
+    device: torch.device
+    reason: str
+
+
+_loaded: dict[tuple[str, str], LoadedModel] = {}   # (sha256, device)
+
+
+def load_model(model: str = DEFAULT, device: str = "auto", *, consent: weights.Consent | None = None) -> LoadedModel:
+    """Find, verify and load. Raises Failed (no such model or device, hash, task) and ConsentNeeded."""
+    chosen, reason = choose_device(device)
+    manifest, content = weights.verified_bytes(weights.find_model(model), consent=consent)
+    if manifest.task != "spacing":
+        raise Failed("task", f"The model {manifest.name!r} is made for {manifest.task!r}, not for slice spacing.",
+                     f"Choose a slice-spacing model, {DEFAULT!r} for example.")
+    key = (manifest.sha256, str(chosen))
+    if key not in _loaded:
+        _loaded.clear()
+        module = weights.from_bytes(content, manifest.name, "cpu").float().to(chosen)
+        _loaded[key] = LoadedModel(manifest, module.eval(), chosen, reason)
+    return _loaded[key]
