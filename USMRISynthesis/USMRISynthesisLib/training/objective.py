@@ -70,7 +70,7 @@ class ObjectiveConfig:
 
     def without_unpaired(self) -> ObjectiveConfig:
         """Reconstruction and pairs only: what needs neither discriminators nor D and E."""
-        return replace(self, app=0.0, stru=0.0, proj=0.0, back=0.0, bi=0.0, **dict.fromkeys(PEER_TERMS, 0.0))
+        return replace(self, app=0.0, stru=0.0, proj=0.0, back=0.0, bi=0.0, auto=0.0, cycle=0.0, reverse=0.0, nce=0.0)
 
     @property
     def needs_backward_path(self) -> bool:
