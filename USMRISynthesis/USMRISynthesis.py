@@ -151,7 +151,7 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
                    outputVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None, model: str = "default",
                    device: str = "auto", transform: Any = None,
                    progress: Any = None, support: bool = False, masks: bool = False,
-                   unreliable: bool = False) -> slicer.vtkMRMLScalarVolumeNode:
+                   unreliable: bool = False, gestational_age: float | None = None) -> slicer.vtkMRMLScalarVolumeNode:
         """Make an MR-like volume and return its node. Blocks until it is done.
 
         :param usVolumeNode: greyscale ultrasound of the head, a 3D volume or one frame
@@ -163,6 +163,7 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         :param support: also add the map of where the beam looked inside the head
         :param masks: also add a segmentation of the fan and the head
         :param unreliable: go on although the head was not found reliably, which is refused otherwise
+        :param gestational_age: weeks (14 to 42) where it is known, a prior for the head's size
         :raises USMRISynthesisLib.errors.USMRIError: Refused, Failed or Cancelled; the message names the remedy
         """
         from USMRISynthesisScene.synthesis import Reports
@@ -170,7 +171,7 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
 
         require_torch()
         self.synthesizer.start(usVolumeNode, outputVolumeNode, model=model, device=device, transform=transform,
-                               support=support, masks=masks, unreliable=unreliable,
+                               support=support, masks=masks, unreliable=unreliable, gestational_age=gestational_age,
                                reports=Reports(progress=progress) if progress else Reports())
         return self.synthesizer.wait()
 

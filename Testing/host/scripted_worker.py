@@ -71,7 +71,8 @@ def serve(request: dict) -> None:
                        "device": {"name": "cpu", "reason": "No GPU is used: this is a test."},
                        "model": {"name": part, "sha256": part}, "planes": request["planes"],
                        "input": {"sha256": "0"}, "alignment_trusted": part != "doubt",
-                       "alignment": {"score": 0.2 if part == "doubt" else 0.9, "method": "ellipsoid"}}})
+                       "alignment": {"score": 0.2 if part == "doubt" else 0.9, "method": "ellipsoid",
+                                     "gestational_age_weeks": request["gestational_age"]}}})
 
 
 for line in sys.stdin:

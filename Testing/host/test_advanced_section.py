@@ -12,6 +12,7 @@ import slicer
 from host_slicer.file_reader import drop_file
 from scenery import PICTURES, add_head, is_idle, leftovers, play, scene_state, spin_until
 from USMRISynthesisScene import offline, torch_install
+from USMRISynthesisScene.export import provenance_of
 from USMRISynthesisScene.torch_install import TorchState
 
 
@@ -21,6 +22,25 @@ def test_device_and_its_reason_are_shown_after_a_run(panel: Any, ui: Any) -> Non
     play(panel, "copy")
     spin_until(lambda: is_idle(ui))
     assert ui.deviceReasonLabel.text == "Last run on cpu. No GPU is used: this is a test."
+
+
+def test_gestational_age_is_a_choice_that_the_scene_keeps(panel: Any, ui: Any, host: Any, module: Any) -> None:
+    assert ui.ageSpinBox.text == "unknown"
+    add_head()
+    play(panel, "copy")
+    spin_until(lambda: is_idle(ui))
+    made = slicer.util.getNode("Fetal head MR-like*")
+    assert provenance_of(made)["alignment"]["gestational_age_weeks"] is None
+    ui.ageSpinBox.value = 27.5
+    assert ui.ageSpinBox.text == "27.5 weeks"
+    node = panel.logic.getParameterNode()
+    assert node.gestationalAge == 27.5
+    ui.outputSelector.setCurrentNode(made)
+    play(panel, "copy")
+    assert not ui.ageSpinBox.enabled    # not under a running job
+    spin_until(lambda: is_idle(ui))
+    assert ui.ageSpinBox.enabled
+    assert provenance_of(made)["alignment"]["gestational_age_weeks"] == 27.5
 
 
 def test_installed_torch_is_named_and_needs_no_hint(ui: Any) -> None:

@@ -62,6 +62,7 @@ class Worker:
 
         return {"score": 0.9, "trusted": True, "provenance": {
             "notice": SYNTHETIC, "software": {"version": __version__}, "planes": fields["planes"],
+            "alignment": {"gestational_age_weeks": fields["gestational_age"]},
             "model": {"sha256": self.sha256}, "input": {}, "warnings": []}}
 
 
@@ -145,6 +146,13 @@ def test_what_was_made_from_something_else_is_made_again(change: str, run: Any, 
     assert run(fresh=True)[1].asked == ["a.nrrd", "b.nii.gz", "c.mha"]
 
 
+def test_another_gestational_age_is_another_result(run: Any) -> None:
+    run(gestational_age=26.0)
+    assert run(gestational_age=26.0)[1].asked == []
+    batch, worker = run()
+    assert worker.asked == ["a.nrrd", "b.nii.gz", "c.mha"] and batch.report()["settings"]["gestational_age"] is None
+
+
 @pytest.mark.parametrize("fault", [Failed("hash", "The weights are changed.", "Restore them."),
                                    Failed("torch", "PyTorch is not installed.", "Install it."),
                                    Failed("write", "No space left on device.", "Make room.")])
@@ -220,6 +228,7 @@ def test_an_interrupt_cancels_what_runs_and_keeps_what_is_done(run: Any, tmp_pat
     (["{in}", "{out}", "--model", "nonesuch"], 1, "no model 'nonesuch'"),
     (["{in}", "{in}/a.nrrd"], 1, "cannot be written"),
     (["{in}", "{out}", "--workers", "0"], 2, "0 workers"),
+    (["{in}", "{out}", "--gestational-age", "43"], 2, "43 weeks is outside 14 to 42"),
     (["{in}", "{out}", "--model", "{model}"], 2, "has not been trusted yet"),
 ])
 def test_each_wrong_start_is_one_sentence(arguments: list[str], code: int, pattern: str, cohort: Path, tmp_path: Path,

@@ -65,7 +65,7 @@ def test_synthesize_writes_the_image_and_its_provenance(
         volume: Path, folder: Path, transform: Path, trusted_model: Path, head: Volume,
         capsys: pytest.CaptureFixture[str]) -> None:
     code = cli.main(["synthesize", str(volume), str(folder / "mr.nii.gz"), "--model", str(trusted_model),
-                     "--device", "cpu", "--transform", str(transform), "--json"])
+                     "--device", "cpu", "--transform", str(transform), "--gestational-age", "24.5", "--json"])
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert (code, err, result["status"]) == (0, "", "done") and result["trusted"] is True
@@ -75,7 +75,8 @@ def test_synthesize_writes_the_image_and_its_provenance(
     np.testing.assert_allclose(mr.ijk_to_ras, head.ijk_to_ras, atol=1e-4)
     assert mr.metadata["Comment"] == "SYNTHETIC - not for diagnosis"
     provenance = (folder / "mr.json").read_text()
-    assert json.loads(provenance)["alignment"]["method"] == "given"
+    alignment = json.loads(provenance)["alignment"]
+    assert (alignment["method"], alignment["gestational_age_weeks"]) == ("given", 24.5)
     assert "DOE" not in provenance and "DOE" not in str(dict(mr.metadata))
 
 
@@ -104,6 +105,8 @@ def test_the_text_says_where_the_result_is_and_quiet_says_nothing(
     (["synthesize", "{image}", "{out}/mr.nrrd", "--device", "cuda"], 1, "CUDA was asked for"),
     (["synthesize", "{image}", "{out}/mr.nrrd", "--transform", "{image}"], 2, "not a transform file"),
     (["synthesize", "{image}", "{out}/mr.nrrd", "--model", "{model}"], 2, "--trust-model"),
+    (["synthesize", "{image}", "{out}/mr.nrrd", "--gestational-age", "9.5"], 2, "9.5 weeks is outside 14 to 42"),
+    (["normalise", "{image}", "{out}/us.nrrd", "--gestational-age", "nan"], 2, "outside 14 to 42. Give it in weeks"),
     (["synthesize", "{noise}", "{out}/mr.nrrd"], 2, "same value"),
     (["synthesize", "{image}"], 2, "required: OUT"),
     (["fly"], 2, "invalid choice"),

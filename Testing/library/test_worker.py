@@ -86,6 +86,11 @@ def test_normalise_goes_through_the_worker_too(worker: WorkerProcess, head: Volu
                                 transform=to_canonical.ravel().tolist())
         assert Volume.read(scratch / "out.nrrd").shape == (160, 160, 160)
         assert result["method"] == "given" and len(result["ras_to_canonical"]) == 16
+        assert result["provenance"]["alignment"]["gestational_age_weeks"] is None
+        for weeks, error in ((50, Refused), ("late", Failed)):
+            with pytest.raises(error, match=r"gestational age .*\. Give it in weeks"):
+                worker.request("normalise", input=str(scratch / "in.nrrd"), output=str(scratch / "out.nrrd"),
+                               transform=None, gestational_age=weeks)
     finally:
         for path in scratch.iterdir():
             path.unlink()

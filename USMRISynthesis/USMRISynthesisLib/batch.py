@@ -76,29 +76,36 @@ class Batch:
         model, device, planes: as for `synthesize`.
         fresh: make again what is done already.
         unreliable: go on with images in which the head is not found reliably.
+        gestational_age: weeks, the same for all images: a prior for the head's size.
 
     Attributes:
         cases: all cases, in order.
         states: name -> what `batch.json` says of the case.
 
     Raises:
-        Refused: there is no such folder or no image in it.
+        Refused: there is no such folder or no image in it, or no head has that age.
         Failed: the model is not there, or the output folder cannot be written.
     """
 
     def __init__(self, source: Path, output: Path, *, model: str = "default", device: str = "auto",
-                 planes: str = "axial", fresh: bool = False, unreliable: bool = False) -> None:
+                 planes: str = "axial", fresh: bool = False, unreliable: bool = False,
+                 gestational_age: float | None = None) -> None:
         source, output = Path(source).resolve(), Path(output).resolve()
         if not source.is_dir():
             raise Refused("input-folder", f"There is no folder {source.name}.", "Give a folder of ultrasound images.")
+        from USMRISynthesisLib.normalisation.alignment import possible_age  # here: it brings scipy along
+
+        possible_age(gestational_age)
         manifest = weights.read_manifest(weights.find_model(model))
         self.cases = find_cases(source, output)
         if not self.cases:
             raise Refused("no-cases", f"There is no image to synthesise in {source.name}.",
                           f"Give a folder with images in one of these formats: {', '.join(VOLUME_FORMATS)}.")
         self._output = output
-        self._settings = {"model": model, "device": device, "planes": planes, "unreliable": unreliable}
-        self._made_by = {"version": __version__, "model_sha256": manifest.sha256, "planes": planes}
+        self._settings = {"model": model, "device": device, "planes": planes, "unreliable": unreliable,
+                          "gestational_age": gestational_age}
+        self._made_by = {"version": __version__, "model_sha256": manifest.sha256, "planes": planes,
+                         "gestational_age": gestational_age}
         try:
             self._staging = output / ".usmri-batch"
             shutil.rmtree(self._staging, ignore_errors=True)   # of a batch that was killed
@@ -119,7 +126,8 @@ class Batch:
         content = {} if self._fresh else read_sidecar(case.target)
         try:
             made_by = {"version": content["software"]["version"], "model_sha256": content["model"]["sha256"],
-                       "planes": content["planes"]}
+                       "planes": content["planes"],
+                       "gestational_age": content.get("alignment", {}).get("gestational_age_weeks")}
             return (made_by == self._made_by and content["input"]["file_sha256"] == file_sha256(case.source)
                     and content["output"]["file_sha256"] == file_sha256(case.target))
         except (OSError, KeyError, TypeError):

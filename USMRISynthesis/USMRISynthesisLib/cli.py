@@ -51,6 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--frame", type=int, metavar="N", help="which time point of a 4D file, from 0")
         command.add_argument("--pixel-size", type=float, metavar="MM", help="pixel size of a 2D frame")
 
+    def add_age(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--gestational-age", type=float, metavar="WEEKS",
+                             help="14 to 42, where it is known: a prior for the head's size")
+
     synthesize = add("synthesize", "make an MR-like image on the grid of an ultrasound image")
     add_input(synthesize)
     synthesize.add_argument("--model", default="default", help="name of a model, or its folder")
@@ -62,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
                             help="agree to run a model that did not come with the product; remembered")
     synthesize.add_argument("--unreliable", action="store_true",
                             help="go on although the head was not found reliably")
+    add_age(synthesize)
 
     batch = add("batch", "make an MR-like image of every ultrasound image in a folder; goes on where it stopped")
     batch.add_argument("input", metavar="IN", help="folder of images (NRRD, NIfTI, MetaImage), searched in depth")
@@ -76,17 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
                        help="go on with images in which the head is not found reliably")
     batch.add_argument("--trust-model", action="store_true",
                        help="agree to run a model that did not come with the product; remembered")
+    add_age(batch)
 
     normalise = add("normalise", "bring an ultrasound image into canonical space")
     add_input(normalise)
     normalise.add_argument("--transform", metavar="FILE",
                            help="write the transform to canonical space here, for ITK and Slicer (.tfm, .h5)")
-
-    info = add("info", "say what is installed: models, device and why, versions")
-    info.add_argument("model", nargs="?", metavar="MODEL", help="show this model's manifest")
-
-    simulate = add("simulate", "simulate fetal heads and their ultrasound, with the truth beside it")
-    simulate.add_argument("config", metavar="CONFIG", nargs="?", help="JSON: the splits, or the cases one by one")
     add_age(normalise)
 
     respace = add("respace", "reduce the slice spacing of an MR volume, an MR-like one too")
@@ -101,6 +101,12 @@ def build_parser() -> argparse.ArgumentParser:
     respace.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     respace.add_argument("--trust-model", action="store_true",
                          help="agree to run a model that did not come with the product; remembered")
+
+    info = add("info", "say what is installed: models, device and why, versions")
+    info.add_argument("model", nargs="?", metavar="MODEL", help="show this model's manifest")
+
+    simulate = add("simulate", "simulate fetal heads and their ultrasound, with the truth beside it")
+    simulate.add_argument("config", metavar="CONFIG", nargs="?", help="JSON: the splits, or the cases one by one")
     simulate.add_argument("output", metavar="OUT", nargs="?",
                           help="folder of the data set; a stopped run goes on there")
     simulate.add_argument("--data", default="../shared/data", metavar="DIR",
@@ -145,18 +151,18 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--pictures", metavar="DIR",
                           help="normalisation: draw the six best, middle and worst volumes here")
 
-    export = add("export", "make a model folder from a training checkpoint")
-    export.add_argument("checkpoint", metavar="CHECKPOINT")
-    export.add_argument("output", metavar="OUT", help="the model folder to write")
-    export.add_argument("--name", help="the model's name (the folder's)")
-    export.add_argument("--figures", metavar="FILE",
-                        help="what `usmri evaluate synthesis --json` printed, for the card")
     evaluate.add_argument("--peer", metavar="COMMAND",
                           help="spacing: the public peer's command, such as VENV/bin/run-eclare, run side by side")
     evaluate.add_argument("--peer-patches", type=int, default=4096, metavar="N",
                           help="spacing: patches the peer trains on for each volume (4096; its own default is 10^6)")
     evaluate.add_argument("--peer-cases", type=int, default=2, metavar="N", help="spacing: cases the peer gets (2)")
 
+    export = add("export", "make a model folder from a training checkpoint")
+    export.add_argument("checkpoint", metavar="CHECKPOINT")
+    export.add_argument("output", metavar="OUT", help="the model folder to write")
+    export.add_argument("--name", help="the model's name (the folder's)")
+    export.add_argument("--figures", metavar="FILE",
+                        help="what `usmri evaluate synthesis --json` printed, for the card")
     export.add_argument("--model-version", default="1", metavar="V", help="the model's version (1)")
     return parser
 

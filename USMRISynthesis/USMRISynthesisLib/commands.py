@@ -34,7 +34,7 @@ def synthesize(options: Namespace) -> Outcome:
     result = pipeline.synthesize(
         volume, model=options.model, device=options.device, planes=options.planes, transform=transform,
         progress=console.progress(options), log=console.log(options), consent=lambda sha256, name: options.trust_model,
-        unreliable=options.unreliable)
+        unreliable=options.unreliable, gestational_age=options.gestational_age)
     provenance = result.provenance
     sidecar = write_with_sidecar(result.mr, provenance, target, source=source)
     seconds = sum(provenance["seconds"].values())
@@ -52,7 +52,8 @@ def batch(options: Namespace) -> Outcome:
     from USMRISynthesisLib.batch import DONE, Batch, Case
 
     work = Batch(Path(options.input), Path(options.output), model=options.model, device=options.device,
-                 planes=options.planes, fresh=options.fresh, unreliable=options.unreliable)
+                 planes=options.planes, fresh=options.fresh, unreliable=options.unreliable,
+                 gestational_age=options.gestational_age)
 
     def settled(case: Case) -> None:
         state = work.states[case.name]
@@ -75,7 +76,8 @@ def normalise(options: Namespace) -> Outcome:
 
     target = output_path(options)
     volume = Volume.read(options.input, frame=options.frame, pixel_size_mm=options.pixel_size)
-    result = pipeline.normalise(volume, progress=console.progress(options), log=console.log(options))
+    result = pipeline.normalise(volume, progress=console.progress(options), log=console.log(options),
+                                gestational_age=options.gestational_age)
     if options.transform:
         write_transform(result.transform, options.transform)
     try:

@@ -155,7 +155,7 @@ class Worker:
             device=str(job.get("device") or "auto"), planes=str(job.get("planes") or "axial"),
             transform=_transform(job), progress=self._progress(job), cancel=self._cancel(job),
             log=self._log(job), consent=lambda sha256, name: trusted,
-            unreliable=job.get("unreliable") is True)
+            unreliable=job.get("unreliable") is True, gestational_age=_weeks(job))
         if job.get("confidence"):
             result.confidence.write(_path(job, "confidence"), compress=False)
         if job.get("masks"):
@@ -177,7 +177,7 @@ class Worker:
 
         source, target = _path(job, "input"), _path(job, "output")
         result = normalise(Volume.read(source), transform=_transform(job), progress=self._progress(job),
-                           cancel=self._cancel(job), log=self._log(job))
+                           cancel=self._cancel(job), log=self._log(job), gestational_age=_weeks(job))
         result.canonical.write(target, compress=False)
         return {"output": str(target), "confidence": None,
                 "ras_to_canonical": result.transform.ravel().tolist(), "trusted": result.trusted,
@@ -248,6 +248,14 @@ def _transform(job: Request) -> Any:
         raise Failed("transform", "The transform is not 16 numbers.",
                      "Give a 4x4 matrix, row by row.") from error
     return matrix
+
+
+def _weeks(job: Request) -> float | None:
+    """The request's gestational age, or None."""
+    value = job.get("gestational_age")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise Failed("request", "The gestational age is not a number.", "Give it in weeks, or leave it out.")
+    return None if value is None else float(value)
 
 
 def main() -> int:

@@ -67,7 +67,7 @@ class WorkerProcess:
 
     def synthesize(self, volume: Volume, *, model: str = "default", device: str = "auto",
                    planes: str = "axial", transform: np.ndarray | None = None, trust_model: bool = False,
-                   unreliable: bool = False, on_event: OnEvent | None = None,
+                   unreliable: bool = False, gestational_age: float | None = None, on_event: OnEvent | None = None,
                    cancel: Callable[[], bool] | None = None) -> Synthesis:
         """`synthesis.pipeline.synthesize` in the worker. Raises what that raises, and Failed when it dies."""
         # The voxels travel through a folder that is gone afterwards, whatever happens.
@@ -78,7 +78,7 @@ class WorkerProcess:
             done = self.request(
                 "synthesize", on_event=on_event, cancel=cancel, input=str(source), output=str(target),
                 confidence=str(confidence), model=model, device=device, planes=planes,
-                trust_model=trust_model, unreliable=unreliable,
+                trust_model=trust_model, unreliable=unreliable, gestational_age=gestational_age,
                 transform=None if transform is None else np.asarray(transform, float).ravel().tolist())
             mr, seen = Volume.read(target), Volume.read(confidence)
         # The header's text does not carry all 16 digits of a matrix; the caller's own does.

@@ -26,7 +26,7 @@ from USMRISynthesisScene.panel_display import DisplaySection
 from USMRISynthesisScene.panel_export import ExportSection
 from USMRISynthesisScene.panel_handoff import HandoffSection
 from USMRISynthesisScene.panel_inputs import InputsSection
-from USMRISynthesisScene.parameters import remember_choices
+from USMRISynthesisScene.parameters import age_of, remember_choices
 from USMRISynthesisScene.progress import ProgressWords
 from USMRISynthesisScene.sequence import SequenceRun, frame_count
 from USMRISynthesisScene.synthesis import Reports, SynthesizerProtocol
@@ -176,7 +176,7 @@ class SynthesisPanel(VTKObservationMixin):
         self._set_choices_enabled(False)
         options = {"model": parameters.model, "device": parameters.device, "transform": parameters.alignment,
                    "trust": trust, "support": parameters.makeSupport, "masks": parameters.makeMasks,
-                   "unreliable": parameters.goOnUnreliable,
+                   "unreliable": parameters.goOnUnreliable, "gestational_age": age_of(parameters),
                    "reports": Reports(self._on_progress, self._on_message, self._on_finished)}
         if parameters.allFrames and frame_count(parameters.inputVolume) > 1:
             SequenceRun(self._synthesizer).start(parameters.inputVolume, **options)
@@ -262,5 +262,5 @@ class SynthesisPanel(VTKObservationMixin):
         """Choices cannot be changed under a running job; the log can be opened and read."""
         for widget in (self.ui.inputSelector, self.ui.outputSelector, self.ui.modelComboBox, self.ui.deviceComboBox,
                        self.ui.alignmentSelector, self.ui.makeSupportCheckBox, self.ui.makeMasksCheckBox,
-                       self.ui.unreliableCheckBox):
+                       self.ui.unreliableCheckBox, self.ui.ageSpinBox):
             widget.enabled = enabled

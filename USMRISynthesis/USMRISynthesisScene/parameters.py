@@ -26,6 +26,7 @@ class SynthesisParameters:
     showComparison - Show the result side by side with the ultrasound.
     makeSupport - Add the volume that says where the beam looked inside the head.
     goOnUnreliable - Synthesise although the head was not found reliably.
+    gestationalAge - Weeks, a prior for the head's size; 0 where it is not known.
     makeMasks - Add the segmentation of fan and head.
     fusion - Opacity of the MR-like image over the ultrasound in the fused view.
     showContours - Outline the MR-like image over the ultrasound.
@@ -42,6 +43,7 @@ class SynthesisParameters:
     showComparison: bool = True
     makeSupport: bool = False
     goOnUnreliable: bool = False
+    gestationalAge: Annotated[float, WithinRange(0, 42)] = 0.0
     makeMasks: bool = True
     fusion: Annotated[float, WithinRange(0, 1)] = 0.5
     showContours: bool = False
@@ -57,6 +59,11 @@ def parameters_of(node: Any) -> SynthesisParameters:
             parameters.device = device
         parameters.model = _known_model(settings.remembered("Model", "default"))
     return parameters
+
+
+def age_of(parameters: SynthesisParameters) -> float | None:
+    """The gestational age in weeks, or None where it is not known."""
+    return parameters.gestationalAge or None
 
 
 def remember_choices(parameters: SynthesisParameters) -> None:

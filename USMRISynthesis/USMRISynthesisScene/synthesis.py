@@ -48,7 +48,7 @@ class SynthesizerProtocol(Protocol):
 
     def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str, device: str,
               transform: Any, trust: bool, support: bool, masks: bool, unreliable: bool,
-              deliver: Callable[[nodes.Result], Any] | None = None, reports: Reports) -> None: ...
+              gestational_age: float | None, deliver: Callable[[nodes.Result], Any] | None = None, reports: Reports) -> None: ...
 
     def cancel(self) -> None: ...
 
@@ -83,8 +83,8 @@ class Synthesizer:
 
     def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str = "default",
               device: str = "auto", transform: Any = None, trust: bool = False, support: bool = False,
-              masks: bool = False, unreliable: bool = False, deliver: Callable[[nodes.Result], Any] | None = None,
-              reports: Reports | None = None) -> None:
+              masks: bool = False, unreliable: bool = False, gestational_age: float | None = None,
+              deliver: Callable[[nodes.Result], Any] | None = None, reports: Reports | None = None) -> None:
         """Begin a run.
 
         Args:
@@ -98,6 +98,7 @@ class Synthesizer:
             support: also make the map of where the beam looked inside the head.
             masks: also make a segmentation of the fan and the head.
             unreliable: go on although the head was not found reliably.
+            gestational_age: weeks, where it is known: a prior for the head's size.
             deliver: takes the result instead of the scene, which is not touched then.
             reports: callbacks; a refusal comes through `finished`, like every other end.
 
@@ -120,7 +121,7 @@ class Synthesizer:
             request = {"op": "synthesize", "input": str(self._folder / "input.nrrd"),
                        "output": str(self._folder / "output.nrrd"), "model": model, "device": device,
                        "planes": "axial", "transform": None if matrix is None else matrix.ravel().tolist(),
-                       "trust_model": trust, "unreliable": unreliable,
+                       "trust_model": trust, "unreliable": unreliable, "gestational_age": gestational_age,
                        "confidence": str(self._folder / "support.nrrd") if support else None,
                        "masks": str(self._folder / "masks.nrrd") if masks else None}
             self._worker.send(request, self._handle)

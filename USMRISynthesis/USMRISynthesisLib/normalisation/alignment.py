@@ -28,6 +28,8 @@ from USMRISynthesisLib.normalisation.skull import Skull, fit_skull
 from USMRISynthesisLib.normalisation.skull_template import RATIOS
 from USMRISynthesisLib.volume import Volume
 
+# Gestational ages that are taken as a prior, weeks: the growth standard's.
+AGE_WEEKS = (14.0, 42.0)
 # Below this an alignment is not to be trusted; the user should look, or give a transform.
 LOW_SCORE = 0.5
 # The most that a skull is worth in which the network saw no head.
@@ -82,6 +84,14 @@ class Alignment:
         return mask
 
 
+def possible_age(weeks: float | None) -> float | None:
+    """A gestational age in weeks that can be a prior, or None. Raises Refused for any other."""
+    if weeks is None or AGE_WEEKS[0] <= weeks <= AGE_WEEKS[1]:
+        return weeks
+    raise Refused("gestational-age", f"A gestational age of {weeks:g} weeks is outside {AGE_WEEKS[0]:g} to "
+                  f"{AGE_WEEKS[1]:g}.", "Give it in weeks, or leave it out.")
+
+
 def align(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None = None,
           gestational_age: float | None = None) -> Alignment:
     """Find the head: by the networks where they are installed, else by its skull; the outline alone with a transform.
@@ -93,11 +103,13 @@ def align(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None = Non
         gestational_age: weeks, where it is known: a prior for the size of a volume's head; a frame shows its own.
 
     Raises:
-        Refused: nothing in the image has a possible size for a head, or the transform is not invertible.
+        Refused: nothing in the image has a possible size for a head, the transform is not invertible, or no head has
+            that age.
         Failed: the network's weights are damaged.
     """
     from USMRISynthesisLib.normalisation import learned
 
+    gestational_age = possible_age(gestational_age)
     model = learned.FRAMES_MODEL if volume.is_frame else learned.MODEL
     if transform is not None or not learned.is_installed(model):
         return align_skull(volume, fan, transform=transform)

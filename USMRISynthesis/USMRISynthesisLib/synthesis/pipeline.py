@@ -22,7 +22,7 @@ import numpy as np
 
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.gate import admit
-from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, Alignment, align
+from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, Alignment, align, possible_age
 from USMRISynthesisLib.normalisation.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
 from USMRISynthesisLib.synthesis.intensity import normalise_ultrasound
 from USMRISynthesisLib.synthesis.result import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY, Normalised, Synthesis
@@ -71,7 +71,8 @@ class _Run:
 def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", planes: str = "axial",
                transform: np.ndarray | None = None, progress: Progress | None = None,
                cancel: Cancel | None = None, log: Log | None = None, consent: "Consent | None" = None,
-               batch: int | None = None, unreliable: bool = False) -> Synthesis:
+               batch: int | None = None, unreliable: bool = False,
+               gestational_age: float | None = None) -> Synthesis:
     """Make an MR-like image from a fetal head ultrasound.
 
     Args:
@@ -86,6 +87,7 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         consent: asked with (sha256, name) before a model from outside the bundled folders is run.
         batch: slices at a time; by default what suits the device.
         unreliable: go on although the head was not found reliably.
+        gestational_age: weeks (14-42), where it is known: a prior for the head's size, never needed.
 
     Raises: Refused (the input; the head was not found reliably), Failed (model, device, memory), Cancelled.
     """
@@ -93,7 +95,8 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         raise Refused("planes", f"This version synthesises axial slices, not {planes!r}.",
                       "Leave --planes at axial.")
     run = _Run(progress, cancel, log)
-    fan, alignment = _locate(volume, transform, run, unreliable=unreliable or transform is not None)
+    fan, alignment = _locate(volume, transform, run, age=gestational_age,
+                             unreliable=unreliable or transform is not None)
     with run.stage("Loading the model", 0.12):
         try:
             from USMRISynthesisLib.synthesis.engine import BATCH, load_generator, run_slices
@@ -120,7 +123,7 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
     with run.stage("Bringing it back to the image's grid", 0.92):
         values, confidence = _back(mr, head, fan, volume, to_canonical_of)
     manifest = generator.manifest
-    provenance = _provenance(volume, alignment, transform is not None, run) | {
+    provenance = _provenance(volume, alignment, transform is not None, gestational_age, run) | {
         "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256},
         "device": {"name": str(generator.device), "reason": generator.device_reason},
         "precision": {"name": str(generator.dtype).removeprefix("torch."),
@@ -138,13 +141,14 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
 
 
 def normalise(volume: Volume, *, transform: np.ndarray | None = None, progress: Progress | None = None,
-              cancel: Cancel | None = None, log: Log | None = None) -> Normalised:
-    """Bring a fetal head ultrasound into canonical space without synthesising anything.
+              cancel: Cancel | None = None, log: Log | None = None,
+              gestational_age: float | None = None) -> Normalised:
+    """Bring a fetal head ultrasound into canonical space without synthesising anything; arguments as `synthesize`'s.
 
     Raises: Refused, Cancelled.
     """
     run = _Run(progress, cancel, log)
-    fan, alignment = _locate(volume, transform, run)
+    fan, alignment = _locate(volume, transform, run, age=gestational_age)
     with run.stage("Resampling to canonical space", 0.6):
         slices, z_mm = to_canonical(np.where(fan, volume.array, 0), volume.ijk_to_ras,
                                     alignment.ras_to_canonical)
@@ -154,16 +158,17 @@ def normalise(volume: Volume, *, transform: np.ndarray | None = None, progress: 
     if progress is not None:
         progress(1.0, "Done")
     return Normalised(Volume(slices, grid), alignment.ras_to_canonical.copy(),
-                      _provenance(volume, alignment, transform is not None, run))
+                      _provenance(volume, alignment, transform is not None, gestational_age, run))
 
 
-def _locate(volume: Volume, transform: np.ndarray | None, run: _Run, *,
+def _locate(volume: Volume, transform: np.ndarray | None, run: _Run, *, age: float | None = None,
             unreliable: bool = True) -> tuple[np.ndarray, Alignment]:
     """Gate and alignment: the fan, and where the head is. Refused without `unreliable` where that is not known."""
     with run.stage("Checking the image", 0.0):
+        possible_age(age)
         fan = admit(volume)
     with run.stage("Finding the head", 0.04):
-        alignment = align(volume, fan, transform=transform)
+        alignment = align(volume, fan, transform=transform, gestational_age=age)
     if alignment.score < LOW_SCORE and not unreliable:
         raise Refused("unreliable", f"The head was not found reliably (score {alignment.score:.2f}; "
                       f"{LOW_SCORE:.2f} is needed).",
@@ -234,7 +239,7 @@ def _box_of(head: np.ndarray, ras_to_canonical: np.ndarray, volume: Volume) -> t
     return tuple(box[::-1])
 
 
-def _provenance(volume: Volume, alignment: Alignment, given: bool, run: _Run) -> dict[str, Any]:
+def _provenance(volume: Volume, alignment: Alignment, given: bool, age: float | None, run: _Run) -> dict[str, Any]:
     """What every result can say about itself. No names and no paths: files are often named after patients."""
     from USMRISynthesisLib import __version__
     from USMRISynthesisLib.provenance import versions
@@ -248,7 +253,7 @@ def _provenance(volume: Volume, alignment: Alignment, given: bool, run: _Run) ->
                   "type": str(voxels.dtype), "voxels_sha256": hashlib.sha256(voxels.data).hexdigest()},
         "alignment": {"method": alignment.method, "score": round(float(alignment.score), 4),
                       "ras_to_canonical": alignment.ras_to_canonical.ravel().tolist(),
-                      "transform_given": given},
+                      "transform_given": given, "gestational_age_weeks": age},
         "alignment_trusted": bool(alignment.score >= LOW_SCORE),
         "canonical": {"size": SIZE},
         "seconds": run.seconds, "warnings": run.messages,
