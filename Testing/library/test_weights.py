@@ -41,6 +41,12 @@ def test_an_unknown_name_is_answered_with_the_known_ones(bundled: Path) -> None:
         find_model("nonesuch")
 
 
+def test_models_are_offered_for_what_they_are_made(bundled: Path, write_model: WriteModel) -> None:
+    write_model(bundled / "heads", b"", task="alignment")
+    write_model(bundled / "damaged", b"", sha256="abc")
+    assert weights.models_for("synthesis") == ["default", "other"] and weights.models_for("alignment") == ["heads"]
+
+
 @pytest.mark.parametrize(("change", "field"), [
     ({"name": None}, "name"), ({"sha256": "abc"}, "sha256"), ({"synthetic": False}, "synthetic"),
     ({"input": {}}, "input.size"), ({"input": []}, "input"), ({"file": "../model.pt"}, "file"),

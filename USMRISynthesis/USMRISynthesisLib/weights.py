@@ -99,6 +99,18 @@ def installed_models() -> list[Path]:
     return list(found.values())
 
 
+def models_for(task: str) -> list[str]:
+    """Names of the bundled models that are made for this; one with a damaged manifest is left out."""
+    names = []
+    for folder in installed_models():
+        try:
+            if read_manifest(folder).task == task:
+                names.append(folder.name)
+        except Failed:
+            continue
+    return names
+
+
 def is_bundled(folder: Path) -> bool:
     """Whether the folder lies directly in one of the bundled ones (links are followed first)."""
     return folder.resolve().parent in bundled_folders()

@@ -65,8 +65,7 @@ class SynthesisPanel(VTKObservationMixin):
         self._last_output_id = ""
         self._warnings: list[str] = []
         self._words = ProgressWords()
-        names = [folder.name for folder in weights.installed_models()]
-        ui.modelComboBox.addItems(names or ["default"])
+        ui.modelComboBox.addItems(weights.models_for("synthesis") or ["default"])
         ui.runButton.connect("clicked(bool)", self.on_run_button)
         self.inputs = InputsSection(ui, lambda: self._parameters, self._say)
         self.alignment = AlignmentSection(ui, lambda: self._parameters, self._comparable, self._say)
