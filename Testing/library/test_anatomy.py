@@ -92,7 +92,9 @@ def test_the_map_to_the_atlas_never_folds(brain: atlas.Atlas, seed: int) -> None
 
 @pytest.mark.parametrize("wanted", [5.0, 7.0, 10.0])
 def test_the_atrium_becomes_as_wide_as_drawn(brain: atlas.Atlas, wanted: float) -> None:
-    ranges = replace(STILL, atrium_mm=(wanted, wanted), large_atrium_mm=(wanted, wanted), wide_atrium_mm=(wanted, wanted))
+    ranges = replace(
+        STILL, atrium_mm=(wanted, wanted), large_atrium_mm=(wanted, wanted), wide_atrium_mm=(wanted, wanted)
+    )
     assert _atrium_mm(anatomy.build(brain, 4, ranges)) == pytest.approx(wanted, abs=1.6)
 
 

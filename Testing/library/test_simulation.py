@@ -143,7 +143,9 @@ def test_a_frame_shows_the_head_upright_centred_and_88_mm_long_with_its_truth(he
     rows, columns = np.flatnonzero(made.skull.any(axis=1)), np.flatnonzero(made.skull.any(axis=0))
     assert 0.6 * np.ptp(rows) == pytest.approx(HEAD_LENGTH_MM, abs=4)
     assert abs(rows.mean() - 79.5) < 4 and abs(columns.mean() - 79.5) < 4
-    assert (made.t2[~made.skull] == 0).all() and made.t2[made.labels == atlas.VENTRICLES].mean() > 120
+    assert (made.t2[~made.skull] == 0).all()
+    more = [made, *(frame.simulate_frame(head, seed=seed) for seed in (6, 7))]  # a plane may pass beside the ventricles
+    assert np.concatenate([one.t2[one.labels == atlas.VENTRICLES] for one in more]).mean() > 120
 
 
 def test_a_frames_bright_ring_lies_where_its_truth_has_the_skull(head: anatomy.Anatomy) -> None:

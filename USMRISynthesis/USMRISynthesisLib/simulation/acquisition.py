@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ..normalisation.canonical import canonical_ijk_to_ras
+from ..normalisation.canonical import SPACING_MM, canonical_ijk_to_ras
 from . import beam as beams
 from . import display, physics
 from .anatomy import Anatomy
@@ -40,14 +40,15 @@ class AcquisitionRanges:
     lateral_deg: tuple[float, float] = (28.0, 40.0)  # half opening
     sweep_deg: tuple[float, float] = (26.0, 38.0)
     frequency_mhz: tuple[float, float] = (2.5, 5.0)
-    aperture_mm: tuple[float, float] = (4.0, 10.0)
-    skull_loss: tuple[float, float] = (1.5, 9.0)  # dB per mm of skull where the beam is tangential
+    aperture_mm: tuple[float, float] = (4.0, 14.0)
+    skull_loss: tuple[float, float] = (0.4, 7.0)  # dB per mm of skull where the beam is tangential
     skull_bright: tuple[float, float] = (3.0, 10.0)
-    skull_ripple: tuple[float, float] = (0.3, 1.0)  # of the logarithm of its echo
-    skull_bumps_mm: tuple[float, float] = (0.1, 0.6)
+    skull_ripple: tuple[float, float] = (0.3, 1.5)  # of the logarithm of its echo
+    skull_bumps_mm: tuple[float, float] = (0.1, 1.0)
     skull_depth_mm: tuple[float, float] = (0.4, 1.0)  # where in the bone the echo is strongest
     skull_width_mm: tuple[float, float] = (0.25, 0.55)
-    skull_floor: tuple[float, float] = (0.04, 0.35)  # echo of a tangential skull
+    skull_spread: tuple[float, float] = (0.2, 2.0)  # how much thicker its echo is where it is tangential
+    skull_floor: tuple[float, float] = (0.05, 0.4)  # echo of a tangential skull
     skull_exponent: tuple[float, float] = (1.2, 4.0)
     skull_far: tuple[float, float] = (0.8, 2.2)  # far side over near side, before attenuation
     interface: tuple[float, float] = (2.0, 12.0)  # strength of tissue interfaces
@@ -57,29 +58,37 @@ class AcquisitionRanges:
     brain_level: tuple[float, float] = (0.06, 0.17)  # scatter amplitude of brain
     fluid_scatter: tuple[float, float] = (0.4, 1.8)
     deep_scatter: tuple[float, float] = (0.9, 2.2)  # deep grey, brainstem and cerebellum over white matter
-    maternal_scatter: tuple[float, float] = (1.4, 3.6)  # over white matter
+    maternal_scatter: tuple[float, float] = (1.5, 4.2)  # over white matter
+    amniotic_scatter: tuple[float, float] = (0.6, 3.5)  # clutter and flakes beside the head
     choroid_scatter: tuple[float, float] = (0.5, 1.3)
     coarse_texture: tuple[float, float] = (0.05, 0.35)
     fine_texture: tuple[float, float] = (0.0, 0.35)
-    specks: tuple[float, float] = (1.0, 18.0)  # strokes a cm^3
-    layers: tuple[float, float] = (0.3, 1.0)
-    patches: tuple[float, float] = (0.3, 0.9)
+    specks: tuple[float, float] = (1.0, 24.0)  # short bright strokes a cm^3
+    strokes: tuple[float, float] = (0.3, 9.0)  # longer ones
+    stroke_level: tuple[float, float] = (1.5, 9.0)  # over white matter
+    speck_groups: tuple[float, float] = (0.5, 2.0)  # how much they gather
+    halo: tuple[float, float] = (0.5, 3.5)  # clutter beside the skull, over white matter
+    halo_mm: tuple[float, float] = (1.5, 6.0)
+    layers: tuple[float, float] = (0.2, 1.0)
+    patches: tuple[float, float] = (0.2, 0.8)
     axial_mm: tuple[float, float] = (0.22, 0.42)
     lateral_mm: tuple[float, float] = (0.35, 0.8)  # point spread at the focus
     focus: tuple[float, float] = (0.35, 0.8)  # of the depth
     focal_mm: tuple[float, float] = (30.0, 70.0)  # depth over which the focus widens
     elevation: tuple[float, float] = (1.1, 1.6)  # point spread in elevation over the lateral one
     haze: tuple[float, float] = (0.4, 1.2)  # share of contrast lost behind the near skull
-    haze_level: tuple[float, float] = (1.5, 4.5)  # of what it drowns in, over white matter
+    haze_level: tuple[float, float] = (2.0, 6.0)  # of what it drowns in, over white matter
     haze_mm: tuple[float, float] = (10.0, 36.0)
     tail: tuple[float, float] = (0.0005, 0.006)
     tail_mm: tuple[float, float] = (1.2, 5.0)
-    lobes: tuple[float, float] = (0.002, 0.025)  # side lobes of the skull's echo
+    leak_db: tuple[float, float] = (-42.0, -18.0)  # what reaches a shadow from beside it
+    lobes: tuple[float, float] = (0.003, 0.035)  # side lobes of the skull's echo
     reverberation: tuple[float, float] = (0.0, 0.006)
     reverberation_mm: tuple[float, float] = (4.0, 14.0)
-    noise_db: tuple[float, float] = (-22.0, -5.0)  # below the brain's typical echo
+    noise_db: tuple[float, float] = (-26.0, -4.0)  # below the brain's typical echo
     contact_db: tuple[float, float] = (1.0, 6.0)
     tgc_error_db: tuple[float, float] = (-5.0, 5.0)
+    tgc_tilt_db: tuple[float, float] = (-4.0, 7.0)  # the near end over the far one
     looks: tuple[float, float] = (1.0, 3.0)  # compounded views
     smoothing: tuple[float, float] = (0.1, 0.8)  # compounding and speckle reduction
     t2_exponent: tuple[float, float] = (0.5, 1.4)
@@ -138,8 +147,9 @@ def scan(
     draw: dict[str, float],
     rng: np.random.Generator,
     generator: torch.Generator,
+    first_row: int = 0,
 ) -> torch.Tensor:
-    """The picture (depth, lateral, sweep), 0-255, of tissue maps on the canonical grid.
+    """The picture (depth, lateral, sweep), 0-255, of tissue maps on the canonical grid, from its first_row on.
 
     grid: depth step in physical mm, beams laterally, beams in elevation (1: a frame, the mean over its thickness).
     scale: canonical mm per physical mm.
@@ -150,7 +160,9 @@ def scan(
     thin = grid[2] == 1
     sweep = torch.linspace(-beam.sweep, beam.sweep, 3 if thin else grid[2])
     points = beam.points(depths, lateral, sweep)
-    sampled = sample_channels(maps, CANONICAL_IJK_TO_RAS, points)
+    ijk_to_ras = CANONICAL_IJK_TO_RAS.copy()
+    ijk_to_ras[2, 3] += first_row * SPACING_MM
+    sampled = sample_channels(maps, ijk_to_ras, points)
     height = points[..., 2]
     if thin:
         sampled, height = sampled.mean(dim=-1, keepdim=True), height[..., 1:2]

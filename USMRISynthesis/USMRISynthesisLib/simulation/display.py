@@ -22,9 +22,9 @@ from .physics import blur, gaussian, smooth_noise
 APPEARANCE = Path(__file__).with_name("appearance.json")
 BRAIN_PERCENTILES = (1.0, 5.0, 15.0, 30.0, 50.0, 70.0, 85.0, 93.0, 97.0, 99.3)
 SKULL_PERCENTILES = (50.0, 80.0)  # of the ring's peaks by direction; of all the skull's samples that is about:
-_SKULL_SAMPLE_PERCENTILES = (68.0, 90.0)
+_SKULL_SAMPLE_PERCENTILES = (64.0, 88.0)
 _KINK_DB = 3.0
-_FLOOR = 0.25
+_FLOOR, _FLOOR_DB = 0.25, (4.0, 35.0)
 BRAIN_LIMIT_MM = -9.0  # canonical mm inside the outer skull: there the skull's own blur has ended
 
 
@@ -50,7 +50,7 @@ def decibels(
     level = torch.log10(transmitted.reshape(len(depth), -1)[:, ::7].mean(dim=1).clamp_min(1e-5))
     fitted = _parabola(level)
     wobble = draw["tgc_error_db"] * torch.sin(depth * float(rng.uniform(2, 5)) + float(rng.uniform(0, 6)))
-    gain_db = -20 * fitted + wobble
+    gain_db = -20 * fitted + wobble + draw["tgc_tilt_db"] * (0.5 - depth)
     contact = draw["contact_db"] * smooth_noise(amplitude.shape, (2, 9, 5), generator)
     result = amplitude * torch.pow(10.0, (gain_db[:, None, None] + contact) / 20)
     seen = result[brain]
@@ -103,9 +103,9 @@ def to_grey(
     anchors = np.maximum.accumulate(anchors + 1e-3 * np.arange(len(anchors)))
     wanted = np.maximum.accumulate(wanted).clip(0, 255)
     slope = max((wanted[-1] - wanted[4]) / (anchors[-1] - anchors[4]), 0.5)
-    anchors = np.concatenate(([anchors[0] - 60], anchors, [anchors[-1] + 60]))
-    # what is darker than anything in the brain keeps a trace of grey, as in machines' pictures
-    wanted = np.concatenate(([_FLOOR * wanted[0]], wanted, [wanted[-1] + 60 * slope]))
+    # what is darker than anything in the brain keeps a trace of grey, as in machines' pictures, or soon none
+    anchors = np.concatenate(([anchors[0] - rng.uniform(*_FLOOR_DB)], anchors, [anchors[-1] + 60]))
+    wanted = np.concatenate(([_FLOOR * float(rng.random()) ** 2 * wanted[0]], wanted, [wanted[-1] + 60 * slope]))
     table_db = np.linspace(anchors[0], anchors[-1], 2048)
     curve = PchipInterpolator(anchors, wanted)(table_db)
     # machines' maps have no kinks

@@ -17,6 +17,7 @@ from .warp import combine, rotation_matrix, sample
 
 _ANGLES = 340
 _SAMPLE_MM = 0.2
+_REACH_MM, _THICK_MM = 75.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ def simulate_frame(
     draw = (ranges or FRAME_RANGES).draw(rng)
     plane = _outlined(anatomy, _tilted(planes, rng), planes, rng)
     beam = beams.place_in_plane(anatomy, plane, draw, rng)
-    maps = tissue_maps(anatomy, draw, rng)
-    image = scan(maps, beam, (_SAMPLE_MM, _ANGLES, 1), anatomy.scale, draw, rng, generator)
+    rows = _rows(plane)
+    maps = tissue_maps(anatomy, draw, rng, rows)
+    image = scan(maps, beam, (_SAMPLE_MM, _ANGLES, 1), anatomy.scale, draw, rng, generator, rows.start)
     us, fan = _picture(image[..., 0], beam, plane, planes, rng)
     grid = plane_points(plane)
     t2 = sample(anatomy.t2, CANONICAL_IJK_TO_RAS, grid).numpy()
@@ -83,9 +85,19 @@ def simulate_frame(
 
 # finer in depth and width than a motor-swept volume, and thinner layers of everything
 FRAME_RANGES = AcquisitionRanges(
-    axial_mm=(0.22, 0.48), lateral_mm=(0.55, 1.25), distance_mm=(5.0, 28.0), radius_mm=(35.0, 60.0),
-    lateral_deg=(30.0, 42.0), looks=(3.0, 12.0),
+    axial_mm=(0.24, 0.54), lateral_mm=(0.45, 1.2), distance_mm=(5.0, 28.0), radius_mm=(35.0, 60.0),
+    lateral_deg=(30.0, 42.0), looks=(3.0, 16.0), smoothing=(0.05, 0.85),
+    skull_width_mm=(0.12, 0.36),
 )
+
+
+def _rows(plane: np.ndarray) -> slice:
+    """The canonical grid's rows k that the plane and its thickness reach, even at both ends: a quarter of them."""
+    # the beams end beyond the grid, where its border goes on
+    half = _REACH_MM * float(np.abs(plane[2, :2]).sum()) + _THICK_MM
+    low, high = ((float(plane[2, 3]) + side * half) / SPACING_MM + (SIZE - 1) / 2 for side in (-1, 1))
+    start = int(np.clip(np.floor(low / 2) * 2, 0, SIZE - 16))
+    return slice(start, int(np.clip(np.ceil(high / 2) * 2 + 2, start + 16, SIZE)))
 
 
 def plane_points(plane: np.ndarray, size: int = SIZE, spacing_mm: float = SPACING_MM) -> torch.Tensor:

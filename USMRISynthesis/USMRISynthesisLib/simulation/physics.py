@@ -13,7 +13,9 @@ import torch
 from torch.nn import functional
 
 _LOBES_MM = 4.0
-_STROKE_MM = 1.0
+_LEAK_MM = 8.0
+_HAZE_MM = 3.0
+_STROKES_MM = {"specks": 1.0, "strokes": 2.4}  # standard deviations across the beam
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +51,8 @@ def amplitude(
     cosine = torch.zeros_like(fields.distance)
     cosine[1:-1] = ((fields.distance[2:] - fields.distance[:-2]) / (2 * step)).abs().clamp(0, 1)
     transmitted = _transmission(fields, cosine, sampling, draw)
-    haze = _haze(fields.skull, step, draw, generator)
-    scatter = fields.scatter * _layers(fields, sampling, draw, generator)
+    haze = _haze(fields.skull, sampling, draw, generator)
+    scatter = fields.scatter * _layers(fields, sampling, draw, generator) + _halo(fields, draw, generator)
     clutter = torch.full((), float(np.log(draw["brain_level"] * draw["haze_level"])))
     scatter = torch.exp(torch.lerp(torch.log(scatter + 1e-4), clutter, haze))
     envelope = speckle(scatter, sampling, draw, generator)
@@ -143,20 +145,36 @@ def _transmission(
             width[axis], padding[axis] = 2 * half + 1, half
             for _ in range(2):  # twice: a triangle, without the box's corners
                 passed = functional.avg_pool3d(passed, width, stride=1, padding=padding, count_include_pad=False)
-    return torch.exp(passed[0, 0].clamp_max(70.0) * (-np.log(10) / 20))
+    reached = torch.exp(passed[0, 0].clamp_max(70.0) * (-np.log(10) / 20))
+    # side lobes and scattering light up a shadow from beside it
+    beside = blur(reached[None], gaussian(_LEAK_MM / float(sampling.lateral_mm.mean())), 2)[0]
+    return torch.maximum(reached, beside * 10 ** (draw["leak_db"] / 20))
 
 
-def _haze(skull: torch.Tensor, step_mm: float, draw: dict[str, float], generator: torch.Generator) -> torch.Tensor:
+def _haze(
+    skull: torch.Tensor, sampling: Sampling, draw: dict[str, float], generator: torch.Generator
+) -> torch.Tensor:
     """0-1: how much of the contrast drowns in clutter behind the near skull, where the beam is not yet formed again.
 
     It dies with depth: the near hemisphere looks uniformly grey and rather bright, the far one is clear.
     """
-    passed = torch.cumsum(skull, dim=0)
-    behind = ((passed * step_mm - 0.4) / 0.5).clamp(0, 1)
-    travelled = torch.cumsum(behind, dim=0) * step_mm
+    passed = torch.cumsum(skull, dim=0) * sampling.step_mm
+    # clutter comes from beside the beam too: a suture leaves no straight line without it
+    for axis, spacing in ((2, sampling.lateral_mm), (3, sampling.sweep_mm)):
+        if skull.shape[axis - 1] > 1:
+            passed = blur(passed[None], gaussian(_HAZE_MM / float(spacing.mean())), axis)[0]
+    behind = ((passed - 0.4) / 0.5).clamp(0, 1)
+    travelled = torch.cumsum(behind, dim=0) * sampling.step_mm
     patches = 1 + 0.4 * smooth_noise(skull.shape, (5, 8, 6), generator)
     level = draw["haze"] * behind * torch.exp(-((travelled / draw["haze_mm"]) ** 2)) * patches
     return level.clamp(0, 0.97) * (1 - skull)
+
+
+def _halo(fields: Fields, draw: dict[str, float], generator: torch.Generator) -> torch.Tensor:
+    """Scatter that stands for clutter beside the skull: fluid there is grey in real pictures, on both sides of it."""
+    fall = torch.exp(-fields.distance.abs() / draw["halo_mm"])
+    uneven = torch.exp(0.6 * smooth_noise(fields.distance.shape, (7, 11, 9), generator))
+    return fall * uneven * (draw["halo"] * draw["brain_level"])
 
 
 def _layers(fields: Fields, sampling: Sampling, draw: dict[str, float], generator: torch.Generator) -> torch.Tensor:
@@ -187,7 +205,8 @@ def _specular(
     glints = torch.exp(draw["glints"] * glints - 0.1 * draw["glints"] ** 2)
     near = torch.cumsum(fields.skull, dim=0) * sampling.step_mm < 4.0
     # pulses have long tails: an exponential profile, which the log display shows as a ridge and not as a plateau
-    profile = torch.exp(-(fields.distance + draw["skull_depth_mm"] + bumps).abs() / draw["skull_width_mm"])
+    width = draw["skull_width_mm"] * (1 + draw["skull_spread"] * (1 - cosine))
+    profile = torch.exp(-(fields.distance + draw["skull_depth_mm"] + bumps).abs() / width)
     reach = 2 * max(1, round(1.2 / sampling.step_mm)) + 1
     bone = functional.max_pool3d(fields.skull[None], (reach, 1, 1), stride=1, padding=(reach // 2, 0, 0))[0]
     skull = profile * bone * (draw["skull_floor"] + cosine ** draw["skull_exponent"]) * draw["skull_bright"]
@@ -227,19 +246,28 @@ def _specks(
     fields: Fields, sampling: Sampling, draw: dict[str, float], generator: torch.Generator
 ) -> torch.Tensor:
     """Short bright strokes across the beam (vessels, fibres): lines that mean no fluid."""
-    field = torch.zeros_like(fields.scatter)
+    shape = fields.scatter.shape
     cell = sampling.step_mm * float(sampling.lateral_mm.mean())
-    thickness = float(sampling.sweep_mm.mean()) if field.shape[2] > 1 else 3.0
-    count = int(draw["specks"] * field.numel() * cell * thickness / 1000)  # specks: strokes a cm^3
-    if not count:
-        return field
-    where = torch.randint(field.numel(), (count,), generator=generator)
-    strength = torch.randn(count, generator=generator).mul_(0.7).exp_()
-    field.view(-1)[where] = strength * 20
-    field = blur(field[None], gaussian(_STROKE_MM / float(sampling.lateral_mm.mean())), 2)[0]
-    if field.shape[2] > 1:
-        field = blur(field[None], gaussian(_STROKE_MM / float(sampling.sweep_mm.mean())), 3)[0]
-    return field * (fields.distance < -4.0) * (fields.scatter > 0.4 * draw["brain_level"])
+    thickness = float(sampling.sweep_mm.mean()) if shape[2] > 1 else 3.0
+    total = torch.zeros_like(fields.scatter)
+    # what the pulse's blur will take from a line one sample thin
+    gain = draw["stroke_level"] * max(1.0, 2.5 * draw["axial_mm"] / sampling.step_mm)
+    for name, length_mm in _STROKES_MM.items():
+        count = int(draw[name] * total.numel() * cell * thickness / 1000)  # strokes a cm^3
+        where = torch.randint(total.numel(), (count,), generator=generator)
+        field = torch.zeros_like(total)
+        field.view(-1)[where] = torch.randn(count, generator=generator).mul_(0.6).exp_() * gain
+        for axis, spacing in ((2, sampling.lateral_mm), (3, sampling.sweep_mm)):
+            if shape[axis - 1] > 1:
+                kernel = gaussian(length_mm / float(spacing.mean()))
+                field = blur(field[None], [weight / max(kernel) for weight in kernel], axis)[0]
+        total += field
+    # in groups, as vessels and fissures are, and fewer towards the skull
+    depth_mm = shape[0] * sampling.step_mm
+    groups = smooth_noise(shape, (max(4, int(depth_mm / 9)), 11, 8), generator)
+    groups = (groups * draw["speck_groups"] + 1 - 0.5 * draw["speck_groups"]).clamp_min(0)
+    inwards = ((-4.0 - fields.distance) / 18.0).clamp(0, 1)
+    return total * groups * inwards * (fields.scatter > 0.4 * draw["brain_level"])
 
 
 def _tail(echo: torch.Tensor, step_mm: float, draw: dict[str, float]) -> torch.Tensor:

@@ -36,7 +36,7 @@ class AnatomyRanges:
     cavum_probability: float = 0.9
     choroid_fill: tuple[float, float] = (0.4, 1.0)
     suture_mm: tuple[float, float] = (0.8, 3.0)
-    fluid_mm: tuple[float, float] = (-22.0, 9.0)
+    fluid_mm: tuple[float, float] = (-27.0, 9.0)
     placenta_probability: float = 0.3
     limb_probability: float = 0.3
     mass_radius_mm: tuple[float, float] = (5.0, 13.0)
