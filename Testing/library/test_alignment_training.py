@@ -154,6 +154,8 @@ def test_the_evaluation_prints_the_figures_and_draws_what_it_measured(exported, 
     assert {"mask_dice_median", "rotation_deg_p90", "flips_caught_share", "eye_mm_median", "no_head_caught_share",
             "upright_skull_rotation_deg_median", "upright_network_translation_mm_median"} <= set(figures)
     assert set(figures["other_images"]) == {"us-phantom/noise.mha"} and figures["heads"] == 1
+    assert set(figures["other_images"]["us-phantom/noise.mha"]) == {"gate", "score"}
+    assert 0 <= figures["heads_refused_by_gate_share"] <= 1
 
 
 def test_the_corridors_alignment_is_the_networks_where_it_is_installed(exported, monkeypatch):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Refused
-from ..fan import find_fan
+from ..gate import admit, find_fan
 from ..normalisation import learned
 from ..normalisation.alignment import LOW_SCORE, UNSEEN_SCORE, Alignment, align_skull
 from ..normalisation.pose import circumference_mm
@@ -72,6 +72,7 @@ def evaluate_frames(data: Path, *, split: str = "test", limit: int | None = None
     work = aligner_of(model)
     outlines = [outline(row, frame_volume(data, row), work or align_skull) for row in rows]
     result: dict[str, Any] = {"hc18_frames": len(rows), "hc18_method": "network" if work else "skull"}
+    result["hc18_refused_by_gate_share"] = float(np.mean([not _admitted(frame_volume(data, row)) for row in rows]))
     result |= {f"hc18_{name}": value for name, value in summary(outlines).items()}
     if work is not None:
         fitted = [outline(row, frame_volume(data, row), align_skull) for row in rows]
@@ -84,6 +85,14 @@ def evaluate_frames(data: Path, *, split: str = "test", limit: int | None = None
     if pictures is not None:
         draw(pictures / "frames-weakest.png", outlines, [annotated(row) for row in rows])
     return result
+
+
+def _admitted(volume: Volume) -> bool:
+    try:
+        admit(volume)
+    except Refused:
+        return False
+    return True
 
 
 def outline(row: dict[str, str], volume: Volume, work: Aligner) -> Outline:

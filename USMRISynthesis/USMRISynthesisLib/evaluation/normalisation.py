@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ..gate import find_fan
+from ..errors import Refused
+from ..gate import admit, find_fan
 from ..normalisation.alignment import LOW_SCORE, align_skull
-from ..normalisation.canonical import to_canonical
+from ..normalisation.canonical import canonical_ijk_to_ras, to_canonical
 from ..normalisation.learned import FRAMES_MODEL
 from ..normalisation.network_align import Located, Networks, align_volume, load_networks
 from ..training.alignment_data import Head, load_heads
@@ -23,9 +24,8 @@ from .orientation import Aligner, Outcome, Placed, by_group, failures, place, po
 Progress = Callable[[float, str], None]
 SHOWN = 6
 UPRIGHT_DEG = 20.0
-OTHER_IMAGES = ("us-phantom/*.mha", "fetal-mr-atlas/GA2[26]-*/t2.nii.gz", "fetal-mr-atlas/GA29-*/t2.nii.gz",
-                "fetal-mr-atlas/GA32-*/t2.nii.gz", "fetal-mr-stacks/sr/*.nii.gz",
-                "fetal-mr-stacks/stacks/*run-1*.nii.gz")
+OTHER_IMAGES = ("us-phantom/*.mha", "fetal-mr-atlas/GA*/t2.nii.gz", "fetal-mr-stacks/sr/*.nii.gz",
+                "fetal-mr-stacks/stacks/*.nii.gz")
 
 
 def evaluate(cases: Path, split: str, data: Path, model: str, *, poses: int = 4, limit: int | None = None,
@@ -54,7 +54,11 @@ def evaluate(cases: Path, split: str, data: Path, model: str, *, poses: int = 4,
     result["no_head_caught_share"] = without_head(heads, aligner)
     result["other_images"] = other_images(data, aligner)
     if result["other_images"]:
-        result["other_images_caught_share"] = float(np.mean([s < LOW_SCORE for s in result["other_images"].values()]))
+        others = list(result["other_images"].values())
+        result["other_images_caught_share"] = float(np.mean([one["gate"] or one["score"] < LOW_SCORE
+                                                             for one in others]))
+        result["other_images_caught_by_score_share"] = float(np.mean([one["score"] < LOW_SCORE for one in others]))
+    result["heads_refused_by_gate_share"] = refused_by_gate(folder)
     result["groups"] = by_group(outcomes)
     result["failures"] = failures(outcomes)
     if (data / "hc18" / "index.csv").is_file():
@@ -86,15 +90,34 @@ def without_head(heads: Sequence[Head], aligner: Aligner) -> float:
     return float(np.mean(low))
 
 
-def other_images(data: Path, aligner: Aligner) -> dict[str, float]:
-    """Scores of what is no ultrasound of a head: phantoms of a spine, MR of weeks that nothing was trained on."""
+def other_images(data: Path, aligner: Aligner) -> dict[str, dict[str, Any]]:
+    """What becomes of images that are no ultrasound of a head: phantoms of a spine, fetal MR. For each, `gate`: why the
+    gate refuses it, or ""; `score`: what the alignment would say of it if the gate did not."""
     paths = [path for pattern in OTHER_IMAGES for path in sorted(data.glob(pattern))]
-    scores = {}
+    answers = {}
     for path in paths:
         volume = Volume.read(path)
         found = aligner(volume, find_fan(volume.array, volume.spacing))
-        scores[str(path.relative_to(data))] = 0.0 if found is None else round(found.score, 3)
-    return scores
+        answers[str(path.relative_to(data))] = {"gate": _refusal(volume),
+                                                "score": 0.0 if found is None else round(found.score, 3)}
+    return answers
+
+
+def refused_by_gate(folder: Path) -> float:
+    """The share of the simulated volumes of a folder that the gate does not admit."""
+    refused = []
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as case:
+            refused.append(_refusal(Volume(case["us"], canonical_ijk_to_ras())) != "")
+    return float(np.mean(refused))
+
+
+def _refusal(volume: Volume) -> str:
+    try:
+        admit(volume)
+    except Refused as error:
+        return error.kind
+    return ""
 
 
 def table(result: dict[str, Any]) -> str:
@@ -105,7 +128,8 @@ def table(result: dict[str, Any]) -> str:
               f"flips {g['flip_share']:.0%}" for name, g in result["groups"].items()]
     lines += [f"failed: {f['case']} ({f['view']}), {f['rotation_deg']} deg off, score {f['score']}"
               f"{', caught' if f['caught'] else ', NOT caught'}" for f in result["failures"]] or ["no flips"]
-    lines += [f"no head: {name}, score {value:.2f}" for name, value in result["other_images"].items()]
+    lines += [f"no head: {name}, " + (f"refused ({one['gate']}); " if one["gate"] else "admitted; ")
+              + f"score {one['score']:.2f}" for name, one in result["other_images"].items()]
     return "\n".join(lines)
 
 
