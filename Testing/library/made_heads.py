@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from USMRISynthesisLib.simulation import tissues
 from USMRISynthesisLib.simulation.wide import SIZE
 
 EYES = np.array([[-12.0, 30.0, -20.0], [12.0, 30.0, -20.0]])
@@ -40,3 +41,18 @@ def data_set(folder: Path) -> Path:
         for seed in seeds:
             np.savez(folder / part / f"case-{seed}.npz", **simulated_case(seed))
     return folder
+
+
+def layered_case(seed: int) -> dict:
+    """A case file's arrays: cortex around white matter around a column of fluid, elsewhere in each."""
+    rng = np.random.default_rng(seed)
+    k, j, i = np.indices((160, 160, 160)) - 79.5
+    radius = np.sqrt((k / 60) ** 2 + (j / 66) ** 2 + (i / 52) ** 2)
+    shift = rng.uniform(-3, 3)
+    labels = np.select([radius > 1, np.hypot(j, i - shift) < 12, radius > 0.8],
+                       [tissues.BACKGROUND, tissues.VENTRICLES, tissues.CORTEX], tissues.WHITE_MATTER)  # fmt: skip
+    grey = np.select([labels == tissues.VENTRICLES, labels == tissues.CORTEX, labels == tissues.WHITE_MATTER],
+                     [240, 100, 150], 0)  # fmt: skip
+    us = np.clip(grey * rng.gamma(4, 0.25, grey.shape) * 0.5, 0, 255)
+    return {"us": us.astype(np.uint8), "t2": grey.astype(np.uint8), "labels": labels.astype(np.uint8),
+            "fan": np.abs(i) < 70, "scale": 1.0, "anomaly": "none", "week": 22}  # fmt: skip

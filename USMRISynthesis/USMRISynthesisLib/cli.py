@@ -157,6 +157,14 @@ def build_parser() -> argparse.ArgumentParser:
                           help="spacing: patches the peer trains on for each volume (4096; its own default is 10^6)")
     evaluate.add_argument("--peer-cases", type=int, default=2, metavar="N", help="spacing: cases the peer gets (2)")
 
+    evaluate.add_argument("--quick", action="store_true",
+                          help="synthesis: the model's own figures only, no other methods, no real frames")
+
+    study = add("study", "train methods and ablations on the same data, and write their table")
+    study.add_argument("config", metavar="CONFIG", help="TOML: what they share, and in what each differs")
+    study.add_argument("--split", default="val", help="which simulated cases they are measured on (val)")
+    study.add_argument("--steps", type=int, metavar="N", help="so many steps each instead, in a folder of their own")
+
     export = add("export", "make a model folder from a training checkpoint")
     export.add_argument("checkpoint", metavar="CHECKPOINT")
     export.add_argument("output", metavar="OUT", help="the model folder to write")
@@ -180,9 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hasattr(signal, "SIGTERM"):   # end as on Ctrl-C: nothing half-written stays
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        from USMRISynthesisLib import commands, commands_spacing, commands_study
+        from USMRISynthesisLib import commands, commands_methods, commands_spacing, commands_study
 
-        rooms = (commands, commands_spacing, commands_study)
+        rooms = (commands, commands_methods, commands_spacing, commands_study)
         work = next(getattr(room, options.command) for room in rooms if hasattr(room, options.command))
         text, result = work(options)
     except USMRIError as error:

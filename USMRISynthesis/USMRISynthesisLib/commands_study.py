@@ -100,9 +100,11 @@ def _plain_figures(path: Path) -> dict[str, float]:
     """The numbers of `usmri evaluate normalisation|spacing --json`; a method's own as "psnr ours". Raises Refused."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        return {key: value for key, value in result.items() if isinstance(value, float)}
+        tables = {f"{key} {name}": value for key, table in result.items() if isinstance(table, dict)
+                  for name, value in table.items()}
+        return {key: value for key, value in {**result, **tables}.items() if isinstance(value, float)}
     except (OSError, ValueError, AttributeError) as error:
-        raise Refused("figures", f"{path.name} is no evaluation.", "Give what `usmri evaluate normalisation --json` "
+        raise Refused("figures", f"{path.name} is no evaluation.", "Give what `usmri evaluate --json` "
                       "printed.") from error
 
 
@@ -110,12 +112,12 @@ def evaluate(options: Namespace) -> Outcome:
     """`usmri evaluate synthesis|normalisation|simulator`: figures, as text and as values."""
     if options.subject == "simulator":
         return _evaluate_simulator(options)
-    if options.subject == "normalisation":
-        from USMRISynthesisLib.evaluation.alignment import evaluate_frames
     if options.subject == "spacing":
         from USMRISynthesisLib.commands_spacing import evaluate_spacing
 
         return evaluate_spacing(options)
+    if options.subject == "normalisation":
+        from USMRISynthesisLib.evaluation.alignment import evaluate_frames
 
         if _has_alignment(options):
             from USMRISynthesisLib.evaluation import normalisation
@@ -132,16 +134,9 @@ def evaluate(options: Namespace) -> Outcome:
         values = evaluate_frames(folder, limit=options.limit)
         lines = ["head ellipse on real HC18 frames", *(f"{key:32s} {value:8.3f}" for key, value in values.items())]
         return "\n".join(lines), {"hc18": values}
-    from USMRISynthesisLib.evaluation import synthesis
-    from USMRISynthesisLib.evaluation.synthesis_frames import frame_prediction
+    from USMRISynthesisLib.commands_methods import evaluate_synthesis
 
-    make = synthesis.corridor_prediction if options.through == "product" else synthesis.canonical_prediction
-    result = synthesis.evaluate(Path(options.cases or "data/sim"), make(options.model, options.device),
-                                split=options.split, train=Path(options.train) if options.train else None,
-                                predict_frame=frame_prediction(options.model, options.device),
-                                progress=console.progress(options))
-    result["through"] = options.through
-    return synthesis.table(result), result
+    return evaluate_synthesis(options)
 
 
 def _evaluate_simulator(options: Namespace) -> Outcome:

@@ -27,6 +27,16 @@ def residual_ncc(prediction: np.ndarray, truth: np.ndarray, mean: np.ndarray, ma
     return ncc(np.asarray(prediction) - mean, np.asarray(truth) - mean, mask)
 
 
+def ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
+    """Structural similarity of slices (K, H, W) in 0-1, mean of its map inside the mask (torchmetrics; 11 pixels)."""
+    import torch
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    pair = [torch.from_numpy(np.ascontiguousarray(x, np.float32))[:, None] for x in (a, b)]
+    _, similar = structural_similarity_index_measure(*pair, data_range=1.0, return_full_image=True)
+    return float(similar[:, 0].numpy()[np.asarray(mask)].mean())
+
+
 def gradient_ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
     """NCC of gradient magnitudes (Gaussian derivative, sigma 1 voxel) over the last two axes' planes."""
     sigma = [0.0] * (a.ndim - 2) + [1.0, 1.0]

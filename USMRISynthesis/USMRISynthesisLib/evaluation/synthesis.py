@@ -19,8 +19,8 @@ from . import measures
 from .synthesis_frames import PredictFrame, mean_frame, measure_frames
 
 _BRAIN = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13)
-_FLUID = (2, 12)
-_SLICES = range(44, 117, 4)  # axial slices that hold brain
+FLUID = (2, 12)
+SLICES = range(44, 117, 4)  # axial slices that hold brain
 _BRIGHT = 0.72  # between white matter (at most about 0.66) and fluid (from about 0.8) of the T2 averages
 _BOOTSTRAPS = 500
 
@@ -43,6 +43,12 @@ class Case:
     @property
     def brain(self) -> np.ndarray:
         return np.isin(self.labels, _BRAIN)
+
+    @property
+    def core(self) -> np.ndarray:
+        """The middle of the brain that the beam reached, where bright fluid is the ventricles' and the cavum's."""
+        inside = np.abs(np.arange(SIZE) - SIZE / 2) * SPACING_MM < 22
+        return self.brain & self.fan & (inside[:, None, None] & inside[None, :, None] & inside[None, None, :])
 
 
 def cases(folder: Path) -> Iterator[Case]:
@@ -153,7 +159,7 @@ def evaluate(
     for key in rows[0]:
         if key.startswith("volume_"):
             continue
-        values[key] = _interval(np.array([row[key] for row in rows]), rng)
+        values[key] = interval(np.array([row[key] for row in rows]), rng)
     predicted = np.array([row["volume_predicted"] for row in rows])
     true = np.array([row["volume_true"] for row in rows])
     values["fluid_volume_rho"] = [measures.rank_correlation(predicted, true)] * 3
@@ -181,13 +187,10 @@ def _by_anomaly(rows: list[dict[str, float]], anomalies: list[str]) -> dict[str,
 
 
 def _measure(case: Case, prediction: np.ndarray, mean: np.ndarray) -> dict[str, float]:
-    slices = list(_SLICES)
+    slices = list(SLICES)
     brain, seen = case.brain[slices], (case.brain & case.fan)[slices]
     ours, truth, average = prediction[slices], case.t2[slices], mean[slices]
     us = case.us[slices].astype(np.float32) / 255
-    fluid = np.isin(case.labels, _FLUID) & case.fan & case.brain
-    inside = np.abs(np.arange(SIZE) - SIZE / 2) * SPACING_MM < 22
-    core = case.brain & case.fan & (inside[:, None, None] & inside[None, :, None] & inside[None, None, :])
     offsets = [measures.shift(prediction[k], case.t2[k]) for k in (64, 76, 88, 100)]
     return {
         "ncc": measures.ncc(ours, truth, seen),
@@ -201,12 +204,18 @@ def _measure(case: Case, prediction: np.ndarray, mean: np.ndarray) -> dict[str, 
         "shift_within_1px": float(np.mean([max(abs(r), abs(c)) <= 1 for r, c in offsets])),
         "stripe_peak": float(np.median([measures.stripe_peak(prediction[k]) for k in (64, 80, 96)])),
         "stripe_peak_truth": float(np.median([measures.stripe_peak(case.t2[k]) for k in (64, 80, 96)])),
-        "volume_predicted": float((prediction > _BRIGHT)[core].sum()),
-        "volume_true": float((fluid & core).sum()),
+        "volume_predicted": bright_fluid(prediction, case),
+        "volume_true": float((np.isin(case.labels, FLUID) & case.core).sum()),
     }
 
 
-def _interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
+def bright_fluid(volume: np.ndarray, case: Case) -> float:
+    """Voxels (of 0.6 mm) in the middle of the brain that are as bright as fluid; volume 0-1."""
+    return float((volume > _BRIGHT)[case.core].sum())
+
+
+def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
+    """[mean, low, high]: 95 %, bootstrap over cases."""
     draws = rng.integers(0, len(values), (_BOOTSTRAPS, len(values)))
     low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
     return [float(values.mean()), float(low), float(high)]

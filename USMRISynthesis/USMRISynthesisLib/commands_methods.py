@@ -1,0 +1,67 @@
+"""What `usmri evaluate synthesis` and `usmri study` do: methods measured side by side."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from USMRISynthesisLib import console
+
+Outcome = tuple[str, dict[str, Any]]
+KEPT = "build/evaluation"  # the segmenter, once trained
+
+
+def evaluate_synthesis(options: Namespace) -> Outcome:
+    """`usmri evaluate synthesis`: a model against truth, baselines and real frames; `--quick`: its own figures only."""
+    from USMRISynthesisLib.evaluation import comparison, real_frames, synthesis
+    from USMRISynthesisLib.evaluation.synthesis_frames import frame_prediction
+
+    folder = Path(options.cases or "data/sim")
+    train = Path(options.train) if options.train else folder / "train"
+    make = synthesis.corridor_prediction if options.through == "product" else synthesis.canonical_prediction
+    predict, progress = make(options.model, options.device), console.progress(options)
+    result = synthesis.evaluate(folder, predict, split=options.split, train=train,
+                                predict_frame=frame_prediction(options.model, options.device), progress=progress)
+    result["through"] = options.through
+    text = synthesis.table(result)
+    if options.quick:
+        return text, result
+    name = Path(options.model).name
+    result["methods"] = comparison.compare(folder, options.split, train, {name: predict}, kept=Path(KEPT),
+                                           progress=progress)
+    result |= comparison.shares(result)
+    text += "\n\nmethods side by side (simulated)\n" + comparison.table(result["methods"])
+    frames = train.parent / "hc18.npz"
+    if frames.is_file():
+        result |= real_frames.evaluate(frames, frame_prediction(options.model, options.device), limit=options.limit,
+                                       progress=progress)
+        text += "\n\nreal frames (HC18, fetuses held out; annotated pose; no truth)\n" + "\n".join(
+            f"{key:32s} {result[key]:8.3f}" for key in real_frames.FIGURES)
+    return text, result
+
+
+def study(options: Namespace) -> Outcome:
+    """`usmri study CONFIG`: train every method that is not trained yet, measure all, write table and picture."""
+    from USMRISynthesisLib.training import study as studies
+    from USMRISynthesisLib.training import study_table
+
+    def report(line: str) -> None:
+        if not options.quiet:
+            sys.stderr.write(f"{line}\n")
+
+    asked = studies.read_study(options.config)
+    if options.steps:
+        asked = studies.shortened(asked, options.steps)
+    studies.run(asked, report=report)
+    figures = study_table.measured(asked, options.split, progress=console.progress(options))
+    notes = {"printed by": f"usmri study {options.config} --split {options.split}",
+             "date": datetime.date.today().isoformat(),
+             "data": f"simulated, {asked.methods[0].config.data.folder}, split {options.split}",
+             "seeds": sorted({method.config.seed for method in asked.methods})}
+    table, picture = asked.output / "table.md", asked.output / "pictures.png"
+    table.write_text(study_table.markdown(asked, figures, notes), encoding="utf-8")
+    study_table.draw(asked, options.split, picture)
+    return table.read_text(encoding="utf-8"), {"methods": figures, "table": str(table), "picture": str(picture)}
