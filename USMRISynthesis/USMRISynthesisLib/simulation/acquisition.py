@@ -47,8 +47,8 @@ class AcquisitionRanges:
     skull_bumps_mm: tuple[float, float] = (0.1, 1.0)
     skull_depth_mm: tuple[float, float] = (0.4, 1.0)  # where in the bone the echo is strongest
     skull_width_mm: tuple[float, float] = (0.25, 0.55)
-    skull_spread: tuple[float, float] = (0.2, 2.0)  # how much thicker its echo is where it is tangential
-    skull_floor: tuple[float, float] = (0.05, 0.4)  # echo of a tangential skull
+    skull_spread: tuple[float, float] = (0.3, 3.5)  # how much thicker its echo is where it is tangential
+    skull_floor: tuple[float, float] = (0.03, 0.32)  # echo of a tangential skull
     skull_exponent: tuple[float, float] = (1.2, 4.0)
     skull_far: tuple[float, float] = (0.8, 2.2)  # far side over near side, before attenuation
     interface: tuple[float, float] = (2.0, 12.0)  # strength of tissue interfaces
@@ -58,7 +58,7 @@ class AcquisitionRanges:
     brain_level: tuple[float, float] = (0.06, 0.17)  # scatter amplitude of brain
     fluid_scatter: tuple[float, float] = (0.4, 1.8)
     deep_scatter: tuple[float, float] = (0.9, 2.2)  # deep grey, brainstem and cerebellum over white matter
-    maternal_scatter: tuple[float, float] = (1.5, 4.2)  # over white matter
+    maternal_scatter: tuple[float, float] = (1.6, 4.6)  # over white matter
     amniotic_scatter: tuple[float, float] = (0.6, 3.5)  # clutter and flakes beside the head
     choroid_scatter: tuple[float, float] = (0.5, 1.3)
     coarse_texture: tuple[float, float] = (0.05, 0.35)
@@ -81,12 +81,13 @@ class AcquisitionRanges:
     haze_mm: tuple[float, float] = (10.0, 36.0)
     tail: tuple[float, float] = (0.0005, 0.006)
     tail_mm: tuple[float, float] = (1.2, 5.0)
-    leak_db: tuple[float, float] = (-42.0, -18.0)  # what reaches a shadow from beside it
+    leak_db: tuple[float, float] = (-46.0, -18.0)  # what reaches a shadow from beside it
     lobes: tuple[float, float] = (0.003, 0.035)  # side lobes of the skull's echo
     reverberation: tuple[float, float] = (0.0, 0.006)
     reverberation_mm: tuple[float, float] = (4.0, 14.0)
-    noise_db: tuple[float, float] = (-26.0, -4.0)  # below the brain's typical echo
+    noise_db: tuple[float, float] = (-40.0, -4.0)  # below the brain's typical echo
     contact_db: tuple[float, float] = (1.0, 6.0)
+    edge_db: tuple[float, float] = (0.0, 22.0)  # lost at both ends of the probe, which hardly touch the skin
     tgc_error_db: tuple[float, float] = (-5.0, 5.0)
     tgc_tilt_db: tuple[float, float] = (-4.0, 7.0)  # the near end over the far one
     looks: tuple[float, float] = (1.0, 3.0)  # compounded views

@@ -24,7 +24,8 @@ BRAIN_PERCENTILES = (1.0, 5.0, 15.0, 30.0, 50.0, 70.0, 85.0, 93.0, 97.0, 99.3)
 SKULL_PERCENTILES = (50.0, 80.0)  # of the ring's peaks by direction; of all the skull's samples that is about:
 _SKULL_SAMPLE_PERCENTILES = (64.0, 88.0)
 _KINK_DB = 3.0
-_FLOOR, _FLOOR_DB = 0.25, (4.0, 35.0)
+_FLOOR, _FLOOR_DB = 0.25, (2.0, 18.0)
+_REJECT = 0.5  # share of pictures whose machine shows nothing at all below its threshold
 BRAIN_LIMIT_MM = -9.0  # canonical mm inside the outer skull: there the skull's own blur has ended
 
 
@@ -52,6 +53,8 @@ def decibels(
     wobble = draw["tgc_error_db"] * torch.sin(depth * float(rng.uniform(2, 5)) + float(rng.uniform(0, 6)))
     gain_db = -20 * fitted + wobble + draw["tgc_tilt_db"] * (0.5 - depth)
     contact = draw["contact_db"] * smooth_noise(amplitude.shape, (2, 9, 5), generator)
+    ends = ((torch.linspace(-1, 1, amplitude.shape[1]).abs() - 0.6) / 0.4).clamp_min(0) ** 2
+    contact = contact - draw["edge_db"] * ends[:, None]
     result = amplitude * torch.pow(10.0, (gain_db[:, None, None] + contact) / 20)
     seen = result[brain]
     typical = torch.median(seen[:: 1 + len(seen) // 50_000])
@@ -104,8 +107,9 @@ def to_grey(
     wanted = np.maximum.accumulate(wanted).clip(0, 255)
     slope = max((wanted[-1] - wanted[4]) / (anchors[-1] - anchors[4]), 0.5)
     # what is darker than anything in the brain keeps a trace of grey, as in machines' pictures, or soon none
+    floor = _FLOOR * float(rng.random()) ** 2 * float(rng.random() > _REJECT)
     anchors = np.concatenate(([anchors[0] - rng.uniform(*_FLOOR_DB)], anchors, [anchors[-1] + 60]))
-    wanted = np.concatenate(([_FLOOR * float(rng.random()) ** 2 * wanted[0]], wanted, [wanted[-1] + 60 * slope]))
+    wanted = np.concatenate(([floor * wanted[0]], wanted, [wanted[-1] + 60 * slope]))
     table_db = np.linspace(anchors[0], anchors[-1], 2048)
     curve = PchipInterpolator(anchors, wanted)(table_db)
     # machines' maps have no kinks

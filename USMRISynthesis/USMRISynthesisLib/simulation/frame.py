@@ -85,8 +85,8 @@ def simulate_frame(
 
 # finer in depth and width than a motor-swept volume, and thinner layers of everything
 FRAME_RANGES = AcquisitionRanges(
-    axial_mm=(0.24, 0.54), lateral_mm=(0.45, 1.2), distance_mm=(5.0, 28.0), radius_mm=(35.0, 60.0),
-    lateral_deg=(30.0, 42.0), looks=(3.0, 16.0), smoothing=(0.05, 0.85),
+    axial_mm=(0.24, 0.54), lateral_mm=(0.4, 1.15), distance_mm=(5.0, 28.0), radius_mm=(35.0, 60.0),
+    lateral_deg=(32.0, 46.0), looks=(3.0, 16.0), smoothing=(0.05, 0.85),
     skull_width_mm=(0.12, 0.36),
 )
 
