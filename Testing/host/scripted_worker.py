@@ -57,6 +57,10 @@ def serve(request: dict) -> None:
         time.sleep(0.1 if part in ("slow", "family") else 0.01)
     if part != "nothing":
         shutil.copy(request["input"], request["output"])
+    if request["op"] == "respace":
+        say(request, "done", result={"output": request["output"], "consistency": 0.01, "provenance": {
+            "notice": SYNTHETIC, "operation": "respace", "model": {"name": part, "sha256": part}}})
+        return
     if request.get("confidence"):
         shutil.copy(request["input"], request["confidence"])
     if request.get("masks"):     # the brighter half for the head

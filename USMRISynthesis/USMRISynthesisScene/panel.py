@@ -26,6 +26,7 @@ from USMRISynthesisScene.panel_display import DisplaySection
 from USMRISynthesisScene.panel_export import ExportSection
 from USMRISynthesisScene.panel_handoff import HandoffSection
 from USMRISynthesisScene.panel_inputs import InputsSection
+from USMRISynthesisScene.panel_spacing import SpacingSection
 from USMRISynthesisScene.parameters import age_of, remember_choices
 from USMRISynthesisScene.progress import ProgressWords
 from USMRISynthesisScene.sequence import SequenceRun, frame_count
@@ -75,6 +76,8 @@ class SynthesisPanel(VTKObservationMixin):
         self.advanced = AdvancedSection(ui, self._comparable)
         self.batch = BatchSection(ui, lambda: self._parameters, lambda: self._synthesizer.worker, prepare,
                                   self._show_batch, self._ask_for_trust, self.refresh)
+        self.spacing = SpacingSection(ui, lambda: self._parameters, lambda: self._synthesizer.worker, prepare,
+                                      self._show_batch, self._on_message, self.refresh)
         ui.modelComboBox.connect("currentTextChanged(QString)", self._on_model_edited)
         ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self._on_input_chosen)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
@@ -106,6 +109,7 @@ class SynthesisPanel(VTKObservationMixin):
     def _on_scene_start_close(self, caller: Any, event: Any) -> None:
         """What runs belongs to the scene that goes away."""
         self._synthesizer.cancel()
+        self.spacing.close()
         self._set_parameters(None)
 
     def _on_scene_start_import(self, caller: Any, event: Any) -> None:
@@ -126,12 +130,14 @@ class SynthesisPanel(VTKObservationMixin):
         """What can be clicked now."""
         source = self._parameters.inputVolume if self._parameters else None
         self._source.follow(source)
-        running, batch = self._synthesizer.running, self.batch.running
-        self.ui.runButton.enabled = running or (source is not None and not batch)
+        running, batch, respacing = self._synthesizer.running, self.batch.running, self.spacing.running
+        self.ui.runButton.enabled = running or (source is not None and not batch and not respacing)
         if running:
             self.ui.runButton.toolTip = _("Stop the synthesis; the scene stays as it is")
         elif batch:
             self.ui.runButton.toolTip = _("Wait for the batch, or cancel it")
+        elif respacing:
+            self.ui.runButton.toolTip = _("Wait until the slice spacing is reduced, or cancel that")
         elif source is not None:
             self.ui.runButton.toolTip = _("Make an MR-like volume from the ultrasound volume")
         else:
@@ -141,7 +147,8 @@ class SynthesisPanel(VTKObservationMixin):
         self.display.refresh()
         self.handoff.refresh()
         self.export.refresh()
-        self.batch.refresh(running)
+        self.batch.refresh(running or respacing)
+        self.spacing.refresh(running or batch)
         self.advanced.refresh()
 
     def on_run_button(self, checked: bool = False) -> None:
@@ -191,6 +198,7 @@ class SynthesisPanel(VTKObservationMixin):
         self.alignment.close()
         self.display.close()
         self.batch.close()
+        self.spacing.close()
         self._synthesizer.close()
 
     def _comparable(self) -> Any:
@@ -242,10 +250,10 @@ class SynthesisPanel(VTKObservationMixin):
         qt.QTimer.singleShot(0, ask)
 
     def _show_batch(self, value: float | None, text: str) -> None:
-        """A batch's progress, or its end (None)."""
+        """Progress of what is no synthesis, or its end (None)."""
+        self.ui.statusLabel.text = text
         self.ui.progressBar.visible = value is not None
         self.ui.progressBar.value = round(100 * (value or 0.0))
-        self.ui.statusLabel.text = text
 
     def _say(self, text: str) -> None:
         self.ui.statusLabel.text = text

@@ -111,7 +111,7 @@ class Synthesizer:
         self._source, self._output, self._deliver = source, output, deliver
         self._outcome = (None, None)
         try:
-            self._folder = _working_folder()
+            self._folder = working_folder()
             if output is not None and output is source:
                 raise Refused("same-node", "Input and output are the same volume.",
                               "Choose another output, or let a new one be created.")
@@ -195,7 +195,7 @@ class Synthesizer:
         self._reports.finished(node, error)
 
 
-def _working_folder() -> Path:
+def working_folder() -> Path:
     """A new folder for what travels between the processes. Raises Failed where there is no room for one."""
     try:
         return Path(tempfile.mkdtemp(prefix="USMRISynthesis-", dir=slicer.app.temporaryPath))
