@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CONDITIONS = 3   # rows of `engine.conditions`
+RESIDUAL = 0.1   # what a linear estimate lacks is small: without it, a step of training is larger than that
 
 
 def _conv(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:
@@ -64,6 +65,7 @@ class SuperResolution(nn.Module):
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
+        self.residual = RESIDUAL
         self.head = nn.Sequential(_conv(1 + CONDITIONS, width), nn.ReLU(), Residual(width))
         self.down = nn.Sequential(_conv(width, 2 * width, 2), nn.ReLU(), Residual(2 * width))
         self.bottom = nn.Sequential(_conv(2 * width, 4 * width, 2), nn.ReLU(), Residual(4 * width),
@@ -72,10 +74,6 @@ class SuperResolution(nn.Module):
         self.middle = Residual(2 * width)
         self.top = nn.Conv2d(2 * width, width, 1)
         self.tail = nn.Sequential(Residual(width), _conv(width, 1))
-        last = self.tail[1]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
-        nn.init.zeros_(last.weight)   # training starts at the linear estimate
-        nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor, conditions: Tensor) -> Tensor:
         m, w = x.shape[2], x.shape[3]
@@ -86,7 +84,7 @@ class SuperResolution(nn.Module):
         quarter = self.bottom(half)
         half = self.middle(half + functional.interpolate(self.up(quarter), scale_factor=2.0))
         full = full + functional.interpolate(self.top(half), scale_factor=2.0)
-        return x + self.tail(full)[:, :, :m, :w]
+        return x + self.residual * self.tail(full)[:, :, :m, :w]
 
 
 class SpacingNetworks(nn.Module):

@@ -46,7 +46,8 @@ class SpacingConfig:
     the latest. vae: a checkpoint whose VAE is taken instead of training one; stage 1 is left out then.
     kl: weight of the latent's divergence, small, because a VAE blurs. in_plane: share of stage 2's batches whose
     targets are sharp in-plane images of the thick slices themselves; 0 is the paper's method, synthesised targets
-    alone.
+    alone. every_axis: synthesised fine stacks are degraded along each of their axes in turn, not along the slices'
+    alone: what was interpolated there is smooth; their in-plane detail is what there is to learn from (our addition).
     size: pixels of a patch's side, a multiple of 4. rate: constant over the first half of a stage, then linearly to 0.
     """
 
@@ -67,6 +68,7 @@ class SpacingConfig:
     ema: float = 0.995
     kl: float = 1e-4
     in_plane: float = 0.0
+    every_axis: bool = True
     width: int = 16
     vae_width: int = 24
     latent: int = 16

@@ -109,7 +109,7 @@ def pair_batch(fine: Sequence[np.ndarray], stacks: Sequence[Stack], rng: np.rand
                config: SpacingConfig) -> Pairs:
     """One factor, 1.5-6, for the batch; targets are through-plane views of `fine`, or in-plane images of `stacks`."""
     m = int(rng.integers(config.size // 8, config.size // 4 + 1)) * 4
-    n = round(m / float(np.exp(rng.uniform(np.log(profile.MIN_FACTOR), np.log(profile.MAX_FACTOR)))))
+    n = round(m / rng.uniform(profile.MIN_FACTOR, profile.MAX_FACTOR))
     in_plane = rng.random() < config.in_plane
     views = []
     for _ in range(config.batch):
@@ -118,7 +118,8 @@ def pair_batch(fine: Sequence[np.ndarray], stacks: Sequence[Stack], rng: np.rand
             views.append(_patch(_slice_of(stack, rng), (m, config.size), rng))
         else:
             volume = fine[int(rng.integers(len(fine)))]
-            views.append(_patch(_view_of(volume, rng), (m, config.size), rng, turn=False))
+            every = config.every_axis
+            views.append(_patch(_view_of(volume, rng, every), (m, config.size), rng, turn=every))
     truth = np.stack(views)
     degrade_and_start = profile.estimation(n, m) @ profile.degradation(n, m)
     x = np.einsum("am,nmw->naw", degrade_and_start.astype(np.float32), truth)
@@ -129,10 +130,10 @@ def _slice_of(stack: Stack, rng: np.random.Generator) -> Callable[[], np.ndarray
     return lambda: stack.slices[int(rng.integers(len(stack.slices)))]
 
 
-def _view_of(volume: np.ndarray, rng: np.random.Generator) -> Callable[[], np.ndarray]:
-    """A through-plane view (m, w) of fine slices (m, h, w), along one of their rows or columns."""
+def _view_of(volume: np.ndarray, rng: np.random.Generator, every: bool) -> Callable[[], np.ndarray]:
+    """A through-plane view (m, w) of fine slices (m, h, w), along their rows or columns; `every`: or a slice."""
     def draw() -> np.ndarray:
-        axis = int(rng.integers(1, 3))
+        axis = int(rng.integers(0 if every else 1, 3))
         return np.asarray(np.take(volume, int(rng.integers(volume.shape[axis])), axis=axis))
 
     return draw

@@ -98,10 +98,8 @@ def train_spacing(
                 pairs = pair_batch(fine, stacks, rng, config)
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
                     made = network(pairs.x.to(device), pairs.conditions.to(device))
-                truth = pairs.truth.to(device)
-                terms = {"l1": (made.float() - truth).abs().mean()}
-                latest["l1_linear"] = _mean(latest.get("l1_linear"), float((pairs.x - pairs.truth).abs().mean()))
-            total = terms["l1"] + config.kl * terms["kl"] if "kl" in terms else terms["l1"]
+                terms = pair_terms(made.float(), pairs.x.to(device), pairs.truth.to(device))
+            total = terms["l1"] + (config.kl * terms["kl"] if "kl" in terms else terms["square"])
             if not bool(torch.isfinite(total)):
                 raise Failed("diverged", f"The loss is no number at step {step}.", "Lower rate.")
             optimiser.zero_grad(set_to_none=True)
@@ -117,7 +115,7 @@ def train_spacing(
             ending = step == config.steps or bool(limit_s and elapsed_s >= limit_s)
             if step % config.log_every == 0 or ending:
                 row = {key: latest.get(key, float("nan")) for key in
-                       ("vae_l1", "vae_kl", "super_resolution_l1", "l1_linear")}
+                       ("vae_l1", "vae_kl", "super_resolution_l1", "super_resolution_square")}
                 log.write({"step": step, "elapsed_s": elapsed_s, "rate": rate} | row)
                 seconds = (elapsed_s - logged[1]) / (step - logged[0])
                 logged = (step, elapsed_s)
@@ -143,6 +141,17 @@ def vae_terms(vae: nn.Module, x: Tensor, config: SpacingConfig, step: int, half:
     mean, logarithm = mean.float(), logarithm.float()
     divergence = 0.5 * (mean**2 + logarithm.exp() - 1 - logarithm).mean()
     return {"l1": (made.float() - x).abs().mean(), "kl": divergence}
+
+
+def pair_terms(made: Tensor, start: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """L1 and mean square of the error, each as a share of the linear estimate's: 1 is where the training starts.
+
+    Shares, so that every factor counts alike. The paper has L1; its gradient is all but 0 at first, because most pixels
+    need no correction, and the square (our addition) gets the network away from there.
+    """
+    error, before = made - truth, start - truth
+    return {"l1": error.abs().mean() / before.abs().mean().clamp_min(1e-6),
+            "square": error.square().mean() / before.square().mean().clamp_min(1e-10)}
 
 
 def fine_stack(vae: nn.Module, stack: Stack, device: torch.device) -> np.ndarray:
