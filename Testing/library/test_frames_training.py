@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from USMRISynthesisLib.training.frames_data import real_pictures, simulated_pict
 from USMRISynthesisLib.training.frames_loop import train_frames
 from USMRISynthesisLib.training.frames_losses import losses
 from USMRISynthesisLib.training.frames_monitoring import beside, overlap
-from USMRISynthesisLib.training.frames_samples import FrameBatch, draw
+from USMRISynthesisLib.training.frames_samples import FrameBatch, draw, draw_faces
 from USMRISynthesisLib.volume import Volume
 
 
@@ -48,14 +49,14 @@ def write_config(tmp_path: Path, data: Path, *, steps: int = 4, output: str = "r
 def knowing(ellipse: Ellipse) -> frame_align.Network:
     """A network that sees one ellipse (in the plane's mm) in every square."""
     pyramid_cut = frame_align.Pyramid.cut
-    asked: list[np.ndarray] = []
+    asked: list[tuple[np.ndarray, int]] = []
 
     def cut(self, unit, size):
-        asked.append(unit)
+        asked.append((unit, size))
         return pyramid_cut(self, unit, size)
 
     def part(x: torch.Tensor) -> torch.Tensor:
-        units = asked[-len(x):]
+        units = [unit for unit, size in asked if size == 128][-len(x):]
         rows = []
         for unit in units:
             there = ellipse.moved(np.linalg.inv(unit))
@@ -68,7 +69,7 @@ def knowing(ellipse: Ellipse) -> frame_align.Network:
         return torch.from_numpy(np.stack(rows)).float()
 
     frame_align.Pyramid.cut = cut
-    return frame_align.Network(part)
+    return frame_align.Network(part, lambda x: torch.zeros(len(x)))
 
 
 @pytest.fixture
@@ -127,6 +128,19 @@ def test_a_batch_depends_on_its_seed_alone(pictures):
     assert all(torch.equal(getattr(first, name), getattr(again, name)) for name in FrameBatch.__annotations__)
 
 
+def test_faces_are_asked_upright_and_upside_down(pictures):
+    """The made frames have no face: the half behind is made dark instead."""
+    marked = []
+    for picture in pictures[1]:
+        array = picture.volume.array.copy()
+        array[:, :80] //= 4    # j grows towards anterior
+        marked.append(replace(picture, volume=Volume(array, picture.volume.ijk_to_ras)))
+    x, ahead = draw_faces(marked, np.random.default_rng(1), 24, strength=0.0)
+    assert x.shape == (24, 1, 80, 80) and 4 < float(ahead.sum()) < 20
+    more = x[:, 0, 40:].mean(dim=(1, 2)) - x[:, 0, :40].mean(dim=(1, 2))
+    assert torch.equal(more > 0, ahead > 0.5)
+
+
 # --- how it is used
 
 
@@ -136,6 +150,22 @@ def test_an_ellipse_that_the_network_sees_is_found(pictures, oracle):
     assert found is not None and overlap(found.ellipse, picture.ellipse) > 0.995
     assert found.evidence.spread < 0.3 and found.evidence.fan > 0.9
     assert abs(found.midline @ picture.ellipse.directions[:, 0]) > 0.999
+
+
+def test_the_face_decides_which_end_becomes_anterior_only_where_it_is_sure(pictures, oracle, monkeypatch):
+    picture = pictures[0][0]
+    network = oracle(picture.ellipse)
+    monkeypatch.setattr(frame_align, "load_network", lambda *_, **__: network)
+    open_ = learned.outline_by_network(picture.volume, picture.fan)
+    anterior = {}
+    for sign in (1.0, -1.0):
+        for logit in (9.0, 0.5):
+            network.face = lambda x, value=sign * logit: torch.tensor([value, value, -value, -value])
+            found = learned.outline_by_network(picture.volume, picture.fan)
+            anterior[sign, logit] = found.ras_to_canonical[1, :3]
+    np.testing.assert_allclose(anterior[1.0, 9.0], -anterior[-1.0, 9.0])
+    for sign in (1.0, -1.0):
+        np.testing.assert_allclose(anterior[sign, 0.5], open_.ras_to_canonical[1, :3])
 
 
 def test_parts_beside_the_head_hold_none_of_it(pictures):
@@ -172,7 +202,8 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, data, trained):
         train_frames(config, cancel=lambda: next(asked) == 1, report=str)
     parts = checkpoints.load(train_frames(config, report=str))["averaged"]
     whole = checkpoints.load(trained)["averaged"]
-    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+    for part, weights_of in whole.items():
+        assert all(torch.equal(value, parts[part][name]) for name, value in weights_of.items()), part
     config.write_text(config.read_text().replace("real = 1", "real = 2"))
     with pytest.raises(Refused, match="real"):
         train_frames(config)
@@ -182,6 +213,7 @@ def test_an_export_loads_with_its_hash_and_is_no_alignment_of_volumes(exported):
     agreed = {"consent": lambda sha256, name: True}
     network = frame_align.load_network(str(exported), **agreed)
     assert network(torch.zeros(1, 1, 128, 128)).shape == (1, FIELDS, 64, 64)
+    assert network.face(torch.zeros(3, 1, 80, 80)).shape == (3,)
     manifest = json.loads((exported / "manifest.json").read_text())
     assert manifest["task"] == "frames" and manifest["synthetic"] is True
     assert any("CC BY 4.0" in item["licence"] for item in manifest["training"]["data"])
@@ -245,10 +277,12 @@ def test_evaluation_prints_both_ways_and_draws_the_weakest(exported, data, tmp_p
 
 
 def test_an_export_holds_no_operator_that_torch_2_1_lacks(exported):
-    graph = torch.jit.load(exported / "model.pt").inlined_graph
-    used = {node.kind().removeprefix("aten::") for node in graph.nodes() if node.kind().startswith("aten::")}
+    module = torch.jit.load(exported / "model.pt")
+    used = {node.kind().removeprefix("aten::") for part in (module.outline, module.face)
+            for node in part.inlined_graph.nodes() if node.kind().startswith("aten::")}
     known = {"_convolution", "add", "add_", "batch_norm", "cat", "expand", "leaky_relu", "max_pool2d", "mul",
-             "pixel_unshuffle", "size", "to", "upsample_nearest2d", "Int"}
+             "pixel_unshuffle", "size", "to", "upsample_nearest2d", "Int", "dropout", "flatten", "linear", "select",
+             "slice"}
     assert used <= known, used - known
     assert (exported / "model.pt").stat().st_size < 1.5e6
 

@@ -21,7 +21,7 @@ from ..normalisation.pose import circumference_mm
 from ..simulation.dataset import MINIMUM_CIRCUMFERENCE_MM, frame_volume
 from ..training.alignment_monitoring import emptied
 from ..training.frames_data import Picture, annotated, real_pictures, rows_of, simulated_pictures
-from ..training.frames_monitoring import beside, figures
+from ..training.frames_monitoring import beside, faces, figures
 from ..volume import Volume
 from .alignment import ellipse_in_pixels, inside_ellipse, overlap
 
@@ -156,32 +156,27 @@ def phantom_frames(data: Path) -> list[Volume]:
 
 
 def face_of(simulated: Sequence[Picture], real: Sequence[Picture], model: str) -> dict[str, float]:
-    """Which end is the face: how often the network is sure, and right where that is known. A frame is turned by half a
-    turn as well: whoever goes by the picture's own top is found out."""
+    """Which end is the face: right and sure on simulated frames, where it is known; how often sure on real ones, and
+    how often the frame in the mirror is answered alike."""
     from ..normalisation.frame_align import align_frame, load_network
 
     network = load_network(model, consent=lambda sha256, name: True)
-    sure: list[bool] = []
-    right: list[bool] = []
-    for picture in simulated:
-        for turned in (picture.volume, Volume(picture.volume.array[:, ::-1, ::-1].copy(), picture.volume.ijk_to_ras)):
-            fan = picture.fan if turned is picture.volume else picture.fan[:, ::-1, ::-1].copy()
-            found = align_frame(network, turned, fan)
-            if found is None or picture.front is None:
-                continue
-            sign = 1.0 if turned is picture.volume else -1.0
-            towards = float(found.ellipse.directions[:, 0] @ picture.front) * sign * found.front
-            sure.append(abs(found.front) >= learned.SURE_OF_FRONT)
-            right.append(towards > 0)
-    result = {}
+    sure, alike = [], []
+    for picture in real:
+        mirrored = Volume(np.ascontiguousarray(picture.volume.array[:, :, ::-1]), picture.volume.ijk_to_ras)
+        found = align_frame(network, picture.volume, picture.fan)
+        again = align_frame(network, mirrored, np.ascontiguousarray(picture.fan[:, :, ::-1]))
+        if found is None or again is None:
+            continue
+        sure.append(abs(found.front) >= learned.SURE_OF_FRONT)
+        towards = found.ellipse.directions[:, 0] * found.front
+        back = again.ellipse.directions[:, 0] * again.front * [-1, 1]
+        alike.append(float(towards @ back) > 0)
+    result = faces(network, simulated)
     if sure:
-        certain = np.array(sure)
-        result = {"simulated_face_right_share": float(np.mean(right)),
-                  "simulated_face_sure_share": float(certain.mean())}
-        if certain.any():
-            result["simulated_face_right_where_sure_share"] = float(np.array(right)[certain].mean())
-    logits = [found.front for p in real if (found := align_frame(network, p.volume, p.fan)) is not None]
-    return result | {"hc18_face_sure_share": float(np.mean(np.abs(logits) >= learned.SURE_OF_FRONT))}
+        result["hc18_face_sure_share"] = float(np.mean(sure))
+        result["hc18_face_alike_in_mirror_share"] = float(np.mean(alike))
+    return result
 
 
 def draw(path: Path, outlines: Sequence[Outline], true: Sequence[Any]) -> None:

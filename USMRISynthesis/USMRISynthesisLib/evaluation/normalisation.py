@@ -37,20 +37,30 @@ def evaluate(cases: Path, split: str, data: Path, model: str, *, poses: int = 4,
         cases: a data set of `usmri simulate`; split: its folder to use. A folder that holds cases itself does too.
         data: holds hc18/; without it the frames' figures are left out.
         model: an alignment model; frames_model: one for frames, without which their skull is fitted.
-        poses: random orientations a head.
+        poses: random orientations a head; 0 for the frames alone.
         limit: that many frames, drawn at random.
         pictures: a folder for the six best, middle and worst volumes, and the weakest tenth of the frames.
     """
-    networks = load_networks(model, consent=lambda sha256, name: True)
     folder = cases / split if (cases / split).is_dir() else cases
+    result: dict[str, Any] = {"poses": poses, "split": split}
+    if poses:
+        result |= evaluate_volumes(folder, data, model, poses, pictures=pictures, progress=progress)
+    if (data / "hc18" / "index.csv").is_file():
+        result |= evaluate_frames(data, limit=limit, cases=folder, model=frames_model, pictures=pictures)
+    return result
+
+
+def evaluate_volumes(folder: Path, data: Path, model: str, poses: int, *, pictures: Path | None = None,
+                     progress: Progress | None = None) -> dict[str, Any]:
+    """The part about simulated volumes, and about what is no volume of a head."""
+    networks = load_networks(model, consent=lambda sha256, name: True)
     heads = load_heads(folder)
 
     def aligner(volume: Volume, fan: np.ndarray) -> Located | None:
         return align_volume(networks, volume, fan)
 
     outcomes = run(heads, poses, aligner, progress)
-    result: dict[str, Any] = {"heads": len(heads), "poses": poses, "split": split, **summary(outcomes),
-                              **beside_the_skull(heads, aligner)}
+    result: dict[str, Any] = {"heads": len(heads), **summary(outcomes), **beside_the_skull(heads, aligner)}
     result["no_head_caught_share"] = without_head(heads, aligner)
     result["other_images"] = other_images(data, aligner)
     if result["other_images"]:
@@ -61,8 +71,6 @@ def evaluate(cases: Path, split: str, data: Path, model: str, *, poses: int = 4,
     result["heads_refused_by_gate_share"] = refused_by_gate(folder)
     result["groups"] = by_group(outcomes)
     result["failures"] = failures(outcomes)
-    if (data / "hc18" / "index.csv").is_file():
-        result |= evaluate_frames(data, limit=limit, cases=folder, model=frames_model, pictures=pictures)
     if pictures is not None:
         draw(pictures, heads, outcomes, networks)
     return result
@@ -122,8 +130,11 @@ def _refusal(volume: Volume) -> str:
 
 def table(result: dict[str, Any]) -> str:
     """For a person: the figures, then each view and week, then the failures."""
-    lines = [f"{result['heads']} simulated heads in {result['poses']} random orientations each"]
+    volumes = "heads" in result
+    lines = [f"{result['heads']} simulated heads in {result['poses']} random orientations each"] if volumes else []
     lines += [f"  {key:34s} {value:8.3f}" for key, value in result.items() if isinstance(value, float)]
+    if not volumes:
+        return "\n".join(lines)
     lines += [f"{name}: rotation {g['rotation_deg_median']:.1f} deg, translation {g['translation_mm_median']:.1f} mm, "
               f"flips {g['flip_share']:.0%}" for name, g in result["groups"].items()]
     lines += [f"failed: {f['case']} ({f['view']}), {f['rotation_deg']} deg off, score {f['score']}"

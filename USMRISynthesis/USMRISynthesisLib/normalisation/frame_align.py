@@ -22,8 +22,7 @@ from USMRISynthesisLib.normalisation.ellipse import Ellipse, from_mask, through_
 from USMRISynthesisLib.normalisation.frame_network import (
     COS,
     DISTANCE,
-    FRONT_X,
-    FRONT_Y,
+    FACE_SIZE,
     HEAD,
     HEADED,
     LOG_SIGMA,
@@ -36,10 +35,12 @@ from USMRISynthesisLib.normalisation.trust import DEFAULT_FRAME, FRAME_NAMES, Ca
 from USMRISynthesisLib.volume import Volume
 
 TASK = "frames"
+PARTS = ("outline", "face")
 # How near the outline a cell must lie to be asked for its distance, in half-sides of the square.
 REACH = 0.15
 # The square's side over the head's length once that is known.
 SIDE = 1.35
+FACE_SIDE = 1.2
 # (quarter turns, mirrored) of each look: what one direction misjudges the others do not.
 _FIRST = ((0.0, False), (1.0, True), (2.0, False), (3.0, True))
 _NEAR = ((0.0, False), (1.5, True), (2.0, True), (3.5, False))
@@ -48,16 +49,17 @@ _LAST = tuple((0.5 * n, mirrored) for n in range(0, 8, 2) for mirrored in (False
 
 @dataclass(eq=False)
 class Network:
-    """The network in evaluation mode on the CPU, and the trust calibration that belongs to it."""
+    """The networks in evaluation mode on the CPU, and the trust calibration that belongs to them."""
 
-    part: Callable[[Tensor], Tensor]
+    outline: Callable[[Tensor], Tensor]
+    face: Callable[[Tensor], Tensor]
     calibration: Calibration = DEFAULT_FRAME
     name: str = TASK
 
     def __call__(self, x: Tensor) -> np.ndarray:
-        """(N, 1, S, S) -> fields (N, 8, s, s)."""
+        """(N, 1, S, S) -> fields (N, 6, s, s)."""
         with torch.inference_mode():
-            return np.asarray(self.part(x).float().numpy())
+            return np.asarray(self.outline(x).float().numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,7 @@ class Outlined:
 
     ellipse: in the frame's plane, mm from its first pixel; plane_to_ras: (4, 4) from there (sampling.plane_of).
     midline: (2,) unit vector along the midline as the network sees it, sign void. front: logit of the face lying at
-    the end of the major axis that `ellipse.directions[:, 0]` points to.
+    the end of the major axis that `ellipse.directions[:, 0]` points to; learnt from simulated frames alone.
     """
 
     ellipse: Ellipse
@@ -103,11 +105,12 @@ def load_network(model: str = TASK, *, consent: weights.Consent | None = None) -
         try:
             trust = manifest.extra.get("trust")
             calibration = Calibration.from_json(trust, FRAME_NAMES) if trust is not None else DEFAULT_FRAME
-        except ValueError as error:
+            outline, face = (torch.jit.freeze(getattr(module, name).eval()) for name in PARTS)
+        except (ValueError, RuntimeError, AttributeError) as error:
             raise Failed("model", f"The model {manifest.name!r} is no model for frames of this version.",
                          "Export it again, or choose another model.") from error
         _loaded.clear()
-        _loaded[manifest.sha256] = Network(torch.jit.freeze(module.eval()), calibration, manifest.name)
+        _loaded[manifest.sha256] = Network(outline, face, calibration, manifest.name)
     return _loaded[manifest.sha256]
 
 
@@ -144,8 +147,8 @@ def align_frame(network: Network, volume: Volume, fan: np.ndarray) -> Outlined |
         return None
     ellipse, residual = joint
     evidence = _evidence(pyramid, views, ellipse, residual)
-    return Outlined(ellipse, plane_of(volume)[0], _midline(views, ellipse), _front(views, ellipse), evidence,
-                    score(evidence, network.calibration))
+    return Outlined(ellipse, plane_of(volume)[0], _midline(views, ellipse), face_logit(network, pyramid, ellipse),
+                    evidence, score(evidence, network.calibration))
 
 
 def _looks(network: Network, pyramid: Pyramid, side: float, centre: np.ndarray,
@@ -162,7 +165,7 @@ def _looks(network: Network, pyramid: Pyramid, side: float, centre: np.ndarray,
 
 
 def _ellipse_of(fields: np.ndarray) -> Ellipse | None:
-    """In the square's own coordinates, from one view's fields (8, s, s)."""
+    """In the square's own coordinates, from one view's fields (6, s, s)."""
     share = _sigmoid(fields[HEAD])
     parts, count = ndimage.label(share > 0.5)
     if not count:
@@ -238,7 +241,10 @@ def _midline(views: Sequence[_View], ellipse: Ellipse) -> np.ndarray:
     """(2,) unit vector in the plane: the mean of what the views say inside the ellipse."""
     total = np.zeros((2, 2))
     for view in views:
-        cosine, sine = _inside(view, ellipse, (COS, SIN))
+        there = ellipse.moved(np.linalg.inv(view.unit)).distance(grid(view.said.shape[-1]).numpy()) < 0
+        if not there.any():
+            continue
+        cosine, sine = (float(view.said[channel][there].mean()) for channel in (COS, SIN))
         # The tensor of a direction without sign turns and mirrors with the square.
         tensor = np.array([[cosine, sine], [sine, -cosine]])
         turn = view.unit[:2, :2] / np.sqrt(abs(np.linalg.det(view.unit[:2, :2])))
@@ -246,18 +252,20 @@ def _midline(views: Sequence[_View], ellipse: Ellipse) -> np.ndarray:
     return np.asarray(np.linalg.eigh(total)[1][:, 1])
 
 
-def _front(views: Sequence[_View], ellipse: Ellipse) -> float:
-    """Mean logit of the face lying where the major axis points."""
-    logits = []
-    for view in views:
-        turn = view.unit[:2, :2] / np.sqrt(abs(np.linalg.det(view.unit[:2, :2])))
-        logits.append(float(turn @ _inside(view, ellipse, (FRONT_X, FRONT_Y)) @ ellipse.directions[:, 0]))
-    return float(np.mean(logits))
+def face_logit(network: Network, pyramid: Pyramid, ellipse: Ellipse) -> float:
+    """Mean logit of the face lying where the major axis points: upright, upside down, and both in the mirror."""
+    looks = [(turned, mirrored) for turned in (False, True) for mirrored in (False, True)]
+    squares = [pyramid.cut(upright(ellipse, turned, mirrored), FACE_SIZE) for turned, mirrored in looks]
+    with torch.inference_mode():
+        said = network.face(torch.cat(squares)).float().numpy()
+    return float(np.mean([-value if turned else value for value, (turned, _) in zip(said, looks, strict=True)]))
 
 
-def _inside(view: _View, ellipse: Ellipse, channels: tuple[int, int]) -> np.ndarray:
-    there = ellipse.moved(np.linalg.inv(view.unit)).distance(grid(view.said.shape[-1]).numpy()) < 0
-    return np.array([float(view.said[channel][there].mean()) if there.any() else 0.0 for channel in channels])
+def upright(ellipse: Ellipse, turned: bool, mirrored: bool) -> np.ndarray:
+    """`unit_to_plane` (3, 3): the head filling a square, its major axis along y, or against it."""
+    along = ellipse.directions[:, 0]
+    angle = float(np.arctan2(along[1], along[0])) - np.pi / 2 + (np.pi if turned else 0.0)
+    return square(FACE_SIDE * ellipse.length, ellipse.centre, angle, mirrored)
 
 
 def _sigmoid(logit: np.ndarray) -> np.ndarray:

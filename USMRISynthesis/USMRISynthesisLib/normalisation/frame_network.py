@@ -1,8 +1,10 @@
-"""The network that finds the head in a 2D frame: dense answers, of which closed forms make the ellipse (torch).
+"""The networks of a 2D frame: one that outlines the head, and one that tells which end is the face (torch).
 
 The trunk is that of the volumes' networks (network.py) with one axis less. Every cell says whether it lies in the
-head, how far the outline is and how sure that is, and which way midline and face lie; all cells that lie near the
-outline then decide about five numbers. Nothing here reads files or knows millimetres.
+head, how far the outline is and how sure that is, and which way the midline lies; all cells that lie near the
+outline then decide about five numbers. Asked for the face's end as well it learnt nothing in 6000 steps; once the head
+stands upright there are two ways left, and a few hundred steps tell them (one symmetry at a time, as in network.py).
+Nothing here reads files or knows millimetres.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # HEAD: logit of the head. DISTANCE: to the outline, half-sides of the square, negative inside. LOG_SIGMA: logarithm
-# of the distance's expected error. COS, SIN: of twice the midline's angle. FRONT_X, FRONT_Y: to be averaged over the
-# head; along a direction, the logit of the face lying there and not at the other end. HEADED: to be averaged over the
-# square; logit of there being a head.
-HEAD, DISTANCE, LOG_SIGMA, COS, SIN, FRONT_X, FRONT_Y, HEADED = range(8)
-FIELDS = 8
+# of the distance's expected error. COS, SIN: of twice the midline's angle. HEADED: to be averaged over the square;
+# logit of there being a head.
+HEAD, DISTANCE, LOG_SIGMA, COS, SIN, HEADED = range(6)
+FIELDS = 6
 SIZE = 128
 WIDTHS = (24, 48, 96, 112)
+FACE_SIZE = 80
+FACE_WIDTHS = (12, 24, 36)
+_FACE_CELLS = 5
 # Logits are large numbers and Adam's steps small ones (as in network.py).
 GAIN = 8.0
 
@@ -54,7 +58,7 @@ class FrameNetwork(nn.Module):
                 parameter.div_(GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 1, S, S) in [-1, 1], -1 outside the fan -> fields (N, 8, S/2, S/2)."""
+        """(N, 1, S, S) in [-1, 1], -1 outside the fan -> fields (N, 6, S/2, S/2)."""
         y = torch.cat((F.pixel_unshuffle(x, 2), self.places.expand(x.shape[0], -1, -1, -1)), dim=1)
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
@@ -66,6 +70,25 @@ class FrameNetwork(nn.Module):
             y = block(F.interpolate(narrow(y), scale_factor=2.0, mode="nearest") + skip)
         fields: Tensor = self.fields(y) * self.gains
         return fields
+
+
+class FaceNetwork(nn.Module):
+    """Upright squares (N, 1, 80, 80) in [-1, 1] -> (N,): logit of the face lying where y grows."""
+
+    def __init__(self, widths: tuple[int, ...] = FACE_WIDTHS) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 4
+        for width in widths:
+            layers += [_block(before, width), _block(width, width), nn.MaxPool2d(2)]
+            before = width
+        self.features = nn.Sequential(*layers)
+        self.drop = nn.Dropout(0.3)
+        self.last = nn.Linear(before * _FACE_CELLS**2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.drop(self.features(F.pixel_unshuffle(x, 2)).flatten(1)))
+        return y[:, 0]
 
 
 def _block(before: int, after: int) -> nn.Module:

@@ -26,8 +26,9 @@ class FrameDataConfig:
 class FramesConfig:
     """Everything a run depends on. `output` is the run's folder; `minutes` 0 means no limit.
 
-    real, simulated: frames of each kind a step. strength: of the disturbances of the images, 0 = off. The rate is
-    constant over the first third, then falls linearly to 0. decay: of the weights, a step's share of the rate.
+    real, simulated: frames of each kind a step, for the outline; faces: simulated ones for the face's end. strength: of
+    the disturbances of the images, 0 = off. The rate is constant over the first third, then falls linearly to 0.
+    decay: of the weights, a step's share of the rate.
     """
 
     output: str
@@ -40,6 +41,7 @@ class FramesConfig:
     threads: int = 1
     real: int = 13
     simulated: int = 3
+    faces: int = 24
     rate: float = 2e-3
     decay: float = 1e-2
     ema: float = 0.998
@@ -54,7 +56,7 @@ class FramesConfig:
             raise ValueError(f"task must be {TASK!r}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}")
-        for name in ("steps", "threads", "real", "simulated", "log_every", "checkpoint_every", "rate"):
+        for name in ("steps", "threads", "real", "simulated", "faces", "log_every", "checkpoint_every", "rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive")
         if not 0 <= self.ema < 1:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Failed, Refused
-from ..normalisation.frame_network import SIZE, FrameNetwork
+from ..normalisation.frame_network import FACE_SIZE, SIZE
 from . import model_folder
+from .alignment_export import Stages
+from .frames_loop import build_networks
 
 TOLERANCE = 2e-2  # the weights are stored in half precision
 LIMITS = (
@@ -35,21 +37,22 @@ def export_frames(content: Mapping[str, Any], folder: str | Path, *, name: str, 
     Raises Refused (no such checkpoint), Failed (the saved module differs; nothing can be written).
     """
     try:
-        network = FrameNetwork()
-        network.load_state_dict(content["averaged"])
-        network.eval().requires_grad_(False)
+        networks = build_networks()
+        for part, network in networks.items():
+            network.load_state_dict(content["averaged"][part])
+            network.eval().requires_grad_(False)
     except (KeyError, RuntimeError) as error:
         raise Refused("checkpoint", "This is no checkpoint of the frames' network of this version.",
                       "Train again.") from error
-    data = traced(network)
+    data = traced(networks)
     measured = dict(figures if figures is not None else content.get("figures", {}))
     on = "HC18 frames of the test fetuses" if figures is not None else "HC18 frames of the validation fetuses"
     manifest: dict[str, Any] = {
         **model_folder.identity(name, "frames", version, data),
         "input": {"size": SIZE, "spacing_mm": 1.0, "channels": 1, "neighbours": 0, "location": False,
                   "intensity": model_folder.INTENSITY},
-        "output": {"meaning": "head, distance to its outline and that distance's expected error, midline, face, "
-                              "whether there is a head; half the input's resolution"},
+        "output": {"meaning": "head, distance to its outline and that distance's expected error, midline, "
+                              "whether there is a head, at half the input's resolution; which end is the face"},
         "training": model_folder.origin(content, [model_folder.HC18, model_folder.ATLAS]),
         "figures": {"measured_on": on, **measured} if measured else {},
         "limits": list(LIMITS), "synthetic": True,
@@ -59,27 +62,30 @@ def export_frames(content: Mapping[str, Any], folder: str | Path, *, name: str, 
     return model_folder.write(folder, data, manifest, card(manifest))
 
 
-def traced(network: nn.Module) -> bytes:
+def traced(networks: Mapping[str, nn.Module]) -> bytes:
     """TorchScript bytes in half precision, read back and checked against eager. Raises Failed."""
-    x = example()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # newer torch discourages TorchScript; sizes become constants, as meant
-        module = torch.jit.trace(copy.deepcopy(network).float(), x, check_trace=False).half()
+        parts = {name: torch.jit.trace(copy.deepcopy(network).float(), example(name), check_trace=False)
+                 for name, network in networks.items()}
+        module = torch.jit.script(Stages(parts)).half()
         buffer = io.BytesIO()
         torch.jit.save(module, buffer)
         buffer.seek(0)
         loaded = torch.jit.load(buffer).float()
     with torch.inference_mode():
-        said, expected = loaded(x), network(x)
-    worst = float((said - expected).abs().max()) / max(1.0, float(expected.abs().max()))
-    if not worst <= TOLERANCE:
-        raise Failed("export", f"The exported network differs by {worst:.1e}.", "Report it.")
+        for name, network in networks.items():
+            said, expected = getattr(loaded, name)(example(name)), network(example(name))
+            worst = float((said - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+            if not worst <= TOLERANCE:
+                raise Failed("export", f"The exported {name} network differs by {worst:.1e}.", "Report it.")
     return buffer.getvalue()
 
 
-def example() -> Tensor:
-    """A fixed input (2, 1, S, S)."""
-    return torch.rand(2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+def example(name: str) -> Tensor:
+    """A fixed input (2, 1, S, S) of one part."""
+    size = FACE_SIZE if name == "face" else SIZE
+    return torch.rand(2, 1, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def card(manifest: Mapping[str, Any]) -> str:

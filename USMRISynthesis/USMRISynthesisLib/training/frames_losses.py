@@ -9,24 +9,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..normalisation.frame_align import REACH
-from ..normalisation.frame_network import COS, DISTANCE, FRONT_X, FRONT_Y, HEAD, HEADED, LOG_SIGMA, SIN
+from ..normalisation.frame_network import COS, DISTANCE, HEAD, HEADED, LOG_SIGMA, SIN
 from .frames_samples import FrameBatch
 
 
 @dataclass(frozen=True)
 class FrameLossWeights:
-    """Weights of the terms. distance: its mean error near the outline; spread: what the network says of it."""
+    """Weights of the terms. distance: its mean error near the outline; spread: what the network says of it; face: the
+    second network's."""
 
     head: float = 1.0
     distance: float = 20.0
     spread: float = 0.1
     midline: float = 0.5
-    front: float = 0.2
     headed: float = 0.3
+    face: float = 1.0
 
 
 def losses(said: Tensor, true: FrameBatch) -> dict[str, Tensor]:
-    """Each term, averaged over the samples it applies to. said: (N, 8, s, s)."""
+    """Each term, averaged over the samples it applies to. said: (N, 6, s, s)."""
     said = said.float()
     near = torch.exp(-((true.distance / REACH) ** 2)) * true.there[:, None, None]
     near = near / near.sum().clamp_min(1.0)
@@ -34,8 +35,6 @@ def losses(said: Tensor, true: FrameBatch) -> dict[str, Tensor]:
     log_sigma = said[:, LOG_SIGMA].clamp(-7, 1)
     share = true.head / true.head.sum(dim=(1, 2), keepdim=True).clamp_min(1.0)
     midline = (said[:, COS:SIN + 1] * share[:, None]).sum(dim=(2, 3))
-    front = ((said[:, FRONT_X:FRONT_Y + 1] * share[:, None]).sum(dim=(2, 3)) * true.front).sum(dim=1)
-    known = (true.front.abs().sum(dim=1) > 0).float()
     judged = F.binary_cross_entropy_with_logits(said[:, HEADED].mean(dim=(1, 2)), true.headed, reduction="none")
     # Where part of a head is seen, neither yes nor no is right.
     outlined = torch.maximum(true.there, 1 - true.head.amax(dim=(1, 2)))
@@ -44,7 +43,6 @@ def losses(said: Tensor, true: FrameBatch) -> dict[str, Tensor]:
         "distance": (error * near).sum(),
         "spread": ((error.detach() * torch.exp(-log_sigma) + log_sigma) * near).sum(),
         "midline": _mean(((midline - true.midline) ** 2).sum(dim=1), true.there),
-        "front": _mean(F.softplus(-front), known),
         "headed": _mean(judged, true.asked),
     }
 

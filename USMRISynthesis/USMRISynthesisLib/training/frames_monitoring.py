@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +11,9 @@ from torch import nn
 
 from ..normalisation import trust
 from ..normalisation.ellipse import Ellipse
-from ..normalisation.frame_align import Network, Outlined, align_frame
+from ..normalisation.frame_align import PARTS, Network, Outlined, align_frame, face_logit
 from ..normalisation.frame_network import grid
+from ..normalisation.learned import SURE_OF_FRONT
 from ..normalisation.pose import circumference_mm
 from ..volume import Volume
 from .alignment_monitoring import emptied
@@ -22,13 +23,14 @@ GOOD_DICE = 0.9
 _CELLS = 192
 
 
-def evaluate(averaged: nn.Module, pictures: Sequence[Picture],
+def evaluate(averaged: Mapping[str, nn.Module], pictures: Sequence[Picture], simulated: Sequence[Picture],
              seed: int) -> tuple[dict[str, float], trust.Calibration | None]:
     """Figures of the held-out frames, and a trust calibration where there were right and wrong ellipses.
 
     Wrong ones are made besides: the frame's content in another order, noise, and the parts of it beside the head.
     """
-    network = Network(copy.deepcopy(averaged).float().cpu())
+    outline, face = (copy.deepcopy(averaged[part]).float().cpu() for part in PARTS)
+    network = Network(outline, face)
     rng = np.random.default_rng([seed, 5])
     dice, difference, evidence, good = [], [], [], []
 
@@ -50,7 +52,20 @@ def evaluate(averaged: nn.Module, pictures: Sequence[Picture],
         calibration = trust.calibrate(evidence, good, like=trust.DEFAULT_FRAME)
     except ValueError:
         calibration = None
-    return figures(np.array(dice), np.array(difference)), calibration
+    return {**figures(np.array(dice), np.array(difference)), **faces(network, simulated)}, calibration
+
+
+def faces(network: Network, pictures: Sequence[Picture]) -> dict[str, float]:
+    """How often the face's end is told rightly where it is known, at the head's true place; {} without any."""
+    logits = [face_logit(network, picture.pyramid, picture.ellipse)
+              * float(np.sign(picture.ellipse.directions[:, 0] @ picture.front))
+              for picture in pictures if picture.front is not None]
+    if not logits:
+        return {}
+    sure = np.abs(logits) >= SURE_OF_FRONT
+    right = np.array(logits) > 0
+    return {"simulated_face_right_share": float(right.mean()), "simulated_face_sure_share": float(sure.mean()),
+            "simulated_face_right_where_sure_share": float(right[sure].mean()) if sure.any() else float("nan")}
 
 
 def figures(dice: np.ndarray, difference: np.ndarray) -> dict[str, float]:

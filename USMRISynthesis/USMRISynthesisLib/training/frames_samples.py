@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..normalisation.ellipse import Ellipse
-from ..normalisation.frame_align import square
-from ..normalisation.frame_network import SIZE, grid
+from ..normalisation.frame_align import FACE_SIDE, square
+from ..normalisation.frame_network import FACE_SIZE, SIZE, grid
 from .alignment_data import disturb, no_head
 from .frames_data import Picture
 
@@ -26,15 +26,13 @@ class FrameBatch:
     """x (N, 1, S, S), and what is true of it; s is half of S.
 
     head (N, s, s) 0-1; distance (N, s, s) half-sides; midline (N, 2) cosine and sine of twice the angle, shorter for a
-    rounder head; front (N, 2) unit vector or zero where it is not known; headed (N,) 0-1, asked (N,) whether that is
-    clear; there (N,): the head is to be outlined.
+    rounder head; headed (N,) 0-1, asked (N,) whether that is clear; there (N,): the head is to be outlined.
     """
 
     x: Tensor
     head: Tensor
     distance: Tensor
     midline: Tensor
-    front: Tensor
     headed: Tensor
     asked: Tensor
     there: Tensor
@@ -90,17 +88,33 @@ def one(picture: Picture, rng: np.random.Generator, strength: float = 1.0) -> di
     semi, along = ellipse.semi_axes, ellipse.directions[:, 0]
     clear = min(1.0, (1 - semi[1] / semi[0]) / 0.12)
     midline = clear * np.array([along[0] ** 2 - along[1] ** 2, 2 * along[0] * along[1]])
-    front = np.zeros(2)
-    if picture.front is not None and there:
-        front = np.linalg.inv(unit)[:2, :2] @ picture.front
-        front /= np.linalg.norm(front)
     head = torch.from_numpy((distance < 0).astype(np.float32)) if share > 0 else torch.zeros(SIZE // 2, SIZE // 2)
     return {
         "x": x[None], "head": head, "distance": torch.from_numpy(distance.astype(np.float32)),
-        "midline": torch.from_numpy(midline.astype(np.float32)), "front": torch.from_numpy(front.astype(np.float32)),
+        "midline": torch.from_numpy(midline.astype(np.float32)),
         "headed": torch.tensor(float(there)), "asked": torch.tensor(float(there or share <= _LITTLE)),
         "there": torch.tensor(float(there)),
     }  # fmt: skip
+
+
+def draw_faces(simulated: Sequence[Picture], rng: np.random.Generator, count: int, *,
+               strength: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Upright squares x (N, 1, S, S) of frames whose face is known, and whether it lies where y grows, (N,) 0-1."""
+    known = [picture for picture in simulated if picture.front is not None]
+    squares, answers = [], []
+    for _ in range(count):
+        picture = known[int(rng.integers(len(known)))]
+        assert picture.front is not None
+        ahead = bool(rng.random() < 0.5)
+        angle = float(np.arctan2(picture.front[1], picture.front[0])) - np.pi / 2 + (0.0 if ahead else np.pi)
+        length = picture.ellipse.length
+        unit = square(FACE_SIDE * length * float(np.exp(rng.normal(0, 0.05))),
+                      picture.ellipse.centre + rng.normal(0, 0.03, 2) * length,
+                      angle + float(rng.normal(0, np.deg2rad(6))), bool(rng.random() < 0.5))
+        x = picture.pyramid.cut(unit, FACE_SIZE)[0, 0]
+        squares.append(disturb(x, (x > -1).float(), rng, strength)[None])
+        answers.append(float(ahead))
+    return torch.stack(squares), torch.tensor(answers)
 
 
 def _seen(ellipse: Ellipse, distance: np.ndarray, fan: Tensor) -> float:
