@@ -147,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--picture", metavar="PNG", help="simulator: write real and simulated frames, shuffled")
 
     evaluate.add_argument("--poses", type=int, default=4, metavar="N",
-                          help="normalisation: random orientations for each simulated head (4)")
+                          help="normalisation: random orientations for each simulated head (4); 0: frames alone")
     evaluate.add_argument("--pictures", metavar="DIR",
                           help="normalisation: draw the six best, middle and worst volumes here")
 
