@@ -55,6 +55,25 @@ def add_head(name: str = "Fetal head", spacing: tuple[float, float, float] = (2.
     return node
 
 
+def add_stack(name: str = "Fetal MR", shape: tuple[int, int, int] = (9, 40, 36), side_mm: float = 3.3) -> Any:
+    """Thick oblique slices of something smooth, as a node that stands under a transform."""
+    rng = np.random.default_rng(5)
+    waves = [np.sin(np.linspace(0, rng.uniform(3, 9), n) + rng.uniform(0, 6)) for n in shape]
+    array = 400 + 130 * (waves[0][:, None, None] + waves[1][None, :, None] + waves[2][None, None, :])
+    node = slicer.util.addVolumeFromArray(array.astype(np.int16), name=name)
+    angle = np.deg2rad(20)
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array([[np.cos(angle), 0, np.sin(angle)], [0, -1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    matrix[:3, :3] *= (1.1, 1.1, side_mm)
+    matrix[:3, 3] = (4, -30, 11)
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAutoWindowLevel(False)
+    node.GetDisplayNode().SetWindowLevel(321, 123)
+    put_under_a_transform(node)
+    return node
+
+
 def add_frame(name: str = "Frame") -> Any:
     """The head's middle slice as a frame of its own: a volume of one slice."""
     array = head_array((3, 200, 180), (1.0, 0.6, 0.6))[1:2]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
-from scenery import REPOSITORY, add_head, head_array
+from scenery import REPOSITORY, add_head, add_stack, head_array
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.volume import Volume
 from USMRISynthesisScene import nodes
@@ -27,6 +27,7 @@ def test_examples_run_as_they_stand(host: Any, module: Any, model: Path, tmp_pat
     for name in ("confirmOkCancelDisplay", "confirmYesNoDisplay", "messageBox"):
         monkeypatch.setattr(slicer.util, name, never, raising=False)
     add_head()
+    add_stack()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     Volume(head_array((1, 120, 112), (1.0, 1, 1)), np.diag([1.0, 1, 1, 1])).write(tmp_path / "in" / "frame.nrrd")
@@ -51,6 +52,7 @@ def test_examples_run_as_they_stand(host: Any, module: Any, model: Path, tmp_pat
     assert said[0].startswith("Fetal head MR-like (SYNTHETIC") and "48" in said
     assert any(line.startswith("empty - Empty holds no image.") for line in said)
     assert said[-1] == "1 case: 1 done."
+    assert "Fetal MR thin slices (SYNTHETIC - not for diagnosis)" in said
     assert nodes.is_synthetic(names["mr"]) and names["provenance"]["alignment"]["method"] == "given"
     assert names["ultrasound"].GetTransformNodeID() == names["registration"].GetID()
     assert (tmp_path / "head-mr.nrrd").is_file() and (tmp_path / "head-mr.json").is_file()
@@ -61,6 +63,7 @@ def test_every_keyword_of_the_console_is_explained(module: Any) -> None:
     import inspect
     import sys
 
-    method = sys.modules["USMRISynthesis"].USMRISynthesisLogic.synthesize
-    for name in list(inspect.signature(method).parameters)[1:]:
-        assert f":param {name}:" in (method.__doc__ or ""), name
+    logic = sys.modules["USMRISynthesis"].USMRISynthesisLogic
+    for method in (logic.synthesize, logic.respace):
+        for name in list(inspect.signature(method).parameters)[1:]:
+            assert f":param {name}:" in (method.__doc__ or ""), name

@@ -7,30 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
-from scenery import PICTURES, ijk_to_ras, leftovers, play, put_under_a_transform, scene_state, spin_until, when_progress
+from scenery import PICTURES, add_stack, ijk_to_ras, leftovers, play, scene_state, spin_until, when_progress
 from USMRISynthesisScene import nodes, respacing
 from USMRISynthesisScene.panel_spacing import RespaceOptions
 
 BUTTON = "Reduce slice spacing"
-
-
-def add_stack(name: str = "Fetal MR", shape: tuple[int, int, int] = (9, 40, 36), side_mm: float = 3.3) -> Any:
-    """Thick oblique slices of something smooth, as a node that stands under a transform."""
-    rng = np.random.default_rng(5)
-    waves = [np.sin(np.linspace(0, rng.uniform(3, 9), n) + rng.uniform(0, 6)) for n in shape]
-    array = 400 + 130 * (waves[0][:, None, None] + waves[1][None, :, None] + waves[2][None, None, :])
-    node = slicer.util.addVolumeFromArray(array.astype(np.int16), name=name)
-    angle = np.deg2rad(20)
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.array([[np.cos(angle), 0, np.sin(angle)], [0, -1, 0], [-np.sin(angle), 0, np.cos(angle)]])
-    matrix[:3, :3] *= (1.1, 1.1, side_mm)
-    matrix[:3, 3] = (4, -30, 11)
-    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
-    node.CreateDefaultDisplayNodes()
-    node.GetDisplayNode().SetAutoWindowLevel(False)
-    node.GetDisplayNode().SetWindowLevel(321, 123)
-    put_under_a_transform(node)
-    return node
 
 
 @pytest.fixture
@@ -162,6 +143,19 @@ def test_closing_the_scene_cancels(panel: Any, ui: Any, stack: Any, play_part: A
     spin_until(lambda: is_over(ui))
     spin_until(lambda: leftovers() == [])
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
+
+
+def test_the_console_call_blocks_and_returns_the_node(panel: Any, ui: Any) -> None:
+    node = add_stack()
+    heard: list[float] = []
+    thin = panel.logic.respace(node, spacing=1.1, model="copy", progress=lambda value, stage: heard.append(value))
+    assert thin is made(node) and heard
+    from USMRISynthesisLib.errors import Failed, Refused
+
+    with pytest.raises(Refused, match="5 mm wide"):
+        panel.logic.respace(node, model="refuse")
+    with pytest.raises(Failed):
+        panel.logic.respace(node, model="exit 3")
 
 
 def test_while_a_synthesis_runs_it_waits(panel: Any, ui: Any, stack: Any) -> None:

@@ -164,7 +164,8 @@ def test_terms_are_shares_of_the_linear_estimates_error() -> None:
     truth = torch.rand(2, 1, 8, 8)
     start = truth + 0.1
     terms = pair_terms(truth + 0.05, start, truth)
-    assert float(terms["l1"]) == pytest.approx(0.5, rel=1e-3) and float(terms["square"]) == pytest.approx(0.25, rel=1e-3)
+    assert float(terms["l1"]) == pytest.approx(0.5, rel=1e-3)
+    assert float(terms["square"]) == pytest.approx(0.25, rel=1e-3)
 
 
 def test_a_deformation_moves_but_keeps_the_range_and_is_the_same_for_its_seed() -> None:

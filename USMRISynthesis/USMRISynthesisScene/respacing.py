@@ -27,6 +27,7 @@ from USMRISynthesisScene.synthesis import Reports, error_from, working_folder
 
 log = logging.getLogger(__name__)
 
+_WAIT_MS = 200
 SOURCE_ROLE = "USMRISynthesis.SourceThickSlices"
 
 
@@ -51,6 +52,7 @@ class RespaceRun:
         self._folder: Path | None = None
         self._source: Any = None
         self._reports = Reports()
+        self._outcome: tuple[Any, USMRIError | None] = (None, None)
 
     @property
     def running(self) -> bool:
@@ -76,6 +78,19 @@ class RespaceRun:
         if self.running:
             self._worker.kill()
             self._finish(None, Cancelled())
+
+    def wait(self) -> Any:
+        """Block until the run ends; returns the new node or raises what went wrong."""
+        try:
+            while self.running:
+                self._worker.wait(_WAIT_MS)
+        except BaseException:   # Ctrl+C, or a progress callback that has had enough
+            self.cancel()
+            raise
+        node, error = self._outcome
+        if error is not None:
+            raise error
+        return node
 
     def _handle(self, event: Event) -> None:
         if event["event"] == "progress":
@@ -109,6 +124,7 @@ class RespaceRun:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         self._source = None
+        self._outcome = (node, error)
         if error is not None:
             self._reports.message("error", str(error))
         self._reports.finished(node, error)

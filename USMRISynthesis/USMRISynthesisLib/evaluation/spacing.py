@@ -45,14 +45,14 @@ def methods_of(loaded: LoadedModel) -> dict[str, Method]:
         LINEAR_ESTIMATE: lambda thick, m: profile.apply(profile.estimation(len(thick), m), thick),
         VAE_ALONE: lambda thick, m: synthesise(loaded.module.vae, thick, m, loaded.device),
         OURS: ours,
-        CONSISTENT: lambda thick, m: profile.project(ours(thick, m), thick),
     }  # fmt: skip
 
 
 def evaluate(data: Path, split: str, *, model: str = "spacing", device: str = "auto", peer: Peer | None = None,
              limit: int | None = None, pictures: Path | None = None,
              progress: Callable[[float, str], None] | None = None) -> dict[str, Any]:
-    """Figures of all methods; `limit` keeps that many cases, and the real stacks are compared where they are.
+    """Figures of all methods; `limit` keeps that many cases, spread over all; the real stacks are compared where they
+    are.
 
     The result: "psnr" and "ssim" (method -> mean over cases and views), "by" (the same by view, factor and
     orientation), "seconds_stack" (a 320x320x22 stack), "consistency" (ours, before the projection, and
@@ -62,7 +62,8 @@ def evaluate(data: Path, split: str, *, model: str = "spacing", device: str = "a
     methods = methods_of(loaded)
     cases = [(head, factor, orientation) for head in held_out(data, split) for factor in FACTORS
              for orientation in ORIENTATIONS]
-    cases = cases[:limit] if limit else cases
+    if limit:
+        cases = [cases[n] for n in np.unique(np.linspace(0, len(cases) - 1, limit).round().astype(int))]
     rows: list[dict[str, Any]] = []
     residuals: dict[str, list[float]] = {OURS: [], CONSISTENT: []}
     peer_cases = set(np.linspace(0, len(cases) - 1, peer.cases).round().astype(int)) if peer else set()
@@ -72,6 +73,7 @@ def evaluate(data: Path, split: str, *, model: str = "spacing", device: str = "a
             progress(0.8 * number / len(cases), f"{head.name}, {orientation}, 1:{factor}")
         truth, thick = thinned(head, factor, orientation)
         made = {name: method(thick, len(truth)) for name, method in methods.items()}
+        made[CONSISTENT] = profile.project(made[OURS], thick)
         for name, values in residuals.items():
             values.append(profile.residual(made[name], thick))
         if peer is not None and number in peer_cases:
@@ -82,10 +84,11 @@ def evaluate(data: Path, split: str, *, model: str = "spacing", device: str = "a
             for view, (psnr, ssim) in by_view(fine, truth).items():
                 rows.append({"case": number, "method": name, "factor": factor, "orientation": orientation, "view": view,
                              "psnr": psnr, "ssim": ssim})
+    names = [*methods, CONSISTENT]
     result: dict[str, Any] = {
         "split": split, "model": model, "cases": len(cases), "device": str(loaded.device),
-        "psnr": _means(rows, "psnr", methods), "ssim": _means(rows, "ssim", methods),
-        "by": {key: {str(value): {"psnr": _means(some, "psnr", methods), "ssim": _means(some, "ssim", methods)}
+        "psnr": _means(rows, "psnr", names), "ssim": _means(rows, "ssim", names),
+        "by": {key: {str(value): {"psnr": _means(some, "psnr", names), "ssim": _means(some, "ssim", names)}
                      for value in values for some in [[r for r in rows if r[key] == value]] if some}
                for key, values in (("view", VIEWS), ("factor", FACTORS), ("orientation", ORIENTATIONS))},
         "consistency": float(np.mean(residuals[OURS])), "consistency_projected": float(np.mean(residuals[CONSISTENT])),
@@ -133,7 +136,7 @@ def ssim_map(a: np.ndarray, b: np.ndarray, top: float) -> np.ndarray:
     return np.asarray((2 * mu_a * mu_b + c1) * (2 * cov + c2) / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2)))
 
 
-def _means(rows: Sequence[Mapping[str, Any]], key: str, methods: Mapping[str, Method]) -> dict[str, float]:
+def _means(rows: Sequence[Mapping[str, Any]], key: str, methods: Sequence[str]) -> dict[str, float]:
     return {name: float(np.mean([row[key] for row in rows if row["method"] == name])) for name in methods}
 
 

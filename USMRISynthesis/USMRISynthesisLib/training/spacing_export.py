@@ -108,6 +108,8 @@ def card(manifest: Mapping[str, Any]) -> str:
     targets = {0.0: "synthesised fine slices alone (Xuan et al. 2021)",
                1.0: "in-plane images alone (self-supervised; not Xuan's method)"}.get(
         share, f"synthesised fine slices, and in-plane images in {share:.0%} of the batches")
+    if config["every_axis"] and share < 1:
+        targets += ", degraded along each of their axes (ours)"
     return "\n".join([
         f"# {manifest['name']} {manifest['version']}", "",
         "Reduces the slice spacing of MR volumes by 1.5 to 6.", "**Not for diagnosis.**", "",
