@@ -19,9 +19,8 @@ from ..normalisation import learned
 from ..normalisation.alignment import LOW_SCORE, UNSEEN_SCORE, Alignment, align_skull
 from ..normalisation.pose import circumference_mm
 from ..simulation.dataset import MINIMUM_CIRCUMFERENCE_MM, frame_volume
-from ..training.alignment_monitoring import emptied
 from ..training.frames_data import Picture, annotated, real_pictures, rows_of, simulated_pictures
-from ..training.frames_monitoring import beside, faces, figures
+from ..training.frames_monitoring import beside, faces, figures, scrambled
 from ..volume import Volume
 from .alignment import ellipse_in_pixels, inside_ellipse, overlap
 
@@ -130,7 +129,7 @@ def without_head(pictures: Sequence[Picture], data: Path, work: Aligner) -> dict
             return True
 
     rng = np.random.default_rng(11)
-    mixed = [low(emptied(p.volume, p.fan, rng), p.fan) for p in pictures]
+    mixed = [low(scrambled(picture, rng), picture.fan) for picture in pictures]
     parts = [low(part.volume, part.fan) for picture in pictures for part in beside(picture)]
     slices = [low(frame, find_fan(frame.array, frame.spacing)) for frame in phantom_frames(data)]
     result: dict[str, Any] = {"hc18_parts_beside_the_head": len(parts)}

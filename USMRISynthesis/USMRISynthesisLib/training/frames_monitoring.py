@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy import ndimage
 from torch import nn
 
 from ..normalisation import trust
@@ -16,7 +17,6 @@ from ..normalisation.frame_network import grid
 from ..normalisation.learned import SURE_OF_FRONT
 from ..normalisation.pose import circumference_mm
 from ..volume import Volume
-from .alignment_monitoring import emptied
 from .frames_data import Picture
 
 GOOD_DICE = 0.9
@@ -45,7 +45,7 @@ def evaluate(averaged: Mapping[str, nn.Module], pictures: Sequence[Picture], sim
         true = circumference_mm(picture.ellipse.semi_axes)
         difference.append(true if found is None else abs(circumference_mm(found.ellipse.semi_axes) - true))
         note(found, dice[-1] >= GOOD_DICE)
-        note(align_frame(network, emptied(picture.volume, picture.fan, rng), picture.fan), False)
+        note(align_frame(network, scrambled(picture, rng), picture.fan), False)
         for part in beside(picture):
             note(align_frame(network, part.volume, part.fan), False)
     try:
@@ -89,6 +89,23 @@ def overlap(one: Ellipse, other: Ellipse) -> float:
     places = (grid(_CELLS).numpy() + 1) / 2 * (high - low)[:, None, None] + low[:, None, None]
     a, b = one.distance(places) < 0, other.distance(places) < 0
     return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
+
+
+def scrambled(picture: Picture, rng: np.random.Generator) -> Volume:
+    """The frame without its head: its own tiles, a quarter of the head wide, in another order, or speckle alone."""
+    array = picture.volume.array[0].copy()
+    if rng.random() < 0.3:
+        smooth = ndimage.gaussian_filter(rng.standard_normal(array.shape), max(array.shape) / rng.uniform(8, 30))
+        level = 90 * np.exp(0.8 * smooth / smooth.std()) * rng.rayleigh(0.8, array.shape)
+    else:
+        step = max(6, int(0.5 * picture.ellipse.semi_axes[1] / picture.volume.spacing[0]))
+        rows, columns = (size // step for size in array.shape)
+        tiles = array[:rows * step, :columns * step].reshape(rows, step, columns, step).swapaxes(1, 2)
+        tiles = rng.permutation(tiles.reshape(-1, step, step)).reshape(rows, columns, step, step)
+        array[:rows * step, :columns * step] = tiles.swapaxes(1, 2).reshape(rows * step, columns * step)
+        array[rows * step:], array[:, columns * step:] = 0, 0
+        level = array.astype(np.float64)
+    return Volume(np.where(picture.fan, np.clip(level, 0, 255), 0).astype(np.uint8), picture.volume.ijk_to_ras)
 
 
 def beside(picture: Picture) -> list[Picture]:
