@@ -25,7 +25,7 @@ LIMITS = (
     "Not for diagnosis. The alignment finds where a fetal head lies; it judges no anatomy.",
     "Learnt from simulated ultrasound alone, of averages of fetuses with spina bifida: nobody has tried it on real 3D "
     "ultrasound.",
-    "Volumes only: in a 2D frame the skull is fitted without a network, and which end is the face is left open.",
+    "Volumes only: 2D frames have a model of their own.",
     "Heads of 21-34 weeks were simulated; others are reached by scaling.",
     "Below a score of one half the alignment is not to be relied on; above it, look all the same.",
 )
