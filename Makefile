@@ -27,7 +27,7 @@ simulate: .venv/.test
 	$(BIN)/usmri simulate configs/simulation.json data/sim --data $(DATA)
 
 train: .venv/.test
-	mkdir -p runs/start && git show 9ae87f0:model_weights/default/model.pt > runs/start/model.pt
+	mkdir -p runs/start && git show 96b88a5:model_weights/default/model.pt > runs/start/model.pt
 	$(BIN)/usmri train configs/default.toml
 
 samples: .venv/.test

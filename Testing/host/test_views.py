@@ -9,6 +9,7 @@ import pytest
 import slicer
 from host_slicer.slice_view import leave_mouse, move_mouse, picture_of, picture_of_3d, write_png
 from scenery import PICTURES, add_frame, add_head, add_result, is_idle, play, spin_until
+from USMRISynthesisLib.volume import Volume
 from USMRISynthesisScene import layout, marking, nodes
 
 VIEWS = ("One plane", "Three planes", "One plane and 3D")
@@ -133,6 +134,35 @@ def test_support_map_lies_in_green_over_the_ultrasound_only(done: Any, ui: Any) 
     assert view(layout.ULTRASOUND).mrmlSliceCompositeNode().GetLinkedControl()
     ui.supportCheckBox.click()
     assert np.array_equal(picture_of(view(layout.ULTRASOUND)), before[layout.ULTRASOUND])
+
+
+def test_a_probability_covers_what_is_not_to_be_believed_in_the_mr_like_view(panel: Any, ui: Any) -> None:
+    source = add_head()
+    ui.makeSupportCheckBox.checked = True
+    play(panel, "copy")
+    spin_until(lambda: is_idle(ui))
+    output = slicer.mrmlScene.GetNodeByID(panel.panel._last_output_id)
+    grey = slicer.util.arrayFromVolume(add_result(source)).copy()
+    believed = np.full(grey.shape, 0.95, np.float32)
+    half = grey.shape[2] // 2
+    believed[..., :half] = 0.05
+    provenance = {"support": {"meaning": "probability", "sha256": "0"}}
+    result = nodes.Result(Volume(grey, nodes.read_volume(source).ijk_to_ras), np.eye(4), provenance,
+                          Volume(believed, nodes.read_volume(source).ijk_to_ras))
+    nodes.write_result(result, source, output)
+    ui.compareButton.click()
+    before = {role: picture_of(view(role)) for role in (layout.ULTRASOUND, layout.FUSED, layout.MR)}
+    ui.supportCheckBox.click()
+    after = picture_of(view(layout.MR))
+    write_png(PICTURES / "support-probability.png", [before[layout.MR], after])
+    changed = (after.astype(int) != before[layout.MR]).any(axis=-1)
+    red = (after[..., 0].astype(int) - after[..., 2] > 30) & (after[..., 0] > after[..., 1])
+    assert 0.05 < changed.mean() < 0.6 and (red | ~changed).mean() > 0.97
+    for role in (layout.ULTRASOUND, layout.FUSED):
+        assert np.array_equal(picture_of(view(role)), before[role])
+    assert "not to be believed" in ui.supportCheckBox.toolTip
+    ui.supportCheckBox.click()
+    assert np.array_equal(picture_of(view(layout.MR)), before[layout.MR])
 
 
 def test_without_a_support_map_its_box_says_how_to_get_one(panel: Any, ui: Any) -> None:

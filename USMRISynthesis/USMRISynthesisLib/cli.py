@@ -62,6 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     synthesize.add_argument("--planes", default="axial", help="along which slices (axial)")
     synthesize.add_argument("--transform", metavar="FILE",
                             help="ITK transform to canonical space, where it is known; it wins")
+    synthesize.add_argument("--support", metavar="FILE",
+                            help="write the support map too: how probable it is that the grey is right, 0-1")
     synthesize.add_argument("--trust-model", action="store_true",
                             help="agree to run a model that did not come with the product; remembered")
     synthesize.add_argument("--unreliable", action="store_true",

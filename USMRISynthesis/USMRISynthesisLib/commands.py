@@ -37,11 +37,14 @@ def synthesize(options: Namespace) -> Outcome:
         unreliable=options.unreliable, gestational_age=options.gestational_age)
     provenance = result.provenance
     sidecar = write_with_sidecar(result.mr, provenance, target, source=source)
+    if options.support:
+        write_with_sidecar(result.confidence, provenance, Path(options.support), source=source)
     seconds = sum(provenance["seconds"].values())
     text = (f"Wrote {target} ({SYNTHETIC}) and {sidecar.name} in {seconds:.1f} s with the model "
             f"{provenance['model']['name']!r} on {provenance['device']['name']}.")
     return text, {"output": str(target), "provenance": str(sidecar), "notice": SYNTHETIC,
-                  "trusted": result.trusted, "alignment": provenance["alignment"],
+                  "support": {"file": options.support, **provenance["support"]}, "trusted": result.trusted,
+                  "alignment": provenance["alignment"],
                   "device": provenance["device"], "precision": provenance["precision"],
                   "seconds": provenance["seconds"], "warnings": provenance["warnings"]}
 

@@ -16,7 +16,7 @@ KEPT = "build/evaluation"  # the segmenter, once trained
 
 def evaluate_synthesis(options: Namespace) -> Outcome:
     """`usmri evaluate synthesis`: a model against truth, baselines and real frames; `--quick`: its own figures only."""
-    from USMRISynthesisLib.evaluation import comparison, real_frames, synthesis
+    from USMRISynthesisLib.evaluation import comparison, real_frames, support, synthesis
     from USMRISynthesisLib.evaluation.synthesis_frames import frame_prediction
 
     folder = Path(options.cases or "data/sim")
@@ -34,6 +34,10 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
                                            progress=progress)
     result |= comparison.shares(result)
     text += "\n\nmethods side by side (simulated)\n" + comparison.table(result["methods"])
+    believed = support.evaluate(folder / options.split, options.model, options.device, progress=progress)
+    if believed is not None:
+        result |= believed
+        text += "\n\n" + support.table(believed)
     frames = train.parent / "hc18.npz"
     if frames.is_file():
         result |= real_frames.evaluate(frames, frame_prediction(options.model, options.device), limit=options.limit,

@@ -49,7 +49,7 @@ def simulate(options: Namespace) -> Outcome:
 
 def train(options: Namespace) -> Outcome:
     """`usmri train CONFIG`: train, or go on training. What happens is reported on stderr."""
-    from USMRISynthesisLib.training import alignment_loop, frames_loop, loop, spacing_loop
+    from USMRISynthesisLib.training import alignment_loop, frames_loop, loop, spacing_loop, support_loop
     from USMRISynthesisLib.training.alignment_configuration import task_of
 
     def report(text: str) -> None:
@@ -57,7 +57,7 @@ def train(options: Namespace) -> Outcome:
             sys.stderr.write(f"{text}\n")
 
     trainers = {"alignment": alignment_loop.train_alignment, "frames": frames_loop.train_frames,
-                "spacing": spacing_loop.train_spacing, "synthesis": loop.train}
+                "spacing": spacing_loop.train_spacing, "support": support_loop.train_support, "synthesis": loop.train}
     work = trainers[task_of(options.config)]
     checkpoint = work(options.config, resume=options.resume, minutes=options.minutes, report=report)
     return f"Wrote {checkpoint}.", {"checkpoint": str(checkpoint)}
@@ -73,6 +73,11 @@ def export(options: Namespace) -> Outcome:
 
     content = checkpoints.load(options.checkpoint)
     exporters = {"alignment": export_alignment, "frames": export_frames, "spacing": export_spacing}
+    if content.get("task") == "support":
+        from USMRISynthesisLib.training.support_export import add_support
+
+        folder = add_support(content, options.output)
+        return f"Wrote the support map into {folder}.", {"model": str(folder)}
     if content.get("task") in exporters:
         folder = exporters[content["task"]](content, options.output, version=options.model_version,
                                             name=options.name or Path(options.output).resolve().name,

@@ -216,6 +216,28 @@ def verified_bytes(folder: str | Path, *, consent: Consent | None = None) -> tup
     return manifest, content
 
 
+def support_bytes(folder: str | Path, manifest: Manifest, *, consent: Consent | None = None) -> bytes | None:
+    """The bytes of the model's support map network (`support` in the manifest), checked alike; None where it has none.
+
+    Raises Failed when the file is missing, or is not the one in the manifest, ConsentNeeded without consent.
+    """
+    named = manifest.extra.get("support")
+    if named is None:
+        return None
+    file, sha256 = (named.get(key) if isinstance(named, dict) else None for key in ("file", "sha256"))
+    if not isinstance(file, str) or not isinstance(sha256, str) or file != Path(file).name:
+        raise _malformed("support", "has no file and sha256")
+    content = _file_bytes(Path(folder), file, manifest.name)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise Failed("hash", f"The support map of the model {manifest.name!r} is not the one its manifest describes: "
+                     "the SHA-256 differs, so it was not loaded.", _REMEDY)
+    if not is_bundled(Path(folder)) and sha256 not in _trusted():
+        if consent is None or not consent(sha256, f"{manifest.name}, support map"):
+            raise ConsentNeeded(f"{manifest.name}, support map", sha256)
+        _trust(sha256, f"{manifest.name}, support map")
+    return content
+
+
 def load(folder: str | Path, device: "str | torch.device" = "cpu", *,
          consent: Consent | None = None) -> "torch.jit.ScriptModule":
     """Load the TorchScript module onto the device, for evaluation. Its hash is checked before torch sees it.
@@ -253,10 +275,14 @@ def config_dir() -> Path:
 
 
 def _weights_bytes(folder: Path, manifest: Manifest) -> bytes:
+    return _file_bytes(folder, manifest.file, manifest.name)
+
+
+def _file_bytes(folder: Path, file: str, name: str) -> bytes:
     try:
-        return (folder / manifest.file).read_bytes()
+        return (folder / file).read_bytes()
     except OSError as error:
-        raise Failed("weights", f"The weights of the model {manifest.name!r} cannot be read "
+        raise Failed("weights", f"The weights of the model {name!r} cannot be read "
                      f"({error.strerror}).", _REMEDY) from error
 
 

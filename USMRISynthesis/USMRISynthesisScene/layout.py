@@ -115,9 +115,9 @@ def show_labels(labels: slicer.vtkMRMLLabelMapVolumeNode | None) -> None:
         widget.mrmlSliceNode().SetUseLabelOutline(True)
 
 
-def show_over_ultrasound(volume: slicer.vtkMRMLScalarVolumeNode | None, opacity: float = 0.4) -> None:
-    """Lay a volume, such as the support map, over the ultrasound views; None takes it away."""
-    for widget in comparison_widgets(ULTRASOUND):
+def show_over(role: str, volume: slicer.vtkMRMLScalarVolumeNode | None, opacity: float = 0.4) -> None:
+    """Lay a volume, such as the support map, over the views of a role; None takes it away."""
+    for widget in comparison_widgets(role):
         composite = widget.mrmlSliceCompositeNode()
         with _Unlinked([composite]):
             composite.SetForegroundVolumeID(volume.GetID() if volume is not None else None)

@@ -28,6 +28,7 @@ PROVENANCE_ATTRIBUTE = PROVENANCE_KEY
 SUPPORT_ROLE = "USMRISynthesis.SupportMap"
 SYNTHETIC_ATTRIBUTE = SYNTHETIC_KEY
 MR_WINDOW = (0.0, 1000.0)
+DOUBT = 0.8  # below this probability of being right a voxel is covered
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Result:
         ras_to_canonical: (4, 4), from the input's local RAS to canonical space.
         provenance: model, versions, device, parameters; anything that JSON can hold.
         masks: 1 in the fan, 2 in the head inside the fan, 0 elsewhere, on the same grid; or None.
-        support: 0-1 on the same grid, where the beam looked inside the head; None when it was not asked for.
+        support: 0-1 on the same grid, how probable it is that the grey is right, or where the beam looked inside the
+            head (the provenance says which); None when it was not asked for.
     """
 
     mr: Volume
@@ -115,7 +117,7 @@ def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
         output.EndModify(modified)
     _set_window(output)
     if result.support is not None:
-        made.append(_support_map(result.support, source, output))
+        made.append(_support_map(result.support, source, output, probable=is_probability(result.provenance)))
     for node in made:
         place_beside(node, source)
     return output
@@ -178,9 +180,18 @@ def _canonical_transform(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
     return node
 
 
-def _support_map(support: Volume, source: slicer.vtkMRMLScalarVolumeNode,
-                 output: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLScalarVolumeNode:
-    """The volume that belongs to `output` and says where there was something to see; not how right the image is."""
+def is_probability(provenance: Mapping[str, Any]) -> bool:
+    """Whether a result's support map says how probable it is that the grey is right, or only where the beam was."""
+    return "sha256" in provenance.get("support", {})
+
+
+def _support_map(support: Volume, source: slicer.vtkMRMLScalarVolumeNode, output: slicer.vtkMRMLScalarVolumeNode, *,
+                 probable: bool) -> slicer.vtkMRMLScalarVolumeNode:
+    """The volume that belongs to `output` and says what of it to believe, or only where there was something to see.
+
+    A probability is shown where it is below DOUBT alone, red where it is lowest, then yellow: what is covered is not
+    to be believed.
+    """
     node = output.GetNodeReference(SUPPORT_ROLE)
     if node is None:
         node = source.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{source.GetName()} support map")
@@ -193,10 +204,15 @@ def _support_map(support: Volume, source: slicer.vtkMRMLScalarVolumeNode,
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
-    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGreen")
     display.SetAutoWindowLevel(False)
-    display.SetWindowLevelMinMax(0.0, 1.0)
-    display.SetLowerThreshold(0.01)
+    if probable:
+        display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeRainbow")  # red at its lower end
+        display.SetWindowLevelMinMax(0.0, 4 * DOUBT)  # so that DOUBT is yellow
+        display.SetThreshold(0.0005, DOUBT)
+    else:
+        display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGreen")
+        display.SetWindowLevelMinMax(0.0, 1.0)
+        display.SetThreshold(0.01, 1.0)
     display.SetApplyThreshold(True)
     return node
 

@@ -8,6 +8,7 @@ from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import USMRIError
 
 from USMRISynthesisScene import contours, layout, nodes, rendering
+from USMRISynthesisScene.export import provenance_of
 from USMRISynthesisScene.reveal import Reveal
 
 # Names and ranges of 0-1000: T2-like contrast has tissue in the lower half and fluid on top.
@@ -49,6 +50,8 @@ class DisplaySection:
         supported = output is not None and output.GetNodeReference(nodes.SUPPORT_ROLE) is not None
         self.ui.supportCheckBox.enabled = supported
         self.ui.supportCheckBox.toolTip = (
+            _("Where the MR-like image is not to be believed, over it: red is worst, then yellow. Learnt from "
+              "simulated heads.") if supported and nodes.is_probability(provenance_of(output)) else
             _("Where the beam looked inside the head, in green over the ultrasound. It does not say how right the "
               "MR-like image is.") if supported else
             _("Tick \"Add the support map\" under Output and synthesize again."))
@@ -89,8 +92,11 @@ class DisplaySection:
 
     def on_support(self, shown: bool) -> None:
         output = self._result()
-        support = output.GetNodeReference(nodes.SUPPORT_ROLE) if output is not None else None
-        layout.show_over_ultrasound(support if shown else None)
+        support = output.GetNodeReference(nodes.SUPPORT_ROLE) if shown and output is not None else None
+        # A probability belongs over what it speaks of; where the beam looked, over what the beam saw.
+        probable = support is not None and nodes.is_probability(provenance_of(output))
+        layout.show_over(layout.MR, support if probable else None)
+        layout.show_over(layout.ULTRASOUND, None if probable else support)
 
     def on_reveal(self, shown: bool) -> None:
         self._stop_reveal()

@@ -48,7 +48,8 @@ class SynthesizerProtocol(Protocol):
 
     def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str, device: str,
               transform: Any, trust: bool, support: bool, masks: bool, unreliable: bool,
-              gestational_age: float | None, deliver: Callable[[nodes.Result], Any] | None = None, reports: Reports) -> None: ...
+              gestational_age: float | None, deliver: Callable[[nodes.Result], Any] | None = None,
+              reports: Reports) -> None: ...
 
     def cancel(self) -> None: ...
 

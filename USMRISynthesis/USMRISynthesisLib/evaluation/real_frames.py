@@ -1,8 +1,8 @@
 """A model on real head-circumference frames, which have no MR: what can be said without the truth.
 
 Frames of HC18's fetuses that gave no weights, in the canonical plane by their annotated ellipse.  Does the brain fill
-the annotated head; does half or double the gain give the same anatomy; does a flipped frame give the flipped image; lies
-the output on the head?  None of this says that the inside is right.
+the annotated head, and lie on it?  Does half or double the gain give the same anatomy, and a flipped frame the flipped
+image?  None of this says that the inside is right.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ class LoadedGenerator:
     dtype: torch.dtype
     precision_reason: str
     _content: bytes = field(repr=False)
+    support: nn.Module | None = None   # tells what of the output to believe; float32 or as the generator
 
     def on_cpu(self) -> nn.Module:
         """The same weights in float32 on the CPU, for when the device has no memory left."""
@@ -61,7 +62,9 @@ def load_generator(model: str = "default", device: str = "auto", *,
     Raises Failed (no such model or device, hash, task) and ConsentNeeded.
     """
     chosen, reason = choose_device(device)
-    manifest, content = weights.verified_bytes(weights.find_model(model), consent=consent)
+    folder = weights.find_model(model)
+    manifest, content = weights.verified_bytes(folder, consent=consent)
+    judging = weights.support_bytes(folder, manifest, consent=consent)
     if manifest.task != "synthesis":
         raise Failed("task", f"The model {manifest.name!r} is made for {manifest.task!r}, not for synthesis.",
                      "Choose a synthesis model.")
@@ -75,7 +78,9 @@ def load_generator(model: str = "default", device: str = "auto", *,
         module = _prepare(content, manifest.name, chosen, torch.float32)
         _check_channels(module, manifest, chosen)
         dtype, why, half = _choose_precision(content, manifest, chosen, module)
-        _loaded[key] = LoadedGenerator(manifest, half or module, chosen, reason, dtype, why, content)
+        _loaded[key] = LoadedGenerator(
+            manifest, half or module, chosen, reason, dtype, why, content,
+            None if judging is None else _prepare(judging, manifest.name, chosen, dtype))
     return _loaded[key]
 
 

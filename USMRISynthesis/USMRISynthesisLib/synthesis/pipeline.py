@@ -25,7 +25,15 @@ from USMRISynthesisLib.gate import admit
 from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, Alignment, align, possible_age
 from USMRISynthesisLib.normalisation.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
 from USMRISynthesisLib.synthesis.intensity import normalise_ultrasound
-from USMRISynthesisLib.synthesis.result import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY, Normalised, Synthesis
+from USMRISynthesisLib.synthesis.result import (
+    BEAM_ONLY,
+    PROBABILITY,
+    PROVENANCE_KEY,
+    SYNTHETIC,
+    SYNTHETIC_KEY,
+    Normalised,
+    Synthesis,
+)
 from USMRISynthesisLib.volume import Volume
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
 
 PLANES = ("axial",)
 MR_MAX = 1000
+LEAST_SUPPORT = 1e-3
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
@@ -118,10 +127,17 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         mr = run_slices(
             generator.module, us, z_mm, neighbours=form.neighbours, location=form.location,
             device=generator.device, dtype=generator.dtype, batch=batch, cancel=cancel,
-            progress=_within(progress, 0.22, 0.92), wanted=_wanted(head & seen),
+            progress=_within(progress, 0.22, 0.86), wanted=_wanted(head & seen),
             on_cpu=generator.on_cpu, log=run.say)
+    believed = None
+    if generator.support is not None:
+        from USMRISynthesisLib.synthesis.support import support_map
+
+        with run.stage("Judging what to believe", 0.86):
+            believed = support_map(generator.support, us, mr, z_mm, _wanted(head & seen), device=generator.device,
+                                   dtype=generator.dtype, cancel=cancel)
     with run.stage("Bringing it back to the image's grid", 0.92):
-        values, confidence = _back(mr, head, fan, volume, to_canonical_of)
+        values, confidence = _back(mr, head, fan, volume, to_canonical_of, believed)
     manifest = generator.manifest
     provenance = _provenance(volume, alignment, transform is not None, gestational_age, run) | {
         "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256},
@@ -129,6 +145,9 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         "precision": {"name": str(generator.dtype).removeprefix("torch."),
                       "reason": generator.precision_reason},
         "batch": batch or BATCH.get(generator.device.type, 2), "planes": planes, "seed": None,
+        "support": {"meaning": BEAM_ONLY} if believed is None else
+                   {"meaning": PROBABILITY, "sha256": manifest.extra["support"]["sha256"],
+                    "mean": round(float(confidence[confidence > 0].mean()), 3) if confidence.any() else None},
         "parameters": {"device": device, "planes": planes, "transform_given": transform is not None},
         "slices": {"synthesised": int(_wanted(head & seen).sum()), "of": len(z_mm)},
     }
@@ -197,8 +216,10 @@ def _wanted(inside: np.ndarray) -> np.ndarray:
 
 
 def _back(mr: np.ndarray, head: np.ndarray, fan: np.ndarray, volume: Volume,
-          ras_to_canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+          ras_to_canonical: np.ndarray, believed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """MR in [-1, 1] and head mask on canonical slices -> int16 MR, float32 confidence on the input's grid.
+
+    believed: probability on canonical slices that the MR is right; the confidence is that, where it is given.
 
     The MR is interpolated unmasked and the mask cut at one half after that: masking first draws a dark rim.
     """
@@ -215,6 +236,9 @@ def _back(mr: np.ndarray, head: np.ndarray, fan: np.ndarray, volume: Volume,
     inside = (share >= 0.5) & fan[box]
     back = from_canonical((mr + 1) * (MR_MAX / 2), ras_to_canonical, corner, shape)
     values[box] = np.where(inside, np.clip(np.rint(back), 0, MR_MAX), 0)
+    if believed is not None:
+        # Never 0 inside, however doubtful: 0 is what was not seen.
+        share = np.maximum(from_canonical(believed, ras_to_canonical, corner, shape), LEAST_SUPPORT)
     confidence[box] = np.where(inside, np.clip(share, 0, 1), 0)
     return values, confidence
 

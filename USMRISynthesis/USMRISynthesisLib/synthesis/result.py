@@ -12,6 +12,10 @@ SYNTHETIC = "SYNTHETIC - not for diagnosis"
 # Keys in the headers of NRRD and MetaImage files, and attributes of nodes in Slicer.
 SYNTHETIC_KEY = "USMRISynthesis.Synthetic"
 PROVENANCE_KEY = "USMRISynthesis.Provenance"
+# What a confidence volume means; its provenance says which.
+PROBABILITY = ("probability that the MR-like grey is right within 15 % of the brightest fluid's, learnt and calibrated "
+               "on simulated heads")
+BEAM_ONLY = "1 where the beam looked inside the head; it does not say how right the image is"
 
 
 @dataclass(eq=False)
@@ -21,8 +25,9 @@ class Synthesis:
     Attributes:
         mr: int16, 0-1000, 0 outside the head or the fan; same shape and `ijk_to_ras` as the input.
         transform: `(4, 4)` ras_to_canonical; its scale is kept, so it can be inverted.
-        confidence: float32 0-1 on the same grid: 1 where the beam looked inside the head. It says where
-            there was something to see, never how right the synthesis is.
+        confidence: float32 0-1 on the same grid, 0 outside the head and where no beam was. With a model that has a
+            support map: the probability that the grey is right; else 1 wherever the beam looked. Which of the two,
+            `provenance["support"]["meaning"]` says.
         provenance: what went in, what was done with it and with which model; no names, no paths.
     """
 

@@ -14,7 +14,7 @@ from .alignment_losses import LossWeights
 from .configuration import PRECISIONS, build, read_table
 
 TASK = "alignment"
-TASKS = ("synthesis", TASK, "frames")
+TRAININGS = ("synthesis", TASK, "frames", "spacing", "support")
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ class AlignmentConfig:
 
 
 def task_of(path: str | Path) -> str:
-    """ "alignment", "frames", "spacing" or "synthesis". Raises Refused for a file that cannot be read, or another task."""
+    """Which training a file is for, one of `TRAININGS`. Raises Refused for one that cannot be read, or another."""
     task = read_table(path).get("task", "synthesis")
-    if task not in (TASK, "frames", "spacing", "synthesis"):
+    if task not in TRAININGS:
         raise Refused("configuration", f"Configuration: task {task!r} is not known.",
-                      "Use synthesis, alignment, frames or spacing.")
+                      f"Use one of {', '.join(TRAININGS)}.")
     return str(task)
 
 

@@ -1,0 +1,229 @@
+"""The support map: what it learns, its export into a model's folder, its way through the corridor, its measure."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made_heads import layered_case
+from USMRISynthesisLib import cli, weights
+from USMRISynthesisLib.errors import Cancelled, Failed, Refused
+from USMRISynthesisLib.evaluation import support as evaluation
+from USMRISynthesisLib.synthesis import engine
+from USMRISynthesisLib.synthesis.engine import load_generator
+from USMRISynthesisLib.synthesis.result import BEAM_ONLY, PROBABILITY
+from USMRISynthesisLib.synthesis.support import SupportNetwork, neighbourhood, support_map
+from USMRISynthesisLib.training import checkpoint as checkpoints
+from USMRISynthesisLib.training.support_configuration import support_configuration_from
+from USMRISynthesisLib.training.support_data import Judged, draw, wrong_of
+from USMRISynthesisLib.training.support_export import add_support
+from USMRISynthesisLib.training.support_loop import calibrate, train_support
+from USMRISynthesisLib.volume import Volume
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def judged_head(seed: int) -> Judged:
+    """A head that is wrong just where its MR is bright: what a network can learn within seconds."""
+    rng = np.random.default_rng(seed)
+    us = rng.integers(0, 255, (12, 160, 160)).astype(np.uint8)
+    mr = np.full(us.shape, 90, np.uint8)
+    wrong = np.zeros(us.shape, bool)
+    row, column = rng.integers(40, 80, 2)
+    wrong[:, row : row + 40, column : column + 40] = True
+    mr[wrong] = 220
+    inside = np.zeros(us.shape, bool)
+    inside[:, 20:140, 20:140] = True
+    return Judged(f"head-{seed}", us, mr, wrong, inside, np.arange(12))
+
+
+def test_wrong_is_what_is_off_by_more_than_a_step_between_tissues_and_not_an_edge_half_a_voxel_off():
+    truth = np.zeros((8, 60, 60), np.float32)
+    truth[:, 20:40, 20:40] = 0.5
+    assert not wrong_of(truth + 0.1, truth).any()
+    assert wrong_of(truth + 0.2, truth).all()
+    moved = (truth + np.roll(truth, 1, axis=2)) / 2
+    assert not wrong_of(moved, truth).any()
+    assert wrong_of(np.roll(truth, 4, axis=2), truth).any()
+
+
+def test_a_mirrored_sample_is_mirrored_as_a_whole():
+    head = judged_head(0)
+    batch = draw([head], 8, np.random.default_rng(1))
+    bright = (batch.mr[:, 1:2] > 0).float()
+    halved = torch.nn.functional.avg_pool2d(bright, 2)
+    assert torch.equal(halved, batch.wrong)
+    assert len({tuple(w.flatten().tolist()) for w in batch.wrong}) == 2  # one head, mirrored or not
+
+
+def test_the_ends_of_the_stack_stand_in_for_slices_beyond_it():
+    stack = np.arange(6, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
+    assert neighbourhood(stack, np.array([0, 3, 5]))[:, :, 0, 0].tolist() == [[0, 0, 2], [1, 3, 5], [3, 5, 5]]
+
+
+def test_it_learns_what_goes_wrong_and_its_probabilities_are_shares():
+    torch.manual_seed(0)
+    network = SupportNetwork()
+    heads = [judged_head(n) for n in range(3)]
+    optimiser = torch.optim.Adam(network.parameters(), 2e-3)
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        batch = draw(heads, 3, rng)
+        logits = network.logits(*batch[:3])
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.wrong)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    network.eval()
+    calibrate(network, [judged_head(7)])
+    held = judged_head(8)
+    us, mr = (stack.astype(np.float32) / 127.5 - 1 for stack in (held.us, held.mr))
+    wanted = np.zeros(12, bool)
+    wanted[3:9] = True
+    said = support_map(network, us, mr, np.linspace(-3, 3, 12), wanted)
+    assert not said[~wanted].any() and said[wanted].min() >= 0 and said.max() <= 1
+    inside = held.inside & wanted[:, None, None]
+    assert evaluation.auc(1 - said[inside], held.wrong[inside]) > 0.9
+    assert abs((1 - said[inside]).mean() - held.wrong[inside].mean()) < 0.08
+
+
+def test_cancelling_ends_it():
+    with pytest.raises(Cancelled):
+        support_map(SupportNetwork(), np.zeros((4, 160, 160)), np.zeros((4, 160, 160)), np.zeros(4), np.ones(4, bool),
+                    cancel=lambda: True)  # fmt: skip
+
+
+def test_auc_counts_ties_half_and_is_even_for_one_kind():
+    truth = np.array([True, False, True, False])
+    assert evaluation.auc(np.array([0.9, 0.1, 0.8, 0.2]), truth) == 1.0
+    assert evaluation.auc(np.zeros(4), truth) == 0.5
+    assert evaluation.auc(np.array([0.1, 0.9, 0.2, 0.8]), truth) == 0.0
+    assert evaluation.auc(np.arange(3.0), np.ones(3, bool)) == 0.5
+
+
+# --- training, export and use, with the tests' own generator
+
+
+@pytest.fixture
+def own_model(trusted_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tests' generator, into which a support map may be written; bundled, so that nobody is asked."""
+    bundled = tmp_path / "model_weights"
+    folder = bundled / "own"
+    shutil.copytree(trusted_model, folder)
+    monkeypatch.setattr(weights, "bundled_folders", lambda: [bundled])
+    engine._loaded.clear()
+    yield folder
+    engine._loaded.clear()
+
+
+@pytest.fixture
+def heads(tmp_path: Path) -> Path:
+    for part, seed in (("train", 1), ("mr", 2), ("val", 3)):
+        (tmp_path / "heads" / part).mkdir(parents=True)
+        np.savez(tmp_path / "heads" / part / f"head-{seed}.npz", **layered_case(seed))
+    return tmp_path / "heads"
+
+
+def configured(tmp_path: Path, heads: Path, model: Path, *, output: str = "run", steps: int = 3) -> Path:
+    path = tmp_path / f"{output}.toml"
+    path.write_text(f'task = "support"\noutput = "{tmp_path / output}"\nfolder = "{heads}"\nmodel = "{model}"\n'
+                    f'steps = {steps}\nbatch = 2\nthreads = 1\nprecision = "fp32"\n')  # fmt: skip
+    return path
+
+
+def test_trained_exported_used_and_measured(own_model, heads, tmp_path, head):
+    from USMRISynthesisLib.synthesis.pipeline import synthesize
+
+    before = synthesize(head, model=str(own_model), device="cpu", unreliable=True)
+    assert before.provenance["support"] == {"meaning": BEAM_ONLY}
+    config = configured(tmp_path, heads, own_model)
+    assert cli.main(["train", str(config), "--quiet"]) == 0
+    assert cli.main(["export", str(tmp_path / "run" / "checkpoint.pt"), str(own_model)]) == 0
+    assert weights.hash_matches(own_model)
+    card = (own_model / "README.md").read_text()
+    assert card.count("## Support map") == 1 and "untested" in card
+    add_support(checkpoints.load(tmp_path / "run" / "checkpoint.pt"), own_model)  # again: replaced, not added
+    again = (own_model / "README.md").read_text()
+    assert len(again) == len(card) and again.count("## Support map") == 1
+
+    manifest = weights.read_manifest(own_model)
+    assert manifest.extra["support"]["file"] == "support.pt"
+    result = synthesize(head, model=str(own_model), device="cpu", unreliable=True)
+    assert result.provenance["support"]["meaning"] == PROBABILITY
+    assert result.provenance["support"]["sha256"] == manifest.extra["support"]["sha256"]
+    np.testing.assert_array_equal(result.mr.array, before.mr.array)  # it judges and changes nothing
+    seen, said = before.confidence.array > 0, result.confidence.array
+    np.testing.assert_array_equal(said > 0, seen)
+    assert said.max() <= 1 and len(np.unique(said[seen])) > 100
+    assert result.provenance["support"]["mean"] == pytest.approx(float(said[seen].mean()), abs=2e-3)
+
+    figures = evaluation.evaluate(heads / "val", str(own_model), "cpu")
+    assert 0 <= figures["support_auc"][1] <= figures["support_auc"][2] <= 1
+    assert sum(share for *_, share in figures["support_calibration"]) == pytest.approx(1)
+    assert figures["support_by_anomaly"]["none"]["heads"] == 1
+    assert "AUC over voxels" in evaluation.table(figures)
+    json.dumps(figures)
+
+
+def test_a_model_without_a_support_map_is_not_measured(own_model, heads):
+    assert evaluation.evaluate(heads / "val", str(own_model), "cpu") is None
+
+
+def test_a_support_map_for_other_weights_is_refused(own_model, heads, tmp_path):
+    saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
+    content = checkpoints.load(saved) | {"model_sha256": "0" * 64}
+    with pytest.raises(Refused, match="trained for other weights"):
+        add_support(content, own_model)
+
+
+def test_a_tampered_or_missing_support_map_is_not_loaded(own_model, heads, tmp_path):
+    saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
+    add_support(checkpoints.load(saved), own_model)
+    file = own_model / "support.pt"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    engine._loaded.clear()
+    with pytest.raises(Failed, match=r"support map.*SHA-256 differs"):
+        load_generator(str(own_model), "cpu")
+    file.unlink()
+    with pytest.raises(Failed, match="cannot be read"):
+        load_generator(str(own_model), "cpu")
+
+
+def test_a_stopped_run_goes_on_exactly(own_model, heads, tmp_path):
+    straight = train_support(configured(tmp_path, heads, own_model, output="whole"), report=quiet)
+    parts = configured(tmp_path, heads, own_model, output="parts")
+    asked = iter([False, True])
+    with pytest.raises(Cancelled):
+        train_support(parts, report=quiet, cancel=lambda: next(asked))
+    resumed = train_support(parts, report=quiet)
+    a, b = checkpoints.load(straight), checkpoints.load(resumed)
+    assert all(torch.equal(a["averaged"][name], b["averaged"][name]) for name in a["averaged"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"learn": []}, "learn and calibrate must name a split"), ({"steps": 0}, "steps must be positive"),
+     ({"speed": 1}, "speed is not known"), ({"ema": 1.0}, "ema lie in")],
+)  # fmt: skip
+def test_a_bad_configuration_is_refused_with_the_reason(change, message):
+    with pytest.raises(Refused, match=message):
+        support_configuration_from({"output": "run", "folder": "data", **change})
+
+
+def test_the_command_line_writes_the_map_beside_the_image(own_model, heads, tmp_path, head):
+    saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
+    add_support(checkpoints.load(saved), own_model)
+    source, target, believed = (tmp_path / f"{name}.nrrd" for name in ("us", "mr", "support"))
+    head.write(source)
+    assert cli.main(["synthesize", str(source), str(target), "--model", str(own_model), "--unreliable",
+                     "--support", str(believed)]) == 0  # fmt: skip
+    map_, image = Volume.read(believed), Volume.read(target)
+    assert map_.shape == image.shape and 0 <= map_.array.min() and map_.array.max() <= 1
+    assert "SYNTHETIC" in json.dumps(dict(map_.metadata)) or (tmp_path / "support.json").is_file()

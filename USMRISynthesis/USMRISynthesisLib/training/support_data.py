@@ -1,0 +1,114 @@
+"""What the support map learns from: a generator's output on simulated heads, and where it is wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from ..evaluation.synthesis import Case, cases
+from ..normalisation.canonical import SPACING_MM, canonical_axis_mm
+from ..synthesis.engine import LoadedGenerator, run_slices
+from ..synthesis.intensity import normalise_ultrasound
+from ..synthesis.slices import LOCATION_SCALE_MM
+from ..synthesis.support import SMOOTHING_MM, WRONG, neighbourhood
+
+ENOUGH = 300  # pixels of brain for a slice to be looked at
+
+
+class SupportBatch(NamedTuple):
+    """us, mr (N, 3, H, W) in [-1, 1]; z (N, 1, 1, 1); wrong, inside (N, 1, H / 2, W / 2): shares of 2 x 2 pixels."""
+
+    us: Tensor
+    mr: Tensor
+    z: Tensor
+    wrong: Tensor
+    inside: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One head: us, mr (K, H, W) uint8 for [-1, 1]; wrong, inside (K, H, W) bool; slices with enough brain."""
+
+    name: str
+    us: np.ndarray
+    mr: np.ndarray
+    wrong: np.ndarray
+    inside: np.ndarray
+    slices: np.ndarray
+
+
+def wrong_of(mr: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Where the grey is off by more than `WRONG`, smoothed first; mr, truth (K, H, W) in 0-1 -> bool."""
+    difference = ndimage.gaussian_filter(mr - truth, SMOOTHING_MM / SPACING_MM)
+    return np.asarray(np.abs(difference) > WRONG)
+
+
+def judge(generator: LoadedGenerator, case: Case) -> Judged:
+    """Run the generator on a head at its true pose and compare with its true MR."""
+    form = generator.manifest.input
+    us = normalise_ultrasound(case.us, case.fan, form.exponent)
+    mr = run_slices(
+        generator.module, us, canonical_axis_mm(), neighbours=form.neighbours, location=form.location,
+        device=generator.device, dtype=generator.dtype,
+    )  # fmt: skip
+    inside = case.brain & case.fan
+    return Judged(
+        case.name, _bytes(us), _bytes(mr), wrong_of((mr + 1) / 2, case.t2), inside,
+        np.flatnonzero(inside.sum(axis=(1, 2)) >= ENOUGH),
+    )  # fmt: skip
+
+
+def judged(
+    generator: LoadedGenerator, folders: Sequence[Path], kept: Path, *, report: Callable[[str], None] = print
+) -> list[Judged]:
+    """All heads of some splits, each judged once and kept in `kept`, which is this generator's own."""
+    kept.mkdir(parents=True, exist_ok=True)
+    result = []
+    for folder in folders:
+        for case in cases(folder):
+            file = kept / f"{folder.name}-{case.name}.npz"
+            if not file.is_file():
+                head = judge(generator, case)
+                part = file.with_suffix(f".{os.getpid()}.part.npz")
+                np.savez_compressed(part, us=head.us, mr=head.mr, wrong=head.wrong, inside=head.inside,
+                                    slices=head.slices)  # fmt: skip
+                os.replace(part, file)
+                report(f"{head.name}: {head.wrong[head.inside].mean():.1%} of the brain wrong")
+            with np.load(file) as stored:
+                result.append(Judged(case.name, *(stored[name] for name in ("us", "mr", "wrong", "inside", "slices"))))
+    return result
+
+
+def draw(heads: Sequence[Judged], count: int, rng: np.random.Generator) -> SupportBatch:
+    """A random batch of `count` slices of these heads, half of them mirrored; the ultrasound's gain varied a little."""
+    parts = [slices_of(head, rng.choice(head.slices, 1)) for head in (heads[int(rng.integers(len(heads)))]
+                                                                      for _ in range(count))]  # fmt: skip
+    batch = SupportBatch(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    mirrored = torch.from_numpy(rng.random(count) < 0.5)[:, None, None, None]
+    flipped = [torch.where(mirrored, x.flip(3), x) if x.shape[-1] > 1 else x for x in batch]
+    return SupportBatch(*flipped)
+
+
+def slices_of(head: Judged, some: np.ndarray) -> SupportBatch:
+    """Those slices of a head, as they are."""
+    us, mr = (torch.from_numpy(neighbourhood(stack, some)) / 127.5 - 1 for stack in (head.us, head.mr))
+    z = torch.from_numpy((canonical_axis_mm()[some] / LOCATION_SCALE_MM).astype(np.float32))[:, None, None, None]
+    wrong, inside = (_halved(mask[some]) for mask in (head.wrong & head.inside, head.inside))
+    return SupportBatch(us, mr, z, wrong, inside)
+
+
+def _halved(mask: np.ndarray) -> Tensor:
+    return torch.nn.functional.avg_pool2d(torch.from_numpy(mask.astype(np.float32))[:, None], 2)
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    """[-1, 1] -> uint8."""
+    return np.asarray(np.clip(np.rint((values + 1) * 127.5), 0, 255), np.uint8)

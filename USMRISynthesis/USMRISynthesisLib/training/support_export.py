@@ -1,0 +1,101 @@
+"""From a support map's checkpoint to `support.pt` in the folder of the model it judges, named in manifest and card."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import io
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import weights
+from ..errors import Failed, Refused
+from ..normalisation.canonical import SIZE
+from ..synthesis.support import SMOOTHING_MM, WRONG, SupportNetwork
+from .model_folder import CARD, MANIFEST
+
+FILE = "support.pt"
+TOLERANCE = 1e-5
+_HEADING = "## Support map"
+_END = "SHA-256 of `model.pt`"
+
+
+def add_support(content: Mapping[str, Any], folder: str | Path, figures: Mapping[str, float] | None = None) -> Path:
+    """Write the averaged network beside the model's weights, and into its manifest and card; returns the folder.
+
+    content: a support run's checkpoint. Raises Refused where it was trained for other weights, Failed where the saved
+    network, read back, differs, or nothing can be written.
+    """
+    folder = Path(folder)
+    manifest = weights.read_manifest(folder)
+    if content.get("model_sha256") != manifest.sha256:
+        raise Refused("model", f"This support map was trained for other weights than {manifest.name!r}.",
+                      "Train it for these: `usmri train` with model set to this folder.")
+    network = SupportNetwork()
+    network.load_state_dict(content["averaged"])
+    data = _traced(network.eval())
+    record = {
+        "file": FILE, "sha256": hashlib.sha256(data).hexdigest(), "wrong": WRONG, "smoothing_mm": SMOOTHING_MM,
+        "steps": content["step"], "cases": len(content["cases"]), "date": datetime.date.today().isoformat(),
+        "config": content["config"], "figures": dict(figures or {}),
+    }  # fmt: skip
+    described = dataclasses.replace(manifest, extra={**manifest.extra, "support": record})
+    try:
+        card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else f"# {manifest.name}\n"
+        for name, text in ((FILE, data), (MANIFEST, (json.dumps(described.to_json(), indent=2) + "\n").encode()),
+                           (CARD, described_card(card, record).encode())):
+            part = folder / f"{name}.{os.getpid()}.part"
+            part.write_bytes(text)
+            os.replace(part, folder / name)
+    except OSError as error:
+        raise Failed("export", f"{folder} cannot be written ({error.strerror}).", "Check the path.") from error
+    return folder
+
+
+def described_card(card: str, record: Mapping[str, Any]) -> str:
+    """The model card with the section on its support map, which replaces an earlier one."""
+    config = record["config"]
+    start = card.find(_HEADING)
+    end = card.find(_END, start)
+    if start >= 0:
+        card = card[:start] + (card[end:] if end >= 0 else "")
+    section = "\n".join([
+        _HEADING, "",
+        f"`{record['file']}` gives the probability that the grey is right: off by no more than {record['wrong']:g} of "
+        f"the brightest fluid's, after a Gaussian of {record['smoothing_mm']:g} mm.",
+        f"- {record['cases']} simulated heads ({', '.join(config['learn'])}), {record['steps']} steps, calibrated on "
+        f"{', '.join(config['calibrate'])}, seed {config['seed']}, {record['date']}.",
+        "- It knows only what it has seen go wrong: simulated heads. On real ultrasound it is untested, and an anomaly "
+        "of a kind that it never met can look well supported.",
+        *[f"- {key}: {value:.3f}" for key, value in record["figures"].items()],
+        "", f"SHA-256 of `{record['file']}`: `{record['sha256']}`", "", "",
+    ])  # fmt: skip
+    at = card.find(_END)
+    return card[:at] + section + card[at:] if at >= 0 else card.rstrip() + "\n\n" + section.rstrip() + "\n"
+
+
+def _traced(network: SupportNetwork) -> bytes:
+    """As TorchScript, traced for the reasons given in `export.py`, and checked against eager. Raises Failed."""
+    seeded = torch.Generator().manual_seed(0)
+    us, mr = (torch.rand(4, 3, SIZE, SIZE, generator=seeded) * 2 - 1 for _ in range(2))
+    z = torch.linspace(-1, 1, 4).view(4, 1, 1, 1)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(network, (us[:2], mr[:2], z[:2]), check_trace=False), buffer)
+        buffer.seek(0)
+        loaded = torch.jit.load(buffer)
+    with torch.inference_mode():
+        for count in range(1, 5):
+            asked = us[:count], mr[:count], z[:count]
+            worst = float((loaded(*asked) - network(*asked)).abs().max())
+            if not worst <= TOLERANCE:
+                raise Failed("export", f"The exported support map differs by {worst:.1e}.", "Report it.")
+    return buffer.getvalue()

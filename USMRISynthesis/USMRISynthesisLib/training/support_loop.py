@@ -1,0 +1,140 @@
+"""Training a support map: cross-entropy between what it says is wrong and what is, then calibration on unseen heads."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import optimize
+
+from ..errors import Cancelled, Failed, Refused
+from ..synthesis.engine import load_generator
+from ..synthesis.support import SupportNetwork
+from . import checkpoint as checkpoints
+from .monitoring import Log, progress_line
+from .run import average, opened, prepared, stop_signals
+from .support_configuration import TASK, SupportConfig, read_support_configuration, support_configuration_from
+from .support_data import Judged, draw, judged, slices_of
+
+
+def train_support(
+    config: str | Path | SupportConfig,
+    *,
+    resume: bool = True,
+    minutes: float | None = None,
+    cancel: Callable[[], bool] | None = None,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Train as the configuration, or its TOML file, says; returns the path of the checkpoint.
+
+    A stopped run goes on exactly where it was. The generator's output on every head is kept in the run's folder.
+    Raises Refused (configuration, data), Failed (model, the loss is no number any more), Cancelled.
+    """
+    if not isinstance(config, SupportConfig):
+        config = read_support_configuration(config)
+    limit_s = 60 * (config.minutes if minutes is None else minutes)
+    output = Path(config.output)
+    saved, state = opened(output, resume=resume)
+    if state is not None:
+        checkpoints.refuse_changes(support_configuration_from(state["config"]), config)
+    device, half = prepared(threads=config.threads, precision=config.precision, seed=config.seed)
+    rng = np.random.default_rng(config.seed)
+
+    generator = load_generator(config.model)
+    of = generator.manifest.sha256
+    if state is not None and state["model_sha256"] != of:
+        raise Refused("model", f"The run in {output} belongs to other weights of {config.model!r}.",
+                      "Choose another output.")
+    folder, kept = Path(config.folder), output / f"judged-{of[:16]}"
+    learnt = judged(generator, [folder / name for name in config.learn], kept, report=report)
+    held = judged(generator, [folder / name for name in config.calibrate], kept, report=report)
+
+    network = SupportNetwork().to(device)
+    averaged = copy.deepcopy(network).eval().requires_grad_(False)
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.rate)
+    kept_parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser}
+    step, elapsed_s = 0, 0.0
+    if state is not None:
+        for name, part in kept_parts.items():
+            part.load_state_dict(state[name])
+        checkpoints.restore_random_state(state["random"], rng)
+        step, elapsed_s = state["step"], state["elapsed_s"]
+        report(f"going on from step {step}")
+
+    def save() -> None:
+        facts = {"task": TASK, "step": step, "elapsed_s": elapsed_s, "model_sha256": of, "config": config.to_json(),
+                 "cases": [head.name for head in learnt], "random": checkpoints.random_state(rng)}  # fmt: skip
+        checkpoints.save(saved, {name: part.state_dict() for name, part in kept_parts.items()} | facts)
+
+    log = Log(output / "log.csv", step)
+    with stop_signals() as stopped:
+        began = time.perf_counter() - elapsed_s
+        while step < config.steps and not (limit_s and elapsed_s >= limit_s):
+            share = max(step / config.steps, elapsed_s / limit_s if limit_s else 0.0)
+            for group in optimiser.param_groups:
+                group["lr"] = config.rate * min(1.0, 2 * (1 - share))
+            batch = draw(learnt, config.batch, rng)
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                logits = network.logits(*(part.to(device) for part in batch[:3])).float()
+            loss = _cross_entropy(logits, batch.wrong.to(device), batch.inside.to(device))
+            if not bool(torch.isfinite(loss)):
+                raise Failed("diverged", f"The loss is no number at step {step}.", "Lower rate.")
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            step += 1
+            average(averaged, network, min(config.ema, step / (10 + step)))
+            elapsed_s = time.perf_counter() - began
+            ending = step == config.steps or bool(limit_s and elapsed_s >= limit_s)
+            if step % config.log_every == 0 or ending:
+                row = {"loss": float(loss.detach())}
+                log.write({"step": step, "elapsed_s": elapsed_s, **row})
+                report(progress_line(step, config.steps, elapsed_s / step, max(limit_s - elapsed_s, 0.0), row))
+            if ending:
+                calibrate(averaged, held)
+                report(f"calibrated: scale {float(averaged.scale):.3f}, offset {float(averaged.offset):.3f}")
+            if step % config.checkpoint_every == 0 or ending:
+                save()
+            if not ending and (stopped() or (cancel is not None and cancel())):
+                save()
+                raise Cancelled("cancelled", f"Training stopped at step {step}; a checkpoint was saved.",
+                                "Run the same command to go on.")
+    return saved
+
+
+def calibrate(network: SupportNetwork, heads: Sequence[Judged]) -> None:
+    """Platt's scaling of the logits on these heads, in place: the probabilities become shares that are wrong."""
+    logits, wrong = [], []
+    network.scale.fill_(1.0)
+    network.offset.fill_(0.0)
+    device = network.scale.device
+    with torch.inference_mode():
+        for head in heads:
+            for k in head.slices[::4]:
+                batch = slices_of(head, np.array([k]))
+                inside = batch.inside.numpy() > 0.99
+                logits.append(network.logits(*(part.to(device) for part in batch[:3])).float().cpu().numpy()[inside])
+                wrong.append(batch.wrong.numpy()[inside])
+    x, y = np.concatenate(logits).astype(np.float64), np.concatenate(wrong).astype(np.float64)
+
+    def loss(values: np.ndarray) -> float:
+        z = values[0] * x + values[1]
+        return float((np.logaddexp(0, z) - y * z).mean())
+
+    scale, offset = optimize.minimize(loss, [1.0, 0.0], method="Nelder-Mead").x
+    network.scale.fill_(float(scale))
+    network.offset.fill_(float(offset))
+
+
+def _cross_entropy(logits: torch.Tensor, wrong: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """Mean over the brain where the beam was; `wrong` is a share of `inside` in every cell of 2 x 2 pixels."""
+    share = wrong / inside.clamp(min=0.25)
+    return (F.binary_cross_entropy_with_logits(logits, share, reduction="none") * inside).sum() / inside.sum().clamp(1)
+
+
