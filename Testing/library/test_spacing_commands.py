@@ -127,7 +127,7 @@ def data(tmp_path: Path) -> Path:
 def test_evaluate_prints_a_table_and_ends_in_the_promised_keys(data: Path, model: str,
                                                                monkeypatch: pytest.MonkeyPatch,
                                                                capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(spacing, "seconds_of_a_stack", lambda loaded: 1.5)
+    monkeypatch.setattr(spacing, "seconds_of_a_stack", lambda loaded: (1.5, 0.5))
     words = ["evaluate", "spacing", "--data", str(data), "--model", model, "--limit", "2", "--device", "cpu"]
     assert cli.main([*words, "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
