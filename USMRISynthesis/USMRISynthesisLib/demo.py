@@ -66,11 +66,12 @@ def demonstrate(output: Path, samples: Path, model: str = "default", device: str
             result.mr.write(target)
             _report(result, time.perf_counter() - start)
             cases.append(Case(_title(path), volume, result.mr,
-                              None if volume.is_frame else result.transform))
+                              None if volume.is_frame else result.transform,
+                              result.confidence if "sha256" in result.provenance["support"] else None))
             provenance["results"][target.name] = {"source": path.name, **result.provenance}
     compare(cases, output / "compare.png")
     (output / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-    print(f"\nLook at {output / 'compare.png'}: ultrasound, MR-like and fused, side by side. {SYNTHETIC}.")
+    print(f"\nLook at {output / 'compare.png'}: ultrasound, MR-like, fused, and what not to believe. {SYNTHETIC}.")
     for name in sorted(path.name for path in output.iterdir()):
         print(f"  {output / name}")
 

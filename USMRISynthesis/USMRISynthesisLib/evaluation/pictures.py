@@ -24,7 +24,8 @@ PIXEL_MM = 0.4
 _MARGIN, _GAP, _HEADER, _TITLE = 24, 10, 40, 34
 _BACKGROUND, _TEXT, _DIM, _NOTICE = (17, 19, 23), (232, 234, 237), (150, 156, 166), (255, 196, 84)
 _STRIP = 22
-_COLUMNS = ("Ultrasound", "MR-like", "Fused")
+_COLUMNS = ("Ultrasound", "MR-like", "Fused", "MR-like, what not to believe")
+_DOUBT = 0.8   # as in Slicer: below this probability of being right the image is covered, red where it is lowest
 # Axis a picture looks along (RAS), then the axes to the right and up; -1 turns the right hand to the left.
 _PLANES = {"axial": (2, (0, -1), (1, 1)), "coronal": (1, (0, -1), (2, 1)), "sagittal": (0, (1, -1), (2, 1))}
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -38,6 +39,7 @@ class Case:
     ultrasound: Volume
     mr: Volume
     ras_to_canonical: np.ndarray | None = None
+    support: Volume | None = None   # probability of being right on the same grid: a fourth panel
 
 
 def compare(cases: Sequence[Case], path: str | os.PathLike[str]) -> None:
@@ -45,7 +47,7 @@ def compare(cases: Sequence[Case], path: str | os.PathLike[str]) -> None:
     blocks = [(case.title, [(name, letters, [_with_strip(panel) for panel in panels])
                             for name, letters, panels in _rows(case)]) for case in cases]
     width = max(sum(panel.width for panel in panels) for _, rows in blocks for _, _, panels in rows)
-    width += 2 * _MARGIN + 2 * _GAP
+    width += 2 * _MARGIN + (len(_COLUMNS) - 1) * _GAP
     height = 2 * _MARGIN + sum(_TITLE + _HEADER + sum(panels[0].height + _GAP for _, _, panels in rows)
                                for _, rows in blocks)
     sheet = Image.new("RGB", (width, height), _BACKGROUND)
@@ -55,9 +57,9 @@ def compare(cases: Sequence[Case], path: str | os.PathLike[str]) -> None:
         draw.text((_MARGIN, y), title, font=_font(20), fill=_TEXT)
         y += _TITLE
         for number, (name, letters, panels) in enumerate(rows):
-            total = sum(panel.width for panel in panels) + 2 * _GAP
+            total = sum(panel.width for panel in panels) + (len(panels) - 1) * _GAP
             x = (width - total) // 2
-            for column, panel in zip(_COLUMNS, panels, strict=True):
+            for column, panel in zip(_COLUMNS, panels, strict=False):
                 if number == 0:
                     draw.text((x, y), column, font=_font(15), fill=_DIM)
                 top = y + (_HEADER - 14 if number == 0 else 0)
@@ -77,42 +79,54 @@ def compare(cases: Sequence[Case], path: str | os.PathLike[str]) -> None:
 
 def _rows(case: Case) -> list[tuple[str, tuple[str, str, str, str], list[Image.Image]]]:
     """For each plane: its name, the letters left, right, top and bottom, and the three panels."""
-    ultrasound, mr = case.ultrasound, case.mr
-    us_level = _window(ultrasound.array)
-    if ultrasound.is_frame:
-        si, sj, _ = ultrasound.spacing
-        pair = [_scaled(volume.array[0].astype(np.float32), (sj, si)) for volume in (ultrasound, mr)]
-        return [("frame", ("", "", "", ""), _panels(pair[0], pair[1], us_level))]
+    volumes = [case.ultrasound, case.mr, *([case.support] if case.support is not None else [])]
+    us_level = _window(case.ultrasound.array)
+    if case.ultrasound.is_frame:
+        si, sj, _ = case.ultrasound.spacing
+        flat = [_scaled(volume.array[0].astype(np.float32), (sj, si)) for volume in volumes]
+        return [("frame", ("", "", "", ""), _panels(flat, us_level))]
     if case.ras_to_canonical is not None:
         turned = case.ras_to_canonical.copy()   # along the fetus's axes, at its true size
         turned[:3] /= np.cbrt(abs(np.linalg.det(turned[:3, :3])))
-        ultrasound, mr = (replace(volume, ijk_to_ras=turned @ volume.ijk_to_ras)
-                          for volume in (ultrasound, mr))
-    grid = _ras_grid(mr)
-    us, synthetic = (_resampled(volume, grid) for volume in (ultrasound, mr))
-    centre = _centre(synthetic)
+        volumes = [replace(volume, ijk_to_ras=turned @ volume.ijk_to_ras) for volume in volumes]
+    grid = _ras_grid(volumes[1])
+    arrays = [_resampled(volume, grid) for volume in volumes]
+    centre = _centre(arrays[1])
     rows = []
     for name, (normal, right, up) in _PLANES.items():
-        pair = [_plane(array, normal, right, up, centre[normal]) for array in (us, synthetic)]
+        cut = [_plane(array, normal, right, up, centre[normal]) for array in arrays]
         letters = ("", "", "", "") if case.ras_to_canonical is None else (
             _LETTERS[right[0]][right[1] < 0], _LETTERS[right[0]][right[1] > 0],
             _LETTERS[up[0]][1], _LETTERS[up[0]][0])
-        rows.append((name, letters, _panels(pair[0], pair[1], us_level)))
+        rows.append((name, letters, _panels(cut, us_level)))
     # Volumes differ in extent along each axis: one width for all rows keeps the columns straight.
     widest = max(panel.width for _, _, panels in rows for panel in panels)
     return [(name, letters, [_padded(panel, widest) for panel in panels]) for name, letters, panels in rows]
 
 
-def _panels(us: np.ndarray, mr: np.ndarray, us_level: tuple[float, float]) -> list[Image.Image]:
-    """Ultrasound, MR-like and fused panels from two slices (h, w); the MR is laid over where it is not 0."""
+def _panels(slices: Sequence[np.ndarray], us_level: tuple[float, float]) -> list[Image.Image]:
+    """The panels from slices (h, w) of ultrasound and MR, and of the support map where there is one.
+
+    Fused, the MR is laid over where it is not 0.
+    """
+    us, mr = slices[:2]
     low, high = us_level
     grey = np.clip((us - low) / (high - low), 0, 1)
     bright = np.clip(mr / _mr_white(mr), 0, 1)
     warm = np.stack([bright, bright ** 1.4, bright ** 2.2], axis=-1)
     share = 0.6 * (mr > 0)[..., None]
     fused = (1 - share) * grey[..., None] + share * warm
-    return [Image.fromarray((255 * picture).astype(np.uint8)).convert("RGB")
-            for picture in (grey, bright, fused)]
+    pictures = [grey, bright, fused]
+    if len(slices) > 2:
+        pictures.append(_doubted(bright, slices[2], mr > 0))
+    return [Image.fromarray((255 * picture).astype(np.uint8)).convert("RGB") for picture in pictures]
+
+
+def _doubted(bright: np.ndarray, support: np.ndarray, made: np.ndarray) -> np.ndarray:
+    """The MR-like slice (h, w), (h, w, 3) in colour: covered where it is not to be believed, red is worst."""
+    colour = np.stack([np.ones_like(support), np.clip(support / _DOUBT, 0, 1), np.zeros_like(support)], axis=-1)
+    share = 0.55 * ((support < _DOUBT) & made)[..., None]
+    return (1 - share) * bright[..., None] + share * colour
 
 
 def _mr_white(mr: np.ndarray) -> float:
