@@ -5,7 +5,8 @@ torch are not there, the skull alone is fitted (``skull.py``), and orientation i
 RAS axes are taken to be the fetal anatomy's to within about 25 degrees. The ellipsoid may tilt a little to outline the
 head, but the assumed axes stay: on simulated heads its tilt explained a third of the true pitch and a seventh of the
 yaw, and following it made the orientation worse. A frame is taken to show the head-circumference plane, its ellipse's
-major axis along +-A: the end nearer to the assumed anterior becomes anterior, so which end is the face is left open.
+major axis along +-A. Which end is the face the network says where it is sure, which no real frame could verify;
+elsewhere the end nearer to the assumed anterior becomes anterior, and the face is left open.
 """
 
 from __future__ import annotations
