@@ -46,7 +46,7 @@ def test_what_is_not_to_be_believed_is_covered_in_a_fourth_panel(head: Volume, f
         plain, covered = (np.asarray(panels[n]).astype(int) for n in (1, 3))
         red = covered[..., 0] - covered[..., 2] > 40
         assert 0.02 < red.mean() < 0.7 and (covered[~red] == plain[~red]).mean() > 0.97
-        assert red[(plain == 0).all(axis=-1)].mean() < 0.01          # nothing is said where nothing was made
+        assert red[(plain == 0).all(axis=-1)].mean() < 0.03          # nothing is said where nothing was made
     one = Volume(np.full(frame.shape, 0.5, np.float32), frame.ijk_to_ras)
     compare([case, Case("2D", frame, _mr_of(frame), support=one), Case("3D", head, mr)], tmp_path / "compare.png")
     assert Image.open(tmp_path / "compare.png").width > 600
