@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.alignment import evaluate_frames
 from USMRISynthesisLib.gate import find_fan
+from USMRISynthesisLib.normalisation import skull_search, skull_template
 from USMRISynthesisLib.normalisation.alignment import ELLIPSOID_Z_MM, LOW_SCORE
 from USMRISynthesisLib.normalisation.alignment import align_skull as align
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM, SIZE, canonical_axis_mm, to_canonical
@@ -72,6 +73,14 @@ def is_similarity(matrix) -> bool:
     linear = matrix[:3, :3]
     scale = np.cbrt(np.linalg.det(linear))
     return scale > 0 and np.allclose(linear @ linear.T, scale**2 * np.eye(3), atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_climb_ends_where_there_is_nothing(n):
+    channels = np.zeros((2, *[40] * n), np.float32)
+    start = np.concatenate([np.full(n, 20.0), np.log(np.full(n, 14.0)), np.zeros(n - 1)])
+    found, likely = skull_search.refine(channels, skull_template.template(n), start, 1.0, 2000, None)
+    assert np.isfinite(found).all() and np.isfinite(likely) and found[n:2 * n].max() < np.log(60)
 
 
 def test_a_volume_is_brought_to_the_canonical_size_and_place():

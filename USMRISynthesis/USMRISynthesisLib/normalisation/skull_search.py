@@ -249,7 +249,11 @@ def _nelder_mead(size: int, evaluations: int) -> Generator[np.ndarray, np.ndarra
 
 def _costs(channels: np.ndarray, weights: np.ndarray, parameters: np.ndarray, bounds: Bounds | None,
            nearest: bool) -> np.ndarray:
-    beyond = np.zeros(len(parameters))
+    n, largest = channels.ndim - 1, np.log(max(channels.shape[1:]))
+    # Larger is likelier, other things alike: where there is no skull a climb would go on for ever.
+    beyond = np.maximum(parameters[:, n:2 * n] - largest, 0).sum(axis=1)
+    parameters = parameters.copy()
+    parameters[:, n:2 * n] = np.minimum(parameters[:, n:2 * n], largest)
     if channels.ndim == 4:
         beyond += np.maximum(np.abs(parameters[:, 6:]) - MAX_TILT, 0).sum(axis=1)
     if bounds is not None:
