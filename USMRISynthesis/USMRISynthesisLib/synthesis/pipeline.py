@@ -127,7 +127,7 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         mr = run_slices(
             generator.module, us, z_mm, neighbours=form.neighbours, location=form.location,
             device=generator.device, dtype=generator.dtype, batch=batch, cancel=cancel,
-            progress=_within(progress, 0.22, 0.86), wanted=_wanted(head & seen),
+            progress=_within(progress, 0.22, 0.92 if generator.support is None else 0.86), wanted=_wanted(head & seen),
             on_cpu=generator.on_cpu, log=run.say)
     believed = None
     if generator.support is not None:
