@@ -65,7 +65,7 @@ def evaluate_volumes(folder: Path, data: Path, model: str, poses: int, *, pictur
     result["other_images"] = other_images(data, aligner)
     if result["other_images"]:
         others = list(result["other_images"].values())
-        result["other_images_caught_share"] = float(np.mean([one["gate"] or one["score"] < LOW_SCORE
+        result["other_images_caught_share"] = float(np.mean([bool(one["gate"]) or one["score"] < LOW_SCORE
                                                              for one in others]))
         result["other_images_caught_by_score_share"] = float(np.mean([one["score"] < LOW_SCORE for one in others]))
     result["heads_refused_by_gate_share"] = refused_by_gate(folder)
