@@ -19,7 +19,7 @@ from USMRISynthesisLib.synthesis.result import BEAM_ONLY, PROBABILITY
 from USMRISynthesisLib.synthesis.support import SupportNetwork, neighbourhood, support_map
 from USMRISynthesisLib.training import checkpoint as checkpoints
 from USMRISynthesisLib.training.support_configuration import support_configuration_from
-from USMRISynthesisLib.training.support_data import Judged, draw, wrong_of
+from USMRISynthesisLib.training.support_data import Judged, changed, draw, wrong_of
 from USMRISynthesisLib.training.support_export import add_support
 from USMRISynthesisLib.training.support_loop import calibrate, train_support
 from USMRISynthesisLib.volume import Volume
@@ -60,6 +60,16 @@ def test_a_mirrored_sample_is_mirrored_as_a_whole():
     halved = torch.nn.functional.avg_pool2d(bright, 2)
     assert torch.equal(halved, batch.wrong)
     assert len({tuple(w.flatten().tolist()) for w in batch.wrong}) == 2  # one head, mirrored or not
+
+
+def test_what_is_wrong_moves_with_the_images():
+    batch = draw([judged_head(0)], 6, np.random.default_rng(1))
+    other = changed(batch, np.random.default_rng(2))
+    assert [part.shape for part in other] == [part.shape for part in batch]
+    bright = torch.nn.functional.avg_pool2d((other.mr[:, 1:2] > 0.1).float(), 2)
+    assert float((bright - other.wrong).abs().mean()) < 0.02 < float((batch.wrong - other.wrong).abs().mean())
+    again = changed(batch, np.random.default_rng(2))
+    assert all(torch.equal(a, b) for a, b in zip(other, again, strict=True))
 
 
 def test_the_ends_of_the_stack_stand_in_for_slices_beyond_it():

@@ -19,7 +19,7 @@ class SupportConfig:
 
     model: the generator's model, by name or folder. folder: simulated cases; learn: the splits to learn from, which may
     hold heads that the generator was trained on (its errors there are smaller); calibrate: the splits whose heads it
-    never saw, on which the probabilities are calibrated at the end.
+    never saw, on which the probabilities are calibrated at the end. decay: of the weights, as AdamW's.
     """
 
     output: str
@@ -35,6 +35,7 @@ class SupportConfig:
     threads: int = 1
     batch: int = 16
     rate: float = 1e-3
+    decay: float = 0.03
     ema: float = 0.995
     log_every: int = 50
     checkpoint_every: int = 500

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
@@ -88,13 +89,39 @@ def judged(
 
 
 def draw(heads: Sequence[Judged], count: int, rng: np.random.Generator) -> SupportBatch:
-    """A random batch of `count` slices of these heads, half of them mirrored; the ultrasound's gain varied a little."""
+    """A random batch of `count` slices of these heads, half of them mirrored."""
     parts = [slices_of(head, rng.choice(head.slices, 1)) for head in (heads[int(rng.integers(len(heads)))]
                                                                       for _ in range(count))]  # fmt: skip
     batch = SupportBatch(*(torch.cat(values) for values in zip(*parts, strict=True)))
     mirrored = torch.from_numpy(rng.random(count) < 0.5)[:, None, None, None]
     flipped = [torch.where(mirrored, x.flip(3), x) if x.shape[-1] > 1 else x for x in batch]
     return SupportBatch(*flipped)
+
+
+def changed(batch: SupportBatch, rng: np.random.Generator) -> SupportBatch:
+    """The batch turned, scaled, shifted, with another gain and noise: forty heads are soon known by heart."""
+    count = len(batch.us)
+
+    def drawn(low: float, high: float) -> Tensor:
+        return torch.from_numpy(rng.uniform(low, high, count).astype(np.float32))[:, None, None, None]
+
+    def noise(like: Tensor, most: float) -> Tensor:
+        return torch.from_numpy(rng.standard_normal(like.shape, dtype=np.float32)) * drawn(0, most)
+
+    us = torch.where(batch.us > -1, ((batch.us + 1) * drawn(0.7, 1.4) + drawn(-0.15, 0.15)).clamp(0, 2) - 1, batch.us)
+    angle, scale = rng.uniform(-0.25, 0.25, count), rng.uniform(0.88, 1.12, count)
+    cosine, sine = np.cos(angle) * scale, np.sin(angle) * scale
+    shift = rng.uniform(-0.08, 0.08, (2, count))
+    theta = np.array([[cosine, -sine, shift[0]], [sine, cosine, shift[1]]], np.float32).transpose(2, 0, 1)
+
+    def moved(images: Tensor) -> Tensor:
+        grid = F.affine_grid(torch.from_numpy(theta.copy()), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, align_corners=False)
+
+    images = moved(torch.cat([us + 1, batch.mr + 1], dim=1)) - 1
+    said = moved(torch.cat([batch.wrong, batch.inside], dim=1))
+    us, mr = images[:, :3], images[:, 3:]
+    return SupportBatch(us + noise(us, 0.1), mr + noise(mr, 0.05), batch.z + drawn(-0.1, 0.1), said[:, :1], said[:, 1:])
 
 
 def slices_of(head: Judged, some: np.ndarray) -> SupportBatch:
@@ -106,7 +133,7 @@ def slices_of(head: Judged, some: np.ndarray) -> SupportBatch:
 
 
 def _halved(mask: np.ndarray) -> Tensor:
-    return torch.nn.functional.avg_pool2d(torch.from_numpy(mask.astype(np.float32))[:, None], 2)
+    return F.avg_pool2d(torch.from_numpy(mask.astype(np.float32))[:, None], 2)
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

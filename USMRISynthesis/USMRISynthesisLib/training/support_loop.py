@@ -20,7 +20,7 @@ from . import checkpoint as checkpoints
 from .monitoring import Log, progress_line
 from .run import average, opened, prepared, stop_signals
 from .support_configuration import TASK, SupportConfig, read_support_configuration, support_configuration_from
-from .support_data import Judged, draw, judged, slices_of
+from .support_data import Judged, changed, draw, judged, slices_of
 
 
 def train_support(
@@ -57,7 +57,7 @@ def train_support(
 
     network = SupportNetwork().to(device)
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
-    optimiser = torch.optim.Adam(network.parameters(), lr=config.rate)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.decay)
     kept_parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser}
     step, elapsed_s = 0, 0.0
     if state is not None:
@@ -79,7 +79,7 @@ def train_support(
             share = max(step / config.steps, elapsed_s / limit_s if limit_s else 0.0)
             for group in optimiser.param_groups:
                 group["lr"] = config.rate * min(1.0, 2 * (1 - share))
-            batch = draw(learnt, config.batch, rng)
+            batch = changed(draw(learnt, config.batch, rng), rng)
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 logits = network.logits(*(part.to(device) for part in batch[:3])).float()
             loss = _cross_entropy(logits, batch.wrong.to(device), batch.inside.to(device))
