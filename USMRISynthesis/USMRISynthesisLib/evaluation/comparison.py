@@ -20,7 +20,7 @@ import numpy as np
 
 from ..normalisation.canonical import canonical_axis_mm
 from . import deformation, measures, segmenter
-from .synthesis import FLUID, SLICES, Case, Predict, bright_fluid, cases, interval, mean_mr
+from .synthesis import SLICES, Case, Predict, bright_fluid, cases, interval, mean_mr
 
 BASELINES = ("copy", "mean", "atlas", "truth")
 BENT_SLICES = (72, 84, 96)
@@ -55,7 +55,7 @@ def compare(
             row = _measured(case, volume, mean, network)
             rows[name].append(row | {"deformation": bent[name]})
             volumes[name].append(bright_fluid(volume, case))
-        true_volumes.append(float((np.isin(case.labels, FLUID) & case.core).sum()))
+        true_volumes.append(bright_fluid(case.t2, case))
         if progress:
             progress((index + 1) / len(listed), case.name)
     rng = np.random.default_rng(0)

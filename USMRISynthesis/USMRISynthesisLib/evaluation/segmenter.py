@@ -93,7 +93,8 @@ def trained(folder: Path, kept: Path, *, progress: Callable[[float, str], None] 
     paths = sorted(p for p in folder.glob("*.npz") if ".partial" not in p.name)
     if not paths:
         raise Refused("no-cases", f"{folder} holds no simulated cases.", "Make them with `usmri simulate` first.")
-    stamp = hashlib.sha256(repr([(p.name, p.stat().st_size) for p in paths] + [STEPS]).encode()).hexdigest()[:16]
+    facts = [(p.name, p.stat().st_size) for p in paths], STEPS, BATCH, RATE, "root of share"
+    stamp = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     file = kept / f"segmenter-{stamp}.pt"
     network = Segmenter()
     if file.is_file():
@@ -121,6 +122,9 @@ def _train(network: Segmenter, paths: Sequence[Path], progress: Callable[[float,
         targets.append(labels[chosen])
         places.append(axis[chosen])
     t2s, classes, z = np.concatenate(images), np.concatenate(targets), np.concatenate(places)
+    # By its share alone the brainstem would never be found: a class counts by the root of its share.
+    share = np.bincount(classes.ravel(), minlength=1 + len(CLASSES)) / classes.size
+    counts = torch.from_numpy((1 / np.sqrt(np.maximum(share, 1e-4))).astype(np.float32))
     optimiser = torch.optim.Adam(network.parameters(), RATE)
     began = time.perf_counter()
     network.train()
@@ -137,7 +141,7 @@ def _train(network: Segmenter, paths: Sequence[Path], progress: Callable[[float,
         if rng.random() < 0.5:
             x, y = x.flip(3), y.flip(2)
         place = torch.from_numpy((z[some] / LOCATION_SCALE_MM).astype(np.float32))[:, None, None, None]
-        loss = F.cross_entropy(network(torch.cat([x, place.expand_as(x)], dim=1)), y)
+        loss = F.cross_entropy(network(torch.cat([x, place.expand_as(x)], dim=1)), y, weight=counts / counts.mean())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -19,7 +19,6 @@ from . import measures
 from .synthesis_frames import PredictFrame, mean_frame, measure_frames
 
 _BRAIN = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13)
-FLUID = (2, 12)
 SLICES = range(44, 117, 4)  # axial slices that hold brain
 _BRIGHT = 0.72  # between white matter (at most about 0.66) and fluid (from about 0.8) of the T2 averages
 _BOOTSTRAPS = 500
@@ -205,7 +204,7 @@ def _measure(case: Case, prediction: np.ndarray, mean: np.ndarray) -> dict[str, 
         "stripe_peak": float(np.median([measures.stripe_peak(prediction[k]) for k in (64, 80, 96)])),
         "stripe_peak_truth": float(np.median([measures.stripe_peak(case.t2[k]) for k in (64, 80, 96)])),
         "volume_predicted": bright_fluid(prediction, case),
-        "volume_true": float((np.isin(case.labels, FLUID) & case.core).sum()),
+        "volume_true": bright_fluid(case.t2, case),
     }
 
 
