@@ -71,7 +71,8 @@ def demonstrate(output: Path, samples: Path, model: str = "default", device: str
             provenance["results"][target.name] = {"source": path.name, **result.provenance}
     compare(cases, output / "compare.png")
     (output / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-    print(f"\nLook at {output / 'compare.png'}: ultrasound, MR-like, fused, and what not to believe. {SYNTHETIC}.")
+    doubted = ", and what not to believe" if any(case.support is not None for case in cases) else ""
+    print(f"\nLook at {output / 'compare.png'}: ultrasound, MR-like, fused{doubted}. {SYNTHETIC}.")
     for name in sorted(path.name for path in output.iterdir()):
         print(f"  {output / name}")
 
