@@ -35,7 +35,8 @@ def any_model(monkeypatch: pytest.MonkeyPatch) -> None:
     from USMRISynthesisLib import weights
 
     monkeypatch.setattr(weights, "find_model", Path)
-    monkeypatch.setattr(weights, "read_manifest", lambda folder: types.SimpleNamespace(sha256=str(folder), task="synthesis"))
+    monkeypatch.setattr(weights, "read_manifest",
+                        lambda folder: types.SimpleNamespace(sha256=str(folder), task="synthesis"))
 
 
 def start(panel: Any, part: str) -> None:
