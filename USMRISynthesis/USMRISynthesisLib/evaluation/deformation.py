@@ -33,7 +33,7 @@ class Bent:
 def register(made: np.ndarray, truth: np.ndarray, brain: np.ndarray) -> Bent:
     """Affine, then B-spline registration of `made` to `truth` (both (H, W), 0-1); only the bending is scored.
 
-    brain (H, W) bool: where it is scored. Same input, same numbers to the last bits: no sampling, one thread.
+    brain (H, W) bool: where it is scored. Same input, same numbers to four digits: no sampling, one thread.
     """
     fixed, moving = (sitk.GetImageFromArray(np.asarray(image, np.float32)) for image in (truth, made))
     centred = sitk.CenteredTransformInitializer(

@@ -193,7 +193,8 @@ def _working_grid(volume: Volume, fan: np.ndarray,
     array, mask = volume.array, fan
     if n == 2:
         array, mask, to_input = array[0], mask[0], to_input[np.ix_([0, 1, 3], [0, 1, 3])]
-    image = resample(array.astype(np.float32) - np.float32(array.min()), to_input, shape, 1, 0.0)
+    darkest = float(array.min())
+    image = resample(array, to_input, shape, 1, darkest) - np.float32(darkest)
     inside = resample(mask, to_input, shape, 1, 0.0) > 0.5
     return grid_to_ras, cell, ndimage.gaussian_filter(image, 0.4 if n == 2 else 0.8), inside
 

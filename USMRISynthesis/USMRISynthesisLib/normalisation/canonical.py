@@ -105,7 +105,11 @@ def resample(array: np.ndarray, out_to_in: np.ndarray, shape: tuple[int, ...], o
     """Sample ``array`` at ``out_to_in`` (voxel to voxel, x first) of every voxel of ``shape``."""
     n = array.ndim
     # The image keeps its unit grid: SimpleITK's physical space is here the input's voxel index.
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array, dtype=np.float32))
+    # Cast by SimpleITK, not before: a float32 copy of the array beside that of the image costs 67 MB at 256^3.
+    kept = array.view(np.uint8) if array.dtype == bool else array
+    if kept.dtype not in (np.uint8, np.int16, np.uint16):
+        kept = kept.astype(np.float32, copy=False)
+    image = sitk.Cast(sitk.GetImageFromArray(np.ascontiguousarray(kept)), sitk.sitkFloat32)
     if order > 0:
         # Input voxels to one output step, along each input axis: from two on, their mean stands for them.
         steps = np.linalg.norm(out_to_in[:n, :n], axis=1)
