@@ -46,10 +46,7 @@ def train_alignment(
     config = read_alignment_configuration(config_path)
     limit_s = 60 * (config.minutes if minutes is None else minutes)
     output = Path(config.output)
-    saved, state = opened(output, resume=resume)
-    if state is not None:
-        checkpoints.refuse_changes(alignment_configuration_from(state["config"]), config)
-    output.mkdir(parents=True, exist_ok=True)
+    saved, state = opened(config, alignment_configuration_from, resume=resume)
     device, half = prepared(threads=config.threads, precision=config.precision, seed=config.seed)
 
     cycle = config.cycle.stages()

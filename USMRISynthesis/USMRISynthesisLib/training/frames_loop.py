@@ -49,10 +49,7 @@ def train_frames(
     config = read_frames_configuration(config_path)
     limit_s = 60 * (config.minutes if minutes is None else minutes)
     output = Path(config.output)
-    saved, state = opened(output, resume=resume)
-    if state is not None:
-        checkpoints.refuse_changes(frames_configuration_from(state["config"]), config)
-    output.mkdir(parents=True, exist_ok=True)
+    saved, state = opened(config, frames_configuration_from, resume=resume)
     device, half = prepared(threads=config.threads, precision=config.precision, seed=config.seed)
 
     real = real_pictures(Path(config.data.real), "train")

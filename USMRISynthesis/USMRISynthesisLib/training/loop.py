@@ -60,10 +60,7 @@ def train(
         config = read_configuration(config)
     limit_s = 60 * (config.minutes if minutes is None else minutes)
     output = Path(config.output)
-    saved, state = opened(output, resume=resume)
-    if state is not None:
-        checkpoints.refuse_changes(configuration_from(state["config"]), config)
-    output.mkdir(parents=True, exist_ok=True)
+    saved, state = opened(config, configuration_from, resume=resume)
 
     # --- machine
     device, half = prepared(threads=config.threads, precision=config.precision, seed=config.seed)

@@ -23,14 +23,23 @@ _AHEAD = 3
 Batch = TypeVar("Batch")
 
 
-def opened(output: Path, *, resume: bool) -> tuple[Path, dict[str, Any] | None]:
-    """The checkpoint's path in a run's folder, and its content where there is one; raises Refused without `resume`."""
-    saved = output / checkpoints.CHECKPOINT
-    if not saved.is_file():
-        return saved, None
-    if not resume:
-        raise Refused("output", f"{output} already holds a run.", "Choose another output, or resume it.")
-    return saved, checkpoints.load(saved)
+def opened(
+    config: checkpoints.Configuration, read: Callable[[dict[str, Any]], checkpoints.Configuration], *, resume: bool
+) -> tuple[Path, dict[str, Any] | None]:
+    """Make a run's folder; the checkpoint's path there, and its content where there is one.
+
+    read: builds the configuration that a checkpoint keeps. Raises Refused where there is a checkpoint and no `resume`,
+    or one that was made with another configuration.
+    """
+    output = Path(config.output)
+    saved, state = output / checkpoints.CHECKPOINT, None
+    if saved.is_file():
+        if not resume:
+            raise Refused("output", f"{output} already holds a run.", "Choose another output, or resume it.")
+        state = checkpoints.load(saved)
+        checkpoints.refuse_changes(read(state["config"]), config)
+    output.mkdir(parents=True, exist_ok=True)
+    return saved, state
 
 
 def prepared(*, threads: int, precision: str, seed: int) -> tuple[torch.device, bool]:

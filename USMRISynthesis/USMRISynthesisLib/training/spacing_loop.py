@@ -40,10 +40,7 @@ def train_spacing(
     config = read_spacing_configuration(config_path)
     limit_s = 60 * (config.minutes if minutes is None else minutes)
     output = Path(config.output)
-    saved, state = opened(output, resume=resume)
-    if state is not None:
-        checkpoints.refuse_changes(spacing_configuration_from(state["config"]), config)
-    output.mkdir(parents=True, exist_ok=True)
+    saved, state = opened(config, spacing_configuration_from, resume=resume)
     device, half = prepared(threads=config.threads, precision=config.precision, seed=config.seed)
     stacks = load_stacks(config.data, config.seed)
     report(f"{len(stacks)} stacks, {sum(len(stack.slices) for stack in stacks)} thick slices")

@@ -40,9 +40,7 @@ def train_support(
         config = read_support_configuration(config)
     limit_s = 60 * (config.minutes if minutes is None else minutes)
     output = Path(config.output)
-    saved, state = opened(output, resume=resume)
-    if state is not None:
-        checkpoints.refuse_changes(support_configuration_from(state["config"]), config)
+    saved, state = opened(config, support_configuration_from, resume=resume)
     device, half = prepared(threads=config.threads, precision=config.precision, seed=config.seed)
     rng = np.random.default_rng(config.seed)
 
