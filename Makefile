@@ -25,9 +25,10 @@ test: .venv/.test
 
 simulate: .venv/.test
 	$(BIN)/usmri simulate configs/simulation.json data/sim --data $(DATA)
+	$(BIN)/usmri simulate configs/more-heads.json data/more --data $(DATA)
 
 train: .venv/.test
-	mkdir -p runs/start && git show 96b88a5:model_weights/default/model.pt > runs/start/model.pt
+	mkdir -p runs/start && git show 1166907:model_weights/default/model.pt > runs/start/model.pt
 	$(BIN)/usmri train configs/default.toml
 
 samples: .venv/.test

@@ -99,7 +99,7 @@ def test_the_text_says_where_the_result_is_and_quiet_says_nothing(
     (["synthesize", "{image}", "{out}/missing/mr.nrrd"], 1, "does not exist. Create it"),
     (["synthesize", "{image}", "{out}/mr.png"], 1, "cannot be written as mr.png"),
     (["synthesize", "{image}", "{out}"], 1, "cannot be written as"),
-    (["synthesize", "{image}", "{out}/mr.nrrd", "--planes", "coronal"], 2, "not 'coronal'"),
+    (["synthesize", "{image}", "{out}/mr.nrrd", "--planes", "oblique"], 2, "no 'oblique' slices"),
     (["synthesize", "{image}", "{out}/mr.nrrd", "--model", "nonesuch"], 1, "no model 'nonesuch'"),
     (["synthesize", "{image}", "{out}/mr.nrrd", "--device", "tpu"], 1, "no device 'tpu'"),
     (["synthesize", "{image}", "{out}/mr.nrrd", "--device", "cuda"], 1, "CUDA was asked for"),

@@ -237,7 +237,7 @@ def test_a_frame_comes_out_on_its_own_grid(frame: Volume, trusted_model: Path) -
     result = _synthesize(frame, trusted_model)
     assert result.mr.shape == frame.shape and result.mr.array.max() > 0
     np.testing.assert_array_equal(result.mr.ijk_to_ras, frame.ijk_to_ras)
-    assert result.provenance["slices"] == {"synthesised": 1, "of": 1}
+    assert result.provenance["slices"] == {"planes": ["axial"], "synthesised": 1, "of": 1}
 
 
 def _resaved(volume: Volume, how: str) -> Volume:
@@ -308,9 +308,9 @@ def test_cancel_is_heard_at_every_stage(head: Volume, trusted_model: Path, to_ca
     assert stop <= reached[-1] < min(stop + 0.2, 1)
 
 
-def test_other_planes_and_bad_images_are_refused_without_loading_a_model(head: Volume) -> None:
-    with pytest.raises(Refused, match="axial slices, not 'coronal'"):
-        synthesize(head, model="nonesuch", planes="coronal")
+def test_no_such_planes_and_bad_images_are_refused_without_loading_a_model(head: Volume) -> None:
+    with pytest.raises(Refused, match="There are no 'oblique' slices. Choose axial, coronal, sagittal, all."):
+        synthesize(head, model="nonesuch", planes="oblique")
     with pytest.raises(Refused):
         synthesize(Volume(np.zeros((32, 32, 32)), np.eye(4)), model="nonesuch")
 

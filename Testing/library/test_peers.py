@@ -35,7 +35,7 @@ def moved(network) -> bool:
 def test_an_mr_slice_stands_in_for_every_ultrasound_slice_and_keeps_the_place(location):
     config, *_ = networks(location)
     x, mr = torch.rand(2, config.in_channels, 32, 32), torch.rand(2, 1, 32, 32)
-    made = peers.as_input(mr, x)
+    made = peers.as_input(mr, x, 2 * config.neighbours + 1)
     assert made.shape == x.shape
     assert torch.equal(made[:, :3], mr.expand(-1, 3, -1, -1))
     assert torch.equal(made[:, 3:], x[:, 3:])

@@ -10,6 +10,7 @@ from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 from USMRISynthesisLib.synthesis.place import PlaceCode
 
 SMALL = {"width": 2, "multipliers": (1, 2, 2), "skips": (1,), "reconstruction_skips": (1,), "attention_level": 1}
+NO_PLANE = torch.zeros(2, 1, 1, 1)
 
 
 def test_a_new_code_changes_nothing() -> None:
@@ -29,11 +30,11 @@ def test_a_learnt_code_tells_left_from_right_front_from_back_and_low_from_high()
     torch.nn.init.normal_(code.out.weight)
     feature = torch.zeros(2, 3, 10, 10)
     with torch.inference_mode():
-        out = code(feature, torch.tensor([-0.3, 0.4]).view(2, 1, 1, 1))
+        out = code(feature, torch.tensor([-0.3, 0.4]).view(2, 1, 1, 1), NO_PLANE)
     assert (out[0] - out[1]).abs().max() > 1e-2
     assert (out[0] - out[0].flip(-1)).abs().max() > 1e-2
     assert (out[0] - out[0].flip(-2)).abs().max() > 1e-2
-    assert torch.equal(out[0, :, 0, 0], code(feature, torch.full((2, 1, 1, 1), -0.3))[1, :, 0, 0])
+    assert torch.equal(out[0, :, 0, 0], code(feature, torch.full((2, 1, 1, 1), -0.3), NO_PLANE)[1, :, 0, 0])
 
 
 def test_the_coordinates_run_from_corner_to_corner_at_any_size() -> None:

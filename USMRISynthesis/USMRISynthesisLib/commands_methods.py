@@ -22,10 +22,10 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     folder = Path(options.cases or "data/sim")
     train = Path(options.train) if options.train else folder / "train"
     make = synthesis.corridor_prediction if options.through == "product" else synthesis.canonical_prediction
-    predict, progress = make(options.model, options.device), console.progress(options)
+    predict, progress = make(options.model, options.device, options.planes), console.progress(options)
     result = synthesis.evaluate(folder, predict, split=options.split, train=train,
                                 predict_frame=frame_prediction(options.model, options.device), progress=progress)
-    result["through"] = options.through
+    result |= {"through": options.through, "planes": options.planes}
     text = synthesis.table(result)
     if options.quick:
         return text, result

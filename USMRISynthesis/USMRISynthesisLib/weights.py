@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.synthesis.planes import PLANES
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +58,7 @@ class InputFormat:
     location: bool
     intensity: str
     exponent: float = 1.0  # of the 0-1 intensity; manifests of before it mean 1
+    planes: tuple[str, ...] = ("axial",)  # whose slices it takes
 
 
 @dataclass(frozen=True)
@@ -165,13 +167,16 @@ def read_manifest(folder: str | Path) -> Manifest:
         spacing_mm=float(take(fed, "spacing_mm", (int, float), "input.")),
         channels=take(fed, "channels", int, "input."), neighbours=take(fed, "neighbours", int, "input."),
         location=take(fed, "location", bool, "input."), intensity=str(fed.get("intensity", "")),
-        exponent=float(take({"exponent": 1.0} | fed, "exponent", (int, float), "input.")))
+        exponent=float(take({"exponent": 1.0} | fed, "exponent", (int, float), "input.")),
+        planes=tuple(take({"planes": ["axial"]} | fed, "planes", list, "input.")))
     if not 0.1 <= format_.exponent <= 10:
         raise _malformed("input.exponent", "must lie in 0.1..10")
     if format_.size <= 0 or format_.spacing_mm <= 0 or format_.neighbours < 0:
         raise _malformed("input", "has a size, spacing or neighbour count that makes no sense")
-    if format_.channels != 2 * format_.neighbours + 1 + format_.location:
-        raise _malformed("input.channels", "does not match input.neighbours and input.location")
+    if not format_.planes or any(plane not in PLANES for plane in format_.planes):
+        raise _malformed("input.planes", f"must name some of {', '.join(PLANES)}")
+    if format_.channels != 2 * format_.neighbours + 1 + (len(format_.planes) > 1) + format_.location:
+        raise _malformed("input.channels", "does not match input.neighbours, input.planes and input.location")
     sha256 = take(content, "sha256", str).lower()
     if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
         raise _malformed("sha256", "is not a SHA-256 in hexadecimal")

@@ -14,8 +14,9 @@ import numpy as np
 from scipy import ndimage, stats
 
 from ..normalisation.canonical import SPACING_MM, canonical_axis_mm
-from ..synthesis.engine import load_generator, run_slices
+from ..synthesis.engine import load_generator
 from ..synthesis.intensity import normalise_ultrasound
+from ..synthesis.stack import mean_of, run_planes
 from ..synthesis.support import SMOOTHING_MM, WRONG, support_map
 from .synthesis import Case, cases, interval
 
@@ -41,8 +42,7 @@ def evaluate(
     listed = list(cases(folder))
     for index, case in enumerate(listed):
         us = normalise_ultrasound(case.us, case.fan, form.exponent)
-        mr = run_slices(generator.module, us, canonical_axis_mm(), neighbours=form.neighbours, location=form.location,
-                        device=generator.device, dtype=generator.dtype)  # fmt: skip
+        mr = mean_of(run_planes(generator, us, canonical_axis_mm()))
         wanted = np.zeros(len(us), bool)
         wanted[SLICES] = True
         said = support_map(generator.support, us, mr, canonical_axis_mm(), wanted, device=generator.device,

@@ -84,31 +84,23 @@ def mean_mr(folder: Path) -> np.ndarray:
 Predict = Callable[[Case], np.ndarray]
 
 
-def canonical_prediction(model: str, device: str = "auto") -> Predict:
+def canonical_prediction(model: str, device: str = "auto", planes: str = "axial") -> Predict:
     """The generator alone, on the true canonical pose: what the training can reach."""
-    from ..synthesis.engine import load_generator, run_slices
+    from ..synthesis.engine import load_generator
     from ..synthesis.intensity import normalise_ultrasound
+    from ..synthesis.stack import mean_of, run_planes
 
     generator = load_generator(model, device)
-    layout = generator.manifest.input
 
     def predict(case: Case) -> np.ndarray:
-        us = normalise_ultrasound(case.us, case.fan, layout.exponent)
-        out = run_slices(
-            generator.module,
-            us,
-            canonical_axis_mm(),
-            neighbours=layout.neighbours,
-            location=layout.location,
-            device=generator.device,
-            dtype=generator.dtype,
-        )
+        us = normalise_ultrasound(case.us, case.fan, generator.manifest.input.exponent)
+        out = mean_of(run_planes(generator, us, canonical_axis_mm(), planes=planes))
         return np.asarray((out + 1) / 2)
 
     return predict
 
 
-def corridor_prediction(model: str, device: str = "auto") -> Predict:
+def corridor_prediction(model: str, device: str = "auto", planes: str = "axial") -> Predict:
     """The whole product: gate, estimated alignment, synthesis, back onto the input's grid."""
     from ..synthesis.pipeline import synthesize
     from ..volume import Volume
@@ -116,7 +108,8 @@ def corridor_prediction(model: str, device: str = "auto") -> Predict:
     def predict(case: Case) -> np.ndarray:
         to_physical = np.diag([1 / case.scale] * 3 + [1.0])
         volume = Volume(case.us, to_physical @ canonical_ijk_to_ras())
-        return synthesize(volume, model=model, device=device, unreliable=True).mr.array.astype(np.float32) / 1000
+        made = synthesize(volume, model=model, device=device, planes=planes, unreliable=True)
+        return made.mr.array.astype(np.float32) / 1000
 
     return predict
 

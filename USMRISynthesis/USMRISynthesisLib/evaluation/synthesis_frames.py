@@ -17,22 +17,16 @@ PredictFrame = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def frame_prediction(model: str, device: str = "auto") -> PredictFrame:
     """The generator on one frame (160, 160) uint8 with its fan, at the head-circumference plane -> MR, 0-1."""
     from ..normalisation.canonical import HC_PLANE_Z_MM
-    from ..synthesis.engine import load_generator, run_slices
+    from ..synthesis.engine import load_generator
     from ..synthesis.intensity import normalise_ultrasound
+    from ..synthesis.stack import mean_of, run_planes
 
     generator = load_generator(model, device)
-    layout = generator.manifest.input
+    exponent = generator.manifest.input.exponent
 
     def predict(us: np.ndarray, fan: np.ndarray) -> np.ndarray:
-        out = run_slices(
-            generator.module,
-            normalise_ultrasound(us[None], fan[None], layout.exponent),
-            np.array([HC_PLANE_Z_MM]),
-            neighbours=layout.neighbours,
-            location=layout.location,
-            device=generator.device,
-            dtype=generator.dtype,
-        )
+        seen = normalise_ultrasound(us[None], fan[None], exponent)
+        out = mean_of(run_planes(generator, seen, np.array([HC_PLANE_Z_MM])))
         return np.asarray((out[0] + 1) / 2)
 
     return predict

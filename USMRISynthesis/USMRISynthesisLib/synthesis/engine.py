@@ -85,13 +85,14 @@ def load_generator(model: str = "default", device: str = "auto", *,
 
 
 def run_slices(model: nn.Module, us: np.ndarray, z_mm: np.ndarray, *, neighbours: int, location: bool,
-               device: torch.device | str = "cpu", batch: int | None = None,
+               plane: float | None = None, device: torch.device | str = "cpu", batch: int | None = None,
                progress: Progress | None = None, cancel: Cancel | None = None,
                wanted: np.ndarray | None = None, dtype: torch.dtype = torch.float32,
                on_cpu: Callable[[], nn.Module] | None = None, log: Log | None = None) -> np.ndarray:
     """Run canonical slices through the generator.
 
-    us: (K, H, W) in [-1, 1], -1 outside the fan; z_mm: (K,) in mm. -> (K, H, W) float32 in [-1, 1].
+    us: (K, H, W) in [-1, 1], -1 outside the fan; z_mm: (K,) in mm; plane: what names it to a model of several
+    (`planes.code`). -> (K, H, W) float32 in [-1, 1].
 
     `wanted`, (K,) bool, names the slices to synthesise; by default those with anything in them. The others
     come back as -1. Progress is told, and cancel asked, after each batch. When the device runs out of memory
@@ -110,7 +111,7 @@ def run_slices(model: nn.Module, us: np.ndarray, z_mm: np.ndarray, *, neighbours
             raise Cancelled
         some = todo[done:done + batch]
         try:
-            x = _channels(stack, heights, some, neighbours, location)
+            x = _channels(stack, heights, some, neighbours, location, plane)
             output[some] = _forward(model, x, device, dtype)
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
@@ -125,11 +126,12 @@ def run_slices(model: nn.Module, us: np.ndarray, z_mm: np.ndarray, *, neighbours
     return output
 
 
-def _channels(stack: Tensor, z_mm: Tensor, some: np.ndarray, neighbours: int, location: bool) -> Tensor:
+def _channels(stack: Tensor, z_mm: Tensor, some: np.ndarray, neighbours: int, location: bool,
+              plane: float | None) -> Tensor:
     """Input channels (N, C, H, W) of the slices `some`; only the stretch of the stack they need is copied."""
     low, high = max(0, int(some[0]) - neighbours), min(len(stack), int(some[-1]) + neighbours + 1)
     # At the stretch's ends slices repeat, too: those are dropped again, or are the stack's true ends.
-    x = assemble_input(stack[low:high], z_mm[low:high], neighbours, location)
+    x = assemble_input(stack[low:high], z_mm[low:high], neighbours, location, plane)
     return x[torch.from_numpy(some - low)]
 
 
@@ -202,6 +204,8 @@ def _example(manifest: weights.Manifest, device: torch.device) -> Tensor:
     noise[:, np.hypot(x, y) > size * 0.45] = BACKGROUND
     if manifest.input.location:
         noise[-1] = 0.0
+    if len(manifest.input.planes) > 1:
+        noise[2 * manifest.input.neighbours + 1] = -1.0
     example = torch.from_numpy(noise)[None].to(device)
     return example.contiguous(memory_format=torch.channels_last)
 

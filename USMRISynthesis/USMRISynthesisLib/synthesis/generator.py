@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .attention import NORMS, CrossModalAttention
 from .blocks import Decoder, Encoder
 from .place import PlaceCode
+from .planes import PLANES
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class GeneratorConfig:
     exponent: of the ultrasound's 0-1 intensity before it becomes the input (see `normalise_ultrasound`).
     location: whether the input ends with a constant channel z_mm / 48.
     place: whether decoder C is also told where it is, x, y and z (see `PlaceCode`); needs `location`.
+    planes: the planes whose slices it takes; with more than one a constant channel before the location names the plane.
     skips: levels at which A hands its feature to C. Level 0 would let speckle through to the MR.
     reconstruction_skips: levels at which A hands its feature to B.
     attention, attention_level, attention_norm: see `CrossModalAttention`; at inference B stops at the level.
@@ -32,6 +34,7 @@ class GeneratorConfig:
     exponent: float = 1.0
     location: bool = True
     place: bool = False
+    planes: tuple[str, ...] = ("axial",)
     skips: tuple[int, ...] = (1, 2, 3)
     reconstruction_skips: tuple[int, ...] = (2, 3)
     attention: bool = True
@@ -46,6 +49,10 @@ class GeneratorConfig:
             raise ValueError(f"exponent must lie in 0.1..10, not {self.exponent}")
         if self.place and not self.location:
             raise ValueError("place needs location")
+        if len(self.planes) > 1 and not self.location:
+            raise ValueError("several planes need location")
+        if not self.planes or len(set(self.planes)) < len(self.planes) or not set(self.planes) <= set(PLANES):
+            raise ValueError(f"planes must be one or more of {', '.join(PLANES)}")
         if self.neighbours < 0:
             raise ValueError(f"neighbours must be 0 or more, not {self.neighbours}")
         if any(not 0 <= level < top for level in (*self.skips, *self.reconstruction_skips)):
@@ -66,7 +73,7 @@ class GeneratorConfig:
 
     @property
     def in_channels(self) -> int:
-        return 2 * self.neighbours + 1 + int(self.location)
+        return 2 * self.neighbours + 1 + int(len(self.planes) > 1) + int(self.location)
 
 
 class Generator(nn.Module):
@@ -81,6 +88,7 @@ class Generator(nn.Module):
         config = config or GeneratorConfig()
         channels = config.channels
         split = config.attention_level
+        self.slices = 2 * config.neighbours + 1
         self.attends = config.attention
         self.encoder_a = Encoder(config.in_channels, channels)
         self.decoder_b = Decoder(channels, skips=config.reconstruction_skips, split_level=split)
@@ -90,8 +98,9 @@ class Generator(nn.Module):
             if config.attention
             else _NoAttention()
         )
-        self.place_latent = PlaceCode(channels[-1]) if config.place else _NoPlace()
-        self.place_split = PlaceCode(channels[split]) if config.place else _NoPlace()
+        several = len(config.planes) > 1
+        self.place_latent = PlaceCode(channels[-1], planes=several) if config.place else _NoPlace()
+        self.place_split = PlaceCode(channels[split], planes=several) if config.place else _NoPlace()
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.encoder_a(x)
@@ -102,10 +111,10 @@ class Generator(nn.Module):
 
     def _deep(self, features: list[Tensor], x: Tensor) -> Tensor:
         """C from the latent to the attention, told its place where the configuration says so."""
-        z = x[:, -1:, :1, :1]
+        z, plane = x[:, -1:, :1, :1], x[:, -2:-1, :1, :1]  # the latter only where there are several planes
         told = features[:-1]
-        told.append(self.place_latent(features[-1], z))
-        return self.place_split(self.decoder_c.deep(told), z)
+        told.append(self.place_latent(features[-1], z, plane))
+        return self.place_split(self.decoder_c.deep(told), z, plane)
 
     @torch.jit.unused
     def forward_training(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,5 +139,5 @@ class _NoAttention(nn.Module):
 class _NoPlace(nn.Module):
     """Without a place code: the feature unchanged."""
 
-    def forward(self, feature: Tensor, z: Tensor) -> Tensor:
+    def forward(self, feature: Tensor, z: Tensor, plane: Tensor) -> Tensor:
         return feature

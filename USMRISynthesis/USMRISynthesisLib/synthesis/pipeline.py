@@ -25,6 +25,7 @@ from USMRISynthesisLib.gate import admit
 from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, Alignment, align, possible_age
 from USMRISynthesisLib.normalisation.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
 from USMRISynthesisLib.synthesis.intensity import normalise_ultrasound
+from USMRISynthesisLib.synthesis.planes import CHOICES
 from USMRISynthesisLib.synthesis.result import (
     BEAM_ONLY,
     PROBABILITY,
@@ -39,7 +40,6 @@ from USMRISynthesisLib.volume import Volume
 if TYPE_CHECKING:
     from USMRISynthesisLib.weights import Consent
 
-PLANES = ("axial",)
 MR_MAX = 1000
 LEAST_SUPPORT = 1e-3
 
@@ -88,7 +88,8 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         volume: 3D greyscale, or one frame of shape (1, h, w).
         model: name of an installed model, or the path of a model folder.
         device: "auto", "cpu", "cuda" or "mps".
-        planes: along which slices to synthesise; "axial" in this version.
+        planes: along which slices to synthesise: "axial", "coronal", "sagittal", or "all" for the mean of the three,
+            which takes three times as long. A frame has one plane, whatever is said here.
         transform: (4, 4) ras_to_canonical where it is known; it wins over the estimated one.
         progress: called with a share of the whole, 0-1, and the stage.
         cancel: asked at least every two slices on the CPU; True ends the run.
@@ -100,15 +101,15 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
 
     Raises: Refused (the input; the head was not found reliably), Failed (model, device, memory), Cancelled.
     """
-    if planes not in PLANES:
-        raise Refused("planes", f"This version synthesises axial slices, not {planes!r}.",
-                      "Leave --planes at axial.")
+    if planes not in CHOICES:
+        raise Refused("planes", f"There are no {planes!r} slices.", f"Choose {', '.join(CHOICES)}.")
     run = _Run(progress, cancel, log)
     fan, alignment = _locate(volume, transform, run, age=gestational_age,
                              unreliable=unreliable or transform is not None)
     with run.stage("Loading the model", 0.12):
         try:
-            from USMRISynthesisLib.synthesis.engine import BATCH, load_generator, run_slices
+            from USMRISynthesisLib.synthesis.engine import BATCH, load_generator
+            from USMRISynthesisLib.synthesis.stack import mean_of, run_planes, wanted_slices
         except (ImportError, OSError) as error:   # OSError: an installation that broke half-way
             raise Failed("torch", "PyTorch is not installed, or its installation is broken.",
                          "In Slicer, install it through the PyTorch extension; elsewhere: "
@@ -123,18 +124,16 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         us = normalise_ultrasound(slices, seen, generator.manifest.input.exponent)
         head = alignment.head_mask(z_mm)
     with run.stage("Synthesising", 0.22):
-        form = generator.manifest.input
-        mr = run_slices(
-            generator.module, us, z_mm, neighbours=form.neighbours, location=form.location,
-            device=generator.device, dtype=generator.dtype, batch=batch, cancel=cancel,
-            progress=_within(progress, 0.22, 0.92 if generator.support is None else 0.86), wanted=_wanted(head & seen),
-            on_cpu=generator.on_cpu, log=run.say)
+        made = run_planes(
+            generator, us, z_mm, planes=planes, inside=head & seen, batch=batch, cancel=cancel, log=run.say,
+            progress=_within(progress, 0.22, 0.92 if generator.support is None else 0.86))
+        mr = mean_of(made)
     believed = None
     if generator.support is not None:
         from USMRISynthesisLib.synthesis.support import support_map
 
         with run.stage("Judging what to believe", 0.86):
-            believed = support_map(generator.support, us, mr, z_mm, _wanted(head & seen), device=generator.device,
+            believed = support_map(generator.support, us, mr, z_mm, wanted_slices(head & seen), device=generator.device,
                                    dtype=generator.dtype, cancel=cancel)
     with run.stage("Bringing it back to the image's grid", 0.92):
         values, confidence = _back(mr, head, fan, volume, to_canonical_of, believed)
@@ -149,7 +148,7 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
                    {"meaning": PROBABILITY, "sha256": manifest.extra["support"]["sha256"],
                     "mean": round(float(confidence[confidence > 0].mean()), 3) if confidence.any() else None},
         "parameters": {"device": device, "planes": planes, "transform_given": transform is not None},
-        "slices": {"synthesised": int(_wanted(head & seen).sum()), "of": len(z_mm)},
+        "slices": {"planes": list(made), "synthesised": int(wanted_slices(head & seen).sum()), "of": len(z_mm)},
     }
     if progress is not None:
         progress(1.0, "Done")
@@ -204,15 +203,6 @@ def _within(progress: Progress | None, low: float, high: float) -> Progress | No
     if progress is None:
         return None
     return lambda value, stage: progress(low + (high - low) * value, stage)
-
-
-def _wanted(inside: np.ndarray) -> np.ndarray:
-    """(K,) bool: slices with head and fan in them, and one more on each side for the interpolation back."""
-    some = np.asarray(inside.any(axis=(1, 2)))
-    wider = some.copy()
-    wider[1:] |= some[:-1]
-    wider[:-1] |= some[1:]
-    return wider
 
 
 def _back(mr: np.ndarray, head: np.ndarray, fan: np.ndarray, volume: Volume,

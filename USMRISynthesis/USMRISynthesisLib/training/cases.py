@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import Refused
 from ..synthesis.intensity import robust_range
+from ..synthesis.planes import PLANES, oriented
 
 UNPACKED = "unpacked"  # beside the .npz files: the volumes as .npy, which can be memory-mapped
 REMEDY = "Make the data set again with `usmri simulate`."
@@ -23,7 +24,8 @@ class Case:
     """One simulated head on the canonical grid; arrays (K, H, W) uint8, memory-mapped.
 
     us: 0 outside the fan and at least 1 inside it, so that the fan needs no array of its own.
-    t2: 0 outside the head. low, high: the ultrasound's robust range. head: (K,) head pixels in each slice.
+    t2: 0 outside the head. low, high: the ultrasound's robust range. heads: (3, K) head pixels in each slice of each of
+    the three planes.
     frames: the same head's simulated 2D frames, frames_t2 (n, H, W) their truth.
     """
 
@@ -33,9 +35,14 @@ class Case:
     t2: np.ndarray
     low: float
     high: float
-    head: np.ndarray
+    heads: np.ndarray
     frames: Frames
     frames_t2: np.ndarray
+
+    @property
+    def head(self) -> np.ndarray:
+        """(K,) head pixels in each axial slice."""
+        return np.asarray(self.heads[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +91,7 @@ def _load_case(path: Path) -> Case:
     facts_path = folder / f"{path.stem}.json"
     stamp = [path.stat().st_size, path.stat().st_mtime_ns]
     facts = json.loads(facts_path.read_text()) if facts_path.is_file() else {}
-    if facts.get("stamp") != stamp or "frame_ranges" not in facts:
+    if facts.get("stamp") != stamp or "heads" not in facts:
         try:
             with np.load(path) as content:
                 us = _mark_fan(content["us"], content["fan"])
@@ -96,8 +103,8 @@ def _load_case(path: Path) -> Case:
         except _UNREADABLE as error:
             raise Refused("data", f"The case {path} cannot be read ({error}).", REMEDY) from error
         low, high = robust_range(us, us > 0)
-        head = np.count_nonzero(t2, axis=(1, 2)).tolist()
-        facts = {"stamp": stamp, "week": week, "low": low, "high": high, "head": head}
+        heads = [np.count_nonzero(oriented(t2, plane), axis=(1, 2)).tolist() for plane in PLANES]
+        facts = {"stamp": stamp, "week": week, "low": low, "high": high, "heads": heads}
         facts["frame_ranges"] = _ranges(frames).tolist()
         folder.mkdir(exist_ok=True)
         for name, array in (("us", us), ("t2", t2), ("frames", frames), ("frames_t2", frames_t2)):
@@ -110,7 +117,7 @@ def _load_case(path: Path) -> Case:
     )
     ranges = np.array(facts["frame_ranges"], np.float32).reshape(-1, 2)
     return Case(
-        path.stem, facts["week"], us, t2, facts["low"], facts["high"], np.array(facts["head"]),
+        path.stem, facts["week"], us, t2, facts["low"], facts["high"], np.array(facts["heads"]),
         Frames(frames, ranges), frames_t2,
     )  # fmt: skip
 

@@ -24,26 +24,34 @@ class DataConfig:
 
     folder: simulated cases, in `train/` and `val/`; their T2 in `mr/`, if there is one, is what the
     discriminators see as real MR, else that of other training cases. mr_weeks: only of these gestational
-    weeks; empty for all. frames: the real frames' .npz, or "" for none.
+    weeks; empty for all. frames: the real frames' .npz, or "" for none. also: further folders whose `train/` is
+    learnt from as well.
     """
 
     folder: str
+    also: tuple[str, ...] = ()
     frames: str = ""
     mr_weeks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """Samples a step: slices of simulated volumes and simulated frames, which have a truth, and real frames."""
+    """Samples a step: slices of simulated volumes and simulated frames, which have a truth, and real frames.
+
+    axial: share of axial slices among those of volumes, where the generator takes several planes; the others share
+    the rest alike.
+    """
 
     simulated: int = 4
     framed: int = 0
     real: int = 1
+    axial: float = 0.5
 
     def __post_init__(self) -> None:
         counts = self.simulated, self.framed, self.real
         _require(min(counts) >= 0, "simulated, framed and real must be 0 or more")
         _require(sum(counts) > 0, "simulated, framed and real cannot all be 0")
+        _require(0 <= self.axial <= 1, "axial is a share, 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,10 @@ class InputConfig:
     gain, offset: 8-bit intensities times 1 +- gain, plus +- offset * 255. gamma: exponent, e ** +- gamma.
     noise: standard deviation in [-1, 1] units, drawn from 0 to this. blur: Gaussian's sigma in pixels, drawn from 0
     to this for half of the samples: a volume that was resampled has softer speckle. rotation_deg, translation_mm,
-    scale: in-plane, +- these. flip, turn: probabilities of a left-right flip and, for frames, whose direction is not
-    known, of half a turn. centre_only: probability that the centre slice stands in for its neighbours, as in a frame.
+    scale: in-plane, +- these. warp_mm: standard deviation of a smooth in-plane displacement with nodes 32 pixels apart:
+    the sizes and folds of a few heads are soon known by heart. flip, turn: probabilities of a left-right flip and, for
+    frames, whose direction is not known, of half a turn. centre_only: probability that the centre slice stands in for
+    its neighbours, as in a frame.
     location_jitter_mm, frame_location_jitter_mm: standard deviations, simulated slices and real frames.
     """
 
@@ -66,6 +76,7 @@ class InputConfig:
     rotation_deg: float = 10.0
     translation_mm: float = 4.0
     scale: float = 0.08
+    warp_mm: float = 0.0
     flip: float = 0.5
     turn: float = 0.5
     centre_only: float = 0.3

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ..errors import Refused
 from ..normalisation.canonical import SPACING_MM
+from ..synthesis import planes
 from ..synthesis.generator import GeneratorConfig
 from ..synthesis.slices import LOCATION_SCALE_MM
 from .cases import Case, Frames
 from .configuration import BatchConfig, InputConfig
 
+_WARP_PIXELS = 32  # between a warp's nodes
 HEADLESS_WEIGHT = 0.1  # a slice without head is drawn this often for one with: it must come out black
 
 
@@ -30,8 +32,19 @@ class Batch(NamedTuple):
     has_truth: Tensor
 
 
+class _Sample(NamedTuple):
+    """stack (n, H, W) uint8 and its table to 0-1; truth (H, W) uint8 or None; unpaired mr (H, W) at the same place."""
+
+    stack: np.ndarray
+    table: np.ndarray
+    truth: np.ndarray | None
+    place_mm: float
+    mr: np.ndarray
+    plane: str
+
+
 def location_mm(k: int | np.ndarray, count: int) -> float | np.ndarray:
-    """z of axial slice k in canonical mm; the grid is centred on the origin."""
+    """Where slice k of any plane lies in canonical mm; the grid is centred on the origin."""
     return (k - (count - 1) / 2) * SPACING_MM
 
 
@@ -69,50 +82,55 @@ class Slices:
         if batch.framed and not self._framed:
             raise Refused("data", "The cases hold no simulated frames.",
                           "Set batch.framed to 0, or frames_a_head in the simulation's configuration.")  # fmt: skip
-        weights = [np.where(case.head > 0, 1.0, HEADLESS_WEIGHT) for case in self.cases]
-        self._slice_chances = [weight / weight.sum() for weight in weights]
+        weights = [np.where(case.heads > 0, 1.0, HEADLESS_WEIGHT) for case in self.cases]
+        self._slice_chances = [weight / weight.sum(axis=1, keepdims=True) for weight in weights]
 
     def draw(self) -> Batch:
         """One batch: `batch.simulated` slices, then `batch.framed` simulated and `batch.real` real frames."""
-        count, height, width = self.cases[0].us.shape
-        stacks, tables, truths, places, has_truth, mr = [], [], [], [], [], []
-        for _ in range(self.batch.simulated):
-            chosen = int(self.rng.integers(len(self.cases)))
-            case = self.cases[chosen]
-            k = int(self.rng.choice(count, p=self._slice_chances[chosen]))
-            stacks.append(case.us[self._neighbours_of(k, count)])
-            tables.append(self._table(case.low, case.high))
-            truths.append(case.t2[k])
-            places.append(location_mm(k, count) + self.rng.normal(0, self.changes.location_jitter_mm))
-            has_truth.append(True)
-            mr.append(self._other(case).t2[k])
-        for n in range(self.batch.framed + self.batch.real):
-            frames, truth = self._frame(real=n >= self.batch.framed)
-            which = int(self.rng.integers(len(frames)))
-            stacks.append(np.repeat(frames.us[which][None], 2 * self.generator.neighbours + 1, axis=0))
-            tables.append(self._table(*frames.ranges[which]))
-            truths.append(np.zeros((height, width), np.uint8) if truth is None else truth[which])
-            place = float(self.rng.normal(0, self.changes.frame_location_jitter_mm))
-            places.append(place)
-            has_truth.append(truth is not None)
-            k = round(place / SPACING_MM + (count - 1) / 2)
-            mr.append(self._other(None).t2[min(max(k, 0), count - 1)])
-        seen = np.stack([table[stack] for table, stack in zip(tables, stacks, strict=True)])
-        wanted = np.stack(truths).astype(np.float32)[:, None] / 255
+        samples = [self._of_volume() for _ in range(self.batch.simulated)]
+        samples += [self._of_frame(real=n >= self.batch.framed) for n in range(self.batch.framed + self.batch.real)]
+        seen = np.stack([sample.table[sample.stack] for sample in samples])
+        blank = np.zeros(seen.shape[2:], np.uint8)
+        wanted = _stacked([blank if sample.truth is None else sample.truth for sample in samples])
         turns = np.where(np.arange(len(seen)) < self.batch.simulated, 0.0, self.changes.turn)
-        moved = self._move(torch.from_numpy(np.concatenate([seen, wanted], axis=1)), turns)
+        # in a sagittal slice the columns are front and back
+        flips = np.array([0.0 if sample.plane == "sagittal" else self.changes.flip for sample in samples])
+        moved = self._move(torch.from_numpy(np.concatenate([seen, wanted], axis=1)), turns, flips)
         us = moved[:, :-1]
         if self.changes.blur:
             us = self._blurred(us)
         if self.changes.noise:
             us = us + self._noise(us)
-        unpaired = self._move(torch.from_numpy(np.stack(mr).astype(np.float32)[:, None] / 255), turns)
-        x = us
-        if self.generator.location:
-            z = torch.tensor(np.array(places), dtype=torch.float32) / LOCATION_SCALE_MM
-            x = torch.cat([us, z.view(-1, 1, 1, 1).expand(-1, 1, height, width)], dim=1)
+        unpaired = self._move(torch.from_numpy(_stacked([sample.mr for sample in samples])), turns, flips)
+        places_mm = np.array([sample.place_mm for sample in samples])
+        x = _told(us, [sample.plane for sample in samples], places_mm, self.generator)
         centre = self.generator.neighbours
-        return Batch(x, us[:, centre : centre + 1], unpaired, moved[:, -1:], torch.tensor(has_truth))
+        has_truth = torch.tensor([sample.truth is not None for sample in samples])
+        return Batch(x, us[:, centre : centre + 1], unpaired, moved[:, -1:], has_truth)
+
+    def _of_volume(self) -> _Sample:
+        """A slice of a simulated head, in one of the generator's planes."""
+        chosen = int(self.rng.integers(len(self.cases)))
+        case, plane = self.cases[chosen], self._plane()
+        count = len(case.us)
+        k = int(self.rng.choice(count, p=self._slice_chances[chosen][planes.PLANES.index(plane)]))
+        us, t2, other = (planes.oriented(volume, plane) for volume in (case.us, case.t2, self._other(case).t2))
+        if plane == "sagittal" and self.rng.random() < self.changes.flip:
+            us, t2, other, k = us[::-1], t2[::-1], other[::-1], count - 1 - k  # left and right lie along the stack
+        stack, table = us[self._neighbours_of(k, count)], self._table(case.low, case.high)
+        place_mm = location_mm(k, count) + self.rng.normal(0, self.changes.location_jitter_mm)
+        return _Sample(stack, table, t2[k], float(place_mm), other[k], plane)
+
+    def _of_frame(self, *, real: bool) -> _Sample:
+        """A real frame, or a simulated one with its truth; it stands in for its own neighbours."""
+        frames, truth = self._frame(real=real)
+        which = int(self.rng.integers(len(frames)))
+        stack = np.repeat(frames.us[which][None], 2 * self.generator.neighbours + 1, axis=0)
+        table = self._table(*frames.ranges[which])
+        place_mm = float(self.rng.normal(0, self.changes.frame_location_jitter_mm))
+        other = self._other(None).t2
+        k = min(max(round(place_mm / SPACING_MM + (len(other) - 1) / 2), 0), len(other) - 1)
+        return _Sample(stack, table, None if truth is None else truth[which], place_mm, other[k], "axial")
 
     def _frame(self, real: bool) -> tuple[Frames, np.ndarray | None]:
         """Frames to draw one from: the real ones, or those of a simulated head with their truth."""
@@ -121,6 +139,16 @@ class Slices:
             return self.frames, None
         case = self._framed[int(self.rng.integers(len(self._framed)))]
         return case.frames, case.frames_t2
+
+    def _plane(self) -> str:
+        """The plane of the next slice; nothing is drawn where the generator takes one only."""
+        known = self.generator.planes
+        if len(known) == 1:
+            return known[0]
+        others = [plane for plane in known if plane != "axial"]
+        if "axial" in known and self.rng.random() < self.batch.axial:
+            return "axial"
+        return others[int(self.rng.integers(len(others)))]
 
     def _neighbours_of(self, k: int, count: int) -> np.ndarray:
         reach = np.arange(-self.generator.neighbours, self.generator.neighbours + 1)
@@ -149,22 +177,28 @@ class Slices:
         first, last = changed(np.array([low, high]))
         return _table(changed(np.arange(256.0)), first, last, self.generator.exponent)
 
-    def _move(self, images: Tensor, turns: np.ndarray) -> Tensor:
-        """(N, C, H, W) in 0-1, 0 = background, through a random in-plane similarity each -> in [-1, 1].
+    def _move(self, images: Tensor, turns: np.ndarray, flips: np.ndarray) -> Tensor:
+        """(N, C, H, W) in 0-1, 0 = background, through a random in-plane similarity and warp each -> in [-1, 1].
 
-        turns: (N,) probabilities of half a turn.
+        turns, flips: (N,) probabilities of half a turn and of a reflection of the columns.
         """
         changes, count = self.changes, len(images)
         angle = np.deg2rad(self.rng.uniform(-changes.rotation_deg, changes.rotation_deg, count))
         angle += np.pi * (self.rng.random(count) < turns)
         scale = 1 + self.rng.uniform(-changes.scale, changes.scale, count)
-        mirror = np.where(self.rng.random(count) < changes.flip, -1.0, 1.0)
+        mirror = np.where(self.rng.random(count) < flips, -1.0, 1.0)
         reach = changes.translation_mm / SPACING_MM * 2 / images.shape[-1]  # in grid_sample's half widths
         shift = self.rng.uniform(-reach, reach, (count, 2))
         cosine, sine = np.cos(angle) * scale, np.sin(angle) * scale
         rows = [[cosine * mirror, -sine, shift[:, 0]], [sine * mirror, cosine, shift[:, 1]]]
         theta = torch.from_numpy(np.array(rows, dtype=np.float32).transpose(2, 0, 1).copy())
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        if changes.warp_mm:
+            reach = changes.warp_mm / SPACING_MM * 2 / images.shape[-1]
+            nodes = (count, 2, images.shape[-2] // _WARP_PIXELS + 1, images.shape[-1] // _WARP_PIXELS + 1)
+            coarse = torch.from_numpy(self.rng.standard_normal(nodes, dtype=np.float32) * np.float32(reach))
+            fine = F.interpolate(coarse, size=images.shape[-2:], mode="bicubic", align_corners=True)
+            grid = grid + fine.permute(0, 2, 3, 1)
         return F.grid_sample(images, grid, align_corners=False) * 2 - 1
 
     def _blurred(self, us: Tensor) -> Tensor:
@@ -185,27 +219,36 @@ class Slices:
         return torch.where(us > -1, torch.from_numpy(noise), 0.0).clamp(-1 - us, 1 - us)
 
 
-def centred_input(case: Case, k: int, config: GeneratorConfig) -> tuple[Tensor, Tensor]:
-    """The generator's input (1, C, H, W) at slice k and its truth (1, 1, H, W), without any augmentation."""
-    count = len(case.us)
-    index = np.clip(k + np.arange(-config.neighbours, config.neighbours + 1), 0, count - 1)
-    us = _table(np.arange(256.0), case.low, case.high, config.exponent)[case.us[index]]
-    truth = torch.from_numpy(case.t2[k].astype(np.float32))[None, None] / 127.5 - 1
-    return _with_location(us, float(location_mm(k, count)), config), truth
+def centred_input(case: Case, k: int, config: GeneratorConfig, plane: str = "axial") -> tuple[Tensor, Tensor]:
+    """The generator's input (1, C, H, W) at the plane's slice k and its truth (1, 1, H, W), without augmentation."""
+    us, t2 = (planes.oriented(volume, plane) for volume in (case.us, case.t2))
+    index = np.clip(k + np.arange(-config.neighbours, config.neighbours + 1), 0, len(us) - 1)
+    seen = _table(np.arange(256.0), case.low, case.high, config.exponent)[us[index]]
+    truth = torch.from_numpy(t2[k].astype(np.float32))[None, None] / 127.5 - 1
+    return _told(torch.from_numpy(seen)[None] * 2 - 1, [plane], np.array([location_mm(k, len(us))]), config), truth
 
 
 def frame_input(frames: Frames, n: int, config: GeneratorConfig) -> Tensor:
     """The generator's input (1, C, H, W) of real frame n, at the head-circumference plane z = 0."""
     low, high = frames.ranges[n]
     us = _table(np.arange(256.0), low, high, config.exponent)[frames.us[n]]
-    return _with_location(np.repeat(us[None], 2 * config.neighbours + 1, axis=0), 0.0, config)
+    us = np.repeat(us[None], 2 * config.neighbours + 1, axis=0)
+    return _told(torch.from_numpy(us)[None] * 2 - 1, ["axial"], np.zeros(1), config)
 
 
-def _with_location(us: np.ndarray, z_mm: float, config: GeneratorConfig) -> Tensor:
-    x = torch.from_numpy(us)[None] * 2 - 1
-    if not config.location:
-        return x
-    return torch.cat([x, torch.full_like(x[:, :1], z_mm / LOCATION_SCALE_MM)], dim=1)
+def _told(us: Tensor, seen_in: Sequence[str], places_mm: np.ndarray, config: GeneratorConfig) -> Tensor:
+    """Slices (N, n, H, W) with the constant channels that name plane and location, as `assemble_input` puts them."""
+    height, width = us.shape[2:]
+    constants = [[planes.code(plane, config.planes) for plane in seen_in]] if len(config.planes) > 1 else []
+    if config.location:
+        constants.append((places_mm / LOCATION_SCALE_MM).tolist())
+    told = [torch.tensor(row, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, height, width) for row in constants]
+    return torch.cat([us, *told], dim=1) if told else us
+
+
+def _stacked(images: Sequence[np.ndarray]) -> np.ndarray:
+    """uint8 images (H, W) -> (N, 1, H, W) float32 in 0-1."""
+    return np.stack(images).astype(np.float32)[:, None] / 255
 
 
 def _table(values: np.ndarray, low: float, high: float, exponent: float) -> np.ndarray:

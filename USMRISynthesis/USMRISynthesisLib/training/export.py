@@ -74,6 +74,7 @@ def export(
             "channels": form.in_channels,
             "neighbours": form.neighbours,
             "location": form.location,
+            "planes": list(form.planes),
             "exponent": form.exponent,
             "intensity": INTENSITY,
         },
@@ -105,7 +106,8 @@ def card(manifest: Mapping[str, Any]) -> str:
         "## Input and output",
         "",
         f"- {form['channels']} channels, {form['size']} x {form['size']} pixels of {form['spacing_mm']:g} mm: "
-        f"{2 * form['neighbours'] + 1} neighbouring axial slices"
+        f"{2 * form['neighbours'] + 1} neighbouring slices ({' or '.join(form.get('planes', ['axial']))})"
+        + (", then the plane (-1, 0, 1)" if len(form.get("planes", [])) > 1 else "")
         + (", then the location z / 48 mm." if form["location"] else "."),
         f"- Intensity: {form['intensity']}. The exponent is {form.get('exponent', 1.0):g}.",
         f"- Output: {manifest['output']['meaning']}, in [-1, 1].",

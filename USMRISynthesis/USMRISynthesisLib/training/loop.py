@@ -73,7 +73,8 @@ def train(
     rng = np.random.default_rng(config.seed)
 
     # --- data
-    training = load_cases(Path(config.data.folder) / "train")
+    folders = (config.data.folder, *config.data.also)
+    training = [case for folder in folders for case in load_cases(Path(folder) / "train")]
     validation = load_cases(Path(config.data.folder) / "val")
     mr_folder = Path(config.data.folder) / "mr"
     unpaired = load_cases(mr_folder) if mr_folder.is_dir() else []
@@ -220,13 +221,15 @@ def train(
 def _start_from(generator: Generator, path: str) -> None:
     """Copy the averaged generator of another run's checkpoint, or an exported model. Raises Refused if the two differ.
 
-    Only the place codes may be missing there: they start as if they were not there.
+    Only the place codes, or their planes, may be missing there: they start as if they were not there. So does the
+    channel that names the plane.
     """
     try:
         exported = Path(path).name == EXPORTED
         state = torch.jit.load(path, "cpu").state_dict() if exported else checkpoints.load(path)["averaged"]
         constants = dict(generator.named_buffers()).keys() - generator.state_dict().keys()  # a trace keeps them
-        missing = generator.load_state_dict({k: v for k, v in state.items() if k not in constants}, strict=False)
+        state = {k: _widened(v, generator.state_dict().get(k)) for k, v in state.items() if k not in constants}
+        missing = generator.load_state_dict(state, strict=False)
         lacking = [key for key in missing.missing_keys if not key.startswith("place_")]
         if lacking or missing.unexpected_keys:
             raise KeyError((lacking or missing.unexpected_keys)[0])
@@ -234,6 +237,13 @@ def _start_from(generator: Generator, path: str) -> None:
         raise Refused(
             "initial", f"{path} holds no generator of this shape.", "Use the same [generator] settings in both runs."
         ) from error
+
+
+def _widened(weight: Tensor, like: Tensor | None) -> Tensor:
+    """A first convolution's weight (C, n, 3, 3) with zeros for a channel before the last, where one was added."""
+    if like is None or weight.dim() != 4 or like.shape[1] != weight.shape[1] + 1:
+        return weight
+    return torch.cat([weight[:, :-1], torch.zeros_like(weight[:, :1]), weight[:, -1:]], dim=1)
 
 
 def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:

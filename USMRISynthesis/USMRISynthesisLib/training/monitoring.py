@@ -24,13 +24,14 @@ class HeldOut:
     """Fixed slices of the validation cases, and real frames; never augmented.
 
     x (n, C, H, W), truth (n, 1, H, W); mean (n, 1, H, W): the training cases' mean MR at each slice's
-    position; frames (m, C, H, W) or None.
+    position; frames (m, C, H, W) or None; centre: the channel that is the slice itself.
     """
 
     x: Tensor
     truth: Tensor
     mean: Tensor
     frames: Tensor | None
+    centre: int
 
 
 def hold_out(
@@ -56,7 +57,7 @@ def hold_out(
     if frames is not None and len(frames):
         chosen = np.unique(np.linspace(0, len(frames) - 1, PICTURE_COLUMNS).round().astype(int))
         shown = torch.cat([frame_input(frames, int(n), config) for n in chosen])
-    return HeldOut(torch.cat(xs), torch.cat(truths), torch.cat(means), shown)
+    return HeldOut(torch.cat(xs), torch.cat(truths), torch.cat(means), shown, config.neighbours)
 
 
 def synthesised(generator: nn.Module, x: Tensor, device: torch.device, batch: int = 4) -> Tensor:
@@ -89,10 +90,9 @@ def draw_pictures(
     from PIL import Image
 
     columns = np.unique(np.linspace(0, len(held.x) - 1, PICTURE_COLUMNS).round().astype(int))
-    centre = _centre(held.x)
-    rows = [held.x[columns, centre], predicted[columns, 0], held.truth[columns, 0]]
+    rows = [held.x[columns, held.centre], predicted[columns, 0], held.truth[columns, 0]]
     if held.frames is not None:
-        rows += [held.frames[:, centre], synthesised(generator, held.frames, device)[:, 0]]
+        rows += [held.frames[:, held.centre], synthesised(generator, held.frames, device)[:, 0]]
     height, width = held.x.shape[2:]
     sheet = np.zeros((len(rows) * height, max(len(row) for row in rows) * width), np.uint8)
     for r, row in enumerate(rows):
@@ -101,11 +101,6 @@ def draw_pictures(
             values = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).flip(0).numpy()
             sheet[r * height : (r + 1) * height, c * width : (c + 1) * width] = values
     Image.fromarray(sheet).save(path)
-
-
-def _centre(x: Tensor) -> int:
-    """The centre slice's channel; a location channel, if there is one, makes the count even."""
-    return (x.shape[1] - 1) // 2
 
 
 class Log:

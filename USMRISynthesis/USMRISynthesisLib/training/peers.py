@@ -32,9 +32,8 @@ class PeersMade(NamedTuple):
     mr_again: Tensor | None  # G(F(m))
 
 
-def as_input(images: Tensor, x: Tensor) -> Tensor:
-    """Images (N, 1, H, W) as the generator's input, shaped as `x`: in place of every slice, at x's locations."""
-    slices = x.shape[1] - (x.shape[1] + 1) % 2  # an odd number of slices, and perhaps the location
+def as_input(images: Tensor, x: Tensor, slices: int) -> Tensor:
+    """Images (N, 1, H, W) as the generator's input, shaped as `x`: in place of every slice, at x's places."""
     stacked = images.expand(-1, slices, -1, -1)
     return F.pad(stacked, (0, 0, 0, 0, 0, x.shape[1] - slices)) + _location_only(x, slices)
 
@@ -49,12 +48,12 @@ def make(generator: Generator, backward: BackwardPath, mr: Tensor, x: Tensor, co
     """Only what a term of `config` needs. mr (N, 1, H, W), x (N, C, H, W): the generator's input at the same places."""
     direct = us = again = None
     if config.auto or config.nce:
-        direct = generator(as_input(mr, x))
+        direct = generator(as_input(mr, x, generator.slices))
     if config.cycle or config.reverse:
         us = backward(mr)[1]
     if config.cycle:
         assert us is not None
-        again = generator(as_input(us, x))
+        again = generator(as_input(us, x, generator.slices))
     return PeersMade(direct, us, again)
 
 
@@ -80,9 +79,9 @@ def generator_terms(
         terms["reverse"] = adversarial_generator(fooled, config.adversarial)
     if config.nce:
         assert contrast is not None and other.mr_from_mr is not None
-        encode = generator.encoder_a
-        kept = contrast(encode(as_input(made.mr, x)), encode(x))
-        same = contrast(encode(as_input(other.mr_from_mr, x)), encode(as_input(mr, x)))
+        encode, slices = generator.encoder_a, generator.slices
+        kept = contrast(encode(as_input(made.mr, x, slices)), encode(x))
+        same = contrast(encode(as_input(other.mr_from_mr, x, slices)), encode(as_input(mr, x, slices)))
         terms["nce"] = (kept + same) / 2
     return terms
 

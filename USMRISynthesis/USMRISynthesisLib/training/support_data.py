@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..evaluation.synthesis import Case, cases
 from ..normalisation.canonical import SPACING_MM, canonical_axis_mm
-from ..synthesis.engine import LoadedGenerator, run_slices
+from ..synthesis.engine import LoadedGenerator
 from ..synthesis.intensity import normalise_ultrasound
 from ..synthesis.slices import LOCATION_SCALE_MM
+from ..synthesis.stack import mean_of, run_planes
 from ..synthesis.support import SMOOTHING_MM, WRONG, neighbourhood
 
 ENOUGH = 300  # pixels of brain for a slice to be looked at
@@ -54,12 +55,8 @@ def wrong_of(mr: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def judge(generator: LoadedGenerator, case: Case) -> Judged:
     """Run the generator on a head at its true pose and compare with its true MR."""
-    form = generator.manifest.input
-    us = normalise_ultrasound(case.us, case.fan, form.exponent)
-    mr = run_slices(
-        generator.module, us, canonical_axis_mm(), neighbours=form.neighbours, location=form.location,
-        device=generator.device, dtype=generator.dtype,
-    )  # fmt: skip
+    us = normalise_ultrasound(case.us, case.fan, generator.manifest.input.exponent)
+    mr = mean_of(run_planes(generator, us, canonical_axis_mm()))
     inside = case.brain & case.fan
     return Judged(
         case.name, _bytes(us), _bytes(mr), wrong_of((mr + 1) / 2, case.t2), inside,

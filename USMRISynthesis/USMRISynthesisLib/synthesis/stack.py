@@ -1,0 +1,65 @@
+"""A canonical stack through a generator in one plane or in all three, whose mean is smoother than any of them.
+
+Where three networks' views of one voxel agree, that does not make it true; where they disagree, one of them is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..errors import Refused
+from . import planes as canonical_planes
+from .engine import Cancel, LoadedGenerator, Log, Progress, run_slices
+
+
+def run_planes(
+    generator: LoadedGenerator, us: np.ndarray, z_mm: np.ndarray, *, planes: str = "axial",
+    inside: np.ndarray | None = None, batch: int | None = None, progress: Progress | None = None,
+    cancel: Cancel | None = None, log: Log | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Plane -> MR (K, H, W) float32 in [-1, 1], all of them upright as `us`, -1 where no slice was wanted.
+
+    us (K, H, W) in [-1, 1] on the canonical grid, z_mm (K,); inside (K, H, W) bool: where the result is wanted, by
+    default in all slices that hold anything. A 2D frame, K = 1, lies in one plane, whatever is chosen.
+    Raises what `run_slices` raises, and Refused where the model does not know the plane.
+    """
+    form = generator.manifest.input
+    chosen = canonical_planes.chosen("axial" if len(us) == 1 else planes, form.planes)
+    if chosen is None:
+        raise Refused("planes", f"The model {generator.manifest.name!r} takes {' and '.join(form.planes)} slices, not "
+                      f"{planes!r}.", f"Choose {' or '.join(form.planes)}, or another model.")  # fmt: skip
+    made = {}
+    for n, plane in enumerate(chosen):
+        # float32 copies, because the engine reads slices that lie side by side
+        stack = np.ascontiguousarray(canonical_planes.oriented(us, plane), np.float32)
+        wanted = None if inside is None else wanted_slices(canonical_planes.oriented(inside, plane))
+        out = run_slices(
+            generator.module, stack, z_mm, neighbours=form.neighbours, location=form.location,
+            plane=canonical_planes.code(plane, form.planes), device=generator.device, dtype=generator.dtype,
+            batch=batch, progress=_part(progress, n, len(chosen)), cancel=cancel, wanted=wanted,
+            on_cpu=generator.on_cpu, log=log,
+        )  # fmt: skip
+        made[plane] = canonical_planes.upright(out, plane)
+    return made
+
+
+def mean_of(made: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The mean of the planes, float32."""
+    return np.asarray(sum(made.values()) / np.float32(len(made)))
+
+
+def wanted_slices(inside: np.ndarray) -> np.ndarray:
+    """(K,) bool: slices that hold some of it, and one more on each side for the interpolation back."""
+    some = np.asarray(inside.any(axis=(1, 2)))
+    wider = some.copy()
+    wider[1:] |= some[:-1]
+    wider[:-1] |= some[1:]
+    return wider
+
+
+def _part(progress: Progress | None, n: int, count: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda value, stage: progress((n + value) / count, stage)
