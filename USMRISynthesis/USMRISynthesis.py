@@ -166,8 +166,8 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         :param gestational_age: weeks (14 to 42) where it is known, a prior for the head's size
         :raises USMRISynthesisLib.errors.USMRIError: Refused, Failed or Cancelled; the message names the remedy
         """
-        from USMRISynthesisScene.synthesis import Reports
         from USMRISynthesisScene.torch_install import require_torch
+        from USMRISynthesisScene.worker_run import Reports
 
         require_torch()
         self.synthesizer.start(usVolumeNode, outputVolumeNode, model=model, device=device, transform=transform,
@@ -190,8 +190,8 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         :raises USMRISynthesisLib.errors.USMRIError: Refused, Failed or Cancelled; the message names the remedy
         """
         from USMRISynthesisScene.respacing import RespaceOptions, RespaceRun
-        from USMRISynthesisScene.synthesis import Reports
         from USMRISynthesisScene.torch_install import require_torch
+        from USMRISynthesisScene.worker_run import Reports
 
         require_torch()
         run = RespaceRun(self.synthesizer.worker)

@@ -14,7 +14,8 @@ from scenery import add_frame, add_head, ijk_to_ras, leftovers, scene_state
 from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisScene import nodes
 from USMRISynthesisScene.process import WorkerProcess
-from USMRISynthesisScene.synthesis import Reports, Synthesizer
+from USMRISynthesisScene.synthesis import Synthesizer
+from USMRISynthesisScene.worker_run import Reports
 
 ROTATION = np.array([[0.8, -0.36, 0.48], [0.6, 0.48, -0.64], [0.0, 0.8, 0.6]])
 
@@ -199,7 +200,7 @@ def test_result_whose_input_was_deleted_is_not_added(synthesizer: Any) -> None:
     synthesizer.start(source, model="copy")
     slicer.mrmlScene.RemoveNode(source)
     before = scene_state()
-    with pytest.raises(Exception, match="removed while the synthesis ran"):
+    with pytest.raises(Exception, match="Fetal head was removed while it was worked on"):
         synthesizer.wait()
     assert scene_state() == before
 

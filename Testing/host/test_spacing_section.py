@@ -133,7 +133,7 @@ def test_a_source_removed_meanwhile_gives_no_result(panel: Any, ui: Any, stack: 
     ui.respaceButton.click()
     slicer.mrmlScene.RemoveNode(stack)
     spin_until(lambda: is_over(ui))
-    assert ui.statusLabel.text == "The volume was removed meanwhile. Nothing was added to the scene."
+    assert ui.statusLabel.text == "Fetal MR was removed while it was worked on. Nothing was added to the scene."
 
 
 def test_closing_the_scene_cancels(panel: Any, ui: Any, stack: Any, play_part: Any) -> None:

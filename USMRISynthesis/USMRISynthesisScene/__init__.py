@@ -5,7 +5,9 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
 
     nodes.py            volume nodes <-> Volume, the nodes that hold a result
     process.py          the child process: requests out, events in, and how to stop it
-    synthesis.py        one run: export, worker, import into the scene only after success
+    worker_run.py       one request: export, worker, import into the scene only after success; cancel and wait
+    synthesis.py        the request that makes an MR-like volume
+    respacing.py        the request that makes thinner slices
     batch.py            a folder of files on the same process
     torch_install.py    is torch there, and who installs it
     offline.py          PyTorch without network

@@ -16,7 +16,7 @@ from USMRISynthesisLib.batch import Batch, Case
 from USMRISynthesisLib.errors import Cancelled, USMRIError
 
 from USMRISynthesisScene.process import Event, WorkerProtocol
-from USMRISynthesisScene.synthesis import error_from
+from USMRISynthesisScene.worker_run import error_from
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,10 @@ from USMRISynthesisScene.panel_spacing import SpacingSection
 from USMRISynthesisScene.parameters import age_of, remember_choices
 from USMRISynthesisScene.progress import ProgressWords
 from USMRISynthesisScene.sequence import SequenceRun, frame_count
-from USMRISynthesisScene.synthesis import Reports, SynthesizerProtocol
+from USMRISynthesisScene.synthesis import SynthesizerProtocol
 from USMRISynthesisScene.torch_install import TorchState, ensure_torch
 from USMRISynthesisScene.watching import Watch
+from USMRISynthesisScene.worker_run import Reports
 
 log = logging.getLogger(__name__)
 

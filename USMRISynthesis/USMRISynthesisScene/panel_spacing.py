@@ -10,7 +10,7 @@ from USMRISynthesisLib.errors import USMRIError
 from USMRISynthesisScene.process import WorkerProtocol
 from USMRISynthesisScene.progress import ProgressWords
 from USMRISynthesisScene.respacing import RespaceOptions, RespaceRun
-from USMRISynthesisScene.synthesis import Reports
+from USMRISynthesisScene.worker_run import Reports
 
 
 class SpacingSection:

@@ -2,14 +2,10 @@
 
     run = RespaceRun(worker)
     run.start(mrNode, RespaceOptions(spacing_mm=1.1), Reports(finished=print))
-
-Until the worker says "done" and its file has been read, nothing in the scene is touched.
 """
 from __future__ import annotations
 
 import json
-import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +14,12 @@ from typing import Any
 import numpy as np
 import slicer
 from slicer.i18n import tr as _
-from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
+from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.volume import Volume
 
 from USMRISynthesisScene import nodes
-from USMRISynthesisScene.process import Event, WorkerProtocol
-from USMRISynthesisScene.synthesis import Reports, error_from, working_folder
+from USMRISynthesisScene.worker_run import Reports, Task, WorkerRun, require_in_scene
 
-log = logging.getLogger(__name__)
-
-_WAIT_MS = 200
 SOURCE_ROLE = "USMRISynthesis.SourceThickSlices"
 
 
@@ -44,90 +36,25 @@ class RespaceOptions:
     trust: bool = False
 
 
-class RespaceRun:
+class RespaceRun(WorkerRun):
     """One volume at a time, on a worker that does nothing else meanwhile; Qt's event loop must run."""
-
-    def __init__(self, worker: WorkerProtocol) -> None:
-        self._worker = worker
-        self._folder: Path | None = None
-        self._source: Any = None
-        self._reports = Reports()
-        self._outcome: tuple[Any, USMRIError | None] = (None, None)
-
-    @property
-    def running(self) -> bool:
-        return self._folder is not None
 
     def start(self, source: Any, options: RespaceOptions, reports: Reports) -> None:
         """Begin; every end, a refusal too, comes through `reports.finished` as (node or None, error or None)."""
-        self._source, self._reports = source, reports
-        try:
-            volume = read_mr(source)
-            self._folder = working_folder()
-            volume.write(self._folder / "input.nrrd", compress=False)
-            self._worker.send({
-                "op": "respace", "input": str(self._folder / "input.nrrd"),
-                "output": str(self._folder / "output.nrrd"), "spacing": options.spacing_mm, "axis": None,
-                "consistency": options.consistency, "model": options.model, "device": options.device,
-                "trust_model": options.trust}, self._handle)
-        except USMRIError as error:
-            self._finish(None, error)
+        def write(folder: Path) -> dict[str, Any]:
+            read_mr(source).write(folder / "input.nrrd", compress=False)
+            return {"op": "respace", "input": str(folder / "input.nrrd"), "output": str(folder / "output.nrrd"),
+                    "spacing": options.spacing_mm, "axis": None, "consistency": options.consistency,
+                    "model": options.model, "device": options.device, "trust_model": options.trust}
 
-    def cancel(self) -> None:
-        """Stop at once; the scene stays as it is, and the next run starts a fresh process."""
-        if self.running:
-            self._worker.kill()
-            self._finish(None, Cancelled())
+        def read(result: Mapping[str, Any], folder: Path) -> tuple[Volume, dict[str, Any]]:
+            return Volume.read(folder / "output.nrrd"), dict(result["provenance"])
 
-    def wait(self) -> Any:
-        """Block until the run ends; returns the new node or raises what went wrong."""
-        try:
-            while self.running:
-                self._worker.wait(_WAIT_MS)
-        except BaseException:   # Ctrl+C, or a progress callback that has had enough
-            self.cancel()
-            raise
-        node, error = self._outcome
-        if error is not None:
-            raise error
-        return node
+        def into_scene(made: tuple[Volume, dict[str, Any]]) -> Any:
+            require_in_scene(source)
+            return write_thin(*made, source)
 
-    def _handle(self, event: Event) -> None:
-        if event["event"] == "progress":
-            self._reports.progress(float(event.get("value", 0.0)), str(event.get("stage", "")))
-        elif event["event"] == "log":
-            self._reports.message(str(event.get("level", "info")), str(event.get("text", "")))
-        elif event["event"] == "error":
-            self._finish(None, error_from(event))
-        elif event["event"] == "done":
-            try:
-                self._finish(self._import(event.get("result", {})), None)
-            except USMRIError as error:
-                self._finish(None, error)
-
-    def _import(self, result: Mapping[str, Any]) -> Any:
-        """Read everything first; the scene is changed only when all of it is good."""
-        assert self._folder is not None
-        try:
-            volume = Volume.read(self._folder / "output.nrrd")
-            provenance = dict(result["provenance"])
-        except (KeyError, TypeError, ValueError, USMRIError) as error:
-            log.debug("the worker's result could not be read", exc_info=True)
-            raise Failed("result", _("The result of the process could not be read."),
-                         _("Check the free space in Slicer's temporary folder and run it again.")) from error
-        if self._source.GetScene() is not slicer.mrmlScene:
-            raise Cancelled("closed", _("The volume was removed meanwhile."), _("Nothing was added to the scene."))
-        return write_thin(volume, provenance, self._source)
-
-    def _finish(self, node: Any, error: USMRIError | None) -> None:
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        self._source = None
-        self._outcome = (node, error)
-        if error is not None:
-            self._reports.message("error", str(error))
-        self._reports.finished(node, error)
+        self.begin(Task(write, read, into_scene), reports)
 
 
 def read_mr(node: Any) -> Volume:

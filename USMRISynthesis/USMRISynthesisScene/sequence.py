@@ -14,7 +14,8 @@ from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import Cancelled, USMRIError
 
 from USMRISynthesisScene import nodes
-from USMRISynthesisScene.synthesis import Reports, SynthesizerProtocol
+from USMRISynthesisScene.synthesis import SynthesizerProtocol
+from USMRISynthesisScene.worker_run import Reports, require_in_scene
 
 
 def browser_of(volume: slicer.vtkMRMLNode | None) -> Any:
@@ -63,10 +64,14 @@ class SequenceRun:
                                 reports=Reports(progress, self._reports.message, self._on_finished), **self._options)
 
     def _on_finished(self, node: Any, error: USMRIError | None) -> None:
-        if error is None and self._source.GetScene() is not slicer.mrmlScene:
-            error = Cancelled("closed", _("The sequence was removed while the synthesis ran."),
-                              _("Nothing was added to the scene."))
+        if error is None:
+            try:
+                for one in (self._source, self._sequence, self._browser):
+                    require_in_scene(one)
+            except Cancelled as gone:
+                error = gone
         if error is not None:
+            self._results = []
             self._reports.finished(None, error)
         elif len(self._results) < self._count:
             self._run_next()
