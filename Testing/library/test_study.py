@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_heads import layered_case
 from made_training import make_data, same_weights
@@ -112,6 +113,22 @@ def test_a_short_look_keeps_the_long_run_as_it_is(tmp_path):
     short = studies.shortened(study, 1)
     (first, *_) = studies.run(short, report=quiet)
     assert checkpoints.load(first)["step"] == 1 and not study.output.exists()
+
+
+def test_shrunk_slices_train_a_method_whose_output_has_the_canonical_size_and_no_model_comes_of_it(tmp_path):
+    from USMRISynthesisLib.evaluation.synthesis import cases
+    from USMRISynthesisLib.training import study_table
+    from USMRISynthesisLib.training.export import export
+
+    path = written(tmp_path)
+    path.write_text(path.read_text().replace('frames = "', 'shrink = 2\nframes = "').replace("seeds = [0, 1]", ""))
+    study = studies.read_study(path)
+    saved = studies.run(study, report=quiet)
+    np.savez(tmp_path / "case.npz", **layered_case(1))
+    case = next(cases(tmp_path))
+    assert study_table.prediction(study.methods[0])(case).shape == case.us.shape
+    with pytest.raises(Refused, match="slices shrunk by 2, to compare methods; no model for use"):
+        export(saved[0], tmp_path / "model", name="shrunk")
 
 
 def test_table_and_picture_hold_every_method(tmp_path, monkeypatch):

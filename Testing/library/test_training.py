@@ -32,7 +32,7 @@ def data(tmp_path_factory) -> Path:
 
 def test_the_shipped_configuration_is_valid():
     config = read_configuration(Path(__file__).parents[2] / "configs" / "default.toml")
-    assert config.generator.in_channels == 4 and config.objective.supervised > 0
+    assert config.generator.in_channels == 5 and config.objective.supervised > 0
 
 
 @pytest.mark.parametrize(

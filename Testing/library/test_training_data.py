@@ -200,3 +200,15 @@ def test_blur_softens_some_samples_and_leaves_their_truth(tmp_path, data):
         assert blurred[n].std() <= us[n].std() and blurred[n].mean() == pytest.approx(float(us[n].mean()), abs=0.02)
     fresh = slices_of(data, config, changes=replace(STILL, blur=1.5), batch=batch)
     assert torch.equal(sharp.draw().truth, fresh.draw().truth)
+
+
+def test_shrunk_samples_are_means_of_pixels_with_the_same_constant_channels(tmp_path, data):
+    config = read_configuration(configure(tmp_path, data))
+    whole = slices_of(data, config).draw()
+    coarse = Slices(
+        load_cases(data / "train"), load_frames(data / "hc18.npz", "train"), np.random.default_rng(0),
+        batch=BatchConfig(6, 0, 2), changes=STILL, generator=config.generator, shrink=2,
+    ).draw()  # fmt: skip
+    assert coarse.x.shape == (8, 4, SIZE // 2, SIZE // 2)
+    torch.testing.assert_close(coarse.x[:, -1, 0, 0], whole.x[:, -1, 0, 0])
+    torch.testing.assert_close(coarse.truth, torch.nn.functional.avg_pool2d(whole.truth, 2))

@@ -25,18 +25,27 @@ class DataConfig:
     folder: simulated cases, in `train/` and `val/`; their T2 in `mr/`, if there is one, is what the
     discriminators see as real MR, else that of other training cases. mr_weeks: only of these gestational
     weeks; empty for all. frames: the real frames' .npz, or "" for none. also: further folders whose `train/` is
-    learnt from as well.
+    learnt from as well. shrink: slices are averaged over so many pixels each way: methods are compared sooner, and what
+    comes of it is no model for use. scans: real ultrasound volumes, which have no truth, and mr: MR volumes to take the place of
+    the simulated ones' T2; both as `usmri train --us DIR --mr DIR` prepares them. "" = none.
     """
 
-    folder: str
+    folder: str = ""
     also: tuple[str, ...] = ()
+    shrink: int = 1
     frames: str = ""
     mr_weeks: tuple[int, ...] = ()
+    scans: str = ""
+    mr: str = ""
+
+    def __post_init__(self) -> None:
+        _require(self.shrink > 0, "shrink must be positive")
 
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """Samples a step: slices of simulated volumes and simulated frames, which have a truth, and real frames.
+    """Samples a step: slices of simulated volumes and simulated frames, which have a truth; slices of real volumes
+    (scanned) and real frames, which have none.
 
     axial: share of axial slices among those of volumes, where the generator takes several planes; the others share
     the rest alike.
@@ -46,11 +55,12 @@ class BatchConfig:
     framed: int = 0
     real: int = 1
     axial: float = 0.5
+    scanned: int = 0
 
     def __post_init__(self) -> None:
-        counts = self.simulated, self.framed, self.real
-        _require(min(counts) >= 0, "simulated, framed and real must be 0 or more")
-        _require(sum(counts) > 0, "simulated, framed and real cannot all be 0")
+        counts = self.simulated, self.framed, self.real, self.scanned
+        _require(min(counts) >= 0, "simulated, framed, real and scanned must be 0 or more")
+        _require(sum(counts) > 0, "simulated, framed, real and scanned cannot all be 0")
         _require(0 <= self.axial <= 1, "axial is a share, 0 to 1")
 
 
@@ -163,6 +173,12 @@ class TrainingConfig:
             f"backward_skips must lie in 0..{top - 1}",
         )
         _require(not self.batch.real or bool(self.data.frames), "batch.real needs data.frames")
+        _require(
+            not (self.batch.simulated or self.batch.framed) or bool(self.data.folder),
+            "data.folder is missing, which batch.simulated and batch.framed need",
+        )
+        _require(not self.batch.scanned or bool(self.data.scans), "batch.scanned needs data.scans")
+        _require(bool(self.data.folder or self.data.mr), "without data.folder there must be data.mr")
 
     def to_json(self) -> dict[str, Any]:
         """Nested plain values, as a checkpoint and a manifest keep them."""

@@ -1,4 +1,4 @@
-"""Training samples: augmented slices of simulated cases and real frames, with unpaired MR slices beside."""
+"""Training samples: augmented slices of simulated cases, real volumes and real frames, with unpaired MR beside."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..synthesis.generator import GeneratorConfig
 from ..synthesis.slices import LOCATION_SCALE_MM
 from .cases import Case, Frames
 from .configuration import BatchConfig, InputConfig
+from .scans import MRVolume, Scan
 
 _WARP_PIXELS = 32  # between a warp's nodes
 HEADLESS_WEIGHT = 0.1  # a slice without head is drawn this often for one with: it must come out black
@@ -64,10 +65,13 @@ class Slices:
         batch: BatchConfig,
         changes: InputConfig,
         generator: GeneratorConfig,
-        mr: Sequence[Case] = (),
+        mr: Sequence[Case | MRVolume] = (),
         mr_weeks: Sequence[int] = (),
+        scans: Sequence[Scan] = (),
+        shrink: int = 1,
     ) -> None:
-        self.cases = list(cases)
+        self.shrink = shrink
+        self.cases, self.scans = list(cases), list(scans)
         self.frames = frames
         self.rng = rng
         self.batch = batch
@@ -82,17 +86,25 @@ class Slices:
         if batch.framed and not self._framed:
             raise Refused("data", "The cases hold no simulated frames.",
                           "Set batch.framed to 0, or frames_a_head in the simulation's configuration.")  # fmt: skip
-        weights = [np.where(case.heads > 0, 1.0, HEADLESS_WEIGHT) for case in self.cases]
-        self._slice_chances = [weight / weight.sum(axis=1, keepdims=True) for weight in weights]
+        for wanted, having in ((batch.simulated, self.cases), (batch.scanned, self.scans)):
+            if wanted and not having:
+                raise Refused("data", "There are no volumes to take slices from.",
+                              "Set batch.simulated or batch.scanned to 0, or give their data.")  # fmt: skip
+        self._case_chances = [_slice_chances(case.heads) for case in self.cases]
+        self._scan_chances = [_slice_chances(scan.heads) for scan in self.scans]
 
     def draw(self) -> Batch:
-        """One batch: `batch.simulated` slices, then `batch.framed` simulated and `batch.real` real frames."""
-        samples = [self._of_volume() for _ in range(self.batch.simulated)]
+        """One batch: `batch.simulated` slices, `batch.scanned` of real volumes, then `batch.framed` simulated and
+        `batch.real` real frames.
+        """
+        samples = [self._of_case() for _ in range(self.batch.simulated)]
+        samples += [self._of_scan() for _ in range(self.batch.scanned)]
+        volumes = len(samples)
         samples += [self._of_frame(real=n >= self.batch.framed) for n in range(self.batch.framed + self.batch.real)]
         seen = np.stack([sample.table[sample.stack] for sample in samples])
         blank = np.zeros(seen.shape[2:], np.uint8)
         wanted = _stacked([blank if sample.truth is None else sample.truth for sample in samples])
-        turns = np.where(np.arange(len(seen)) < self.batch.simulated, 0.0, self.changes.turn)
+        turns = np.where(np.arange(len(seen)) < volumes, 0.0, self.changes.turn)
         # in a sagittal slice the columns are front and back
         flips = np.array([0.0 if sample.plane == "sagittal" else self.changes.flip for sample in samples])
         moved = self._move(torch.from_numpy(np.concatenate([seen, wanted], axis=1)), turns, flips)
@@ -106,20 +118,32 @@ class Slices:
         x = _told(us, [sample.plane for sample in samples], places_mm, self.generator)
         centre = self.generator.neighbours
         has_truth = torch.tensor([sample.truth is not None for sample in samples])
-        return Batch(x, us[:, centre : centre + 1], unpaired, moved[:, -1:], has_truth)
+        images = x, us[:, centre : centre + 1], unpaired, moved[:, -1:]
+        x, us, mr, truth = (shrunk(image, self.shrink) for image in images)
+        return Batch(x, us, mr, truth, has_truth)
 
-    def _of_volume(self) -> _Sample:
-        """A slice of a simulated head, in one of the generator's planes."""
+    def _of_case(self) -> _Sample:
+        """A slice of a simulated head, with its truth."""
         chosen = int(self.rng.integers(len(self.cases)))
-        case, plane = self.cases[chosen], self._plane()
-        count = len(case.us)
-        k = int(self.rng.choice(count, p=self._slice_chances[chosen][planes.PLANES.index(plane)]))
-        us, t2, other = (planes.oriented(volume, plane) for volume in (case.us, case.t2, self._other(case).t2))
-        if plane == "sagittal" and self.rng.random() < self.changes.flip:
-            us, t2, other, k = us[::-1], t2[::-1], other[::-1], count - 1 - k  # left and right lie along the stack
-        stack, table = us[self._neighbours_of(k, count)], self._table(case.low, case.high)
+        case = self.cases[chosen]
+        return self._of_volume(case, self._case_chances[chosen], case.t2)
+
+    def _of_scan(self) -> _Sample:
+        """A slice of a real volume, which has no truth."""
+        chosen = int(self.rng.integers(len(self.scans)))
+        return self._of_volume(self.scans[chosen], self._scan_chances[chosen], None)
+
+    def _of_volume(self, volume: Case | Scan, chances: np.ndarray, truth: np.ndarray | None) -> _Sample:
+        """A slice of a head in one of the generator's planes. chances: (3, K), of each slice of each plane."""
+        plane, count = self._plane(), len(volume.us)
+        k = int(self.rng.choice(count, p=chances[planes.PLANES.index(plane)]))
+        us, other = (planes.oriented(stack, plane) for stack in (volume.us, self._other(volume).t2))
+        t2 = None if truth is None else planes.oriented(truth, plane)
+        if plane == "sagittal" and self.rng.random() < self.changes.flip:  # left and right lie along the stack
+            us, other, t2, k = us[::-1], other[::-1], None if t2 is None else t2[::-1], count - 1 - k
+        stack, table = us[self._neighbours_of(k, count)], self._table(volume.low, volume.high)
         place_mm = location_mm(k, count) + self.rng.normal(0, self.changes.location_jitter_mm)
-        return _Sample(stack, table, t2[k], float(place_mm), other[k], plane)
+        return _Sample(stack, table, None if t2 is None else t2[k], float(place_mm), other[k], plane)
 
     def _of_frame(self, *, real: bool) -> _Sample:
         """A real frame, or a simulated one with its truth; it stands in for its own neighbours."""
@@ -156,7 +180,7 @@ class Slices:
             reach = np.zeros_like(reach)
         return np.clip(k + reach, 0, count - 1)
 
-    def _other(self, own: Case | None) -> Case:
+    def _other(self, own: Case | Scan | None) -> Case | MRVolume:
         """A case to take MR from: not the ultrasound's own, unless there is no other."""
         others = [case for case in self.mr if case is not own] or self.mr
         return others[int(self.rng.integers(len(others)))]
@@ -219,13 +243,24 @@ class Slices:
         return torch.where(us > -1, torch.from_numpy(noise), 0.0).clamp(-1 - us, 1 - us)
 
 
+def _slice_chances(heads: np.ndarray) -> np.ndarray:
+    """(3, K) head pixels -> (3, K) probabilities of the slices."""
+    weights = np.where(heads > 0, 1.0, HEADLESS_WEIGHT)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
 def centred_input(case: Case, k: int, config: GeneratorConfig, plane: str = "axial") -> tuple[Tensor, Tensor]:
     """The generator's input (1, C, H, W) at the plane's slice k and its truth (1, 1, H, W), without augmentation."""
-    us, t2 = (planes.oriented(volume, plane) for volume in (case.us, case.t2))
+    truth = torch.from_numpy(planes.oriented(case.t2, plane)[k].astype(np.float32))[None, None] / 127.5 - 1
+    return slice_input(case, k, config, plane), truth
+
+
+def slice_input(volume: Case | Scan, k: int, config: GeneratorConfig, plane: str = "axial") -> Tensor:
+    """The generator's input (1, C, H, W) at the plane's slice k, without augmentation."""
+    us = planes.oriented(volume.us, plane)
     index = np.clip(k + np.arange(-config.neighbours, config.neighbours + 1), 0, len(us) - 1)
-    seen = _table(np.arange(256.0), case.low, case.high, config.exponent)[us[index]]
-    truth = torch.from_numpy(t2[k].astype(np.float32))[None, None] / 127.5 - 1
-    return _told(torch.from_numpy(seen)[None] * 2 - 1, [plane], np.array([location_mm(k, len(us))]), config), truth
+    seen = _table(np.arange(256.0), volume.low, volume.high, config.exponent)[us[index]]
+    return _told(torch.from_numpy(seen)[None] * 2 - 1, [plane], np.array([location_mm(k, len(us))]), config)
 
 
 def frame_input(frames: Frames, n: int, config: GeneratorConfig) -> Tensor:
@@ -234,6 +269,11 @@ def frame_input(frames: Frames, n: int, config: GeneratorConfig) -> Tensor:
     us = _table(np.arange(256.0), low, high, config.exponent)[frames.us[n]]
     us = np.repeat(us[None], 2 * config.neighbours + 1, axis=0)
     return _told(torch.from_numpy(us)[None] * 2 - 1, ["axial"], np.zeros(1), config)
+
+
+def shrunk(images: Tensor, factor: int) -> Tensor:
+    """(N, C, H, W) -> (N, C, H / factor, W / factor), means of pixels; channels that are constant stay as they are."""
+    return images if factor == 1 else F.avg_pool2d(images, factor)
 
 
 def _told(us: Tensor, seen_in: Sequence[str], places_mm: np.ndarray, config: GeneratorConfig) -> Tensor:

@@ -62,6 +62,9 @@ def export(
         raise Refused(
             "checkpoint", f"{checkpoint} is not a training checkpoint of this version.", "Train again."
         ) from error
+    if config.data.shrink != 1:
+        raise Refused("checkpoint", f"{checkpoint} was trained on slices shrunk by {config.data.shrink}, to compare "
+                      "methods; no model for use comes of it.", "Train with data.shrink = 1.")
     generator.eval().requires_grad_(False)
     data = _traced(generator, config.generator.in_channels)
     form = config.generator

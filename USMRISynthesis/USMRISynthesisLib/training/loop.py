@@ -82,9 +82,9 @@ def train(
     shown = load_frames(config.data.frames, "val") if config.data.frames else None
     slices = Slices(
         training, seen, rng, batch=config.batch, changes=config.input, generator=config.generator,
-        mr=unpaired, mr_weeks=config.data.mr_weeks,
+        mr=unpaired, mr_weeks=config.data.mr_weeks, shrink=config.data.shrink,
     )  # fmt: skip
-    held = hold_out(validation, training, shown, config.evaluation_slices, config.generator)
+    held = hold_out(validation, training, shown, config.evaluation_slices, config.generator, config.data.shrink)
     names = [case.name for case in (*training, *unpaired)]
     report(
         f"{len(training)} training and {len(validation)} validation cases, {len(slices.mr)} for unpaired MR, "

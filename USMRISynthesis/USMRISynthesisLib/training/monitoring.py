@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..synthesis.generator import GeneratorConfig
 from .cases import Case, Frames
-from .data import centred_input, frame_input
+from .data import centred_input, frame_input, shrunk
 
 PICTURE_COLUMNS = 8
 TRAINING_CASES_IN_MEAN = 60
@@ -40,6 +40,7 @@ def hold_out(
     frames: Frames | None,
     count: int,
     config: GeneratorConfig,
+    shrink: int = 1,
 ) -> HeldOut:
     """Choose about `count` slices, spread over the validation cases and, within each, over the head."""
     each = max(1, round(count / len(validation)))
@@ -57,7 +58,9 @@ def hold_out(
     if frames is not None and len(frames):
         chosen = np.unique(np.linspace(0, len(frames) - 1, PICTURE_COLUMNS).round().astype(int))
         shown = torch.cat([frame_input(frames, int(n), config) for n in chosen])
-    return HeldOut(torch.cat(xs), torch.cat(truths), torch.cat(means), shown, config.neighbours)
+        shown = shrunk(shown, shrink)
+    x, truth, mean = (shrunk(torch.cat(parts), shrink) for parts in (xs, truths, means))
+    return HeldOut(x, truth, mean, shown, config.neighbours)
 
 
 def synthesised(generator: nn.Module, x: Tensor, device: torch.device, batch: int = 4) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from ..evaluation import comparison
 from ..evaluation.synthesis import Case, Predict, cases
@@ -19,7 +21,7 @@ from ..synthesis.intensity import normalise_ultrasound
 from . import checkpoint as checkpoints
 from .cases import load_frames
 from .configuration import TrainingConfig, configuration_from
-from .data import frame_input
+from .data import frame_input, shrunk
 from .study import Method, Study
 
 FIGURES = "figures.json"
@@ -44,12 +46,12 @@ def prediction(method: Method) -> Predict:
     generator, config = _generator(method)
 
     def predict(case: Case) -> np.ndarray:
-        us = normalise_ultrasound(case.us, case.fan, config.generator.exponent)
+        us, factor = normalise_ultrasound(case.us, case.fan, config.generator.exponent), config.data.shrink
         out = run_slices(
-            generator, us, canonical_axis_mm(), neighbours=config.generator.neighbours,
-            location=config.generator.location,
+            generator, shrunk(torch.from_numpy(us)[:, None], factor)[:, 0].numpy(), canonical_axis_mm(),
+            neighbours=config.generator.neighbours, location=config.generator.location,
         )  # fmt: skip
-        return np.asarray((out + 1) / 2)
+        return np.asarray((_grown(torch.from_numpy(out)[:, None], factor)[:, 0].numpy() + 1) / 2)
 
     return predict
 
@@ -89,7 +91,8 @@ def draw(study: Study, split: str, target: Path) -> None:
         if frames is not None:
             x = torch.cat([frame_input(frames, n, config.generator) for n in picked])
             with torch.inference_mode():
-                images.extend(((generator(x)[:, 0] + 1) / 2).numpy())
+                made = _grown(generator(shrunk(x, config.data.shrink)), config.data.shrink)
+            images.extend(((made[:, 0] + 1) / 2).numpy())
         rows.append((_row(method, study), images))
     rows.append(("truth", [case.t2[k] for case, k in chosen]))
     height, width = listed[0].us.shape[1:]
@@ -101,6 +104,13 @@ def draw(study: Study, split: str, target: Path) -> None:
             values = (np.clip(image, 0, 1) * 255).astype(np.uint8)[::-1]  # row j runs to anterior
             sheet.paste(Image.fromarray(values), (LABEL_WIDTH + c * width, r * height))
     sheet.save(target)
+
+
+def _grown(images: Tensor, factor: int) -> Tensor:
+    """(N, 1, H, W) of shrunk slices back at the canonical size, linearly."""
+    if factor == 1:
+        return images
+    return F.interpolate(images, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def _thin(case: Case, k: int) -> Case:
