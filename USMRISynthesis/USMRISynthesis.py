@@ -149,7 +149,7 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
 
     def synthesize(self, usVolumeNode: slicer.vtkMRMLScalarVolumeNode,
                    outputVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None, model: str = "default",
-                   device: str = "auto", transform: Any = None,
+                   device: str = "auto", planes: str = "axial", transform: Any = None,
                    progress: Any = None, support: bool = False, masks: bool = False,
                    unreliable: bool = False, gestational_age: float | None = None) -> slicer.vtkMRMLScalarVolumeNode:
         """Make an MR-like volume and return its node. Blocks until it is done.
@@ -158,6 +158,8 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         :param outputVolumeNode: volume to write into; by default a new one beside the input
         :param model: name of an installed model, or path of a model folder
         :param device: auto, cpu, cuda or mps
+        :param planes: along which slices the network goes: axial; where the model knows them coronal or sagittal; or
+            all, for the mean of the three
         :param transform: linear transform node or 4x4 array to canonical fetal space, instead of the automatic one
         :param progress: called as progress(fraction, stage)
         :param support: also add the map of where the beam looked inside the head
@@ -170,11 +172,11 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         from USMRISynthesisScene.worker_run import Reports
 
         require_torch()
-        self.synthesizer.start(usVolumeNode, outputVolumeNode, model=model, device=device, transform=transform,
-                               support=support, masks=masks, unreliable=unreliable, gestational_age=gestational_age,
+        self.synthesizer.start(usVolumeNode, outputVolumeNode, model=model, device=device, planes=planes,
+                               transform=transform, support=support, masks=masks, unreliable=unreliable,
+                               gestational_age=gestational_age,
                                reports=Reports(progress=progress) if progress else Reports())
         return self.synthesizer.wait()
-
 
     def respace(self, mrVolumeNode: slicer.vtkMRMLScalarVolumeNode, spacing: float | None = None,
                 consistency: bool = False, model: str = "spacing", device: str = "auto",

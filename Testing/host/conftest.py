@@ -47,28 +47,48 @@ def clean_scene() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with random weights that the user has agreed to run."""
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Model folders with random weights that the user has agreed to run: of axial slices, and of all three planes."""
+    from USMRISynthesisLib.synthesis.planes import PLANES
+
+    top, config = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("config")
+    folders = {"tiny": top / "tiny", "three": top / "three"}
+    hashes = {_make_model(folders["tiny"], PLANES[:1]): "tiny", _make_model(folders["three"], PLANES): "three"}
+    (config / "trusted-models.json").write_text(json.dumps(hashes))
+    os.environ["USMRI_CONFIG_DIR"] = str(config)   # the worker inherits it
+    return folders
+
+
+@pytest.fixture(scope="session")
+def model(models: dict[str, Path]) -> Path:
+    """A small model of axial slices."""
+    return models["tiny"]
+
+
+@pytest.fixture(scope="session")
+def three_planes(models: dict[str, Path]) -> Path:
+    """A small model that takes axial, coronal and sagittal slices."""
+    return models["three"]
+
+
+def _make_model(folder: Path, planes: tuple[str, ...]) -> str:
+    """Its SHA-256."""
     import torch
     from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 
-    folder = tmp_path_factory.mktemp("models") / "tiny"
     folder.mkdir()
     torch.manual_seed(7)
-    generator = Generator(GeneratorConfig(width=4, multipliers=(1, 2, 2), skips=(1,),
-                                          reconstruction_skips=(1,), attention_level=1)).eval()
-    torch.jit.script(generator).save(str(folder / "model.pt"))
+    config = GeneratorConfig(width=4, multipliers=(1, 2, 2), skips=(1,), reconstruction_skips=(1,), attention_level=1,
+                             planes=planes)
+    torch.jit.script(Generator(config).eval()).save(str(folder / "model.pt"))
     sha256 = hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps({
-        "name": "tiny", "task": "synthesis", "version": "0", "sha256": sha256,
-        "input": {"size": 160, "spacing_mm": 0.6, "channels": 4, "neighbours": 1, "location": True,
-                  "intensity": "robust percentiles in the fan to [-1, 1]"},
+        "name": folder.name, "task": "synthesis", "version": "0", "sha256": sha256,
+        "input": {"size": 160, "spacing_mm": 0.6, "channels": config.in_channels, "neighbours": 1, "location": True,
+                  "planes": planes, "intensity": "robust percentiles in the fan to [-1, 1]"},
         "output": {"channels": 1, "range": [-1, 1]}, "training": "none: random weights", "figures": {},
         "limits": ["for tests"], "synthetic": True}))
-    config = tmp_path_factory.mktemp("config")
-    (config / "trusted-models.json").write_text(json.dumps({sha256: "tiny"}))
-    os.environ["USMRI_CONFIG_DIR"] = str(config)   # the worker inherits it
-    return folder
+    return sha256
 
 
 @pytest.fixture

@@ -1,18 +1,22 @@
-"""The Advanced section tells what PyTorch there is, where the networks ran, and how to do without a network."""
+"""The Advanced section: which model and planes, what PyTorch there is, where the networks ran, and no network."""
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import qt
 import slicer
 from host_slicer.file_reader import drop_file
-from scenery import PICTURES, add_head, is_idle, leftovers, play, scene_state, spin_until
+from scenery import PICTURES, add_frame, add_head, is_idle, leftovers, play, scene_state, spin_until
+from USMRISynthesisLib import weights
 from USMRISynthesisScene import offline, torch_install
 from USMRISynthesisScene.export import provenance_of
+from USMRISynthesisScene.model_choice import planes_to_run
 from USMRISynthesisScene.torch_install import TorchState
 
 
@@ -119,3 +123,98 @@ def test_kretz_file_is_answered_with_the_extension_that_reads_it(module: Any, tm
     assert drop_file(python, tmp_path / "other.vol") is None
     monkeypatch.setattr(slicer.modules, "kretzfilereader", object(), raising=False)
     assert drop_file(python, tmp_path / "head.vol") is None       # SlicerHeart is there
+
+
+def choices(box: Any) -> list[str]:
+    return [box.itemText(index) for index in range(box.count)]
+
+
+def choose(box: Any, index: int) -> None:
+    """As a click on that line of the list does."""
+    box.currentIndex = index
+    box.activated.emit(index)
+
+
+@pytest.fixture
+def of_three_planes(panel: Any, ui: Any, three_planes: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A panel whose user has chosen a model folder by its button."""
+    slicer.app.userSettings().remove("USMRISynthesis")
+    monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory", lambda *_: str(three_planes))
+    ui.modelFolderButton.click()
+    return panel.logic.getParameterNode()
+
+
+def test_planes_are_those_that_the_chosen_model_knows(of_three_planes: Any, ui: Any, model: Path) -> None:
+    box = ui.planesComboBox
+    assert ui.modelLabel.text == "three, version 0. Of your own: you are asked once whether it may run."
+    assert choices(box) == ["Axial", "Coronal", "Sagittal", "All three, averaged"]
+    assert box.enabled and "three times as long" in box.toolTip
+    choose(box, 3)
+    assert of_three_planes.planes == "all"
+    ui.modelComboBox.setCurrentText(str(model))
+    assert choices(box) == ["Axial"] and not box.enabled
+    assert box.toolTip == "This model knows one kind of slices only."
+    assert planes_to_run(of_three_planes) == "axial"
+    ui.modelFolderButton.click()
+    assert box.currentText == "All three, averaged" and planes_to_run(of_three_planes) == "all"     # it was kept
+
+
+def test_chosen_planes_reach_the_result_and_the_next_scene(of_three_planes: Any, panel: Any, ui: Any) -> None:
+    add_head()
+    choose(ui.planesComboBox, 2)
+    of_three_planes.showComparison = False
+    ui.runButton.click()
+    assert not ui.planesComboBox.enabled and not ui.modelFolderButton.enabled      # not under a running job
+    spin_until(lambda: is_idle(ui))
+    assert ui.planesComboBox.enabled
+    assert provenance_of(slicer.util.getNode("Fetal head MR-like*"))["planes"] == "sagittal"
+    slicer.mrmlScene.Clear(False)
+    assert panel.logic.getParameterNode().planes == "sagittal" and ui.planesComboBox.currentText == "Sagittal"
+
+
+def test_a_frame_has_one_plane(of_three_planes: Any, ui: Any) -> None:
+    choose(ui.planesComboBox, 3)
+    add_frame()
+    assert ui.planesComboBox.currentText == "Axial" and not ui.planesComboBox.enabled
+    assert ui.planesComboBox.toolTip == "A frame is one slice: there is nothing to choose."
+    assert of_three_planes.planes == "all"
+
+
+def test_model_that_cannot_be_used_says_so_before_anything_runs(panel: Any, ui: Any, model: Path,
+                                                                tmp_path: Path) -> None:
+    ui.modelComboBox.setCurrentText("nonsense")
+    assert ui.modelLabel.text.startswith("There is no model 'nonsense'. Installed models: ")
+    ui.modelComboBox.setCurrentText("spacing")
+    assert ui.modelLabel.text == "spacing is made for another task. Choose one of: default."
+    (tmp_path / "manifest.json").write_text("{}")
+    ui.modelComboBox.setCurrentText(str(tmp_path))
+    assert ui.modelLabel.text.startswith("The model's manifest.json is malformed")
+    manifest = json.loads((model / "manifest.json").read_text()) | {"support": {"file": "s.pt", "sha256": "0" * 64}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    panel.panel.advanced.look_at_model()        # as the next run does
+    assert ui.modelLabel.text.endswith("Its support map says what not to believe.")
+
+
+def test_model_list_holds_what_is_made_for_synthesis_and_a_cancelled_choice_changes_nothing(
+        panel: Any, ui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "default" in choices(ui.modelComboBox)
+    assert not {"spacing", "alignment", "frames"} & set(choices(ui.modelComboBox))
+    monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory", lambda *_: "")
+    before = ui.modelComboBox.currentText
+    ui.modelFolderButton.click()
+    assert ui.modelComboBox.currentText == before
+
+
+def test_module_opens_and_explains_itself_without_models(host: Any, module: Any, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    slicer.app.userSettings().remove("USMRISynthesis")
+    monkeypatch.setattr(weights, "bundled_folders", lambda: [tmp_path])
+    widget = host.open_module(module)
+    try:
+        assert widget.ui.statusLabel.text == (
+            "Not for diagnosis: the images are synthetic.\nThere is no model 'default'. Installed models: none; a "
+            "folder of your own needs a manifest.json in it.")
+        assert choices(widget.ui.modelComboBox) == ["default"]
+    finally:
+        widget.cleanup()
+        widget.parent.close()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import slicer
 from scenery import PICTURES, add_head, head_array, leftovers, play, scene_state, spin_until
+from USMRISynthesisLib.synthesis.planes import PLANES
 from USMRISynthesisLib.volume import Volume
 
 
@@ -35,8 +36,9 @@ def any_model(monkeypatch: pytest.MonkeyPatch) -> None:
     from USMRISynthesisLib import weights
 
     monkeypatch.setattr(weights, "find_model", Path)
-    monkeypatch.setattr(weights, "read_manifest",
-                        lambda folder: types.SimpleNamespace(sha256=str(folder), task="synthesis"))
+    monkeypatch.setattr(weights, "read_manifest", lambda folder: types.SimpleNamespace(
+        sha256=str(folder), task="synthesis", name=str(folder), version="0", extra={},
+        input=types.SimpleNamespace(planes=PLANES)))
 
 
 def start(panel: Any, part: str) -> None:
@@ -70,6 +72,18 @@ def test_every_image_of_the_folder_gets_its_result_and_its_state(panel: Any, ui:
     slicer.app.processEvents()
     PICTURES.mkdir(parents=True, exist_ok=True)
     panel.parent.grab().save(str(PICTURES / "panel-batch.png"))
+
+
+def test_every_image_goes_along_the_chosen_planes(panel: Any, ui: Any, cohort: Path, tmp_path: Path) -> None:
+    panel.logic.getParameterNode().planes = "all"
+    start(panel, "copy")
+    spin_until(lambda: is_over(ui))
+    assert json.loads((tmp_path / "out" / "batch.json").read_text())["settings"]["planes"] == "all"
+    assert json.loads((tmp_path / "out" / "a-mr.json").read_text())["planes"] == "all"
+    panel.logic.getParameterNode().planes = "axial"
+    start(panel, "copy")
+    spin_until(lambda: is_over(ui))
+    assert ui.statusLabel.text == "3 cases: 3 done."      # results of other slices are none of these
 
 
 def test_cancelled_batch_goes_on_where_it_was(panel: Any, ui: Any, cohort: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ PAGE = (REPOSITORY / "docs" / "console.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_examples_run_as_they_stand(host: Any, module: Any, model: Path, tmp_path: Path,
+def test_examples_run_as_they_stand(host: Any, module: Any, three_planes: Path, tmp_path: Path,
                                     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pydicom")
 
@@ -33,15 +33,15 @@ def test_examples_run_as_they_stand(host: Any, module: Any, model: Path, tmp_pat
     Volume(head_array((1, 120, 112), (1.0, 1, 1)), np.diag([1.0, 1, 1, 1])).write(tmp_path / "in" / "frame.nrrd")
     monkeypatch.setattr(slicer.app, "_value_temporaryPath", str(tmp_path))
     # The tests' small model in place of the large one, wherever "default" is meant.
-    monkeypatch.setattr(weights, "find_model", lambda name, find=weights.find_model: model if name == "default"
+    monkeypatch.setattr(weights, "find_model", lambda name, find=weights.find_model: three_planes if name == "default"
                         else find(name))
     names: dict[str, Any] = {"slicer": slicer}
     host.set_main_window(False)
     try:
         for text in EXAMPLES:
             if "logic.synthesize(ultrasound" in text:     # the worker is a process of its own
-                text = text.replace('device="cpu"', f'device="cpu", unreliable=True, model={str(model)!r}')
-            text = text.replace('device="cpu", unreliable=True)\nrun', f'model={str(model)!r}, device="cpu", '
+                text = text.replace('device="cpu"', f'device="cpu", unreliable=True, model={str(three_planes)!r}')
+            text = text.replace('device="cpu", unreliable=True)\nrun', f'model={str(three_planes)!r}, device="cpu", '
                                 'unreliable=True)\nrun')
             exec(compile(text, "console.md", "exec"), names)
     finally:
@@ -54,6 +54,7 @@ def test_examples_run_as_they_stand(host: Any, module: Any, model: Path, tmp_pat
     assert said[-1] == "1 case: 1 done."
     assert "Fetal MR thin slices (SYNTHETIC - not for diagnosis)" in said
     assert nodes.is_synthetic(names["mr"]) and names["provenance"]["alignment"]["method"] == "given"
+    assert names["planes"] == "all"
     assert names["ultrasound"].GetTransformNodeID() == names["registration"].GetID()
     assert (tmp_path / "head-mr.nrrd").is_file() and (tmp_path / "head-mr.json").is_file()
     assert (tmp_path / "out" / "frame-mr.nrrd").is_file()

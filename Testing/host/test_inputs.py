@@ -1,6 +1,7 @@
 """Colour pictures, voxel sizes and sequences, by the widgets of the Inputs section."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import slicer
 from scenery import PICTURES, add_head, head_array, ijk_to_ras, is_idle, play, scene_state, spin_until
 from USMRISynthesisScene import conversion, nodes
+from USMRISynthesisScene.export import provenance_of
 
 
 def add_colour(tint: bool = False, channels: int = 3) -> Any:
@@ -127,6 +129,31 @@ def test_all_frames_become_a_sequence_under_the_same_browser(panel: Any, ui: Any
         np.testing.assert_array_equal(slicer.util.arrayFromVolume(output), slicer.util.arrayFromVolume(proxy))
         assert slicer.util.arrayFromVolume(output).max() == 255 // (index + 1)
     assert nodes.source_of(output) is proxy
+
+
+def test_all_frames_go_along_the_chosen_planes(panel: Any, ui: Any, three_planes: Path) -> None:
+    proxy, _browser = add_sequence(2)
+    ui.inputSelector.setCurrentNode(proxy)
+    ui.allFramesCheckBox.checked = True
+    panel.logic.getParameterNode().planes = "coronal"
+    play(panel, str(three_planes))
+    spin_until(lambda: is_idle(ui))
+    output = slicer.mrmlScene.GetNodeByID(panel.panel._last_output_id)
+    assert provenance_of(output)["planes"] == "coronal"
+
+
+@pytest.mark.parametrize("part", ["sequence", "browser"])
+def test_sequence_that_is_removed_meanwhile_ends_in_a_sentence(part: str, panel: Any, ui: Any) -> None:
+    proxy, browser = add_sequence()
+    ui.inputSelector.setCurrentNode(proxy)
+    ui.allFramesCheckBox.checked = True
+    gone = browser if part == "browser" else browser.GetSequenceNode(proxy)
+    name = gone.GetName()
+    play(panel, "copy")
+    slicer.mrmlScene.RemoveNode(gone)
+    spin_until(lambda: is_idle(ui))
+    assert ui.statusLabel.text == f"{name} was removed while it was worked on. Nothing was added to the scene."
+    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == [proxy]
 
 
 def test_cancelled_sequence_leaves_nothing(panel: Any, ui: Any) -> None:

@@ -130,6 +130,7 @@ def test_state_is_saved_with_the_scene(panel: Any, ui: Any) -> None:
     ui.deviceComboBox.currentIndex = 1
     ui.showComparisonCheckBox.checked = False
     ui.makeSupportCheckBox.checked = True
+    panel.logic.getParameterNode().planes = "coronal"
     panel.logic.getParameterNode().inputConfirmed = True
     scene = slicer.mrmlScene
     scene.SetSaveToXMLString(1)
@@ -146,6 +147,7 @@ def test_state_is_saved_with_the_scene(panel: Any, ui: Any) -> None:
     assert ui.inputSelector.currentNode().GetName() == "Two"
     assert ui.deviceComboBox.currentText == "cpu"
     assert (ui.showComparisonCheckBox.checked, ui.makeSupportCheckBox.checked) == (False, True)
+    assert panel.logic.getParameterNode().planes == "coronal"
 
 
 def test_sections_are_readable(panel: Any, ui: Any) -> None:

@@ -28,6 +28,7 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     panel_*.py          the sections of the panel under it
     parameters.py       its choices, saved with the scene
     settings.py         its choices, remembered for the user
+    model_choice.py     what the chosen model is and can do
     inputs.py           which volume is the ultrasound
     conversion.py       colour to greyscale, voxel sizes put right
     kretz.py            what to do with a Kretz file

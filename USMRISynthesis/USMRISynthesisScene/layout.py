@@ -11,6 +11,8 @@ from typing import Any
 import slicer
 import vtk
 
+from USMRISynthesisScene.nodes import is_frame
+
 LAYOUT_ID = 27182           # any number that Slicer (below 1000) and other extensions do not use
 PLANES_LAYOUT_ID = LAYOUT_ID + 1
 SPACE_LAYOUT_ID = LAYOUT_ID + 2
@@ -141,7 +143,7 @@ def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMR
     register()
     if not is_shown():
         manager.layoutLogic().GetLayoutNode().SetAttribute(_PREVIOUS, str(manager.layout))
-    if layout == PLANES_LAYOUT_ID and ultrasound.GetImageData().GetDimensions()[2] == 1:
+    if layout == PLANES_LAYOUT_ID and is_frame(ultrasound):
         layout = LAYOUT_ID
     manager.setLayout(layout)
     widgets = list(comparison_widgets(ULTRASOUND, FUSED, MR))
@@ -183,7 +185,7 @@ def _face(widget: slicer.qMRMLSliceWidget, volume: slicer.vtkMRMLScalarVolumeNod
     slice_node = widget.mrmlSliceNode()
     slice_node.SetViewGroup(VIEW_GROUP + PLANES.index(plane))     # the layout gives it to new views only
     slice_node.SetOrientation(plane)
-    if volume.GetImageData().GetDimensions()[2] == 1:
+    if is_frame(volume):
         _look_along_k(slice_node, volume)
     else:
         slice_node.RotateToVolumePlane(volume)

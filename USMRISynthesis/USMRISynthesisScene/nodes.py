@@ -72,6 +72,12 @@ def read_volume(node: slicer.vtkMRMLScalarVolumeNode | None) -> Volume:
     return Volume(np.array(slicer.util.arrayFromVolume(node)), slicer.util.arrayFromVTKMatrix(matrix))
 
 
+def is_frame(node: slicer.vtkMRMLVolumeNode | None) -> bool:
+    """Whether a volume node holds a single slice."""
+    image = node.GetImageData() if node is not None else None
+    return image is not None and image.GetDimensions()[2] == 1
+
+
 def read_transform(transform: slicer.vtkMRMLTransformNode | np.ndarray | None) -> np.ndarray | None:
     """The 4x4 matrix, local RAS to canonical, of a linear transform node, an array, or None.
 

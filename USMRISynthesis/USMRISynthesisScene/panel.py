@@ -14,10 +14,10 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
-from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Cancelled, USMRIError
 
 from USMRISynthesisScene import inputs, nodes
+from USMRISynthesisScene.model_choice import planes_to_run
 from USMRISynthesisScene.packages import ensure_packages
 from USMRISynthesisScene.panel_advanced import AdvancedSection
 from USMRISynthesisScene.panel_alignment import AlignmentSection
@@ -67,28 +67,29 @@ class SynthesisPanel(VTKObservationMixin):
         self._last_output_id = ""
         self._warnings: list[str] = []
         self._words = ProgressWords()
-        ui.modelComboBox.addItems(weights.models_for("synthesis") or ["default"])
         ui.runButton.connect("clicked(bool)", self.on_run_button)
         self.inputs = InputsSection(ui, lambda: self._parameters, self._say)
         self.alignment = AlignmentSection(ui, lambda: self._parameters, self._comparable, self._say)
         self.display = DisplaySection(ui, self._comparable, self._say)
         self.handoff = HandoffSection(ui, self._comparable, self._say)
         self.export = ExportSection(ui, self._comparable, self._say, ensure_packages)
-        self.advanced = AdvancedSection(ui, self._comparable)
+        self.advanced = AdvancedSection(ui, lambda: self._parameters, self._comparable)
         self.batch = BatchSection(ui, lambda: self._parameters, lambda: self._synthesizer.worker, prepare,
                                   self._show_batch, self._ask_for_trust, self.refresh)
         self.spacing = SpacingSection(ui, lambda: self._parameters, lambda: self._synthesizer.worker, prepare,
                                       self._show_batch, self._on_message, self.refresh)
-        ui.modelComboBox.connect("currentTextChanged(QString)", self._on_model_edited)
         ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self._on_input_chosen)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_ready)
         # While a scene is loaded, the selectors would write what they see into its parameter node.
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self._on_scene_start_import)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._on_scene_end_import)
-        self._show_idle(_READY if self.advanced.look_for_torch() is TorchState.READY
-                        else f"{_READY}\n{ui.torchLabel.text}")
+        torch = self.advanced.look_for_torch()
         self.connect_scene()
+        model = self.advanced.look_at_model()
+        hindrances = [text for text, hinders in ((ui.torchLabel.text, torch is not TorchState.READY),
+                                                 (model.words, not model.usable)) if hinders]
+        self._show_idle("\n".join([_READY, *hindrances]))
 
     def connect_scene(self) -> None:
         """Use the scene's parameter node; choose the likely ultrasound unless the user has chosen, to save a click."""
@@ -150,7 +151,7 @@ class SynthesisPanel(VTKObservationMixin):
         self.export.refresh()
         self.batch.refresh(running or respacing)
         self.spacing.refresh(running or batch)
-        self.advanced.refresh()
+        self.advanced.refresh(running)
 
     def on_run_button(self, checked: bool = False) -> None:
         """Start, or cancel what runs."""
@@ -174,6 +175,7 @@ class SynthesisPanel(VTKObservationMixin):
             return
         finally:
             self.advanced.look_for_torch()
+        self.advanced.look_at_model()
         parameters.inputConfirmed = True
         remember_choices(parameters)
         self._words = ProgressWords()
@@ -181,9 +183,10 @@ class SynthesisPanel(VTKObservationMixin):
         self.ui.progressBar.visible = True
         self._on_progress(0.0, _("Starting"))
         self._set_choices_enabled(False)
-        options = {"model": parameters.model, "device": parameters.device, "transform": parameters.alignment,
-                   "trust": trust, "support": parameters.makeSupport, "masks": parameters.makeMasks,
-                   "unreliable": parameters.goOnUnreliable, "gestational_age": age_of(parameters),
+        options = {"model": parameters.model, "device": parameters.device, "planes": planes_to_run(parameters),
+                   "transform": parameters.alignment, "trust": trust, "support": parameters.makeSupport,
+                   "masks": parameters.makeMasks, "unreliable": parameters.goOnUnreliable,
+                   "gestational_age": age_of(parameters),
                    "reports": Reports(self._on_progress, self._on_message, self._on_finished)}
         if parameters.allFrames and frame_count(parameters.inputVolume) > 1:
             SequenceRun(self._synthesizer).start(parameters.inputVolume, **options)
@@ -209,10 +212,6 @@ class SynthesisPanel(VTKObservationMixin):
             if nodes.source_of(node) is not None:
                 return node
         return None
-
-    def _on_model_edited(self, text: str) -> None:
-        if self._parameters is not None and text.strip():
-            self._parameters.model = text.strip()
 
     def _on_progress(self, value: float, stage: str) -> None:
         self.ui.statusLabel.text = self._words.say(value, stage)
@@ -268,7 +267,7 @@ class SynthesisPanel(VTKObservationMixin):
 
     def _set_choices_enabled(self, enabled: bool) -> None:
         """Choices cannot be changed under a running job; the log can be opened and read."""
-        for widget in (self.ui.inputSelector, self.ui.outputSelector, self.ui.modelComboBox, self.ui.deviceComboBox,
-                       self.ui.alignmentSelector, self.ui.makeSupportCheckBox, self.ui.makeMasksCheckBox,
+        for widget in (self.ui.inputSelector, self.ui.outputSelector, self.ui.deviceComboBox, self.ui.alignmentSelector,
+                       self.ui.makeSupportCheckBox, self.ui.makeMasksCheckBox,
                        self.ui.unreliableCheckBox, self.ui.ageSpinBox):
             widget.enabled = enabled

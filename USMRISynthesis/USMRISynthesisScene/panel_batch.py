@@ -11,6 +11,7 @@ from USMRISynthesisLib.batch import Batch, Case
 from USMRISynthesisLib.errors import Refused, USMRIError
 
 from USMRISynthesisScene.batch import BatchReports, BatchRun
+from USMRISynthesisScene.model_choice import planes_to_run
 from USMRISynthesisScene.parameters import age_of
 from USMRISynthesisScene.process import WorkerProtocol
 from USMRISynthesisScene.progress import ProgressWords
@@ -72,8 +73,8 @@ class BatchSection:
                               _("Choose the folder of the images and another one for the results."))
             self._prepare()
             self._batch = Batch(Path(source), Path(target), model=parameters.model, device=parameters.device,
-                                fresh=self.ui.batchFreshCheckBox.checked, unreliable=parameters.goOnUnreliable,
-                                gestational_age=age_of(parameters))
+                                planes=planes_to_run(parameters), fresh=self.ui.batchFreshCheckBox.checked,
+                                unreliable=parameters.goOnUnreliable, gestational_age=age_of(parameters))
         except USMRIError as error:
             self._show(None, str(error))
             return

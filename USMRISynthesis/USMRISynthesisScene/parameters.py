@@ -1,4 +1,4 @@
-"""The panel's choices, saved with the scene; device and model of a new scene are those that were used last."""
+"""The panel's choices, saved with the scene; device, planes and model of a new scene are those used last."""
 from __future__ import annotations
 
 from typing import Annotated, Any, Union
@@ -7,6 +7,7 @@ from slicer import vtkMRMLLinearTransformNode, vtkMRMLScalarVolumeNode, vtkMRMLV
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import USMRIError
+from USMRISynthesisLib.synthesis.planes import CHOICES
 
 from USMRISynthesisScene import settings
 
@@ -23,6 +24,7 @@ class SynthesisParameters:
     alignment - Linear transform to canonical fetal space; none aligns the head automatically.
     model - Name of an installed model, or path of a model folder.
     device - Where the networks run.
+    planes - Along which slices the network goes, where the model knows several: one plane, or all for their mean.
     showComparison - Show the result side by side with the ultrasound.
     makeSupport - Add the volume that says where the beam looked inside the head.
     goOnUnreliable - Synthesise although the head was not found reliably.
@@ -40,6 +42,7 @@ class SynthesisParameters:
     alignment: vtkMRMLLinearTransformNode
     model: str = "default"
     device: Annotated[str, Choice(DEVICES)] = "auto"
+    planes: Annotated[str, Choice(list(CHOICES))] = CHOICES[0]
     showComparison: bool = True
     makeSupport: bool = False
     goOnUnreliable: bool = False
@@ -57,6 +60,9 @@ def parameters_of(node: Any) -> SynthesisParameters:
         device = settings.remembered("Device", "auto")
         if device in DEVICES:
             parameters.device = device
+        planes = settings.remembered("Planes", CHOICES[0])
+        if planes in CHOICES:
+            parameters.planes = planes
         parameters.model = _known_model(settings.remembered("Model", "default"))
     return parameters
 
@@ -69,6 +75,7 @@ def age_of(parameters: SynthesisParameters) -> float | None:
 def remember_choices(parameters: SynthesisParameters) -> None:
     """For the next scene and the next start of Slicer."""
     settings.remember("Device", parameters.device)
+    settings.remember("Planes", parameters.planes)
     settings.remember("Model", parameters.model)
 
 

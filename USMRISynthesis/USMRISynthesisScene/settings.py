@@ -1,4 +1,4 @@
-"""Choices that belong to the user and the computer rather than to a scene: device and model."""
+"""Choices that belong to the user and the computer rather than to a scene: device, planes and model."""
 from __future__ import annotations
 
 import slicer

@@ -1,0 +1,58 @@
+"""What the chosen model is and can do, told from its manifest before anything runs."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from slicer.i18n import tr as _
+from USMRISynthesisLib import weights
+from USMRISynthesisLib.errors import USMRIError
+from USMRISynthesisLib.synthesis.planes import ALL, CHOICES, PLANES, chosen
+
+TASK = "synthesis"
+PLANE_WORDS = {"axial": _("Axial"), "coronal": _("Coronal"), "sagittal": _("Sagittal"), ALL: _("All three, averaged")}
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model as the panel shows it.
+
+    Attributes:
+        planes: what can be chosen of CHOICES, never empty.
+        words: one line about the model, or why it cannot be used and what to do.
+        usable: whether a synthesis can be tried with it.
+    """
+
+    planes: tuple[str, ...]
+    words: str
+    usable: bool
+
+
+def installed() -> list[str]:
+    """The models that come with the module; "default" where there is none, so that the reason can be told."""
+    return weights.models_for(TASK) or ["default"]
+
+
+def look_at(name: str) -> ModelChoice:
+    """Read the manifest of a model given by name or folder. Nothing is loaded and no hash is computed."""
+    try:
+        folder = weights.find_model(name)
+        manifest = weights.read_manifest(folder)
+    except USMRIError as error:
+        return ModelChoice(PLANES[:1], str(error), False)
+    if manifest.task != TASK:
+        return ModelChoice(PLANES[:1], _("{name} is made for another task. Choose one of: {models}.").format(
+            name=manifest.name, models=", ".join(installed())), False)
+    planes = tuple(one for one in CHOICES if chosen(one, manifest.input.planes) is not None)
+    parts = [_("{name}, version {version}.").format(name=manifest.name, version=manifest.version)]
+    if not weights.is_bundled(folder):
+        parts.append(_("Of your own: you are asked once whether it may run."))
+    if manifest.extra.get("support"):
+        parts.append(_("Its support map says what not to believe."))
+    return ModelChoice(planes, " ".join(parts), True)
+
+
+def planes_to_run(parameters: Any) -> str:
+    """The planes that were chosen, as far as the chosen model has them; else its first."""
+    offered = look_at(parameters.model).planes
+    return str(parameters.planes) if parameters.planes in offered else offered[0]
