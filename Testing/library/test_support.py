@@ -16,10 +16,10 @@ from USMRISynthesisLib.evaluation import support as evaluation
 from USMRISynthesisLib.synthesis import engine
 from USMRISynthesisLib.synthesis.engine import load_generator
 from USMRISynthesisLib.synthesis.result import BEAM_ONLY, PROBABILITY
-from USMRISynthesisLib.synthesis.support import SupportNetwork, neighbourhood, support_map
+from USMRISynthesisLib.synthesis.support import WRONG, SupportNetwork, neighbourhood, spread_of, support_map
 from USMRISynthesisLib.training import checkpoint as checkpoints
 from USMRISynthesisLib.training.support_configuration import support_configuration_from
-from USMRISynthesisLib.training.support_data import Judged, changed, draw, wrong_of
+from USMRISynthesisLib.training.support_data import Judged, Made, changed, draw
 from USMRISynthesisLib.training.support_export import add_support
 from USMRISynthesisLib.training.support_loop import calibrate, train_support
 from USMRISynthesisLib.volume import Volume
@@ -40,7 +40,13 @@ def judged_head(seed: int) -> Judged:
     mr[wrong] = 220
     inside = np.zeros(us.shape, bool)
     inside[:, 20:140, 20:140] = True
-    return Judged(f"head-{seed}", us, mr, wrong, inside, np.arange(12))
+    error = np.where(wrong, 200, 0).astype(np.uint8)
+    made = Made(mr, error, None), Made(mr, error, wrong * np.uint8(40))
+    return Judged(f"head-{seed}", us, made, inside, np.arange(12))
+
+
+def wrong_of(mr: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    return evaluation.error_of(mr, truth) > WRONG
 
 
 def test_wrong_is_what_is_off_by_more_than_a_step_between_tissues_and_not_an_edge_half_a_voxel_off():
@@ -59,6 +65,9 @@ def test_a_mirrored_sample_is_mirrored_as_a_whole():
     bright = (batch.mr[:, 1:2] > 0).float()
     halved = torch.nn.functional.avg_pool2d(bright, 2)
     assert torch.equal(halved, batch.wrong)
+    several = batch.spread.amin(dim=(1, 2, 3)) >= 0
+    assert 0 < several.sum() < 8 and (batch.spread[~several] == -1).all()
+    assert torch.equal(batch.spread[several] > 0, bright[several] > 0)
     assert len({tuple(w.flatten().tolist()) for w in batch.wrong}) == 2  # one head, mirrored or not
 
 
@@ -85,7 +94,7 @@ def test_it_learns_what_goes_wrong_and_its_probabilities_are_shares():
     rng = np.random.default_rng(0)
     for _ in range(12):
         batch = draw(heads, 3, rng)
-        logits = network.logits(*batch[:3])
+        logits = network.readings(*batch[:4])[:, :1]
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.wrong)
         optimiser.zero_grad()
         loss.backward()
@@ -93,20 +102,28 @@ def test_it_learns_what_goes_wrong_and_its_probabilities_are_shares():
     network.eval()
     calibrate(network, [judged_head(7)])
     held = judged_head(8)
-    us, mr = (stack.astype(np.float32) / 127.5 - 1 for stack in (held.us, held.mr))
     wanted = np.zeros(12, bool)
     wanted[3:9] = True
-    said = support_map(network, us, mr, np.linspace(-3, 3, 12), wanted)
-    assert not said[~wanted].any() and said[wanted].min() >= 0 and said.max() <= 1
-    inside = held.inside & wanted[:, None, None]
-    assert evaluation.auc(1 - said[inside], held.wrong[inside]) > 0.9
-    assert abs((1 - said[inside]).mean() - held.wrong[inside].mean()) < 0.08
+    for made in held.made:
+        us, mr = (stack.astype(np.float32) / 127.5 - 1 for stack in (held.us, made.mr))
+        spread = None if made.spread is None else made.spread / np.float32(51)
+        said = support_map(network, us, mr, spread, np.linspace(-3, 3, 12), wanted)
+        assert not said[~wanted].any() and said[wanted].min() >= 0 and said.max() <= 1
+        inside = held.inside & wanted[:, None, None]
+        assert evaluation.auc(1 - said[inside], made.wrong[inside]) > 0.9
+        assert abs((1 - said[inside]).mean() - made.wrong[inside].mean()) < 0.08
+
+
+def test_planes_that_agree_have_no_spread_and_one_plane_has_none_to_tell():
+    same = np.zeros((2, 3, 3), np.float32)
+    assert not spread_of({"axial": same, "coronal": same}).any() and spread_of({"axial": same}) is None
+    assert (spread_of({"axial": same, "coronal": same + 0.2}) == np.float32(0.5)).all()
 
 
 def test_cancelling_ends_it():
     with pytest.raises(Cancelled):
-        support_map(SupportNetwork(), np.zeros((4, 160, 160)), np.zeros((4, 160, 160)), np.zeros(4), np.ones(4, bool),
-                    cancel=lambda: True)  # fmt: skip
+        support_map(SupportNetwork(), np.zeros((4, 160, 160)), np.zeros((4, 160, 160)), None, np.zeros(4),
+                    np.ones(4, bool), cancel=lambda: True)  # fmt: skip
 
 
 def test_auc_counts_ties_half_and_is_even_for_one_kind():

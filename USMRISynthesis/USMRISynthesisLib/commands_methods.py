@@ -34,7 +34,8 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
                                            progress=progress)
     result |= comparison.shares(result)
     text += "\n\nmethods side by side (simulated)\n" + comparison.table(result["methods"])
-    believed = support.evaluate(folder / options.split, options.model, options.device, progress=progress)
+    believed = support.evaluate(folder / options.split, options.model, options.device, planes=options.planes,
+                                progress=progress)
     if believed is not None:
         result |= believed
         text += "\n\n" + support.table(believed)

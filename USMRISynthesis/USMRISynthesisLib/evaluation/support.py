@@ -17,41 +17,51 @@ from ..normalisation.canonical import SPACING_MM, canonical_axis_mm
 from ..synthesis.engine import load_generator
 from ..synthesis.intensity import normalise_ultrasound
 from ..synthesis.stack import mean_of, run_planes
-from ..synthesis.support import SMOOTHING_MM, WRONG, support_map
-from .synthesis import Case, cases, interval
+from ..synthesis.support import SMOOTHING_MM, WRONG, spread_of, support_map
+from .synthesis import cases, interval
 
 SLICES = np.arange(40, 124, 4)
 BINS = 5
 
 
+def error_of(mr: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """How far the grey is off, smoothed first; mr, truth (K, H, W) in 0-1 -> 0-1."""
+    return np.asarray(np.abs(ndimage.gaussian_filter(mr - truth, SMOOTHING_MM / SPACING_MM)))
+
+
 def evaluate(
-    folder: Path, model: str, device: str = "auto", *, progress: Callable[[float, str], None] | None = None
-) -> dict[str, Any] | None:
+    folder: Path, model: str, device: str = "auto", *, planes: str = "axial",
+    progress: Callable[[float, str], None] | None = None,
+) -> dict[str, Any] | None:  # fmt: skip
     """Figures over the cases of a folder at their true pose; None where the model has no support map.
 
     support_auc: over all voxels of the brain in the beam, with its 95 % interval over heads; support_auc_head: mean of
     single heads. support_calibration: for each fifth of the scale [said, found, share of voxels].
     support_error_rho: over heads, rank correlation between the share that it doubts and the share that is wrong.
-    support_gradient_auc: what the output's own gradient magnitude reaches. support_by_anomaly: mean doubt, mean wrong.
+    support_gradient_auc, support_spread_auc: what the output's own gradient magnitude and, with several planes, their
+    disagreement reach alone. support_by_anomaly: mean doubt, mean wrong.
     """
     generator = load_generator(model, device)
     if generator.support is None:
         return None
     form = generator.manifest.input
-    doubts, wrongs, gradients, heads = [], [], [], []
+    doubts, wrongs, gradients, spreads, heads = [], [], [], [], []
     listed = list(cases(folder))
     for index, case in enumerate(listed):
         us = normalise_ultrasound(case.us, case.fan, form.exponent)
-        mr = mean_of(run_planes(generator, us, canonical_axis_mm()))
+        made = run_planes(generator, us, canonical_axis_mm(), planes=planes)
+        mr, spread = mean_of(made), spread_of(made)
         wanted = np.zeros(len(us), bool)
         wanted[SLICES] = True
-        said = support_map(generator.support, us, mr, canonical_axis_mm(), wanted, device=generator.device,
+        said = support_map(generator.support, us, mr, spread, canonical_axis_mm(), wanted, device=generator.device,
                            dtype=generator.dtype)  # fmt: skip
         inside = (case.brain & case.fan)[SLICES]
         doubts.append(1 - said[SLICES][inside])
-        wrongs.append(_wrong((mr + 1) / 2, case)[SLICES][inside])
+        wrongs.append(error_of((mr + 1) / 2, case.t2)[SLICES][inside] > WRONG)
         edges = [ndimage.gaussian_gradient_magnitude(mr[k].astype(float), 1.5) for k in SLICES]
         gradients.append(np.stack(edges)[inside])
+        if spread is not None:
+            spreads.append(ndimage.gaussian_filter(spread, 1.5)[SLICES][inside])
         heads.append({"anomaly": case.anomaly, "doubt": float(doubts[-1].mean()), "wrong": float(wrongs[-1].mean())})
         if progress:
             progress((index + 1) / len(listed), case.name)
@@ -61,6 +71,7 @@ def evaluate(
         "support_auc": [auc(said, found), *_over_heads(doubts, wrongs)],
         "support_auc_head": interval(single, np.random.default_rng(0)),
         "support_gradient_auc": auc(np.concatenate(gradients), found),
+        "support_spread_auc": auc(np.concatenate(spreads), found) if spreads else None,
         "support_wrong_share": float(found.mean()),
         "support_calibration": _calibration(said, found),
         "support_error_rho": _rho(heads),
@@ -83,7 +94,8 @@ def table(figures: Mapping[str, Any]) -> str:
     lines = [
         "support map: does it find where the grey is wrong? (simulated)",
         f"AUC over voxels             {value:.3f}   [{low:.3f}, {high:.3f}]; single heads "
-        f"{figures['support_auc_head'][0]:.3f}; the output's gradient alone {figures['support_gradient_auc']:.3f}",
+        f"{figures['support_auc_head'][0]:.3f}; the output's gradient alone {figures['support_gradient_auc']:.3f}"
+        + ("" if figures["support_spread_auc"] is None else f", the planes' {figures['support_spread_auc']:.3f}"),
         f"wrong voxels                {figures['support_wrong_share']:.3f}; rank correlation over heads of doubted and "
         f"wrong shares {figures['support_error_rho']:.2f}",
         "said wrong / found wrong    " + ", ".join(f"{s:.2f} / {f:.2f} ({n:.0%})"
@@ -92,10 +104,6 @@ def table(figures: Mapping[str, Any]) -> str:
     lines += [f"{kind:18s} {row['heads']:.0f} heads: doubted {row['doubt']:.3f}, wrong {row['wrong']:.3f}"
               for kind, row in figures["support_by_anomaly"].items()]
     return "\n".join(lines)
-
-
-def _wrong(mr: np.ndarray, case: Case) -> np.ndarray:
-    return np.asarray(np.abs(ndimage.gaussian_filter(mr - case.t2, SMOOTHING_MM / SPACING_MM)) > WRONG)
 
 
 def _over_heads(doubts: list[np.ndarray], wrongs: list[np.ndarray]) -> list[float]:

@@ -130,11 +130,11 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         mr = mean_of(made)
     believed = None
     if generator.support is not None:
-        from USMRISynthesisLib.synthesis.support import support_map
+        from USMRISynthesisLib.synthesis.support import spread_of, support_map
 
         with run.stage("Judging what to believe", 0.86):
-            believed = support_map(generator.support, us, mr, z_mm, wanted_slices(head & seen), device=generator.device,
-                                   dtype=generator.dtype, cancel=cancel)
+            believed = support_map(generator.support, us, mr, spread_of(made), z_mm, wanted_slices(head & seen),
+                                   device=generator.device, dtype=generator.dtype, cancel=cancel)
     with run.stage("Bringing it back to the image's grid", 0.92):
         values, confidence = _back(mr, head, fan, volume, to_canonical_of, believed)
     manifest = generator.manifest

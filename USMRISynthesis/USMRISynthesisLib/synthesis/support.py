@@ -1,14 +1,15 @@
 """The support map: how probable it is that the MR-like grey is right, told by a network that has seen it go wrong.
 
-A small network looks at the ultrasound and at what the generator made of it, three slices each, and at their place. It
-is trained on simulated heads, whose true MR is known, to tell voxels whose grey is off by more than `WRONG` from the
-others; its probabilities are then calibrated on heads that the generator never saw (`training/support_*`). What it has
-not seen go wrong it cannot tell: real ultrasound, and anomalies of other kinds.
+A small network looks at the ultrasound and at what the generator made of it, three slices each, at their place, and,
+where the MR is the mean over three planes, at how far these disagree. It is trained on simulated heads, whose true MR
+is known, to tell voxels whose grey is off by more than `WRONG` from the others; its probabilities are then calibrated
+on heads that the generator never saw (`training/support_*`). What it has not seen go wrong it cannot tell: real
+ultrasound, and anomalies of other kinds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -24,13 +25,16 @@ SMOOTHING_MM = 0.9  # before the comparison: an edge half a voxel off is not wro
 CHANNELS = (16, 32, 64, 64)
 REACH = 2  # slices to the neighbours that are looked at, 1.2 mm
 BATCH = 4
+SPREAD_SCALE = 5.0
+ONE_PLANE = -1.0  # in place of a spread, where there is one plane only
 
 
 class SupportNetwork(nn.Module):
-    """us, mr (N, 3, H, W) in [-1, 1], z (N, 1, 1, 1) in units of 48 mm -> probability (N, 1, H, W) of being right.
+    """us, mr (N, 3, H, W) in [-1, 1], spread (N, 1, H, W), z (N, 1, 1, 1) in 48 mm -> probability (N, 1, H, W) of being
+    right.
 
-    Works at half the resolution; H and W divide by 16. `scale` and `offset` are the calibration (Platt 1999) of the
-    logit of being wrong: sigmoid(scale * logit + offset).
+    spread: see `spread_of`. Works at half the resolution; H and W divide by 16. `scale` and `offset` (2,) are the
+    calibration (Platt 1999) of the logit of being wrong, sigmoid(scale * logit + offset), of one plane and of several.
     """
 
     scale: Tensor
@@ -40,21 +44,21 @@ class SupportNetwork(nn.Module):
     def __init__(self, size: int = 160) -> None:
         super().__init__()
         top = len(CHANNELS) - 1
-        self.encoder = Encoder(9, CHANNELS)
+        self.encoder = Encoder(10, CHANNELS)
         self.blocks = nn.ModuleList(
             UpBlock(CHANNELS[level + 1], CHANNELS[level], CHANNELS[level], level=level, skip=True)
             for level in reversed(range(top))
         )
-        self.last = nn.Conv2d(CHANNELS[0], 1, 1)
-        self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("offset", torch.zeros(()))
+        self.last = nn.Conv2d(CHANNELS[0], 2, 1)
+        self.register_buffer("scale", torch.ones(2))
+        self.register_buffer("offset", torch.zeros(2))
         axis = torch.linspace(-1, 1, size // 2)
         y, x = torch.meshgrid(axis, axis.abs(), indexing="ij")  # left and right are alike
         self.register_buffer("place", torch.stack([y, x])[None], persistent=False)
 
-    def logits(self, us: Tensor, mr: Tensor, z: Tensor) -> Tensor:
-        """Uncalibrated logit of being wrong, (N, 1, H / 2, W / 2)."""
-        images = F.avg_pool2d(torch.cat([us, mr], dim=1), 2)
+    def readings(self, us: Tensor, mr: Tensor, spread: Tensor, z: Tensor) -> Tensor:
+        """(N, 2, H / 2, W / 2): uncalibrated logit of being wrong, and the logarithm of the error's expected size."""
+        images = F.avg_pool2d(torch.cat([us, mr, spread], dim=1), 2)
         # `type_as`, not `to`: a trace keeps the dtype of `to` as a constant, and would fail in half precision
         where = torch.ones_like(images[:, :2]) * self.place.type_as(images)
         x = torch.cat([images, where, torch.ones_like(images[:, :1]) * z], dim=1)
@@ -64,8 +68,12 @@ class SupportNetwork(nn.Module):
             out = block(out, features)
         return self.last(out)
 
-    def forward(self, us: Tensor, mr: Tensor, z: Tensor) -> Tensor:
-        wrong = self.logits(us, mr, z) * self.scale.type_as(us) + self.offset.type_as(us)
+    def forward(self, us: Tensor, mr: Tensor, spread: Tensor, z: Tensor) -> Tensor:
+        several = (spread.amin(dim=(1, 2, 3), keepdim=True) >= 0).type_as(us)
+        scale, offset = (
+            (values[0] + (values[1] - values[0]) * several).type_as(us) for values in (self.scale, self.offset)
+        )
+        wrong = self.readings(us, mr, spread, z)[:, :1] * scale + offset
         return F.interpolate(torch.sigmoid(-wrong), scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
@@ -75,10 +83,18 @@ def neighbourhood(stack: np.ndarray, some: np.ndarray) -> np.ndarray:
     return np.asarray(stack[index], np.float32)
 
 
+def spread_of(made: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """How far several planes disagree: standard deviation of their MR in [-1, 1], times 5, (K, H, W); None for one."""
+    if len(made) < 2:
+        return None
+    return np.asarray(np.std(list(made.values()), axis=0, dtype=np.float32) * SPREAD_SCALE)
+
+
 def support_map(
     network: nn.Module,
     us: np.ndarray,
     mr: np.ndarray,
+    spread: np.ndarray | None,
     z_mm: np.ndarray,
     wanted: np.ndarray,
     *,
@@ -88,7 +104,8 @@ def support_map(
 ) -> np.ndarray:
     """Probability (K, H, W) float32 that the MR's grey is right; 0 on slices that are not `wanted`, (K,) bool.
 
-    us, mr: (K, H, W) in [-1, 1], as the generator took and gave them; z_mm (K,). Raises Cancelled.
+    us, mr: (K, H, W) in [-1, 1], as the generator took and gave them; spread: see `spread_of`; z_mm (K,). Raises
+    Cancelled.
     """
     result = np.zeros(us.shape, np.float32)
     todo = np.flatnonzero(wanted)
@@ -98,6 +115,8 @@ def support_map(
         some = todo[begin : begin + BATCH]
         z = torch.from_numpy((z_mm[some] / LOCATION_SCALE_MM).astype(np.float32))[:, None, None, None]
         images = [torch.from_numpy(neighbourhood(stack, some)).to(device, dtype) for stack in (us, mr)]
+        apart = np.full((len(some), *us.shape[1:]), ONE_PLANE, np.float32) if spread is None else spread[some]
+        images.append(torch.from_numpy(np.ascontiguousarray(apart, np.float32)[:, None]).to(device, dtype))
         with torch.inference_mode():
             result[some] = network(*images, z.to(device, dtype))[:, 0].float().clamp(0, 1).cpu().numpy()
     return result

@@ -19,7 +19,8 @@ class SupportConfig:
 
     model: the generator's model, by name or folder. folder: simulated cases; learn: the splits to learn from, which may
     hold heads that the generator was trained on (its errors there are smaller); calibrate: the splits whose heads it
-    never saw, on which the probabilities are calibrated at the end. decay: of the weights, as AdamW's.
+    never saw, on which the probabilities are calibrated at the end. also: further folders of heads to learn from. size:
+    weight of the error's size beside the cross-entropy. decay: of the weights, as AdamW's.
     """
 
     output: str
@@ -28,6 +29,8 @@ class SupportConfig:
     task: str = TASK
     learn: tuple[str, ...] = ("train", "mr")
     calibrate: tuple[str, ...] = ("mr",)
+    also: tuple[str, ...] = ()
+    size: float = 0.3
     steps: int = 4000
     minutes: float = 0.0
     seed: int = 0
@@ -50,8 +53,8 @@ class SupportConfig:
         for name in ("steps", "threads", "batch", "rate", "log_every", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive")
-        if self.minutes < 0 or not 0 <= self.ema < 1:
-            raise ValueError("minutes must be 0 or more, and ema lie in 0..1")
+        if self.minutes < 0 or self.size < 0 or not 0 <= self.ema < 1:
+            raise ValueError("minutes and size must be 0 or more, and ema lie in 0..1")
 
     def to_json(self) -> dict[str, Any]:
         """Nested plain values, as a checkpoint and a manifest keep them."""

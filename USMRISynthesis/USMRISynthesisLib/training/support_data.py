@@ -1,4 +1,5 @@
-"""What the support map learns from: a generator's output on simulated heads, and where it is wrong."""
+"""What the support map learns from: a generator's output on simulated heads, in one plane and in all, and its errors.
+"""
 
 from __future__ import annotations
 
@@ -11,56 +12,74 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 
+from ..evaluation.support import error_of
 from ..evaluation.synthesis import Case, cases
-from ..normalisation.canonical import SPACING_MM, canonical_axis_mm
+from ..normalisation.canonical import canonical_axis_mm
 from ..synthesis.engine import LoadedGenerator
 from ..synthesis.intensity import normalise_ultrasound
+from ..synthesis.planes import ALL, chosen
 from ..synthesis.slices import LOCATION_SCALE_MM
 from ..synthesis.stack import mean_of, run_planes
-from ..synthesis.support import SMOOTHING_MM, WRONG, neighbourhood
+from ..synthesis.support import ONE_PLANE, SPREAD_SCALE, WRONG, neighbourhood, spread_of
 
 ENOUGH = 300  # pixels of brain for a slice to be looked at
 
 
 class SupportBatch(NamedTuple):
-    """us, mr (N, 3, H, W) in [-1, 1]; z (N, 1, 1, 1); wrong, inside (N, 1, H / 2, W / 2): shares of 2 x 2 pixels."""
+    """us, mr (N, 3, H, W) in [-1, 1]; spread (N, 1, H, W); z (N, 1, 1, 1); wrong, error (a mean of MR 0-1), inside
+    (N, 1, H / 2, W / 2), means of 2 x 2 pixels.
+    """
 
     us: Tensor
     mr: Tensor
+    spread: Tensor
     z: Tensor
     wrong: Tensor
+    error: Tensor
     inside: Tensor
 
 
 @dataclass(frozen=True, eq=False)
+class Made:
+    """What a generator made of a head: mr uint8 for [-1, 1], its smoothed error uint8 for 0-1, both (K, H, W).
+
+    spread: uint8, 255 for a standard deviation of 1 over the planes, or None where there is one plane.
+    """
+
+    mr: np.ndarray
+    error: np.ndarray
+    spread: np.ndarray | None
+
+    @property
+    def wrong(self) -> np.ndarray:
+        return self.error > WRONG * 255
+
+
+@dataclass(frozen=True, eq=False)
 class Judged:
-    """One head: us, mr (K, H, W) uint8 for [-1, 1]; wrong, inside (K, H, W) bool; slices with enough brain."""
+    """One head: us (K, H, W) uint8 for [-1, 1]; what was made of it; inside (K, H, W); slices with enough brain."""
 
     name: str
     us: np.ndarray
-    mr: np.ndarray
-    wrong: np.ndarray
+    made: tuple[Made, ...]
     inside: np.ndarray
     slices: np.ndarray
 
 
-def wrong_of(mr: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Where the grey is off by more than `WRONG`, smoothed first; mr, truth (K, H, W) in 0-1 -> bool."""
-    difference = ndimage.gaussian_filter(mr - truth, SMOOTHING_MM / SPACING_MM)
-    return np.asarray(np.abs(difference) > WRONG)
-
-
 def judge(generator: LoadedGenerator, case: Case) -> Judged:
-    """Run the generator on a head at its true pose and compare with its true MR."""
+    """Run the generator on a head at its true pose, axially and in all planes, and compare with its true MR."""
     us = normalise_ultrasound(case.us, case.fan, generator.manifest.input.exponent)
-    mr = mean_of(run_planes(generator, us, canonical_axis_mm()))
+    several = chosen(ALL, generator.manifest.input.planes) is not None
+    planes = run_planes(generator, us, canonical_axis_mm(), planes=ALL if several else "axial")
+    results = [(planes["axial"], None)] + ([(mean_of(planes), spread_of(planes))] if several else [])
     inside = case.brain & case.fan
     return Judged(
-        case.name, _bytes(us), _bytes(mr), wrong_of((mr + 1) / 2, case.t2), inside,
-        np.flatnonzero(inside.sum(axis=(1, 2)) >= ENOUGH),
+        case.name, _bytes(us),
+        tuple(Made(_bytes(mr), _share(error_of((mr + 1) / 2, case.t2)),
+                   None if spread is None else _share(spread / SPREAD_SCALE)) for mr, spread in results),
+        inside, np.flatnonzero(inside.sum(axis=(1, 2)) >= ENOUGH),
     )  # fmt: skip
 
 
@@ -72,23 +91,39 @@ def judged(
     result = []
     for folder in folders:
         for case in cases(folder):
-            file = kept / f"{folder.name}-{case.name}.npz"
+            file = kept / f"{folder.parent.name}-{folder.name}-{case.name}.npz"
             if not file.is_file():
-                head = judge(generator, case)
-                part = file.with_suffix(f".{os.getpid()}.part.npz")
-                np.savez_compressed(part, us=head.us, mr=head.mr, wrong=head.wrong, inside=head.inside,
-                                    slices=head.slices)  # fmt: skip
-                os.replace(part, file)
-                report(f"{head.name}: {head.wrong[head.inside].mean():.1%} of the brain wrong")
-            with np.load(file) as stored:
-                result.append(Judged(case.name, *(stored[name] for name in ("us", "mr", "wrong", "inside", "slices"))))
+                _keep(judge(generator, case), file, report)
+            result.append(_kept(file, case.name))
     return result
 
 
+def _keep(head: Judged, file: Path, report: Callable[[str], None]) -> None:
+    part = file.with_suffix(f".{os.getpid()}.part.npz")
+    arrays = {"us": head.us, "inside": head.inside, "slices": head.slices}
+    for n, made in enumerate(head.made):
+        arrays |= {f"mr_{n}": made.mr, f"error_{n}": made.error}
+        arrays |= {} if made.spread is None else {f"spread_{n}": made.spread}
+    np.savez(part, **arrays)  # type: ignore[arg-type]
+    os.replace(part, file)
+    shares = " and ".join(f"{made.wrong[head.inside].mean():.1%}" for made in head.made)
+    report(f"{head.name}: {shares} of the brain wrong")
+
+
+def _kept(file: Path, name: str) -> Judged:
+    with np.load(file) as stored:
+        count = sum(key.startswith("mr_") for key in stored.files)
+        made = tuple(Made(stored[f"mr_{n}"], stored[f"error_{n}"],
+                          stored[f"spread_{n}"] if f"spread_{n}" in stored else None) for n in range(count))  # fmt: skip
+        return Judged(name, stored["us"], made, stored["inside"], stored["slices"])
+
+
 def draw(heads: Sequence[Judged], count: int, rng: np.random.Generator) -> SupportBatch:
-    """A random batch of `count` slices of these heads, half of them mirrored."""
-    parts = [slices_of(head, rng.choice(head.slices, 1)) for head in (heads[int(rng.integers(len(heads)))]
-                                                                      for _ in range(count))]  # fmt: skip
+    """A random batch of `count` slices of these heads, of one plane or of several, half of them mirrored."""
+    parts = []
+    for _ in range(count):
+        head = heads[int(rng.integers(len(heads)))]
+        parts.append(slices_of(head, head.made[int(rng.integers(len(head.made)))], rng.choice(head.slices, 1)))
     batch = SupportBatch(*(torch.cat(values) for values in zip(*parts, strict=True)))
     mirrored = torch.from_numpy(rng.random(count) < 0.5)[:, None, None, None]
     flipped = [torch.where(mirrored, x.flip(3), x) if x.shape[-1] > 1 else x for x in batch]
@@ -96,7 +131,7 @@ def draw(heads: Sequence[Judged], count: int, rng: np.random.Generator) -> Suppo
 
 
 def changed(batch: SupportBatch, rng: np.random.Generator) -> SupportBatch:
-    """The batch turned, scaled, shifted, with another gain and noise: forty heads are soon known by heart."""
+    """The batch turned, scaled, shifted, with another gain and noise: a few heads are soon known by heart."""
     count = len(batch.us)
 
     def drawn(low: float, high: float) -> Tensor:
@@ -115,24 +150,38 @@ def changed(batch: SupportBatch, rng: np.random.Generator) -> SupportBatch:
         grid = F.affine_grid(torch.from_numpy(theta.copy()), list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, align_corners=False)
 
-    images = moved(torch.cat([us + 1, batch.mr + 1], dim=1)) - 1
-    said = moved(torch.cat([batch.wrong, batch.inside], dim=1))
-    us, mr = images[:, :3], images[:, 3:]
-    return SupportBatch(us + noise(us, 0.1), mr + noise(mr, 0.05), batch.z + drawn(-0.1, 0.1), said[:, :1], said[:, 1:])
+    images = moved(torch.cat([us + 1, batch.mr + 1, batch.spread - ONE_PLANE], dim=1))
+    said = moved(torch.cat([batch.wrong, batch.error, batch.inside], dim=1))
+    us, mr, spread = images[:, :3] - 1, images[:, 3:6] - 1, images[:, 6:] + ONE_PLANE
+    several = batch.spread.amin(dim=(1, 2, 3), keepdim=True) >= 0
+    return SupportBatch(
+        us + noise(us, 0.1), mr + noise(mr, 0.05), torch.where(several, spread.clamp(min=0), batch.spread),
+        batch.z + drawn(-0.1, 0.1), said[:, :1], said[:, 1:2], said[:, 2:],
+    )  # fmt: skip
 
 
-def slices_of(head: Judged, some: np.ndarray) -> SupportBatch:
+def slices_of(head: Judged, made: Made, some: np.ndarray) -> SupportBatch:
     """Those slices of a head, as they are."""
-    us, mr = (torch.from_numpy(neighbourhood(stack, some)) / 127.5 - 1 for stack in (head.us, head.mr))
+    us, mr = (torch.from_numpy(neighbourhood(stack, some)) / 127.5 - 1 for stack in (head.us, made.mr))
+    spread = torch.full_like(us[:, :1], ONE_PLANE)
+    if made.spread is not None:
+        spread = torch.from_numpy(made.spread[some].astype(np.float32))[:, None] * (SPREAD_SCALE / 255)
     z = torch.from_numpy((canonical_axis_mm()[some] / LOCATION_SCALE_MM).astype(np.float32))[:, None, None, None]
-    wrong, inside = (_halved(mask[some]) for mask in (head.wrong & head.inside, head.inside))
-    return SupportBatch(us, mr, z, wrong, inside)
+    inside = head.inside[some]
+    wrong, seen = (_halved(mask.astype(np.float32)) for mask in (made.wrong[some] & inside, inside))
+    error = _halved(np.where(inside, made.error[some], 0).astype(np.float32) / 255)
+    return SupportBatch(us, mr, spread, z, wrong, error, seen)
 
 
-def _halved(mask: np.ndarray) -> Tensor:
-    return F.avg_pool2d(torch.from_numpy(mask.astype(np.float32))[:, None], 2)
+def _halved(values: np.ndarray) -> Tensor:
+    return F.avg_pool2d(torch.from_numpy(values)[:, None], 2)
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:
     """[-1, 1] -> uint8."""
     return np.asarray(np.clip(np.rint((values + 1) * 127.5), 0, 255), np.uint8)
+
+
+def _share(values: np.ndarray) -> np.ndarray:
+    """0-1 -> uint8."""
+    return np.asarray(np.clip(np.rint(values * 255), 0, 255), np.uint8)

@@ -18,7 +18,7 @@ import torch
 from .. import weights
 from ..errors import Failed, Refused
 from ..normalisation.canonical import SIZE
-from ..synthesis.support import SMOOTHING_MM, WRONG, SupportNetwork
+from ..synthesis.support import ONE_PLANE, SMOOTHING_MM, WRONG, SupportNetwork
 from .model_folder import CARD, MANIFEST
 
 FILE = "support.pt"
@@ -70,7 +70,8 @@ def described_card(card: str, record: Mapping[str, Any]) -> str:
         _HEADING, "",
         f"`{record['file']}` gives the probability that the grey is right: off by no more than {record['wrong']:g} of "
         f"the brightest fluid's, after a Gaussian of {record['smoothing_mm']:g} mm.",
-        f"- {record['cases']} simulated heads ({', '.join(config['learn'])}), {record['steps']} steps, calibrated on "
+        f"- {record['cases']} simulated heads ({', '.join([*config['learn'], *config.get('also', [])])}), "
+        f"{record['steps']} steps, calibrated on "
         f"{', '.join(config['calibrate'])}, seed {config['seed']}, {record['date']}.",
         "- It knows only what it has seen go wrong: simulated heads. On real ultrasound it is untested, and an anomaly "
         "of a kind that it never met can look well supported.",
@@ -85,16 +86,18 @@ def _traced(network: SupportNetwork) -> bytes:
     """As TorchScript, traced for the reasons given in `export.py`, and checked against eager. Raises Failed."""
     seeded = torch.Generator().manual_seed(0)
     us, mr = (torch.rand(4, 3, SIZE, SIZE, generator=seeded) * 2 - 1 for _ in range(2))
+    spread = torch.rand(4, 1, SIZE, SIZE, generator=seeded)
+    spread[::2] = ONE_PLANE
     z = torch.linspace(-1, 1, 4).view(4, 1, 1, 1)
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(network, (us[:2], mr[:2], z[:2]), check_trace=False), buffer)
+        torch.jit.save(torch.jit.trace(network, (us[:2], mr[:2], spread[:2], z[:2]), check_trace=False), buffer)
         buffer.seek(0)
         loaded = torch.jit.load(buffer)
     with torch.inference_mode():
         for count in range(1, 5):
-            asked = us[:count], mr[:count], z[:count]
+            asked = us[:count], mr[:count], spread[:count], z[:count]
             worst = float((loaded(*asked) - network(*asked)).abs().max())
             if not worst <= TOLERANCE:
                 raise Failed("export", f"The exported support map differs by {worst:.1e}.", "Report it.")

@@ -1,4 +1,8 @@
-"""Training a support map: cross-entropy between what it says is wrong and what is, then calibration on unseen heads."""
+"""Training a support map: what it says is wrong against what is, then calibration on heads the generator never saw.
+
+Beside the cross-entropy it learns the size of the error everywhere, as the scale of a Laplace distribution: a yes or no
+says little of most voxels, and a few heads have few wrong ones.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,8 @@ from .monitoring import Log, progress_line
 from .run import average, opened, prepared, stop_signals
 from .support_configuration import TASK, SupportConfig, read_support_configuration, support_configuration_from
 from .support_data import Judged, changed, draw, judged, slices_of
+
+SEEN = 4  # the batch's parts that the network sees
 
 
 def train_support(
@@ -50,7 +56,8 @@ def train_support(
         raise Refused("model", f"The run in {output} belongs to other weights of {config.model!r}.",
                       "Choose another output.")
     folder, kept = Path(config.folder), output / f"judged-{of[:16]}"
-    learnt = judged(generator, [folder / name for name in config.learn], kept, report=report)
+    learnt = judged(generator, [*(folder / name for name in config.learn), *map(Path, config.also)], kept,
+                    report=report)
     held = judged(generator, [folder / name for name in config.calibrate], kept, report=report)
 
     network = SupportNetwork().to(device)
@@ -79,8 +86,10 @@ def train_support(
                 group["lr"] = config.rate * min(1.0, 2 * (1 - share))
             batch = changed(draw(learnt, config.batch, rng), rng)
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                logits = network.logits(*(part.to(device) for part in batch[:3])).float()
-            loss = _cross_entropy(logits, batch.wrong.to(device), batch.inside.to(device))
+                said = network.readings(*(part.to(device) for part in batch[:SEEN])).float()
+            wrong, error, inside = (part.to(device) for part in batch[SEEN:])
+            terms = {"wrong": _cross_entropy(said[:, :1], wrong, inside), "size": _laplace(said[:, 1:], error, inside)}
+            loss = terms["wrong"] + config.size * terms["size"]
             if not bool(torch.isfinite(loss)):
                 raise Failed("diverged", f"The loss is no number at step {step}.", "Lower rate.")
             optimiser.zero_grad(set_to_none=True)
@@ -91,12 +100,12 @@ def train_support(
             elapsed_s = time.perf_counter() - began
             ending = step == config.steps or bool(limit_s and elapsed_s >= limit_s)
             if step % config.log_every == 0 or ending:
-                row = {"loss": float(loss.detach())}
+                row = {"loss": float(loss.detach())} | {name: float(term.detach()) for name, term in terms.items()}
                 log.write({"step": step, "elapsed_s": elapsed_s, **row})
                 report(progress_line(step, config.steps, elapsed_s / step, max(limit_s - elapsed_s, 0.0), row))
             if ending:
                 calibrate(averaged, held)
-                report(f"calibrated: scale {float(averaged.scale):.3f}, offset {float(averaged.offset):.3f}")
+                report(f"calibrated: scale {averaged.scale.tolist()}, offset {averaged.offset.tolist()}")
             if step % config.checkpoint_every == 0 or ending:
                 save()
             if not ending and (stopped() or (cancel is not None and cancel())):
@@ -107,27 +116,34 @@ def train_support(
 
 
 def calibrate(network: SupportNetwork, heads: Sequence[Judged]) -> None:
-    """Platt's scaling of the logits on these heads, in place: the probabilities become shares that are wrong."""
-    logits, wrong = [], []
-    network.scale.fill_(1.0)
-    network.offset.fill_(0.0)
-    device = network.scale.device
-    with torch.inference_mode():
+    """Platt's scaling of the logits on these heads, in place: the probabilities become shares that are wrong.
+
+    One scaling for what was made in one plane, one for what was made in several; where there is none of the latter it
+    takes the former's.
+    """
+    for kind in range(2):
+        logits, wrong = [], []
         for head in heads:
             for k in head.slices[::4]:
-                batch = slices_of(head, np.array([k]))
+                batch = slices_of(head, head.made[min(kind, len(head.made) - 1)], np.array([k]))
                 inside = batch.inside.numpy() > 0.99
-                logits.append(network.logits(*(part.to(device) for part in batch[:3])).float().cpu().numpy()[inside])
+                seen = [part.to(network.scale.device) for part in batch[:SEEN]]
+                with torch.inference_mode():
+                    logits.append(network.readings(*seen)[:, :1].float().cpu().numpy()[inside])
                 wrong.append(batch.wrong.numpy()[inside])
-    x, y = np.concatenate(logits).astype(np.float64), np.concatenate(wrong).astype(np.float64)
+        network.scale[kind], network.offset[kind] = _scaling(np.concatenate(logits), np.concatenate(wrong))
+
+
+def _scaling(logits: np.ndarray, wrong: np.ndarray) -> tuple[float, float]:
+    """Scale and offset with the least cross-entropy between these logits and shares."""
+    x, y = logits.astype(np.float64), wrong.astype(np.float64)
 
     def loss(values: np.ndarray) -> float:
         z = values[0] * x + values[1]
         return float((np.logaddexp(0, z) - y * z).mean())
 
     scale, offset = optimize.minimize(loss, [1.0, 0.0], method="Nelder-Mead").x
-    network.scale.fill_(float(scale))
-    network.offset.fill_(float(offset))
+    return float(scale), float(offset)
 
 
 def _cross_entropy(logits: torch.Tensor, wrong: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
@@ -136,3 +152,9 @@ def _cross_entropy(logits: torch.Tensor, wrong: torch.Tensor, inside: torch.Tens
     return (F.binary_cross_entropy_with_logits(logits, share, reduction="none") * inside).sum() / inside.sum().clamp(1)
 
 
+
+
+def _laplace(log_size: torch.Tensor, error: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of the error under a Laplace distribution of that scale, mean over brain in the beam."""
+    log_size = log_size.clamp(-6, 1)
+    return ((error * torch.exp(-log_size) + log_size) * inside).sum() / inside.sum().clamp(1)
