@@ -161,6 +161,29 @@ def test_an_independent_validator_finds_no_error(kind: str, tmp_path: Path) -> N
         assert [line for line in said if line.startswith("Error")] == []
 
 
+@pytest.mark.parametrize("array", [oblique().array, oblique().array / np.float32(3000)], ids=["integers", "fractions"])
+def test_another_library_finds_the_required_attributes_and_the_same_volume(array: np.ndarray, tmp_path: Path) -> None:
+    """highdicom, which carries the standard's tables along and orders slices by its own geometry."""
+    highdicom = pytest.importorskip("highdicom")
+    from highdicom import _standard_utils as standard
+
+    mr = Volume(array, oblique().ijk_to_ras)
+    files = [pydicom.dcmread(path) for path in write_dicom(tmp_path, mr, PROVENANCE)]
+    modules = standard.get_iod_module_map()[standard.get_sop_class_iod_map()[files[0].SOPClassUID]]
+    mandatory = [module["key"] for module in modules if module["usage"] == "M"]
+    assert {"patient", "general-series", "sc-equipment", "image-pixel", "sop-common"} <= set(mandatory)
+    for module in mandatory:
+        standard.check_required_attributes(files[0], module)     # raises for what is missing
+    seen = highdicom.get_volume_from_series(files[::-1])
+    step = float(files[0].RescaleSlope)
+    for corner in np.ndindex(2, 2, 2):
+        index = np.array(corner) * (np.array(seen.array.shape) - 1)
+        lps = seen.affine @ [*index, 1]
+        i, j, k = np.rint(np.linalg.inv(mr.ijk_to_ras) @ (lps * [-1, -1, 1, 1]))[:3].astype(int)
+        assert np.linalg.norm(mr.ijk_to_ras @ [i, j, k, 1] * [-1, -1, 1, 1] - lps) < 1e-3
+        assert abs(seen.array[tuple(index)] - array[k, j, i]) <= step
+
+
 def test_patient_orientation_names_the_nearest_directions() -> None:
     assert export_dicom._letters(np.array([1.0, 0, 0])) == "L"
     assert export_dicom._letters(np.array([0, -0.9, 0.3])) == "AH"
