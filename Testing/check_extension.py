@@ -64,6 +64,10 @@ def _pictures() -> Iterator[str]:
     for icon in (ROOT / "Resources" / "USMRISynthesis.png", MODULE / "Resources" / "Icons" / "USMRISynthesis.png"):
         if _size(icon) != (128, 128):
             yield f"The icon {icon.name} is not 128 by 128 pixels."
+    for name in re.findall(r'"(FetalHead\w+)"', (MODULE / "USMRISynthesisScene" / "sample_data.py").read_text("utf-8")):
+        width, height = _size(MODULE / "Resources" / "Icons" / f"{name}.png")
+        if not (200 <= width <= 320 and 200 <= height <= 320):
+            yield f"The sample {name} has no thumbnail of about 260 by 280 pixels."
     screenshots = sorted((ROOT / "Resources" / "Screenshots").glob("*.png"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     if len(screenshots) < 2:

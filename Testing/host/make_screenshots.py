@@ -1,6 +1,7 @@
 """Pictures of the panel and the views for the README, made by the host from the simulated sample and the shipped model.
 
-    QT_QPA_PLATFORM=offscreen python Testing/host/make_screenshots.py [FOLDER]     # Resources/Screenshots
+    QT_QPA_PLATFORM=offscreen python Testing/host/make_screenshots.py [FOLDER]         # Resources/Screenshots
+    QT_QPA_PLATFORM=offscreen python Testing/host/make_screenshots.py --thumbnails     # of the Sample Data module
 """
 from __future__ import annotations
 
@@ -19,9 +20,29 @@ HOST = start()
 import numpy as np  # noqa: E402
 import slicer  # noqa: E402
 from host_slicer.slice_view import picture_of, write_png  # noqa: E402
+from PIL import Image  # noqa: E402
 from scenery import MODULE_FILE, is_idle, spin_until  # noqa: E402
 from USMRISynthesisScene import layout  # noqa: E402
-from USMRISynthesisScene.sample_data import SIMULATED, sample_file  # noqa: E402
+from USMRISynthesisScene.sample_data import FILES, SIMULATED, sample_file  # noqa: E402
+
+THUMBNAIL = (260, 280)
+
+
+def thumbnails(folder: Path) -> None:
+    """The samples as the ultrasound view shows them, in the size of the Sample Data module's buttons."""
+    for name in FILES:
+        image = slicer.util.loadVolume(str(sample_file(name)), {"name": name, "singleFile": True})
+        image.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+        layout.show_comparison(image, image)
+        picture = Image.fromarray(picture_of(slicer.app.layoutManager().sliceWidget(layout.ULTRASOUND)))
+        left, top, right, bottom = picture.convert("L").point(lambda grey: 255 * (grey > 30)).getbbox() or (
+            0, 0, *picture.size)
+        scale = min(THUMBNAIL[0] / (right - left), THUMBNAIL[1] / (bottom - top))
+        head = picture.crop((left, top, right, bottom)).resize(
+            (round(scale * (right - left)), round(scale * (bottom - top))), Image.Resampling.LANCZOS)
+        button = Image.new("RGB", THUMBNAIL)
+        button.paste(head, ((THUMBNAIL[0] - head.width) // 2, (THUMBNAIL[1] - head.height) // 2))
+        button.save(folder / f"{name}.png", optimize=True)
 
 
 def main(folder: Path) -> None:
@@ -47,6 +68,9 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else REPOSITORY / "Resources" / "Screenshots")
+    if "--thumbnails" in sys.argv:
+        thumbnails(MODULE_FILE.parent / "Resources" / "Icons")
+    else:
+        main(Path(sys.argv[1]) if len(sys.argv) > 1 else REPOSITORY / "Resources" / "Screenshots")
     sys.stdout.flush()
     os._exit(0)     # without taking Qt and VTK apart

@@ -60,3 +60,4 @@ def test_sample_images_are_registered_as_files(module: Any, monkeypatch: pytest.
     for options in registered.values():
         assert options["uris"].startswith("file:///")
         assert options["checksums"].startswith("SHA256:")
+        assert Path(options["thumbnailFileName"]).is_file()
