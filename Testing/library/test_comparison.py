@@ -119,8 +119,24 @@ def test_a_faithful_method_beats_every_baseline_and_truth_is_the_most_that_can_b
     assert "faithful" in text and "tissue_dice" in text
     json.dumps(figures)
     assert len(list(tmp_path.glob("segmenter-*.pt"))) == 1
-    network = segmenter.trained(heads / "train", tmp_path)  # kept: not trained again
+    network = segmenter.trained([heads / "train"], tmp_path)  # kept: not trained again
     assert not network.training
+
+
+def test_the_kernel_distance_is_nothing_for_the_same_distribution_and_grows_with_the_difference():
+    rng = np.random.default_rng(0)
+    real, same, other = rng.standard_normal((3, 200, 16)) + np.array([0, 0, 0.5])[:, None, None]
+    assert abs(measures.kernel_distance(same, real)) < 0.1 < measures.kernel_distance(other, real)
+    assert measures.kernel_distance(other, real) < measures.kernel_distance(other + 0.5, real)
+
+
+def test_volumes_are_compared_with_the_labels_over_heads_and_an_average_head_does_not_follow():
+    true = np.array([[100.0, 900], [200, 800], [400, 700], [300, 600]])
+    features, real = [np.zeros((3, 4))] * 4, np.zeros((5, 4))
+    followed = comparison._over_heads(true * 2, true, features, real)
+    assert followed["volume_rho"][0] == followed["csf_rho"][0] == 1.0 and followed["volume_bias"][0] == 1.0
+    average = comparison._over_heads(np.full_like(true, 250.0), true, features, real)
+    assert average["volume_rho"][0] == 0.0 and followed["kid"][0] == 0.0
 
 
 def test_ssim_is_one_with_itself_and_falls_with_noise(truth):

@@ -136,7 +136,7 @@ def test_table_and_picture_hold_every_method(tmp_path, monkeypatch):
 
     study = studies.read_study(written(tmp_path))
     studies.run(study, report=quiet)
-    row = {key: [0.5, 0.4, 0.6] for key in (*study_table.comparison.MEASURES, "volume_rho")}
+    row = {key: [0.5, 0.4, 0.6] for key in (*study_table.comparison.MEASURES, *study_table.comparison.OVER_HEADS)}
     names = ["mean", "paper-0", "paper-1", "cut-0", "cut-1"]
     text = study_table.markdown(study, dict.fromkeys(names, row), {"date": "today"})
     assert all(f"| {name} |" in text for name in names)

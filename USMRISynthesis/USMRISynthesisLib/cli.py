@@ -139,8 +139,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--cases", metavar="DIR|N", help="simulated cases (data/sim); for the simulator how many "
                           "heads are simulated (30), or the folder of cases to judge instead")
     evaluate.add_argument("--split", default="val", help="which of them (val)")
-    evaluate.add_argument("--train", metavar="DIR", help="synthesis: cases whose mean MR is the baseline "
-                          "(train/ beside the split)")
+    evaluate.add_argument("--train", metavar="DIR", nargs="+", default=[],
+                          help="synthesis: cases whose mean MR is the baseline (train/ beside the split); the "
+                          "segmenter of tissues learns from these and any further ones")
     evaluate.add_argument("--model", default="default", help="name of a model, or its folder")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     evaluate.add_argument("--planes", default="axial",

@@ -20,7 +20,7 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     from USMRISynthesisLib.evaluation.synthesis_frames import frame_prediction
 
     folder = Path(options.cases or "data/sim")
-    train = Path(options.train) if options.train else folder / "train"
+    train, *also = [Path(name) for name in options.train] or [folder / "train"]
     make = synthesis.corridor_prediction if options.through == "product" else synthesis.canonical_prediction
     predict, progress = make(options.model, options.device, options.planes), console.progress(options)
     result = synthesis.evaluate(folder, predict, split=options.split, train=train,
@@ -31,7 +31,7 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
         return text, result
     name = Path(options.model).name
     result["methods"] = comparison.compare(folder, options.split, train, {name: predict}, kept=Path(KEPT),
-                                           progress=progress)
+                                           also=also, progress=progress)
     result |= comparison.shares(result)
     text += "\n\nmethods side by side (simulated)\n" + comparison.table(result["methods"])
     believed = support.evaluate(folder / options.split, options.model, options.device, planes=options.planes,

@@ -88,11 +88,24 @@ def tissue_dice(found: np.ndarray, labels: np.ndarray, where: np.ndarray) -> dic
     return scores
 
 
-def trained(folder: Path, kept: Path, *, progress: Callable[[float, str], None] | None = None) -> Segmenter:
-    """The segmenter of a split's T2 and labels; made once and kept in `kept`, for as long as the cases are the same."""
-    paths = sorted(p for p in folder.glob("*.npz") if ".partial" not in p.name)
+def features(network: Segmenter, t2: np.ndarray, z_mm: np.ndarray) -> np.ndarray:
+    """What the network makes of slices (K, H, W) in 0-1 at its coarsest level, means over the slice: (K, channels)."""
+    from ..synthesis.slices import LOCATION_SCALE_MM
+
+    made = []
+    with torch.inference_mode():
+        for image, z in zip(t2, z_mm, strict=True):
+            x = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None]
+            deep = network.encoder(torch.cat([x, torch.full_like(x, float(z) / LOCATION_SCALE_MM)], dim=1))[-1]
+            made.append(deep.mean(dim=(2, 3))[0].numpy())
+    return np.stack(made)
+
+
+def trained(folders: Sequence[Path], kept: Path, *, progress: Callable[[float, str], None] | None = None) -> Segmenter:
+    """The segmenter of some splits' T2 and labels; made once and kept in `kept`, while the cases are the same."""
+    paths = [p for folder in folders for p in sorted(folder.glob("*.npz")) if ".partial" not in p.name]
     if not paths:
-        raise Refused("no-cases", f"{folder} holds no simulated cases.", "Make them with `usmri simulate` first.")
+        raise Refused("no-cases", f"{folders[0]} holds no simulated cases.", "Make them with `usmri simulate` first.")
     facts = [(p.name, p.stat().st_size) for p in paths], STEPS, BATCH, RATE, "root of share"
     stamp = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     file = kept / f"segmenter-{stamp}.pt"

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import Refused
-from ..normalisation.canonical import SIZE, SPACING_MM, canonical_axis_mm, canonical_ijk_to_ras
+from ..normalisation.canonical import SIZE, canonical_axis_mm, canonical_ijk_to_ras
 from . import measures
 from .synthesis_frames import PredictFrame, mean_frame, measure_frames
 
 _BRAIN = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13)
 SLICES = range(44, 117, 4)  # axial slices that hold brain
-_BRIGHT = 0.72  # between white matter (at most about 0.66) and fluid (from about 0.8) of the T2 averages
 _BOOTSTRAPS = 500
 
 
@@ -42,12 +41,6 @@ class Case:
     @property
     def brain(self) -> np.ndarray:
         return np.isin(self.labels, _BRAIN)
-
-    @property
-    def core(self) -> np.ndarray:
-        """The middle of the brain that the beam reached, where bright fluid is the ventricles' and the cavum's."""
-        inside = np.abs(np.arange(SIZE) - SIZE / 2) * SPACING_MM < 22
-        return self.brain & self.fan & (inside[:, None, None] & inside[None, :, None] & inside[None, None, :])
 
 
 def cases(folder: Path) -> Iterator[Case]:
@@ -149,12 +142,7 @@ def evaluate(
     values: dict[str, list[float]] = {}
     rng = np.random.default_rng(0)
     for key in rows[0]:
-        if key.startswith("volume_"):
-            continue
         values[key] = interval(np.array([row[key] for row in rows]), rng)
-    predicted = np.array([row["volume_predicted"] for row in rows])
-    true = np.array([row["volume_true"] for row in rows])
-    values["fluid_volume_rho"] = [measures.rank_correlation(predicted, true)] * 3
     return {
         "simulated": True,
         "split": split,
@@ -196,14 +184,7 @@ def _measure(case: Case, prediction: np.ndarray, mean: np.ndarray) -> dict[str, 
         "shift_within_1px": float(np.mean([max(abs(r), abs(c)) <= 1 for r, c in offsets])),
         "stripe_peak": float(np.median([measures.stripe_peak(prediction[k]) for k in (64, 80, 96)])),
         "stripe_peak_truth": float(np.median([measures.stripe_peak(case.t2[k]) for k in (64, 80, 96)])),
-        "volume_predicted": bright_fluid(prediction, case),
-        "volume_true": bright_fluid(case.t2, case),
     }
-
-
-def bright_fluid(volume: np.ndarray, case: Case) -> float:
-    """Voxels (of 0.6 mm) in the middle of the brain that are as bright as fluid; volume 0-1."""
-    return float((volume > _BRIGHT)[case.core].sum())
 
 
 def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:

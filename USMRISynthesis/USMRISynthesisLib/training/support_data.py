@@ -113,8 +113,8 @@ def _keep(head: Judged, file: Path, report: Callable[[str], None]) -> None:
 def _kept(file: Path, name: str) -> Judged:
     with np.load(file) as stored:
         count = sum(key.startswith("mr_") for key in stored.files)
-        made = tuple(Made(stored[f"mr_{n}"], stored[f"error_{n}"],
-                          stored[f"spread_{n}"] if f"spread_{n}" in stored else None) for n in range(count))  # fmt: skip
+        spreads = [stored[f"spread_{n}"] if f"spread_{n}" in stored else None for n in range(count)]
+        made = tuple(Made(stored[f"mr_{n}"], stored[f"error_{n}"], spreads[n]) for n in range(count))
         return Judged(name, stored["us"], made, stored["inside"], stored["slices"])
 
 
@@ -123,7 +123,8 @@ def draw(heads: Sequence[Judged], count: int, rng: np.random.Generator) -> Suppo
     parts = []
     for _ in range(count):
         head = heads[int(rng.integers(len(heads)))]
-        parts.append(slices_of(head, head.made[int(rng.integers(len(head.made)))], rng.choice(head.slices, 1)))
+        made = head.made[int(rng.integers(len(head.made)))]
+        parts.append(slices_of(head, made, rng.choice(head.slices, 1)))
     batch = SupportBatch(*(torch.cat(values) for values in zip(*parts, strict=True)))
     mirrored = torch.from_numpy(rng.random(count) < 0.5)[:, None, None, None]
     flipped = [torch.where(mirrored, x.flip(3), x) if x.shape[-1] > 1 else x for x in batch]
