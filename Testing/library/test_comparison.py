@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from made_heads import layered_case
+from PIL import Image
 from scipy import ndimage
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation import comparison, deformation, measures, real_frames, segmenter
@@ -174,6 +175,18 @@ def test_real_frames_catch_a_shift_an_asymmetry_and_a_dependence_on_gain(tmp_pat
     figures = real_frames.evaluate(file, bad, limit=2)
     assert figures["real_frames"] == 2 and 2 < figures["centre_offset_mm_median"] < 4
     assert figures["flip_ncc"] < 0 and figures["half_gain_ncc"] < 0 and figures["head_fill_dice_median"] < 0.95
+
+
+def test_the_picture_shows_each_frame_above_what_is_made_of_it_and_says_synthetic(tmp_path):
+    file = frames_file(tmp_path / "hc18.npz")
+    real_frames.draw(file, lambda us, fan: np.full(us.shape, 0.5), tmp_path / "new" / "frames.png")
+    with np.load(file) as content:
+        first = content["us"][content["split"] != "train"][0]
+    with Image.open(tmp_path / "new" / "frames.png") as picture:
+        sheet = np.asarray(picture)
+    assert sheet.shape == (336, 1280)
+    np.testing.assert_array_equal(sheet[:160, :160], first[::-1])
+    assert (sheet[160:320, :160] == 127).all() and sheet[320:, :160].max() > 200
 
 
 def test_real_frames_that_are_missing_are_refused(tmp_path):

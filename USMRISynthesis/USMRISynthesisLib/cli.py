@@ -151,7 +151,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", default="../shared/data", metavar="DIR", help="folder of HC18")
     evaluate.add_argument("--limit", type=int, metavar="N", help="that many frames, drawn at random (all)")
 
-    evaluate.add_argument("--picture", metavar="PNG", help="simulator: write real and simulated frames, shuffled")
+    evaluate.add_argument("--picture", metavar="PNG", help="simulator: write real and simulated frames, shuffled; "
+                          "synthesis: write 24 real frames and what is made of them")
 
     evaluate.add_argument("--poses", type=int, default=4, metavar="N",
                           help="normalisation: random orientations for each simulated head (4); 0: frames alone")

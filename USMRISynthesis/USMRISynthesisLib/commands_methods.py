@@ -26,6 +26,9 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     result = synthesis.evaluate(folder, predict, split=options.split, train=train,
                                 predict_frame=frame_prediction(options.model, options.device), progress=progress)
     result |= {"through": options.through, "planes": options.planes}
+    frames = train.parent / "hc18.npz"
+    if options.picture:
+        real_frames.draw(frames, frame_prediction(options.model, options.device), Path(options.picture))
     text = synthesis.table(result)
     if options.quick:
         return text, result
@@ -39,7 +42,6 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     if believed is not None:
         result |= believed
         text += "\n\n" + support.table(believed)
-    frames = train.parent / "hc18.npz"
     if frames.is_file():
         result |= real_frames.evaluate(frames, frame_prediction(options.model, options.device), limit=options.limit,
                                        progress=progress)

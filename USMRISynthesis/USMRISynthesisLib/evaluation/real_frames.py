@@ -21,6 +21,7 @@ FIGURES = (
     "real_frames", "head_fill_dice_median", "head_fill_dice_p10", "half_gain_ncc", "double_gain_ncc", "flip_ncc",
     "centre_offset_mm_median", "real_stripe_peak_median",
 )  # fmt: skip
+SHOWN, COLUMNS, STRIP = 24, 8, 16
 BRIGHT = 0.15  # brain, as in the simulated measures
 
 
@@ -37,13 +38,7 @@ def evaluate(
     half_gain_ncc, double_gain_ncc, flip_ncc: medians, inside the ellipse. centre_offset_mm_median: from the centre of
     the output to that of the ellipse, both inside the fan. Raises Refused where the frames are missing.
     """
-    try:
-        with np.load(file) as content:
-            held = content["split"] != "train"
-            us, fan, axes = (content[name][held] for name in ("us", "fan", "half_axes_mm"))
-    except (OSError, KeyError, ValueError) as error:
-        raise Refused("frames", f"The real frames {file.name} cannot be read.",
-                      "Make them with `usmri simulate`.") from error
+    us, fan, axes = _held_out(file)
     chosen = np.arange(len(us)) if limit is None else np.unique(np.linspace(0, len(us) - 1, limit).round().astype(int))
     rows = []
     for n, index in enumerate(chosen):
@@ -64,6 +59,36 @@ def evaluate(
         "centre_offset_mm_median": float(np.median(all_of("offset"))),
         "real_stripe_peak_median": float(np.median(all_of("stripes"))),
     }
+
+
+def draw(file: Path, predict: PredictFrame, target: Path) -> None:
+    """24 held-out frames, evenly chosen, and below each what is made of it, marked as synthetic.  Raises Refused."""
+    from PIL import Image, ImageDraw
+
+    us, fan, _ = _held_out(file)
+    chosen = np.unique(np.linspace(0, len(us) - 1, SHOWN).round().astype(int))
+    rows = -(-len(chosen) // COLUMNS)
+    sheet = Image.new("L", (COLUMNS * SIZE, rows * (2 * SIZE + STRIP)))
+    for n, index in enumerate(chosen):
+        x, y = n % COLUMNS * SIZE, n // COLUMNS * (2 * SIZE + STRIP)
+        made = np.clip(predict(us[index], fan[index]) * 255, 0, 255).astype(np.uint8)
+        for part, image in enumerate((us[index], made)):
+            sheet.paste(Image.fromarray(np.ascontiguousarray(image[::-1])), (x, y + part * SIZE))  # anterior up
+        ImageDraw.Draw(sheet).text((x + 4, y + 2 * SIZE + 2), "MR-like: SYNTHETIC", fill=255)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(target)
+
+
+def _held_out(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """us (n, 160, 160) uint8, fan bool and the heads' half axes (n, 2) mm of the fetuses that gave no weights."""
+    try:
+        with np.load(file) as content:
+            held = content["split"] != "train"
+            us, fan, axes = (content[name][held] for name in ("us", "fan", "half_axes_mm"))
+    except (OSError, KeyError, ValueError) as error:
+        raise Refused("frames", f"The real frames {file.name} cannot be read.",
+                      "Make them with `usmri simulate`.") from error
+    return us, fan, axes
 
 
 def _measured(us: np.ndarray, fan: np.ndarray, axes: np.ndarray, predict: PredictFrame) -> dict[str, float]:
