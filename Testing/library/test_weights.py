@@ -76,8 +76,20 @@ def test_a_missing_field_and_a_manifest_that_is_no_json_are_told_apart(tiny_mode
 
 def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path, write_model: WriteModel) -> None:
     folder = write_model(tmp_path / "m", b"", attention="mean")
-    assert read_manifest(folder).to_json() == {**json.loads((folder / "manifest.json").read_text()),
-                                               "file": "model.pt"}
+    written = json.loads((folder / "manifest.json").read_text())
+    read = json.loads(json.dumps(read_manifest(folder).to_json()))
+    # what was left out comes back as its default
+    assert read == {**written, "file": "model.pt", "input": {**written["input"], "planes": ["axial"]}}
+
+
+def test_planes_of_a_manifest_fit_its_channels_or_it_is_refused(tmp_path: Path, write_model: WriteModel) -> None:
+    form = {"size": 160, "spacing_mm": 0.6, "channels": 5, "neighbours": 1, "location": True}
+    three = write_model(tmp_path / "three", b"", input={**form, "planes": ["axial", "coronal", "sagittal"]})
+    assert read_manifest(three).input.planes == ("axial", "coronal", "sagittal")
+    for name, planes, fault in (("a", ["axial"], "input.channels"), ("b", ["oblique"], "input.planes"),
+                                ("c", "axial", "input.planes"), ("d", [], "input.planes")):  # fmt: skip
+        with pytest.raises(Failed, match=fault):
+            read_manifest(write_model(tmp_path / name, b"", input={**form, "planes": planes}))
 
 
 def test_a_manifest_from_before_the_exponent_means_none_and_a_senseless_one_is_refused(

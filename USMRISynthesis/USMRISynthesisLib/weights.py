@@ -17,21 +17,22 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from USMRISynthesisLib.errors import Failed, Refused
-from USMRISynthesisLib.synthesis.planes import PLANES
+from USMRISynthesisLib.manifest import MANIFEST as MANIFEST
+from USMRISynthesisLib.manifest import REMEDY, malformed
+from USMRISynthesisLib.manifest import WEIGHTS as WEIGHTS
+from USMRISynthesisLib.manifest import InputFormat as InputFormat
+from USMRISynthesisLib.manifest import Manifest as Manifest
+from USMRISynthesisLib.manifest import read_manifest as read_manifest
 
 if TYPE_CHECKING:
     import torch
 
-MANIFEST = "manifest.json"
-WEIGHTS = "model.pt"
 CONFIG_DIR_VARIABLE = "USMRI_CONFIG_DIR"
-_REMEDY = "Restore the model folder from the installation, or choose another model."
 
 Consent = Callable[[str, str], bool]   # (sha256, name) -> may this code run?
 
@@ -45,43 +46,6 @@ class ConsentNeeded(Refused):
             f"Trust it only if you know where it comes from (usmri: --trust-model); its SHA-256 is {sha256}.")
         self.name = name
         self.sha256 = sha256
-
-
-@dataclass(frozen=True)
-class InputFormat:
-    """What the network is fed: square slices in canonical space and how their channels are put together."""
-
-    size: int
-    spacing_mm: float
-    channels: int
-    neighbours: int
-    location: bool
-    intensity: str
-    exponent: float = 1.0  # of the 0-1 intensity; manifests of before it mean 1
-    planes: tuple[str, ...] = ("axial",)  # whose slices it takes
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a model is, what it was trained on, how good it is and where it must not be used."""
-
-    name: str
-    task: str
-    version: str
-    sha256: str
-    input: InputFormat
-    output: Mapping[str, Any]
-    training: Any
-    figures: Any
-    limits: Any
-    synthetic: bool = True
-    file: str = WEIGHTS
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The dictionary that `manifest.json` holds."""
-        content = asdict(self)
-        return {**content.pop("extra"), **content}
 
 
 def bundled_folders() -> list[Path]:
@@ -140,63 +104,6 @@ def find_model(name_or_path: str | Path) -> Path:
                  f"Installed models: {names}; a folder of your own needs a {MANIFEST} in it.")
 
 
-def read_manifest(folder: str | Path) -> Manifest:
-    """Read and check `manifest.json`. Raises Failed that names the field at fault."""
-    path = Path(folder) / MANIFEST
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Failed("manifest", f"The model's {MANIFEST} cannot be read ({error.strerror}).",
-                     _REMEDY) from error
-    except ValueError as error:
-        raise Failed("manifest", f"The model's {MANIFEST} is not JSON.", _REMEDY) from error
-    if not isinstance(content, dict):
-        raise Failed("manifest", f"The model's {MANIFEST} is not a JSON object.", _REMEDY)
-
-    def take(source: Mapping[str, Any], name: str, kinds: type | tuple[type, ...], prefix: str = "") -> Any:
-        value = source.get(name)
-        accepted = kinds if isinstance(kinds, tuple) else (kinds,)
-        # bool is an int to Python, never to a manifest.
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in accepted):
-            raise _malformed(prefix + name, "is missing" if name not in source else "has the wrong type")
-        return value
-
-    fed = take(content, "input", dict)
-    format_ = InputFormat(
-        size=take(fed, "size", int, "input."),
-        spacing_mm=float(take(fed, "spacing_mm", (int, float), "input.")),
-        channels=take(fed, "channels", int, "input."), neighbours=take(fed, "neighbours", int, "input."),
-        location=take(fed, "location", bool, "input."), intensity=str(fed.get("intensity", "")),
-        exponent=float(take({"exponent": 1.0} | fed, "exponent", (int, float), "input.")),
-        planes=tuple(take({"planes": ["axial"]} | fed, "planes", list, "input.")))
-    if not 0.1 <= format_.exponent <= 10:
-        raise _malformed("input.exponent", "must lie in 0.1..10")
-    if format_.size <= 0 or format_.spacing_mm <= 0 or format_.neighbours < 0:
-        raise _malformed("input", "has a size, spacing or neighbour count that makes no sense")
-    if not format_.planes or any(plane not in PLANES for plane in format_.planes):
-        raise _malformed("input.planes", f"must name some of {', '.join(PLANES)}")
-    if format_.channels != 2 * format_.neighbours + 1 + (len(format_.planes) > 1) + format_.location:
-        raise _malformed("input.channels", "does not match input.neighbours, input.planes and input.location")
-    sha256 = take(content, "sha256", str).lower()
-    if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
-        raise _malformed("sha256", "is not a SHA-256 in hexadecimal")
-    if content.get("synthetic") is not True:
-        raise _malformed("synthetic", "must be true")
-    file = content.get("file", WEIGHTS)
-    if not isinstance(file, str) or file != Path(file).name or file in ("", ".", ".."):
-        raise _malformed("file", "must be the name of a file in the model's own folder")
-    for name in ("training", "figures", "limits"):
-        if name not in content:
-            raise _malformed(name, "is missing")
-    known = {"name", "task", "version", "sha256", "input", "output", "training", "figures", "limits",
-             "synthetic", "file"}
-    return Manifest(name=take(content, "name", str), task=take(content, "task", str),
-                    version=str(take(content, "version", (str, int, float))), sha256=sha256, input=format_,
-                    output=take(content, "output", dict), training=content["training"],
-                    figures=content["figures"], limits=content["limits"], file=file,
-                    extra={key: value for key, value in content.items() if key not in known})
-
-
 def hash_matches(folder: str | Path) -> bool:
     """Whether the weights are the ones in the manifest; raises Failed when either cannot be read."""
     manifest = read_manifest(folder)
@@ -213,7 +120,7 @@ def verified_bytes(folder: str | Path, *, consent: Consent | None = None) -> tup
     content = _weights_bytes(folder, manifest)
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise Failed("hash", f"The weights of the model {manifest.name!r} are not the ones its manifest "
-                     "describes: the SHA-256 differs, so they were not loaded.", _REMEDY)
+                     "describes: the SHA-256 differs, so they were not loaded.", REMEDY)
     if not is_bundled(folder) and manifest.sha256 not in _trusted():
         if consent is None or not consent(manifest.sha256, manifest.name):
             raise ConsentNeeded(manifest.name, manifest.sha256)
@@ -231,11 +138,11 @@ def support_bytes(folder: str | Path, manifest: Manifest, *, consent: Consent | 
         return None
     file, sha256 = (named.get(key) if isinstance(named, dict) else None for key in ("file", "sha256"))
     if not isinstance(file, str) or not isinstance(sha256, str) or file != Path(file).name:
-        raise _malformed("support", "has no file and sha256")
+        raise malformed("support", "has no file and sha256")
     content = _file_bytes(Path(folder), file, manifest.name)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise Failed("hash", f"The support map of the model {manifest.name!r} is not the one its manifest describes: "
-                     "the SHA-256 differs, so it was not loaded.", _REMEDY)
+                     "the SHA-256 differs, so it was not loaded.", REMEDY)
     if not is_bundled(Path(folder)) and sha256 not in _trusted():
         if consent is None or not consent(sha256, f"{manifest.name}, support map"):
             raise ConsentNeeded(f"{manifest.name}, support map", sha256)
@@ -288,7 +195,7 @@ def _file_bytes(folder: Path, file: str, name: str) -> bytes:
         return (folder / file).read_bytes()
     except OSError as error:
         raise Failed("weights", f"The weights of the model {name!r} cannot be read "
-                     f"({error.strerror}).", _REMEDY) from error
+                     f"({error.strerror}).", REMEDY) from error
 
 
 def _trusted() -> dict[str, str]:
@@ -310,7 +217,3 @@ def _trust(sha256: str, name: str) -> None:
         os.replace(part, path)
     except OSError:
         part.unlink(missing_ok=True)
-
-
-def _malformed(name: str, fault: str) -> Failed:
-    return Failed("manifest", f"The model's {MANIFEST} is malformed: {name!r} {fault}.", _REMEDY)
