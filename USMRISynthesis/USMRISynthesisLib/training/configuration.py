@@ -26,8 +26,8 @@ class DataConfig:
     discriminators see as real MR, else that of other training cases. mr_weeks: only of these gestational
     weeks; empty for all. frames: the real frames' .npz, or "" for none. also: further folders whose `train/` is
     learnt from as well. shrink: slices are averaged over so many pixels each way: methods are compared sooner, and what
-    comes of it is no model for use. scans: real ultrasound volumes, which have no truth, and mr: MR volumes to take the place of
-    the simulated ones' T2; both as `usmri train --us DIR --mr DIR` prepares them. "" = none.
+    comes of it is no model for use. scans: real ultrasound volumes, which have no truth, and mr: MR volumes instead of
+    the simulated T2; both as `usmri train --us DIR --mr DIR` prepares them. "" = none.
     """
 
     folder: str = ""
