@@ -97,7 +97,7 @@ def test_a_bad_study_is_refused_by_method_and_key(tmp_path, change, message):
 def test_a_stopped_study_goes_on_where_it_was_and_does_not_train_again(tmp_path):
     whole, parts = studies.read_study(written(tmp_path, "whole")), studies.read_study(written(tmp_path, "parts"))
     done = studies.run(whole, report=quiet)
-    asked = iter([False] * 4 + [True])
+    asked = iter([False] * 2 + [True])
     with pytest.raises(Cancelled):
         studies.run(parts, cancel=lambda: next(asked), report=quiet)
     lines: list[str] = []
@@ -129,6 +129,16 @@ def test_shrunk_slices_train_a_method_whose_output_has_the_canonical_size_and_no
     assert study_table.prediction(study.methods[0])(case).shape == case.us.shape
     with pytest.raises(Refused, match="slices shrunk by 2, to compare methods; no model for use"):
         export(saved[0], tmp_path / "model", name="shrunk")
+
+
+def test_only_methods_trained_to_their_end_are_put_beside_a_model(tmp_path):
+    study = studies.read_study(written(tmp_path))
+    with pytest.raises(Refused, match="No method of the study.*Run `usmri study` first"):
+        studies.trained(study)
+    asked = iter([False] * 2 + [True])
+    with pytest.raises(Cancelled):
+        studies.run(study, cancel=lambda: next(asked), report=quiet)
+    assert [method.config.output for method in studies.trained(study)] == [study.methods[0].config.output]
 
 
 def test_table_and_picture_hold_every_method(tmp_path, monkeypatch):

@@ -168,6 +168,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--quick", action="store_true",
                           help="synthesis: the model's own figures only, no other methods, no real frames")
 
+    evaluate.add_argument("--study", metavar="CONFIG",
+                          help="synthesis: put the study's trained methods beside the model")
+
     study = add("study", "train methods and ablations on the same data, and write their table")
     study.add_argument("config", metavar="CONFIG", help="TOML: what they share, and in what each differs")
     study.add_argument("--split", default="val", help="which simulated cases they are measured on (val)")

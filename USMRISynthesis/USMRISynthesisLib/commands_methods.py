@@ -6,9 +6,12 @@ import datetime
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from USMRISynthesisLib import console
+
+if TYPE_CHECKING:
+    from USMRISynthesisLib.evaluation.synthesis import Predict
 
 Outcome = tuple[str, dict[str, Any]]
 KEPT = "build/evaluation"  # the segmenter, once trained
@@ -32,9 +35,9 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     text = synthesis.table(result)
     if options.quick:
         return text, result
-    name = Path(options.model).name
-    result["methods"] = comparison.compare(folder, options.split, train, {name: predict}, kept=Path(KEPT),
-                                           also=also, progress=progress)
+    methods = {Path(options.model).name: predict} | _studied(options.study)
+    result["methods"] = comparison.compare(folder, options.split, train, methods, kept=Path(KEPT), also=also,
+                                           progress=progress)
     result |= comparison.shares(result)
     text += "\n\nmethods side by side (simulated)\n" + comparison.table(result["methods"])
     believed = support.evaluate(folder / options.split, options.model, options.device, planes=options.planes,
@@ -48,6 +51,15 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
         text += "\n\nreal frames (HC18, fetuses held out; annotated pose; no truth)\n" + "\n".join(
             f"{key:32s} {result[key]:8.3f}" for key in real_frames.FIGURES)
     return text, result
+
+
+def _studied(config: str | None) -> dict[str, Predict]:
+    """The methods of a study that are trained to their end, by name."""
+    from USMRISynthesisLib.training import study as studies
+    from USMRISynthesisLib.training import study_table
+
+    asked = () if config is None else studies.trained(studies.read_study(config))
+    return {study_table.row(method, asked): study_table.prediction(method) for method in asked}
 
 
 def study(options: Namespace) -> Outcome:

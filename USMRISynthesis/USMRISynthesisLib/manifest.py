@@ -1,4 +1,4 @@
-"""A model folder's `manifest.json`: what a model is, what it is fed, how it was trained and where it must not be used."""
+"""A model folder's `manifest.json`: what a model is, what it is fed, how it was trained, where it must not be used."""
 from __future__ import annotations
 
 import json

@@ -73,13 +73,26 @@ def run(study: Study, *, cancel: Callable[[], bool] | None = None, report: Calla
     done = []
     for method in study.methods:
         saved = Path(method.config.output) / checkpoints.CHECKPOINT
-        if saved.is_file() and int(checkpoints.load(saved)["step"]) >= method.config.steps:
+        if _done(method):
             report(f"{method.name}, seed {method.config.seed}: done before")
         else:
             report(f"{method.name}, seed {method.config.seed}: {method.title}")
             train(method.config, cancel=cancel, report=report)
         done.append(saved)
     return done
+
+
+def trained(study: Study) -> tuple[Method, ...]:
+    """The methods that are trained to their end. Raises Refused where none is."""
+    done = tuple(method for method in study.methods if _done(method))
+    if not done:
+        raise Refused("study", f"No method of the study in {study.output} is trained.", "Run `usmri study` first.")
+    return done
+
+
+def _done(method: Method) -> bool:
+    saved = Path(method.config.output) / checkpoints.CHECKPOINT
+    return saved.is_file() and int(checkpoints.load(saved)["step"]) >= method.config.steps
 
 
 def shortened(study: Study, steps: int) -> Study:

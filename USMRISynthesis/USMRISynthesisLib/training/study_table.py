@@ -34,7 +34,7 @@ def measured(
 ) -> dict[str, dict[str, list[float]]]:
     """Figures of all methods and of the baselines on a split of the study's data; kept in its folder as JSON."""
     data = Path(study.methods[0].config.data.folder)
-    predictions = {_row(method, study): prediction(method) for method in study.methods}
+    predictions = {row(method, study.methods): prediction(method) for method in study.methods}
     figures = comparison.compare(data, split, data / "train", predictions, kept=study.output, progress=progress)
     study.output.mkdir(parents=True, exist_ok=True)
     (study.output / FIGURES).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -59,11 +59,11 @@ def prediction(method: Method) -> Predict:
 def markdown(study: Study, figures: Mapping[str, Mapping[str, Sequence[float]]], notes: Mapping[str, Any]) -> str:
     """The table as Markdown, with what each method is, its steps, seed and minutes."""
     keys = (*comparison.MEASURES, *comparison.OVER_HEADS)
-    named = {_row(method, study): method for method in study.methods}
+    named = {row(method, study.methods): method for method in study.methods}
     lines = [f"- {key}: {value}" for key, value in notes.items()]
     lines += ["", "| method | " + " | ".join(keys) + " |", "|-|" + "-|" * len(keys)]
-    for name, row in figures.items():
-        cells = [f"{row[key][0]:.3f} [{row[key][1]:.3f}, {row[key][2]:.3f}]" for key in keys]
+    for name, values in figures.items():
+        cells = [f"{values[key][0]:.3f} [{values[key][1]:.3f}, {values[key][2]:.3f}]" for key in keys]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", "| method | what it is | steps | minutes |", "|-|-|-|-|"]
     for name, method in named.items():
@@ -93,7 +93,7 @@ def draw(study: Study, split: str, target: Path) -> None:
             with torch.inference_mode():
                 made = _grown(generator(shrunk(x, config.data.shrink)), config.data.shrink)
             images.extend(((made[:, 0] + 1) / 2).numpy())
-        rows.append((_row(method, study), images))
+        rows.append((row(method, study.methods), images))
     rows.append(("truth", [case.t2[k] for case, k in chosen]))
     height, width = listed[0].us.shape[1:]
     columns = max(len(images) for _, images in rows)
@@ -123,9 +123,9 @@ def _thin(case: Case, k: int) -> Case:
     return dataclasses.replace(case, us=kept, fan=fan)
 
 
-def _row(method: Method, study: Study) -> str:
-    """A method's name, with the seed where the study has several."""
-    several = sum(other.name == method.name for other in study.methods) > 1
+def row(method: Method, methods: Sequence[Method]) -> str:
+    """A method's name, with the seed where there are several."""
+    several = sum(other.name == method.name for other in methods) > 1
     return f"{method.name}-{method.config.seed}" if several else method.name
 
 
