@@ -65,6 +65,8 @@ class PlayedWorker:
             if request.get(key):
                 Volume(array.astype(array.dtype), image.ijk_to_ras).write(request[key])
         score = 0.2 if part == "doubt" else 0.9
+        if request["op"] == "respace":
+            return {"provenance": {"notice": nodes.SYNTHETIC, "operation": "respace"}}
         return {"ras_to_canonical": request["transform"] or np.eye(4).ravel().tolist(), "masks": request.get("masks"),
                 "confidence": request.get("confidence"), "provenance": {
                     "notice": nodes.SYNTHETIC, "alignment": {"score": score}, "alignment_trusted": score > 0.5}}
@@ -126,7 +128,8 @@ class User:
             node.SetAndObserveTransformNodeID(parent.GetID())
 
     def choose(self) -> None:
-        for selector in (self.ui.inputSelector, self.ui.outputSelector, self.ui.alignmentSelector):
+        for selector in (self.ui.inputSelector, self.ui.outputSelector, self.ui.alignmentSelector,
+                         self.ui.respaceSelector):
             wanted = [None, *self.volumes()] if selector is not self.ui.alignmentSelector else [
                 None, *slicer.util.getNodesByClass("vtkMRMLLinearTransformNode")]
             if self.chance.random() < 0.5:
@@ -184,14 +187,16 @@ class User:
         """Any enabled button, box or list but those that open a dialog."""
         names = ("compareButton", "backButton", "placeLandmarksButton", "useLandmarksButton", "outlineCheckBox",
                  "contourCheckBox", "revealCheckBox", "supportCheckBox", "shareTransformButton", "allFramesCheckBox",
-                 "spacingButton", "greyscaleButton", "openRegistrationButton", "saveButton", "batchButton")
+                 "spacingButton", "greyscaleButton", "openRegistrationButton", "saveButton", "batchButton",
+                 "modelFolderButton", "respaceButton", "unreliableCheckBox", "offlineButton")
         for name in self.chance.sample(names, 4):
             if getattr(self.ui, name).enabled:
                 getattr(self.ui, name).click()
-        if self.ui.viewsComboBox.enabled:
-            index = self.chance.randrange(3)
-            self.ui.viewsComboBox.currentIndex = index
-            self.ui.viewsComboBox.activated.emit(index)
+        for box in (self.ui.viewsComboBox, self.ui.planesComboBox):
+            if box.enabled:
+                index = self.chance.randrange(box.count)
+                box.currentIndex = index
+                box.activated.emit(index)
         for widget in layout.comparison_widgets(layout.FUSED):
             move_mouse(widget, self.chance.randrange(300), self.chance.randrange(300))
             leave_mouse(widget)
@@ -249,9 +254,12 @@ def kept_by(loaded: list[weakref.ref[Any]]) -> list[str]:
 
 @pytest.mark.parametrize("block", range(5))
 def test_random_sequences_of_actions_leave_nothing_broken_or_behind(
-        block: int, host: Any, module: Any, faults: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        block: int, host: Any, module: Any, faults: list[str], three_planes: Path, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(block)
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *_: chance.random() < 0.5)
+    monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory",
+                        lambda *_: str(chance.choice([tmp_path / "none", three_planes, ""])))
     marking.keep_marked()
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)

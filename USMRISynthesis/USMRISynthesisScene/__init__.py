@@ -25,7 +25,8 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     marking.py          the words "SYNTHETIC" in every view that shows a synthetic image
     contours.py         the MR-like image's contours over the ultrasound
     panel.py            what the user clicks: one run
-    panel_*.py          the sections of the panel under it
+    panel_*.py          the sections of the panel under it; panel_runs.py what those with runs of their own share
+    answering.py        clicks that end in one sentence
     parameters.py       its choices, saved with the scene
     settings.py         its choices, remembered for the user
     model_choice.py     what the chosen model is and can do

@@ -26,6 +26,7 @@ from USMRISynthesisScene.panel_display import DisplaySection
 from USMRISynthesisScene.panel_export import ExportSection
 from USMRISynthesisScene.panel_handoff import HandoffSection
 from USMRISynthesisScene.panel_inputs import InputsSection
+from USMRISynthesisScene.panel_runs import Surroundings
 from USMRISynthesisScene.panel_spacing import SpacingSection
 from USMRISynthesisScene.parameters import age_of, remember_choices
 from USMRISynthesisScene.progress import ProgressWords
@@ -74,10 +75,9 @@ class SynthesisPanel(VTKObservationMixin):
         self.handoff = HandoffSection(ui, self._comparable, self._say)
         self.export = ExportSection(ui, self._comparable, self._say, ensure_packages)
         self.advanced = AdvancedSection(ui, lambda: self._parameters, self._comparable)
-        self.batch = BatchSection(ui, lambda: self._parameters, lambda: self._synthesizer.worker, prepare,
-                                  self._show_batch, self._ask_for_trust, self.refresh)
-        self.spacing = SpacingSection(ui, lambda: self._parameters, lambda: self._synthesizer.worker, prepare,
-                                      self._show_batch, self._on_message, self.refresh)
+        surroundings = Surroundings(lambda: self._parameters, lambda: self._synthesizer.worker, prepare,
+                                    self._show_run, self._on_message, self._ask_for_trust, self.refresh)
+        self.batch, self.spacing = BatchSection(ui, surroundings), SpacingSection(ui, surroundings)
         ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self._on_input_chosen)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_ready)
@@ -240,16 +240,16 @@ class SynthesisPanel(VTKObservationMixin):
             self.ui.advancedCollapsibleButton.collapsed = False   # where the details are
 
     def _ask_for_trust(self, error: USMRIError, then: Callable[[], None]) -> None:
-        def ask() -> None:
-            busy = self._closed or self._synthesizer.running or self.batch.running   # the user has gone on meanwhile
-            if not busy and slicer.util.confirmOkCancelDisplay(
+        def ask() -> None:      # unless the user has gone on meanwhile
+            busy = self._synthesizer.running or self.batch.running or self.spacing.running
+            if not (self._closed or busy) and slicer.util.confirmOkCancelDisplay(
                     f"{error}\n\n" + _("Run it?"), _("Model from outside")):
                 then()
 
         # Not from within the worker's signal: a dialog there would hold up what it still has to say.
         qt.QTimer.singleShot(0, ask)
 
-    def _show_batch(self, value: float | None, text: str) -> None:
+    def _show_run(self, value: float | None, text: str) -> None:
         """Progress of what is no synthesis, or its end (None)."""
         self.ui.statusLabel.text = text
         self.ui.progressBar.visible = value is not None

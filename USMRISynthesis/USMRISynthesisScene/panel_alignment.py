@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import USMRIError
 
 from USMRISynthesisScene import nodes
+from USMRISynthesisScene.answering import answered
 from USMRISynthesisScene.manual_alignment import align_by_landmarks, landmarks_of, start_placing
 from USMRISynthesisScene.outline import remove_outline, show_outline
 from USMRISynthesisScene.watching import Watch
@@ -64,20 +65,18 @@ class AlignmentSection:
         return " ".join([error.message, _("Under Alignment, place three landmarks or choose a transform; or tick there "
                                           "to go on all the same.")])
 
-    def on_place(self, checked: bool = False) -> None:
+    @answered
+    def on_place(self) -> str:
         start_placing(landmarks_of(self._source()))
-        self._say(_("Click the head's front, its back and its top in the views."))
+        return _("Click the head's front, its back and its top in the views.")
 
-    def on_use(self, checked: bool = False) -> None:
+    @answered
+    def on_use(self) -> str:
         parameters = self._parameters()
-        try:
-            parameters.alignment = align_by_landmarks(self._source(), parameters.alignment)
-        except USMRIError as error:
-            self._say(str(error))
-            return
-        self._say(_("Aligned by landmarks. Press Synthesize MR to use it."))
+        parameters.alignment = align_by_landmarks(self._source(), parameters.alignment)
         self.ui.outlineCheckBox.checked = True
         self.on_outline(True)
+        return _("Aligned by landmarks. Press Synthesize MR to use it.")
 
     def on_outline(self, shown: bool) -> None:
         source, transform = self._source(), self._transform()

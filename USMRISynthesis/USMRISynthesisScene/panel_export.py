@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from slicer.i18n import tr as _
-from USMRISynthesisLib.errors import USMRIError
 
 from USMRISynthesisScene import export
+from USMRISynthesisScene.answering import answered
 
 
 class ExportSection:
@@ -34,38 +34,35 @@ class ExportSection:
         for button in (self.ui.reportButton, self.ui.captureButton, self.ui.saveButton, self.ui.dicomButton):
             button.enabled = there
 
-    def on_report(self, checked: bool = False) -> None:
-        def write(folder: Path) -> str:
-            path = _free(folder / "MR-like-report-SYNTHETIC.pdf")
-            export.save_report(path, self._result(), self.ui.fadeSlider.value)
-            return path.name
+    @answered
+    def on_report(self) -> str:
+        path = _free(self._folder() / "MR-like-report-SYNTHETIC.pdf")
+        export.save_report(path, self._result(), self.ui.fadeSlider.value)
+        return _written(path.name)
 
-        self._write(write)
+    @answered
+    def on_captures(self) -> str:
+        files = export.save_captures(self._folder(), self._result(), self.ui.fadeSlider.value)
+        return _written(*[path.name for path in files])
 
-    def on_captures(self, checked: bool = False) -> None:
-        self._write(lambda folder: ", ".join(path.name for path in export.save_captures(
-            folder, self._result(), self.ui.fadeSlider.value)))
+    @answered
+    def on_save(self) -> str:
+        path = _free(self._folder() / "MR-like-SYNTHETIC.nrrd")
+        return _written(path.name, export.save_volume(path, self._result()).name)
 
-    def on_save(self, checked: bool = False) -> None:
-        def write(folder: Path) -> str:
-            path = _free(folder / "MR-like-SYNTHETIC.nrrd")
-            return f"{path.name}, {export.save_volume(path, self._result()).name}"
+    @answered
+    def on_dicom(self) -> str:
+        files = export.save_dicom(self._folder(), self._result())
+        return _written(_("{n} DICOM files in {folder}").format(n=len(files), folder=files[0].parent.name))
 
-        self._write(write)
+    def _folder(self) -> Path:
+        """Where to write; what writing needs is made available first."""
+        self._prepare()
+        return Path(self.ui.exportFolderButton.directory)
 
-    def on_dicom(self, checked: bool = False) -> None:
-        def write(folder: Path) -> str:
-            files = export.save_dicom(folder, self._result())
-            return _("{n} DICOM files in {folder}").format(n=len(files), folder=files[0].parent.name)
 
-        self._write(write)
-
-    def _write(self, write: Callable[[Path], str]) -> None:
-        try:
-            self._prepare()
-            self._say(_("Written: {names}.").format(names=write(Path(self.ui.exportFolderButton.directory))))
-        except USMRIError as error:
-            self._say(str(error))
+def _written(*names: str) -> str:
+    return _("Written: {names}.").format(names=", ".join(names))
 
 
 def _free(path: Path) -> Path:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from slicer.i18n import tr as _
-from USMRISynthesisLib.errors import USMRIError
 
 from USMRISynthesisScene import handoff, registration
+from USMRISynthesisScene.answering import answered
 
 
 class HandoffSection:
@@ -35,22 +35,16 @@ class HandoffSection:
             _("Switch to that module, with the MR-like volume and its target chosen in it.") if self._tools else
             _("Install SlicerElastix, ANTs or BRAINSTools from the Extensions Manager."))
 
-    def on_open(self, checked: bool = False) -> None:
+    @answered
+    def on_open(self) -> str:
         tool = self._tools[self.ui.registrationComboBox.currentIndex]
-        try:
-            made = registration.open_tool(tool, self._result(), self.ui.fixedSelector.currentNode(),
-                                          self.ui.canonicalCheckBox.checked)
-        except USMRIError as error:
-            self._say(str(error))
-            return
-        self._say(_("{module} was opened; the result goes to {name}. Back here, let the ultrasound follow.").format(
-            module=tool.title, name=made.GetName()))
+        made = registration.open_tool(tool, self._result(), self.ui.fixedSelector.currentNode(),
+                                      self.ui.canonicalCheckBox.checked)
+        return _("{module} was opened; the result goes to {name}. Back here, let the ultrasound follow.").format(
+            module=tool.title, name=made.GetName())
 
-    def on_share_transform(self, checked: bool = False) -> None:
-        try:
-            moved = handoff.share_transform(self._result())
-        except USMRIError as error:
-            self._say(str(error))
-            return
-        self._say(_("Now under the transform of the MR-like volume: {names}.").format(
-            names=", ".join(node.GetName() for node in moved)))
+    @answered
+    def on_share_transform(self) -> str:
+        moved = handoff.share_transform(self._result())
+        return _("Now under the transform of the MR-like volume: {names}.").format(
+            names=", ".join(node.GetName() for node in moved))

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from slicer.i18n import tr as _
-from USMRISynthesisLib.errors import USMRIError
 
 from USMRISynthesisScene import conversion, inputs, sequence
+from USMRISynthesisScene.answering import answered
 
 
 class InputsSection:
@@ -46,23 +46,17 @@ class InputsSection:
             self._spacing = source.GetSpacing()
             self.ui.spacingSpinBox.value = self._spacing[0]
 
-    def on_greyscale(self, checked: bool = False) -> None:
-        try:
-            made = conversion.greyscale_copy(self._source())
-        except USMRIError as error:
-            self._say(str(error))
-            return
+    @answered
+    def on_greyscale(self) -> str:
+        made = conversion.greyscale_copy(self._source())
         self._parameters().inputVolume = made
-        self._say(_("{name} was made and selected.").format(name=made.GetName()))
+        return _("{name} was made and selected.").format(name=made.GetName())
 
-    def on_spacing(self, checked: bool = False) -> None:
+    @answered
+    def on_spacing(self) -> str:
         source = self._source()
-        try:
-            conversion.correct_spacing(source, self.ui.spacingSpinBox.value)
-        except USMRIError as error:
-            self._say(str(error))
-            return
-        self._say(_("The voxel size of {name} was changed.").format(name=source.GetName()))
+        conversion.correct_spacing(source, self.ui.spacingSpinBox.value)
+        return _("The voxel size of {name} was changed.").format(name=source.GetName())
 
     def _source(self) -> Any:
         parameters = self._parameters()
