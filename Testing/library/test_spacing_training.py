@@ -16,7 +16,8 @@ from USMRISynthesisLib.evaluation.spacing_cases import HELD_OUT_SEED, WEEKS, Hea
 from USMRISynthesisLib.spacing import profile
 from USMRISynthesisLib.training import checkpoint as checkpoints
 from USMRISynthesisLib.training.configuration import read_table
-from USMRISynthesisLib.training.spacing_configuration import SpacingConfig, SpacingDataConfig
+from USMRISynthesisLib.training.spacing_acquisition import CLEAN, REACH, Acquisition, acquired, drawn
+from USMRISynthesisLib.training.spacing_configuration import AcquisitionConfig, SpacingConfig, SpacingDataConfig
 from USMRISynthesisLib.training.spacing_data import Stack, load_stacks, pair_batch, slice_batch
 from USMRISynthesisLib.training.spacing_export import data_of
 from USMRISynthesisLib.training.spacing_loop import pair_terms, train_spacing
@@ -41,6 +42,9 @@ def write_config(tmp_path: Path, volumes: Path, *, steps: int = 6, output: str =
                     f'size = 32\nthreads = 1\nprecision = "fp32"\nwidth = 4\nvae_width = 4\nlatent = 4\nlog_every = 2\n'
                     f'checkpoint_every = 2\n{extra}\n[data]\nvolumes = ["{volumes}"]\n')
     return path
+
+
+STILL = AcquisitionConfig(share=0.0)
 
 
 def config_of(**changes: object) -> SpacingConfig:
@@ -144,12 +148,70 @@ def test_no_batch_of_pairs_holds_a_real_image_unless_asked() -> None:
 
 def test_pairs_are_degraded_and_linearly_estimated_truth() -> None:
     fine = [smooth((80, 70, 75)) / 1000]
-    pairs = pair_batch(fine, [], np.random.default_rng(4), config_of(every_axis=False))
+    pairs = pair_batch(fine, [], np.random.default_rng(4), config_of(every_axis=False, acquisition=STILL))
     m = pairs.truth.shape[2]
     n = round(m / float(2 ** pairs.conditions[0, 0]))
     assert profile.MIN_FACTOR * 0.95 < m / n < profile.MAX_FACTOR * 1.1
     expected = profile.estimation(n, m) @ profile.degradation(n, m) @ pairs.truth[0, 0].numpy()
     assert np.allclose(expected, pairs.x[0, 0].numpy(), atol=1e-4)
+
+
+# --- what befalls the thick slices
+
+
+def stripes(w: int = 64) -> np.ndarray:
+    """A slab (11, 40, w) that is the same in every slice and every view: waves along the rows."""
+    return np.broadcast_to(np.sin(np.arange(w, dtype=np.float32) / 3) + 1.5, (1 + 2 * REACH, 40, w)).copy()
+
+
+def test_without_anything_but_the_profile_thick_rows_are_the_degraded_view() -> None:
+    slab = np.random.default_rng(0).random((1, 40, 30), np.float32)
+    seen = acquired(slab, 12, CLEAN, np.random.default_rng(0))
+    assert np.allclose(seen, profile.degradation(12, 40) @ slab[0], atol=1e-6)
+    assert drawn(STILL, np.random.default_rng(0)) == CLEAN and CLEAN.reach == 0
+
+
+def test_moved_slices_show_other_places_and_some_patches_stay_still() -> None:
+    how = Acquisition(motion=2.0, rotation=0.05)
+    made = [acquired(stripes(), 12, how, np.random.default_rng(seed)) for seed in range(30)]
+    spread = np.array([np.ptp(rows, axis=0).max() for rows in made])
+    assert 4 < (spread < 1e-5).sum() < 20 and (spread > 0.2).sum() > 8
+    flat = acquired(np.full((11, 40, 64), 0.5, np.float32), 12, how, np.random.default_rng(1))
+    assert np.allclose(flat, 0.5, atol=1e-5)   # nothing comes in that was not there
+
+
+def test_motion_along_the_slices_and_a_narrower_profile_change_what_a_slice_sees() -> None:
+    ramp = np.arange(40.0)
+    inner = slice(3, 9)
+    assert np.allclose((profile.degradation(12, 40, moved=1.5) @ ramp - profile.degradation(12, 40) @ ramp)[inner],
+                       1.5, atol=0.01)
+    narrow = profile.degradation(12, 40, width=0.5)[6]
+    assert narrow.max() > 1.5 * profile.degradation(12, 40)[6].max() and narrow.sum() == pytest.approx(1)
+
+
+def test_gains_differ_from_slice_to_slice_only() -> None:
+    seen = acquired(stripes()[:1], 12, Acquisition(gain=0.1), np.random.default_rng(0))
+    ratio = seen / stripes()[0, :1]
+    assert np.ptp(ratio, axis=1).max() < 1e-5 and 0.03 < np.log(ratio[:, 0]).std() < 0.2
+
+
+def test_noise_is_rician_and_correlated_between_neighbours() -> None:
+    empty, bright = (acquired(np.full((1, 400, 300), value, np.float32), 200, Acquisition(noise=0.05),
+                              np.random.default_rng(5)) for value in (0.0, 1.0))
+    assert empty.min() >= 0 and empty.mean() == pytest.approx(0.05 * np.sqrt(np.pi / 2), rel=0.05)
+    assert bright.std() == pytest.approx(0.05, rel=0.1)
+    along, across = (np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in
+                     ((bright[:, 1:], bright[:, :-1]), (bright[1:], bright[:-1])))
+    assert along > 0.1 and abs(across) < 0.03
+
+
+def test_targets_stay_clean_whatever_befell_the_thick_slices() -> None:
+    """A target of two values alone, dark and bright, has no noise, gain or blur in it; the input has."""
+    fine = [(np.random.default_rng(0).random((70, 70, 70)) > 0.5).astype(np.float32)]
+    for step in range(3):
+        pairs = pair_batch(fine, [], np.random.default_rng(step), config_of(acquisition=AcquisitionConfig(share=1.0)))
+        assert all(len(np.unique(target)) == 2 for target in pairs.truth.numpy())
+        assert len(np.unique(pairs.x[0].numpy())) > 100
 
 
 def test_patches_of_small_slices_are_mirrored_on_and_flat_ones_avoided() -> None:
@@ -177,7 +239,9 @@ def test_a_deformation_moves_but_keeps_the_range_and_is_the_same_for_its_seed() 
 
 @pytest.mark.parametrize(("line", "said"), [
     ("size = 30", "multiple of 4"), ("in_plane = 2.0", "0..1"), ("vae_steps = 99", "larger than vae_steps"),
-    ("precision = 'fp8'", "precision"), ("wrong = 1", "not known")])
+    ("precision = 'fp8'", "precision"), ("wrong = 1", "not known"),
+    ("acquisition = {share = 1.5}", "share must lie in 0..1"), ("acquisition = {noise = -1.0}", "0 or more"),
+    ("acquisition = {profile = [1.2, 0.7]}", "two widths"), ("acquisition = {speed = 1}", "not known")])
 def test_each_mistake_in_a_configuration_is_named(tmp_path: Path, volumes: Path, line: str, said: str) -> None:
     path = write_config(tmp_path, volumes)
     key = line.split(" ")[0]

@@ -31,6 +31,7 @@ def respace(options: Namespace) -> Outcome:
     text = (f"Wrote {target} ({SYNTHETIC}) and {sidecar.name} in {seconds:.1f} s: {slices['before']} slices of "
             f"{before:.3g} mm became {slices['after']} of {after:.3g} mm along {slices['axis']}; seen through the "
             f"slice profile they differ from the input by {result.consistency:.2%} of its range.")
+    text = " ".join([text, *result.provenance["warnings"]])
     return text, {"output": str(target), "provenance": str(sidecar), "notice": SYNTHETIC, "slices": slices,
                   "consistency": result.consistency, "device": result.provenance["device"],
                   "seconds": result.provenance["seconds"], "warnings": result.provenance["warnings"]}

@@ -19,6 +19,7 @@ from ..spacing import profile
 from ..spacing.engine import super_resolve
 from ..spacing.latent import synthesise
 from ..spacing.model import LoadedModel, load_model
+from ..spacing.noise import noise_of
 from .spacing_cases import ORIENTATIONS, held_out, thinned
 from .spacing_peer import Peer
 from .spacing_stacks import STACK_SHAPE, compare_stacks, seconds_of_a_stack
@@ -42,7 +43,7 @@ def methods_of(loaded: LoadedModel) -> dict[str, Method]:
 
     return {
         **{name: linear(order) for name, order in _INTERPOLATION.items()},
-        LINEAR_ESTIMATE: lambda thick, m: profile.apply(profile.estimation(len(thick), m), thick),
+        LINEAR_ESTIMATE: lambda thick, m: profile.apply(profile.estimation(len(thick), m, noise_of(thick, m)), thick),
         VAE_ALONE: lambda thick, m: synthesise(loaded.module.vae, thick, m, loaded.device),
         OURS: ours,
     }  # fmt: skip

@@ -20,6 +20,7 @@ from ..spacing.engine import super_resolve
 from ..spacing.geometry import Plan, plan, stacked, unstacked
 from ..spacing.intensity import Scale
 from ..spacing.model import LoadedModel
+from ..spacing.noise import noise_of
 from ..volume import Volume
 from .measures import ncc
 
@@ -71,7 +72,8 @@ def respaced(volume: Volume, grid: Plan, loaded: LoadedModel) -> dict[str, np.nd
     ours = super_resolve(loaded.module, thick, grid.fine, device=loaded.device)
     fine = {
         "cubic B-spline": profile.apply(profile.interpolation(grid.thick, grid.fine, 3), thick),
-        "best linear estimate": profile.apply(profile.estimation(grid.thick, grid.fine), thick),
+        "best linear estimate": profile.apply(
+            profile.estimation(grid.thick, grid.fine, noise_of(thick, grid.fine)), thick),
         "ours": ours, "ours, consistent": profile.project(ours, thick),
     }  # fmt: skip
     return {name: unstacked(slices, grid.axis) for name, slices in fine.items()}

@@ -1,6 +1,6 @@
 """The super-resolution network over a stack: both through-plane views, averaged.
 
-    thick (n, h, w) -> linear estimate (m, h, w) -> network on every (m, h) and every (m, w) view -> mean of both
+    thick (n, h, w) -> noise -> linear estimate (m, h, w) -> network on every (m, h) and every (m, w) view -> their mean
 """
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from USMRISynthesisLib.errors import Cancelled
+from USMRISynthesisLib.spacing.noise import noise_of
 from USMRISynthesisLib.spacing.profile import apply, estimation
 
 PIXELS = {"cpu": 300_000, "cuda": 4_000_000, "mps": 1_000_000}   # in a batch of views: what stays in the cache wins
@@ -29,15 +30,17 @@ def conditions(n: int, m: int) -> Tensor:
     return torch.from_numpy(rows.astype(np.float32))
 
 
-def super_resolve(network: nn.Module, thick: np.ndarray, m: int, *, device: torch.device | str = "cpu",
-                  progress: Progress | None = None, cancel: Cancel | None = None) -> np.ndarray:
+def super_resolve(network: nn.Module, thick: np.ndarray, m: int, *, noise: float | None = None,
+                  device: torch.device | str = "cpu", progress: Progress | None = None,
+                  cancel: Cancel | None = None) -> np.ndarray:
     """Thick slices (n, h, w) around 0-1 -> m fine ones over the same extent, (m, h, w) float32.
 
-    `cancel` is asked and `progress` told (share 0-1) after every batch of views. Raises Cancelled.
+    `noise` is what `noise_of` says of them, found out where it is not given. `cancel` is asked and `progress` told
+    (share 0-1) after every batch of views. Raises Cancelled.
     """
     device = torch.device(device)
     n, h, w = thick.shape
-    start = apply(estimation(n, m), thick)
+    start = apply(estimation(n, m, noise_of(thick, m) if noise is None else noise), thick)
     known = conditions(n, m).to(device)
     total = np.zeros_like(start)
     done = 0

@@ -14,7 +14,7 @@ from scipy import ndimage
 SIGMA_OF_FWHM = 1 / np.sqrt(8 * np.log(2))
 MIN_FACTOR, MAX_FACTOR = 1.5, 6.0
 _CORRELATION_SLICES = 6.0   # fine slices over which the prior's correlation falls to 1/e; 2 to 30 differ by 0.1 dB
-_NOISE = 1e-3               # variance of the thick slices' noise, of the prior's: keeps the inverse tame
+CLEAN = 1e-3                # variance of the thick slices' noise, of the prior's: keeps the inverse tame
 
 
 def positions(n: int, m: int) -> np.ndarray:
@@ -22,24 +22,31 @@ def positions(n: int, m: int) -> np.ndarray:
     return (np.arange(n) + 0.5) * (m / n) - 0.5
 
 
-def degradation(n: int, m: int) -> np.ndarray:
-    """The matrix (n, m) that turns m fine slices into n thick ones; every row sums to 1."""
-    sigma = SIGMA_OF_FWHM * m / n
-    distance = np.arange(m)[None] - positions(n, m)[:, None]
+def degradation(n: int, m: int, *, width: float = 1.0, moved: np.ndarray | float = 0.0) -> np.ndarray:
+    """The matrix (n, m) that turns m fine slices into n thick ones; every row sums to 1.
+
+    width: the profile's, in distances of the slices. moved: (n,) fine slices by which each thick one lies elsewhere.
+    """
+    sigma = SIGMA_OF_FWHM * m / n * width
+    distance = np.arange(m)[None] - (positions(n, m) + moved)[:, None]
     weights = np.exp(-(distance**2) / (2 * sigma**2))
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
-def estimation(n: int, m: int) -> np.ndarray:
+def prior(m: int) -> np.ndarray:
+    """Covariance (m, m) of the fine slices along a line, stationary: exp(-distance / 6 fine slices)."""
+    return np.asarray(np.exp(-np.abs(np.arange(m)[:, None] - np.arange(m)[None]) / _CORRELATION_SLICES))
+
+
+def estimation(n: int, m: int, noise: float = CLEAN) -> np.ndarray:
     """The matrix (m, n) of the best linear estimate of the fine slices: Gauss-Markov, C W' (W C W' + noise)^-1.
 
-    C is a stationary prior, exp(-distance / 6 fine slices); rows sum to 1, so that a constant stays one. It undoes as
-    much of the profile's blur as can be undone without knowing what images look like: the network starts here.
+    C is `prior`; rows sum to 1, so that a constant stays one. It undoes as much of the profile's blur as can be undone
+    without knowing what images look like, and the less the louder the noise: the network starts here.
     """
     blur = degradation(n, m)
-    prior = np.exp(-np.abs(np.arange(m)[:, None] - np.arange(m)[None]) / _CORRELATION_SLICES)
-    seen = prior @ blur.T
-    matrix = np.linalg.solve((blur @ seen + _NOISE * np.eye(n)).T, seen.T).T
+    seen = prior(m) @ blur.T
+    matrix = np.linalg.solve((blur @ seen + noise * np.eye(n)).T, seen.T).T
     return np.asarray(matrix / matrix.sum(axis=1, keepdims=True))
 
 

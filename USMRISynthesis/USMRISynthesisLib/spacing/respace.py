@@ -5,8 +5,9 @@
     result.consistency          # rms of the result, degraded again, less the input, as a share of the input's range
 
 The slices that went in are not copied: a thick slice is a mean over its thickness, a thin one is not. They are
-reproduced in the sense that the result, seen through the slice profile, is the input: to `TOLERANCE` without
-`consistency`, and to `PROJECTED_TOLERANCE` with it.
+reproduced in the sense that the result, seen through the slice profile, is the input: to `PROJECTED_TOLERANCE` with
+`consistency`, and without it to `TOLERANCE`, unless the slices disagree with each other - through motion or noise - so
+far that the result follows what they share; a warning in the provenance says so then.
 """
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ from USMRISynthesisLib.spacing import profile
 from USMRISynthesisLib.spacing.admission import admit
 from USMRISynthesisLib.spacing.geometry import Plan, plan, stacked, unstacked
 from USMRISynthesisLib.spacing.intensity import Scale
+from USMRISynthesisLib.spacing.noise import noise_of
 from USMRISynthesisLib.synthesis.result import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
 from USMRISynthesisLib.volume import Volume
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = 0.03
 PROJECTED_TOLERANCE = 0.005
+_DISAGREE = ("The slices disagree with each other, through motion or noise: the result follows what they share and "
+             "differs from them by {:.1%} of their range.")
 _CLIPPINGS = 4   # rounds of clipping to what the input's type can hold and projecting again
 
 Progress = Callable[[float, str], None]
@@ -100,9 +104,11 @@ def respace(volume: Volume, *, spacing: float | None = None, axis: str | None = 
     loaded = load_model(model, device, consent=consent)
     start = stage("Loading the model", 0.03, start)
     thick = np.ascontiguousarray(scale.shares(stacked(volume.array, grid.axis)))
+    noise = noise_of(thick, grid.fine)
     told = None if progress is None else (lambda share: progress(0.05 + 0.87 * share, "Filling in slices"))
     try:
-        fine = super_resolve(loaded.module, thick, grid.fine, device=loaded.device, progress=told, cancel=cancel)
+        fine = super_resolve(loaded.module, thick, grid.fine, noise=noise, device=loaded.device, progress=told,
+                             cancel=cancel)
     except (RuntimeError, MemoryError) as error:
         raise Failed("memory", "There is not enough memory for this volume.",
                      "Close other programs, choose a coarser spacing, or the device cpu.") from error
@@ -113,7 +119,8 @@ def respace(volume: Volume, *, spacing: float | None = None, axis: str | None = 
         "model": {"name": loaded.manifest.name, "version": loaded.manifest.version, "sha256": loaded.manifest.sha256},
         "device": {"name": str(loaded.device), "reason": loaded.reason}, "precision": {"name": "float32", "reason": ""},
         "parameters": {"spacing_mm": spacing, "axis": axis, "consistency": consistency, "device": device},
-        "consistency": round(residual, 6),
+        "consistency": round(residual, 6), "noise": round(noise, 6),
+        "warnings": [_DISAGREE.format(residual)] if residual > TOLERANCE and not consistency else [],
     }
     if progress is not None:
         progress(1.0, "Done")
@@ -157,5 +164,5 @@ def _provenance(volume: Volume, grid: Plan, seconds: dict[str, float]) -> dict[s
                   "synthetic": SYNTHETIC_KEY in volume.metadata},
         "slices": {"axis": grid.name, "before": grid.thick, "after": grid.fine,
                    "spacing_mm": [round(mm, 6) for mm in grid.spacing_mm]},
-        "seconds": seconds, "warnings": [],
+        "seconds": seconds,
     }

@@ -39,6 +39,32 @@ class SpacingDataConfig:
 
 
 @dataclass(frozen=True)
+class AcquisitionConfig:
+    """What befell the thick slices of stage 2 beside the slice profile (`spacing_acquisition`); targets stay clean.
+
+    share: of the batches; 0 is the paper's degradation alone. At most, drawn anew for every batch: motion, sd of the
+    pixels by which slices moved on their own, along each axis; rotation, sd of degrees in their plane; gain, sd of the
+    logarithm of a slice's gain; noise, sd as a share of the image's range. profile: narrowest and widest full width at
+    half maximum, in distances of the slices.
+    """
+
+    share: float = 0.6
+    motion: float = 2.5
+    rotation: float = 4.0
+    gain: float = 0.1
+    noise: float = 0.06
+    profile: tuple[float, float] = (0.7, 1.2)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError("acquisition.share must lie in 0..1")
+        if min(self.motion, self.rotation, self.gain, self.noise) < 0:
+            raise ValueError("acquisition's motion, rotation, gain and noise must be 0 or more")
+        if not 0.2 <= self.profile[0] <= self.profile[1] <= 2:
+            raise ValueError("acquisition.profile must be two widths in 0.2..2, the narrower one first")
+
+
+@dataclass(frozen=True)
 class SpacingConfig:
     """Everything a slice-spacing run depends on. `output` is the run's folder; `minutes` 0 means no limit.
 
@@ -53,6 +79,7 @@ class SpacingConfig:
 
     output: str
     data: SpacingDataConfig = field(default_factory=SpacingDataConfig)
+    acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
     task: str = TASK
     vae: str = ""
     vae_steps: int = 4000

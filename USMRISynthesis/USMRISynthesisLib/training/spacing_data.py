@@ -21,7 +21,9 @@ from ..spacing.admission import admit
 from ..spacing.engine import conditions
 from ..spacing.geometry import plan, stacked
 from ..spacing.intensity import Scale
+from ..spacing.noise import noise_of
 from ..volume import VOLUME_FORMATS, Volume
+from .spacing_acquisition import acquired, drawn
 from .spacing_configuration import SpacingConfig, SpacingDataConfig
 
 _MARGIN_MM = 15.0
@@ -92,7 +94,7 @@ def slice_batch(stacks: Sequence[Stack], rng: np.random.Generator, config: Spaci
     patches = []
     for _ in range(config.batch):
         stack = stacks[int(rng.integers(len(stacks)))]
-        patches.append(_patch(_slice_of(stack, rng), (config.size,) * 2, rng))
+        patches.append(_patch(_slice_of(stack, rng), (config.size,) * 2, rng)[0])
     return torch.from_numpy(np.stack(patches))[:, None]
 
 
@@ -107,53 +109,63 @@ class Pairs:
 
 def pair_batch(fine: Sequence[np.ndarray], stacks: Sequence[Stack], rng: np.random.Generator,
                config: SpacingConfig) -> Pairs:
-    """One factor, 1.5-6, for the batch; targets are through-plane views of `fine`, or in-plane images of `stacks`."""
+    """One factor, 1.5-6, and one kind of acquisition for the batch, whose noise is estimated as that of an image is.
+
+    Targets are through-plane views of `fine`, or in-plane images of `stacks`.
+    """
     m = int(rng.integers(config.size // 8, config.size // 4 + 1)) * 4
     n = round(m / rng.uniform(profile.MIN_FACTOR, profile.MAX_FACTOR))
     in_plane = rng.random() < config.in_plane
-    views = []
+    how = drawn(config.acquisition, rng)
+    slabs = []
     for _ in range(config.batch):
         if in_plane:
             stack = stacks[int(rng.integers(len(stacks)))]
-            views.append(_patch(_slice_of(stack, rng), (m, config.size), rng))
+            slabs.append(_patch(_slice_of(stack, rng), (m, config.size), rng))
         else:
             volume = fine[int(rng.integers(len(fine)))]
             every = config.every_axis
-            views.append(_patch(_view_of(volume, rng, every), (m, config.size), rng, turn=every))
-    truth = np.stack(views)
-    degrade_and_start = profile.estimation(n, m) @ profile.degradation(n, m)
-    x = np.einsum("am,nmw->naw", degrade_and_start.astype(np.float32), truth)
+            slabs.append(_patch(_view_of(volume, rng, every, how.reach), (m, config.size), rng, turn=every))
+    truth = np.stack([slab[len(slab) // 2] for slab in slabs])
+    thick = np.stack([acquired(slab, n, how, rng) for slab in slabs], axis=1)
+    start = profile.apply(profile.estimation(n, m, noise_of(thick, m)), thick)
+    x = np.ascontiguousarray(np.moveaxis(start, 1, 0))
     return Pairs(torch.from_numpy(x)[:, None], torch.from_numpy(truth)[:, None], conditions(n, m))
 
 
 def _slice_of(stack: Stack, rng: np.random.Generator) -> Callable[[], np.ndarray]:
-    return lambda: stack.slices[int(rng.integers(len(stack.slices)))]
+    return lambda: stack.slices[int(rng.integers(len(stack.slices)))][None]
 
 
-def _view_of(volume: np.ndarray, rng: np.random.Generator, every: bool) -> Callable[[], np.ndarray]:
-    """A through-plane view (m, w) of fine slices (m, h, w), along their rows or columns; `every`: or a slice."""
+def _view_of(volume: np.ndarray, rng: np.random.Generator, every: bool, reach: int) -> Callable[[], np.ndarray]:
+    """A through-plane view of fine slices (m, h, w) between its neighbours, (1 + 2 reach, m, w), along their rows or
+    columns; `every`: or a slice. Edges repeat."""
     def draw() -> np.ndarray:
         axis = int(rng.integers(0 if every else 1, 3))
-        return np.asarray(np.take(volume, int(rng.integers(volume.shape[axis])), axis=axis))
+        places = int(rng.integers(volume.shape[axis])) + np.arange(-reach, reach + 1)
+        return np.moveaxis(np.take(volume, np.clip(places, 0, volume.shape[axis] - 1), axis=axis), axis, 0)
 
     return draw
 
 
 def _patch(draw: Callable[[], np.ndarray], shape: tuple[int, int], rng: np.random.Generator, *,
            turn: bool = True) -> np.ndarray:
-    """A patch of a drawn image (h, w), one that is not flat if a few tries find it; smaller images are mirrored on."""
-    patch = np.zeros(shape, np.float32)
+    """A patch of drawn images (d, h, w), the middle one not flat if a few tries find one; small ones are mirrored on.
+
+    Mirrored at random and brighter or darker, (d, *shape).
+    """
+    patch = np.zeros((1, *shape), np.float32)
     for _ in range(_TRIES):
-        image = draw()
+        images = draw()
         if turn and rng.random() < 0.5:
-            image = image.T
-        lack = [(0, max(0, size - have)) for size, have in zip(shape, image.shape, strict=True)]
+            images = images.transpose(0, 2, 1)
+        lack = [(0, max(0, size - have)) for size, have in zip(shape, images.shape[1:], strict=True)]
         if lack != [(0, 0), (0, 0)]:
-            image = np.pad(image, lack, mode="symmetric")
-        j, i = (int(rng.integers(have - size + 1)) for have, size in zip(image.shape, shape, strict=True))
-        patch = np.asarray(image[j : j + shape[0], i : i + shape[1]])
-        if patch.std() > _FLAT:
+            images = np.pad(images, [(0, 0), *lack], mode="symmetric")
+        j, i = (int(rng.integers(have - size + 1)) for have, size in zip(images.shape[1:], shape, strict=True))
+        patch = np.asarray(images[:, j : j + shape[0], i : i + shape[1]])
+        if patch[len(patch) // 2].std() > _FLAT:
             break
-    patch = patch[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
+    patch = patch[:, :: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
     gain = rng.uniform(0.75, 1.25)
     return np.ascontiguousarray(patch * gain, dtype=np.float32)
