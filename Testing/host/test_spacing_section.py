@@ -166,6 +166,18 @@ def test_while_a_synthesis_runs_it_waits(panel: Any, ui: Any, stack: Any) -> Non
     assert ui.respaceButton.enabled
 
 
+@pytest.mark.parametrize("source", ["DICOM", "header"])
+def test_what_the_modality_is_said_to_be_goes_along(panel: Any, source: str) -> None:
+    node = add_stack()
+    assert "Modality" not in respacing.read_mr(node).metadata
+    if source == "DICOM":
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        hierarchy.SetItemAttribute(hierarchy.GetItemByDataNode(node), "DICOM.Modality", "MR")
+    else:
+        node.SetAttribute("Modality", "MR")
+    assert respacing.read_mr(node).metadata["Modality"] == "MR"
+
+
 def test_a_label_map_has_its_own_sentence(panel: Any) -> None:
     from USMRISynthesisLib.errors import Refused
 

@@ -12,15 +12,18 @@ from hypothesis import strategies as st
 from made_spacing import oblique, smooth, spacing_model, stack
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.spacing import profile
+from USMRISynthesisLib.spacing.admission import admit
 from USMRISynthesisLib.spacing.engine import conditions, super_resolve
 from USMRISynthesisLib.spacing.geometry import plan, stacked
 from USMRISynthesisLib.spacing.intensity import Scale
 from USMRISynthesisLib.spacing.latent import synthesise
 from USMRISynthesisLib.spacing.network import SliceVAE, SuperResolution
-from USMRISynthesisLib.spacing.respace import PROJECTED_TOLERANCE, respace
+from USMRISynthesisLib.spacing.noise import noise_of
+from USMRISynthesisLib.spacing.respace import PROJECTED_TOLERANCE, TOLERANCE, respace
 from USMRISynthesisLib.synthesis.result import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
 from USMRISynthesisLib.volume import Volume
 
+SAMPLE = Path(__file__).parents[2] / "Resources" / "SampleData" / "fetal-head-simulated.nrrd"
 FACTORS = st.integers(5, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(-(-3 * n // 2), 6 * n)))
 
 
@@ -70,6 +73,48 @@ def test_interpolation_hits_the_slices_where_they_lie() -> None:
     for order in (0, 1, 3):
         matrix = profile.interpolation(7, 21, order)
         assert np.allclose(matrix[1::3], np.eye(7), atol=1e-6)
+
+
+# --- noise
+
+
+def drawn_lines(n: int, m: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Fine lines (m, 40, 50) as the prior has them, and thick ones with noise of this variance."""
+    rng = np.random.default_rng(seed)
+    truth = np.linalg.cholesky(profile.prior(m) + 1e-9 * np.eye(m)) @ rng.standard_normal((m, 2000))
+    thick = profile.degradation(n, m) @ truth + np.sqrt(noise) * rng.standard_normal((n, 2000))
+    return truth.reshape(m, 40, 50), thick.reshape(n, 40, 50)
+
+
+@pytest.mark.parametrize("noise", [0.001, 0.01, 0.1, 0.5])
+@pytest.mark.parametrize("counts", [(22, 66), (12, 50)])
+def test_the_noise_that_was_added_is_found(noise: float, counts: tuple[int, int]) -> None:
+    _, thick = drawn_lines(*counts, noise)
+    assert noise / 1.6 <= noise_of(thick, counts[1]) <= noise * 1.6
+    assert noise_of(thick * 300 + 40, counts[1]) == noise_of(thick, counts[1])   # units do not matter
+
+
+def test_slices_that_moved_and_slices_brighter_than_their_neighbours_count_as_noise() -> None:
+    still = smooth((20, 40, 40), 4)
+    moved = np.stack([np.roll(image, shift, axis=1) for image, shift in zip(still, [0, 3, -2, 4] * 5, strict=True)])
+    uneven = still * np.tile([1.0, 1.2], 10)[:, None, None]
+    assert noise_of(still, 60) == profile.CLEAN
+    assert noise_of(moved, 60) > 5 * profile.CLEAN and noise_of(uneven, 60) > 5 * profile.CLEAN
+
+
+def test_a_dark_background_says_little_about_noise() -> None:
+    _, thick = drawn_lines(22, 66, 0.05)
+    wide = 0.02 * np.random.default_rng(0).standard_normal((22, 40, 200))
+    wide[:, :, :50] = thick
+    assert noise_of(wide, 66) == pytest.approx(noise_of(thick, 66), rel=0.4)
+    assert noise_of(np.full((9, 16, 16), 7.0), 27) == profile.CLEAN
+
+
+def test_knowing_the_noise_makes_the_linear_estimate_better() -> None:
+    truth, thick = drawn_lines(22, 66, 0.1)
+    errors = [float(np.mean((profile.apply(profile.estimation(22, 66, noise), thick) - truth) ** 2))
+              for noise in (noise_of(thick, 66), profile.CLEAN, 3.0)]
+    assert errors[0] < 0.9 * min(errors[1:])
 
 
 # --- geometry
@@ -154,6 +199,32 @@ def test_an_mr_like_image_is_admitted_and_noted_whatever_its_modality(model: str
     assert respace(marked, model=model, device="cpu").provenance["input"]["synthetic"] is True
 
 
+def thinned_out(volume: Volume, every: int = 4) -> Volume:
+    """Every so many slices of the volume, without its header."""
+    matrix = volume.ijk_to_ras.copy()
+    matrix[:3, 2] *= every
+    return Volume(np.ascontiguousarray(volume.array[1::every]), matrix)
+
+
+def test_ultrasound_that_says_nothing_of_itself_is_refused_by_its_speckle() -> None:
+    with pytest.raises(Refused, match="the speckle of ultrasound, and nothing says that it is MR") as caught:
+        respace(thinned_out(Volume.read(SAMPLE)), model="no model is needed to refuse")
+    assert "Modality = MR" in caught.value.remedy
+
+
+@pytest.mark.parametrize("metadata", [{"Modality": "MR"}, {SYNTHETIC_KEY: SYNTHETIC}])
+def test_speckle_is_believed_only_where_the_header_says_nothing(metadata: dict[str, str]) -> None:
+    volume = thinned_out(Volume.read(SAMPLE))
+    admit(Volume(volume.array, volume.ijk_to_ras, metadata))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.1])
+def test_noisy_mr_is_not_taken_for_ultrasound(noise: float) -> None:
+    clean = np.maximum(smooth((20, 90, 90), 3) - 300, 0)
+    parts = noise * 900 * np.random.default_rng(0).standard_normal((2, *clean.shape))
+    admit(Volume(np.hypot(clean + parts[0], parts[1]), oblique((1.1, 1.1, 3.3))))
+
+
 def test_a_synthesis_model_is_no_spacing_model(trusted_model: Path) -> None:
     with pytest.raises(Failed, match="made for 'synthesis', not for slice spacing"):
         respace(stack(), model=str(trusted_model))
@@ -205,6 +276,16 @@ def test_progress_rises_to_one_and_cancel_stops_between_batches(model: str) -> N
         respace(stack(), model=model, device="cpu", cancel=lambda: next(calls) >= 3)
 
 
+def test_slices_that_disagree_are_not_reproduced_without_consistency_and_a_warning_says_so(model: str) -> None:
+    _, thick = drawn_lines(22, 66, 0.3)
+    noisy = Volume((500 + 100 * thick).astype(np.float32), oblique((1, 1, 3.0)), {"Modality": "MR"})
+    free, kept = (respace(noisy, model=model, device="cpu", consistency=asked) for asked in (False, True))
+    assert free.consistency > TOLERANCE and "disagree with each other" in free.provenance["warnings"][0]
+    assert kept.consistency < PROJECTED_TOLERANCE and kept.provenance["warnings"] == []
+    assert free.provenance["noise"] == kept.provenance["noise"] > 0.1
+    assert respace(stack(), model=model, device="cpu").provenance["noise"] < 0.01
+
+
 # --- networks
 
 
@@ -216,7 +297,7 @@ def test_the_engine_averages_the_views_along_rows_and_columns() -> None:
             return x + x.shape[3]
 
     thick = smooth((5, 16, 30)) / 1000
-    start = profile.apply(profile.estimation(5, 15), thick)
+    start = profile.apply(profile.estimation(5, 15, noise_of(thick, 15)), thick)
     assert np.allclose(super_resolve(Adds(), thick, 15), start + (16 + 30) / 2, atol=1e-4)
 
 

@@ -65,7 +65,15 @@ def read_mr(node: Any) -> Volume:
         raise Refused("labels", _("{name} is a label map.").format(name=node.GetName()), _("Choose an MR volume."))
     volume = nodes.read_volume(node)
     mark = {nodes.SYNTHETIC_ATTRIBUTE: nodes.SYNTHETIC} if nodes.is_synthetic(node) else {}
-    return Volume(volume.array, volume.ijk_to_ras, mark)
+    modality = _modality(node)
+    return Volume(volume.array, volume.ijk_to_ras, mark | ({"Modality": modality} if modality else {}))
+
+
+def _modality(node: Any) -> str:
+    """What DICOM, through the subject hierarchy, or the file's own header says that the image is; "" for nothing."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+    return (hierarchy.GetItemAttribute(item, "DICOM.Modality") if item else "") or node.GetAttribute("Modality") or ""
 
 
 def write_thin(volume: Volume, provenance: Mapping[str, Any], source: Any) -> Any:

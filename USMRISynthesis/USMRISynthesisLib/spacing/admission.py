@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
+from USMRISynthesisLib import gate
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.synthesis.result import SYNTHETIC_KEY
 from USMRISynthesisLib.volume import Volume
@@ -10,12 +12,13 @@ from USMRISynthesisLib.volume import Volume
 _MODALITY_KEYS = ("0008|0060", "DICOM.Modality", "Modality", "modality")
 _LABELS = 32            # so few different whole numbers are labels, not intensities
 _HOUNSFIELD_AIR = -900
+_GRAIN_PIXELS = 0.8     # sigma of the blur that takes the noise of MR away, and leaves speckle
 
 
 def admit(volume: Volume) -> None:
-    """Raise Refused for what is no MR: another modality by its header, CT by its values, a segmentation, NaN.
+    """Raise Refused for what is no MR: another modality by its header, CT by its values, a segmentation, NaN, speckle.
 
-    Ultrasound without a modality in its header cannot be told from its values and passes.
+    Speckle is believed only where the header says nothing: an image that it calls MR is taken for MR.
     """
     said = next((volume.metadata[key].strip().upper() for key in _MODALITY_KEYS if volume.metadata.get(key)), "")
     if said not in ("", "MR", "MRI") and SYNTHETIC_KEY not in volume.metadata:
@@ -34,3 +37,26 @@ def admit(volume: Volume) -> None:
                           "Choose an MR volume.")
     if float(np.min(sample)) <= _HOUNSFIELD_AIR and float(np.percentile(sample, 10)) < -200:
         raise Refused("modality", "The values look like CT (Hounsfield units), not MR.", "Choose an MR volume.")
+    if not said and SYNTHETIC_KEY not in volume.metadata and speckled(volume):
+        raise Refused("modality", "The image has the speckle of ultrasound, and nothing says that it is MR.",
+                      "Choose an MR volume; if this is one, load it from DICOM or save it with Modality = MR.")
+
+
+def speckled(volume: Volume) -> bool:
+    """Does the gate of the synthesis see ultrasound, and still after a slight blur in the plane of the slices?
+
+    The gate was made to tell ultrasound from smooth MR, and noisy MR is grainy as well. But noise is grainy from pixel
+    to pixel, and speckle is as wide as the beam.
+    """
+    fan = gate.find_fan(volume.array, volume.spacing)
+    if not fan.any() or not _looks_like_ultrasound(volume, fan):
+        return False
+    sides = volume.spacing[::-1]
+    sigmas = [0.0 if side == max(sides) else _GRAIN_PIXELS for side in sides]
+    blurred = ndimage.gaussian_filter(volume.array.astype(np.float32), sigmas)
+    return _looks_like_ultrasound(Volume(blurred, volume.ijk_to_ras), fan)
+
+
+def _looks_like_ultrasound(volume: Volume, fan: np.ndarray) -> bool:
+    evidence = gate.speckle_evidence(volume, fan)
+    return bool(np.isfinite(evidence)) and evidence >= gate.MIN_SPECKLE_EVIDENCE
