@@ -121,8 +121,14 @@ def build_parser() -> argparse.ArgumentParser:
     simulate.add_argument("--check", metavar="FILE", help="fail where a case's SHA-256 is not the one in FILE")
     simulate.add_argument("--workers", type=int, default=2, metavar="N", help="processes (2)")
 
-    train = add("train", "train a generator")
-    train.add_argument("config", metavar="CONFIG", help="TOML: data, network, objective, schedule")
+    train = add("train", "train a generator, on simulated heads or on a lab's own folders")
+    train.add_argument("config", metavar="CONFIG", nargs="?",
+                       help="TOML: data, network, objective, schedule (with --us and --mr: configs/lab.toml)")
+    train.add_argument("--us", metavar="DIR", help="a lab's own 3D ultrasound volumes; needs --mr")
+    train.add_argument("--mr", metavar="DIR", help="a lab's own fetal brain MR volumes (T2), of whichever fetuses")
+    train.add_argument("--output", metavar="RUN", help="with --us and --mr: the run's folder (the configuration's)")
+    train.add_argument("--prepared", metavar="DIR",
+                       help="with --us and --mr: where the volumes are kept in canonical space (RUN/data)")
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", dest="resume", action="store_true", default=True,
                        help="go on where the run in the output folder stopped (default)")
@@ -132,10 +138,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     evaluate = add("evaluate",
                    "measure: the synthesis on simulated cases, the head fit on real frames, or the simulator")
-    evaluate.add_argument("subject", choices=("synthesis", "normalisation", "simulator", "spacing"),
-                          metavar="WHAT",
+    evaluate.add_argument("subject", metavar="WHAT",
+                          choices=("synthesis", "normalisation", "mr-normalisation", "simulator", "spacing"),
                           help="synthesis (on cases of `usmri simulate`), normalisation (on HC18 frames), "
-                          "simulator (against HC18 frames) or spacing (on held-out MR)")
+                          "mr-normalisation (of a lab's MR), simulator (against HC18 frames) or spacing "
+                          "(on held-out MR)")
     evaluate.add_argument("--cases", metavar="DIR|N", help="simulated cases (data/sim); for the simulator how many "
                           "heads are simulated (30), or the folder of cases to judge instead")
     evaluate.add_argument("--split", default="val", help="which of them (val)")

@@ -48,7 +48,7 @@ def simulate(options: Namespace) -> Outcome:
 
 
 def train(options: Namespace) -> Outcome:
-    """`usmri train CONFIG`: train, or go on training. What happens is reported on stderr."""
+    """`usmri train CONFIG` or `usmri train --us DIR --mr DIR`: train, or go on. It is reported on stderr."""
     from USMRISynthesisLib.training import alignment_loop, frames_loop, loop, spacing_loop, support_loop
     from USMRISynthesisLib.training.alignment_configuration import task_of
 
@@ -56,6 +56,17 @@ def train(options: Namespace) -> Outcome:
         if not options.quiet:
             sys.stderr.write(f"{text}\n")
 
+    if options.us or options.mr:
+        from USMRISynthesisLib.training.lab_run import train_on_folders
+
+        checkpoint, ready = train_on_folders(
+            options.us, options.mr, config=options.config, output=options.output, prepared=options.prepared,
+            minutes=options.minutes, resume=options.resume, report=report)
+        return f"Wrote {checkpoint}.", {"checkpoint": str(checkpoint), "used": ready.used,
+                                        "left_out": {kind: dict(why) for kind, why in ready.left_out.items()}}
+    if not options.config or options.output or options.prepared:
+        raise Refused("arguments", "Training needs a configuration, or a lab's folders.",
+                      "Give CONFIG, or --us DIR and --mr DIR (--output and --prepared belong to these).")
     trainers = {"alignment": alignment_loop.train_alignment, "frames": frames_loop.train_frames,
                 "spacing": spacing_loop.train_spacing, "support": support_loop.train_support, "synthesis": loop.train}
     work = trainers[task_of(options.config)]
@@ -114,7 +125,13 @@ def _plain_figures(path: Path) -> dict[str, float]:
 
 
 def evaluate(options: Namespace) -> Outcome:
-    """`usmri evaluate synthesis|normalisation|simulator`: figures, as text and as values."""
+    """`usmri evaluate synthesis|normalisation|mr-normalisation|simulator|spacing`: figures, as text and as values."""
+    if options.subject == "mr-normalisation":
+        from USMRISynthesisLib.evaluation import mr_normalisation
+
+        figures = mr_normalisation.evaluate(Path(options.data), Path(options.cases or "data/sim"),
+                                            progress=console.progress(options))
+        return mr_normalisation.table(figures), figures
     if options.subject == "simulator":
         return _evaluate_simulator(options)
     if options.subject == "spacing":

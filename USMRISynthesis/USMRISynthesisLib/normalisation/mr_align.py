@@ -11,7 +11,8 @@ A fetus lies in a scanner in any direction, and the networks that find a head kn
 Each template is asked twice: within the brain, for volumes of which nothing else was kept, and within the skull, where
 the fluid around the brain says much. The score is the correlation there, and the lead how much worse the best quite
 different direction is. Neither is a probability: what is asked of them was set between right and wrong fits
-(docs/normalisation.md). T2 only: on T1 the fluid is dark and the score low.
+(docs/normalisation.md). T2 only; a T1 brain has the same outline and
+may pass by that.
 """
 
 from __future__ import annotations
@@ -288,12 +289,17 @@ def _similarity(rotation: np.ndarray, scale: float, centre: np.ndarray, middle: 
 def _correlation(image: np.ndarray, ijk_to_ras: np.ndarray, matrix: np.ndarray, points: np.ndarray,
                  wanted: np.ndarray) -> float:
     """Of the image at the canonical points with the template's values there (mean 0, norm 1)."""
-    back = np.linalg.inv(matrix @ ijk_to_ras)
-    cells = (points @ back[:3, :3].T + back[:3, 3])[:, ::-1]
-    values = ndimage.map_coordinates(image, cells.T, order=1, mode="constant")
+    values = _sampled(image, ijk_to_ras, matrix, points)
     values = values - values.mean()
     norm = float(np.linalg.norm(values))
     return float(values @ wanted) / norm if norm > 1e-6 else 0.0
+
+
+def _sampled(image: np.ndarray, ijk_to_ras: np.ndarray, matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(n,) values of the image (k, j, i) at canonical points (n, 3), linear; 0 outside."""
+    back = np.linalg.inv(matrix @ ijk_to_ras)
+    cells = (points @ back[:3, :3].T + back[:3, 3])[:, ::-1]
+    return np.asarray(ndimage.map_coordinates(image, cells.T, order=1, mode="constant"))
 
 
 def _best(fits: list[_Fit], count: int) -> list[_Fit]:

@@ -18,8 +18,8 @@ from ..normalisation.canonical import SIZE, SPACING_MM
 from ..synthesis.generator import Generator
 from . import checkpoint as checkpoints
 from . import model_folder
-from .configuration import configuration_from
-from .model_folder import ATLAS, HC18, INTENSITY
+from .configuration import TrainingConfig, configuration_from
+from .model_folder import ATLAS, HC18, INTENSITY, LAB
 
 TOLERANCE = 1e-5
 LIMITS = (
@@ -35,6 +35,16 @@ LIMITS = (
     "It has not been tried on patients, and works on heads of 21-34 weeks in canonical space only.",
 )
 
+LAB_LIMITS = (
+    LIMITS[0],
+    "It was trained on a lab's own ultrasound and MR, of different fetuses: it met no real ultrasound with its MR.",
+    *LIMITS[3:5],
+    "It has not been tried on patients. Heads of other ages, machines and sites than the lab's were not seen.",
+)
+WITHOUT_PAIRS = (
+    "It was trained without simulated pairs: the inside of the head is largely invented, however much it looks like MR."
+)
+
 
 def export(
     checkpoint: str | Path,
@@ -43,13 +53,13 @@ def export(
     name: str,
     version: str = "1",
     figures: Mapping[str, Any] | None = None,
-    limits: Sequence[str] = LIMITS,
+    limits: Sequence[str] | None = None,
 ) -> Path:
     """Write the averaged generator of a checkpoint.pt or best.pt as a model folder; returns the folder.
 
-    `figures` replaces the held-out figures that the checkpoint carries. The file is written only after the
-    saved module, read back, has given the eager result to 1e-5 for batches of 1 to 4. It is neither frozen
-    nor optimised for one machine: that is done after loading, where the device and the precision are known.
+    `figures` replaces the held-out figures that the checkpoint carries, `limits` those that go with the data. Nothing
+    is written before the saved module, read back, has given the eager result to 1e-5 for batches of 1 to 4. It is
+    neither frozen nor optimised for one machine: that is done after loading, where device and precision are known.
 
     Raises Refused (no checkpoint), Failed (the saved module differs; nothing can be written).
     """
@@ -82,12 +92,27 @@ def export(
             "intensity": INTENSITY,
         },
         "output": {"channels": 1, "range": [-1, 1], "meaning": "MR-like T2 contrast of the centre slice"},
-        "training": model_folder.origin(content, [ATLAS, *([HC18] if config.batch.real else [])]),
+        "training": model_folder.origin(content, data_of(config)),
         "figures": {"measured_on": "simulated ultrasound of held-out cases", **measured} if measured else {},
-        "limits": list(limits),
+        "limits": list(limits_of(config) if limits is None else limits),
         "synthetic": True,
     }
     return model_folder.write(folder, data, manifest, card(manifest))
+
+
+def data_of(config: TrainingConfig) -> list[dict[str, str]]:
+    """What the weights were learnt from, and what those were learnt from that they went on from."""
+    simulated = bool(config.batch.simulated or config.batch.framed or config.initial)
+    known = [ATLAS] if simulated else []
+    known += [HC18] if config.batch.real or (config.batch.scanned and config.initial) else []
+    return known + ([LAB] if config.batch.scanned else [])
+
+
+def limits_of(config: TrainingConfig) -> tuple[str, ...]:
+    """Where the model must not be relied on."""
+    if not config.batch.scanned:
+        return LIMITS
+    return LAB_LIMITS if config.batch.simulated or config.batch.framed else (*LAB_LIMITS, WITHOUT_PAIRS)
 
 
 def card(manifest: Mapping[str, Any]) -> str:
@@ -118,9 +143,9 @@ def card(manifest: Mapping[str, Any]) -> str:
         "## Training",
         "",
         *model_folder.data_lines(training),
-        f"- {training['cases']} simulated cases, {training['steps']} steps of {batch['simulated']} simulated "
-        f"slices, {batch.get('framed', 0)} simulated and {batch['real']} real frames, seed {training['seed']}, "
-        f"{training['date']}.",
+        f"- {training['cases']} volumes, {training['steps']} steps of {batch['simulated']} simulated "
+        f"and {batch.get('scanned', 0)} real slices, {batch.get('framed', 0)} simulated and {batch['real']} real "
+        f"frames, seed {training['seed']}, {training['date']}.",
         *([f"- It went on from other weights: {training['config']['initial']}."]
           if training["config"].get("initial") else []),
         f"- Weights of the objective's terms: {weights}.",

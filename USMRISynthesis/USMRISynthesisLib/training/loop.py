@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import weights
 from ..errors import Cancelled, Failed, Refused
 from ..synthesis.generator import Generator
 from . import checkpoint as checkpoints
 from . import peers
 from .augmentation import augment
 from .backward import BackwardPath
-from .cases import load_cases, load_frames
 from .configuration import TrainingConfig, configuration_from, read_configuration
 from .contrast import PatchContrast
 from .data import Slices
@@ -35,6 +35,7 @@ from .history import HistoryPool
 from .monitoring import Log, draw_pictures, hold_out, measure, progress_line, synthesised
 from .objective import Real, Synthesised, discriminator_terms, generator_terms, weighted_sum
 from .run import average, opened, prepared, stop_signals
+from .sources import WITHOUT_PAIRS, load_sources
 
 Network = TypeVar("Network", bound=nn.Module)
 EXPORTED = "model.pt"  # as in export.py, which imports the configuration of a run and not the other way round
@@ -73,23 +74,16 @@ def train(
     rng = np.random.default_rng(config.seed)
 
     # --- data
-    folders = (config.data.folder, *config.data.also)
-    training = [case for folder in folders for case in load_cases(Path(folder) / "train")]
-    validation = load_cases(Path(config.data.folder) / "val")
-    mr_folder = Path(config.data.folder) / "mr"
-    unpaired = load_cases(mr_folder) if mr_folder.is_dir() else []
-    seen = load_frames(config.data.frames, "train") if config.data.frames else None
-    shown = load_frames(config.data.frames, "val") if config.data.frames else None
+    sources = load_sources(config.data)
     slices = Slices(
-        training, seen, rng, batch=config.batch, changes=config.input, generator=config.generator,
-        mr=unpaired, mr_weeks=config.data.mr_weeks, shrink=config.data.shrink,
+        sources.training, sources.seen, rng, batch=config.batch, changes=config.input, generator=config.generator,
+        mr=sources.mr, mr_weeks=config.data.mr_weeks, scans=sources.scans, shrink=config.data.shrink,
     )  # fmt: skip
-    held = hold_out(validation, training, shown, config.evaluation_slices, config.generator, config.data.shrink)
-    names = [case.name for case in (*training, *unpaired)]
-    report(
-        f"{len(training)} training and {len(validation)} validation cases, {len(slices.mr)} for unpaired MR, "
-        f"{len(seen or ())} real frames"
-    )
+    held = hold_out(sources, config.evaluation_slices, config.generator, config.data.shrink)
+    names = sources.names
+    if sources.scans and not (config.batch.simulated or config.batch.framed):
+        report(WITHOUT_PAIRS)
+    report(f"{sources}, {len(sources.seen or ())} real frames")
 
     # --- networks
     channels = config.generator.channels
@@ -203,9 +197,9 @@ def train(
                 predicted = synthesised(averaged, held.x, device)
                 figures = measure(predicted, held)
                 evaluations.write({"step": step, **figures})
-                report("held out (simulated): " + ", ".join(f"{n} {v:.3f}" for n, v in figures.items()))
+                report("held out: " + ", ".join(f"{n} {v:.3f}" for n, v in figures.items()))
                 draw_pictures(output / f"step-{step:06d}.png", averaged, predicted, held, device)
-                if figures["residual_ncc"] > best:
+                if figures.get("residual_ncc", float("-inf")) > best:
                     best = figures["residual_ncc"]
                     facts = {"step": step, "config": config.to_json(), "cases": names, "figures": figures}
                     checkpoints.save(output / checkpoints.BEST, {"averaged": averaged.state_dict(), **facts})
@@ -219,12 +213,15 @@ def train(
 
 
 def _start_from(generator: Generator, path: str) -> None:
-    """Copy the averaged generator of another run's checkpoint, or an exported model. Raises Refused if the two differ.
+    """Copy the averaged generator of another run's checkpoint, or an exported model, which may be an installed one's
+    name. Raises Refused if the two differ, Failed where there is no such model.
 
     Only the place codes, or their planes, may be missing there: they start as if they were not there. So does the
     channel that names the plane.
     """
     try:
+        if not Path(path).is_file():
+            path = str(weights.find_model(path) / EXPORTED)
         exported = Path(path).name == EXPORTED
         state = torch.jit.load(path, "cpu").state_dict() if exported else checkpoints.load(path)["averaged"]
         constants = dict(generator.named_buffers()).keys() - generator.state_dict().keys()  # a trace keeps them

@@ -26,6 +26,11 @@ ATLAS = {
     "licence": "CC0 1.0",
     "source": "Fidon et al., Open Research Europe 2021, 1:123",
 }
+LAB = {
+    "name": "A lab's own ultrasound and fetal brain MR, unpaired",
+    "licence": "The lab's own",
+    "source": "Not part of the product",
+}
 HC18 = {
     "name": "HC18, real 2D ultrasound of the head-circumference plane",
     "licence": "CC BY 4.0",

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..synthesis.generator import GeneratorConfig
-from .cases import Case, Frames
-from .data import centred_input, frame_input, shrunk
+from .cases import Case
+from .data import centred_input, frame_input, shrunk, slice_input
+from .scans import Scan
+from .sources import Sources
 
 PICTURE_COLUMNS = 8
 TRAINING_CASES_IN_MEAN = 60
@@ -34,37 +36,60 @@ class HeldOut:
     centre: int
 
 
-def hold_out(
-    validation: Sequence[Case],
-    training: Sequence[Case],
-    frames: Frames | None,
-    count: int,
-    config: GeneratorConfig,
-    shrink: int = 1,
-) -> HeldOut:
-    """Choose about `count` slices, spread over the validation cases and, within each, over the head."""
+def hold_out(sources: Sources, count: int, config: GeneratorConfig, shrink: int = 1) -> HeldOut:
+    """Choose about `count` slices, spread over the validation cases and, within each, over the head. Slices of real
+    volumes without truth stand beside the real frames.
+    """
+    blank = torch.zeros(0, 1, 1, 1)
+    x, truth, mean = blank, blank, blank
+    if sources.validation:
+        x, truth, mean = _with_truth(sources.validation, sources.training, count, config)
+    shown = [frame_input(sources.shown, n, config) for n in _spread(len(sources.shown or ()))] if sources.shown else []
+    shown += _without_truth(sources.held_scans or sources.scans, config)
+    frames = shrunk(torch.cat(shown), shrink) if shown else None
+    x, truth, mean = (shrunk(part, shrink) if len(part) else part for part in (x, truth, mean))
+    return HeldOut(x, truth, mean, frames, config.neighbours)
+
+
+def _with_truth(
+    validation: Sequence[Case], training: Sequence[Case], count: int, config: GeneratorConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x, truth and mean of a `HeldOut`."""
     each = max(1, round(count / len(validation)))
     cases = [validation[n] for n in np.unique(np.linspace(0, len(validation) - 1, count).round().astype(int))]
     xs, truths, means = [], [], []
     for case in cases:
-        inside = np.flatnonzero(case.head > case.head.max() / 4)
-        for k in inside[np.linspace(0, len(inside) - 1, each + 2).round().astype(int)[1:-1]]:
-            x, truth = centred_input(case, int(k), config)
+        for k in _within_head(case.heads[0], each):
+            x, truth = centred_input(case, k, config)
             mean = np.mean([c.t2[k].astype(np.float32) for c in training[:TRAINING_CASES_IN_MEAN]], axis=0)
             xs.append(x)
             truths.append(truth)
             means.append(torch.from_numpy(mean)[None, None] / 127.5 - 1)
-    shown = None
-    if frames is not None and len(frames):
-        chosen = np.unique(np.linspace(0, len(frames) - 1, PICTURE_COLUMNS).round().astype(int))
-        shown = torch.cat([frame_input(frames, int(n), config) for n in chosen])
-        shown = shrunk(shown, shrink)
-    x, truth, mean = (shrunk(torch.cat(parts), shrink) for parts in (xs, truths, means))
-    return HeldOut(x, truth, mean, shown, config.neighbours)
+    return torch.cat(xs), torch.cat(truths), torch.cat(means)
+
+
+def _without_truth(scans: Sequence[Scan], config: GeneratorConfig) -> list[Tensor]:
+    """A slice of each of some real volumes, from further down to further up."""
+    chosen = _spread(len(scans))
+    places = [_within_head(scans[n].heads[0], len(chosen))[place] for place, n in enumerate(chosen)]
+    return [slice_input(scans[n], k, config) for n, k in zip(chosen, places, strict=True)]
+
+
+def _spread(count: int) -> list[int]:
+    """PICTURE_COLUMNS of so many, or all."""
+    return [int(n) for n in np.unique(np.linspace(0, count - 1, PICTURE_COLUMNS).round())] if count else []
+
+
+def _within_head(head: np.ndarray, count: int) -> list[int]:
+    """So many slices, spread over those where the head is at least a quarter as large as at its largest."""
+    inside = np.flatnonzero(head > head.max() / 4)
+    return [int(k) for k in inside[np.linspace(0, len(inside) - 1, count + 2).round().astype(int)[1:-1]]]
 
 
 def synthesised(generator: nn.Module, x: Tensor, device: torch.device, batch: int = 4) -> Tensor:
     """The generator's output in inference mode, float32 on the CPU."""
+    if not len(x):
+        return torch.zeros(0, 1, *x.shape[2:])
     with torch.inference_mode():
         return torch.cat([generator(part.to(device)).float().cpu() for part in x.split(batch)])
 
@@ -72,10 +97,13 @@ def synthesised(generator: nn.Module, x: Tensor, device: torch.device, batch: in
 def measure(predicted: Tensor, held: HeldOut) -> dict[str, float]:
     """Mean over the held-out slices: L1 in [-1, 1] units; inside the head NCC and residual NCC.
 
-    Residual NCC subtracts the mean MR at the position first: a memorised average scores 0.
+    Residual NCC subtracts the mean MR at the position first: a memorised average scores 0. Empty where nothing has a
+    truth.
     """
     from ..evaluation.measures import ncc, residual_ncc
 
+    if not len(held.x):
+        return {}
     rows = []
     images = (stack[:, 0].numpy() for stack in (predicted, held.truth, held.mean))
     for made, truth, mean in zip(*images, strict=True):
@@ -92,11 +120,15 @@ def draw_pictures(
     """A PNG with rows ultrasound, MR-like, truth; then real frames and what becomes of them."""
     from PIL import Image
 
-    columns = np.unique(np.linspace(0, len(held.x) - 1, PICTURE_COLUMNS).round().astype(int))
-    rows = [held.x[columns, held.centre], predicted[columns, 0], held.truth[columns, 0]]
+    rows = []
+    if len(held.x):
+        columns = _spread(len(held.x))
+        rows = [held.x[columns, held.centre], predicted[columns, 0], held.truth[columns, 0]]
     if held.frames is not None:
         rows += [held.frames[:, held.centre], synthesised(generator, held.frames, device)[:, 0]]
-    height, width = held.x.shape[2:]
+    if not rows:
+        return
+    height, width = rows[0].shape[1:]
     sheet = np.zeros((len(rows) * height, max(len(row) for row in rows) * width), np.uint8)
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
