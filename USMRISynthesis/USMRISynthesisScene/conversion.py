@@ -9,6 +9,8 @@ from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.gate import MAX_EXTENT_MM, MAX_UNIT_EXTENT_MM, MIN_EXTENT_MM
 
+from USMRISynthesisScene.nodes import DICOM_UIDS
+
 # A grey image stored as RGB differs between its channels by compression only; Doppler and overlays are strong colours.
 _COLOURFUL = 40 / 255
 _MAX_COLOURFUL_SHARE = 0.0005
@@ -42,6 +44,7 @@ def greyscale_copy(node: slicer.vtkMRMLVectorVolumeNode) -> Any:
     slicer.util.updateVolumeFromArray(made, grey)
     made.CopyOrientation(node)
     made.SetAndObserveTransformNodeID(node.GetTransformNodeID())
+    made.SetAttribute(DICOM_UIDS, node.GetAttribute(DICOM_UIDS))      # so that a DICOM export finds the patient
     made.CreateDefaultDisplayNodes()
     return made
 

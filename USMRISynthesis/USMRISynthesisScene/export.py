@@ -101,7 +101,7 @@ def save_dicom(folder: Path, output: slicer.vtkMRMLScalarVolumeNode) -> list[Pat
 
 def _dicom_file(volume: slicer.vtkMRMLNode) -> str | None:
     """A file of the series that the ultrasound was loaded from, when it came through Slicer's DICOM database."""
-    uids = (volume.GetAttribute("DICOM.instanceUIDs") or "").split()
+    uids = (volume.GetAttribute(nodes.DICOM_UIDS) or "").split()
     database = slicer.dicomDatabase if uids and hasattr(slicer, "dicomDatabase") else None
     return (database.fileForInstance(uids[0]) or None) if database is not None else None
 

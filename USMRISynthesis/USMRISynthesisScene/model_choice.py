@@ -39,10 +39,11 @@ def look_at(name: str) -> ModelChoice:
         folder = weights.find_model(name)
         manifest = weights.read_manifest(folder)
     except USMRIError as error:
-        return ModelChoice(PLANES[:1], str(error), False)
+        words = f"{error.message} {_remedy()}" if error.kind == "no-model" else str(error)
+        return ModelChoice(PLANES[:1], words, False)
     if manifest.task != TASK:
-        return ModelChoice(PLANES[:1], _("{name} is made for another task. Choose one of: {models}.").format(
-            name=manifest.name, models=", ".join(installed())), False)
+        words = _("The model {name} is made for another task.").format(name=manifest.name)
+        return ModelChoice(PLANES[:1], f"{words} {_remedy()}", False)
     planes = tuple(one for one in CHOICES if chosen(one, manifest.input.planes) is not None)
     parts = [_("{name}, version {version}.").format(name=manifest.name, version=manifest.version)]
     if not weights.is_bundled(folder):
@@ -50,6 +51,12 @@ def look_at(name: str) -> ModelChoice:
     if manifest.extra.get("support"):
         parts.append(_("Its support map says what not to believe."))
     return ModelChoice(planes, " ".join(parts), True)
+
+
+def _remedy() -> str:
+    names = weights.models_for(TASK)
+    return (_("Choose {models}, or a folder of your own with a manifest.json in it.").format(models=", ".join(names))
+            if names else _("Install the extension again, or choose a folder of your own with a manifest.json in it."))
 
 
 def planes_to_run(parameters: Any) -> str:

@@ -25,6 +25,7 @@ from USMRISynthesisLib.volume import Volume
 SOURCE_ROLE = "USMRISynthesis.SourceUltrasound"
 TRANSFORM_ROLE = "USMRISynthesis.CanonicalTransform"
 PROVENANCE_ATTRIBUTE = PROVENANCE_KEY
+DICOM_UIDS = "DICOM.instanceUIDs"  # where Slicer keeps which DICOM files a volume was loaded from
 SUPPORT_ROLE = "USMRISynthesis.SupportMap"
 SYNTHETIC_ATTRIBUTE = SYNTHETIC_KEY
 MR_WINDOW = (0.0, 1000.0)
@@ -165,6 +166,15 @@ def _set_geometry(output: slicer.vtkMRMLScalarVolumeNode, source: slicer.vtkMRML
 def source_of(output: slicer.vtkMRMLNode | None) -> slicer.vtkMRMLScalarVolumeNode | None:
     """The ultrasound volume that a result was made from, or None."""
     return output.GetNodeReference(SOURCE_ROLE) if output is not None else None
+
+
+def result_of(source: slicer.vtkMRMLVolumeNode | None) -> slicer.vtkMRMLScalarVolumeNode | None:
+    """The newest MR-like volume in the scene that was made from this one, or None."""
+    if source is None or source.GetScene() is None:
+        return None
+    made = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", source.GetScene())
+            if node.GetNodeReferenceID(TRANSFORM_ROLE) and source_of(node) is source]
+    return made[-1] if made else None
 
 
 def _name_taken(scene: slicer.vtkMRMLScene, name: str, node: slicer.vtkMRMLNode) -> bool:

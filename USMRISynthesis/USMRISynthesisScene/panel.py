@@ -81,6 +81,7 @@ class SynthesisPanel(VTKObservationMixin):
         ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self._on_input_chosen)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_ready)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self._on_node_removed)
         # While a scene is loaded, the selectors would write what they see into its parameter node.
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self._on_scene_start_import)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._on_scene_end_import)
@@ -112,6 +113,7 @@ class SynthesisPanel(VTKObservationMixin):
         """What runs belongs to the scene that goes away."""
         self._synthesizer.cancel()
         self.spacing.close()
+        self._last_output_id = ""       # the next scene gives the same names to other nodes
         self._set_parameters(None)
 
     def _on_scene_start_import(self, caller: Any, event: Any) -> None:
@@ -123,6 +125,11 @@ class SynthesisPanel(VTKObservationMixin):
     def _on_scene_end_import(self, caller: Any, event: Any) -> None:
         # The selectors learn of the new nodes a moment later than this event.
         qt.QTimer.singleShot(0, lambda: None if self._closed else self.connect_scene())
+
+    def _on_node_removed(self, caller: Any, event: Any) -> None:
+        """It may have been the result at hand."""
+        if not slicer.mrmlScene.IsBatchProcessing():
+            self.refresh()
 
     def _on_input_chosen(self, node: Any) -> None:
         if self._parameters is not None and node is not None:
@@ -206,12 +213,14 @@ class SynthesisPanel(VTKObservationMixin):
         self._synthesizer.close()
 
     def _comparable(self) -> Any:
-        """The chosen output or the last one made, as long as its ultrasound volume is in the scene."""
-        chosen = self._parameters.outputVolume if self._parameters else None
-        for node in (chosen, slicer.mrmlScene.GetNodeByID(self._last_output_id)):
-            if nodes.source_of(node) is not None:
-                return node
-        return None
+        """The chosen output, else the last result of the chosen ultrasound: never that of another patient."""
+        if self._parameters is None:
+            return None
+        chosen, source = self._parameters.outputVolume, self._parameters.inputVolume
+        if nodes.source_of(chosen) is not None:
+            return chosen
+        made = slicer.mrmlScene.GetNodeByID(self._last_output_id)
+        return made if source is not None and nodes.source_of(made) is source else nodes.result_of(source)
 
     def _on_progress(self, value: float, stage: str) -> None:
         self.ui.statusLabel.text = self._words.say(value, stage)
@@ -226,6 +235,7 @@ class SynthesisPanel(VTKObservationMixin):
     def _on_finished(self, node: Any, error: USMRIError | None) -> None:
         if error is None:
             self._last_output_id = node.GetID()
+            self.display.on_window(self.ui.windowComboBox.currentIndex)      # the one that is chosen still holds
             done = _("Done: {name}").format(name=node.GetName())
             self._show_idle("\n".join([done, *self._warnings]))   # a doubtful result must not look like a good one
             if self._parameters is not None and self._parameters.showComparison:

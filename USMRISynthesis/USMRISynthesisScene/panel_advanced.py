@@ -8,6 +8,7 @@ import qt
 from slicer.i18n import tr as _
 
 from USMRISynthesisScene import model_choice
+from USMRISynthesisScene.answering import allow
 from USMRISynthesisScene.export import provenance_of
 from USMRISynthesisScene.model_choice import PLANE_WORDS, ModelChoice
 from USMRISynthesisScene.nodes import is_frame
@@ -38,7 +39,7 @@ class AdvancedSection:
         state = torch_state()
         self.ui.torchLabel.text = (_("PyTorch {version} is installed.").format(version=torch_version())
                                    if state is TorchState.READY else str(explanation(state)))
-        self.ui.offlineButton.enabled = state is not TorchState.READY
+        allow([self.ui.offlineButton], state is not TorchState.READY, _("PyTorch is there: nothing has to be brought."))
         return state
 
     def look_at_model(self) -> ModelChoice:

@@ -31,6 +31,7 @@ class AlignmentSection:
                  say: Callable[[str], None]) -> None:
         self.ui = ui
         self._parameters, self._result, self._say = parameters, result, say
+        self._aligned = ""      # id of the ultrasound at the last look
         self._followed = Watch(self._on_transform, _TRANSFORM_MODIFIED)
         ui.placeLandmarksButton.connect("clicked(bool)", self.on_place)
         ui.useLandmarksButton.connect("clicked(bool)", self.on_use)
@@ -38,6 +39,7 @@ class AlignmentSection:
 
     def refresh(self, running: bool) -> None:
         source = self._source()
+        self._forget_other(source)
         for widget in (self.ui.placeLandmarksButton, self.ui.useLandmarksButton):
             widget.enabled = source is not None and not running
         if self._followed.follow(self._transform()):
@@ -51,6 +53,17 @@ class AlignmentSection:
         else:
             self.ui.scoreLabel.text = _("Score: {score:.2f}. The head was not found reliably: show the outline, and "
                                         "align by landmarks or by a transform.").format(score=score)
+
+    def _forget_other(self, source: Any) -> None:
+        """Another ultrasound was chosen: an alignment that was made for the one before would be silently wrong."""
+        before, self._aligned = self._aligned, source.GetID() if source is not None else ""
+        parameters = self._parameters()
+        chosen = parameters.alignment if parameters is not None else None
+        owner = nodes.source_of(chosen)
+        if before and source is not None and before != self._aligned and owner is not None and owner is not source:
+            parameters.alignment = None
+            self._say(_("{transform} belongs to {other}: the alignment is automatic again.").format(
+                transform=chosen.GetName(), other=owner.GetName()))
 
     def on_result(self) -> None:
         """After a run: a doubtful alignment is not left unmentioned."""

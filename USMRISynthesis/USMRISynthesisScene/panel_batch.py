@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 from USMRISynthesisLib.batch import Batch, Case
 from USMRISynthesisLib.errors import Refused, USMRIError
 
+from USMRISynthesisScene.answering import allow
 from USMRISynthesisScene.batch import BatchReports, BatchRun
 from USMRISynthesisScene.model_choice import planes_to_run
 from USMRISynthesisScene.panel_runs import RunSection, Surroundings
@@ -29,7 +30,7 @@ class BatchSection(RunSection):
 
     def refresh(self, busy: bool) -> None:
         """`busy`: the worker is needed elsewhere."""
-        self.ui.batchButton.enabled = self.running or not busy
+        allow([self.ui.batchButton], self.running or not busy, _("Wait for what runs, or cancel it."))
         self.ui.batchButton.text = _("Cancel batch") if self.running else _("Run batch")
         for widget in (self.ui.batchInputButton, self.ui.batchOutputButton, self.ui.batchFreshCheckBox):
             widget.enabled = not self.running

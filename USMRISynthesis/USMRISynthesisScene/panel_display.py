@@ -8,6 +8,7 @@ from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import USMRIError
 
 from USMRISynthesisScene import contours, layout, nodes, rendering
+from USMRISynthesisScene.answering import NO_RESULT, allow
 from USMRISynthesisScene.export import provenance_of
 from USMRISynthesisScene.reveal import Reveal
 
@@ -44,9 +45,8 @@ class DisplaySection:
     def refresh(self) -> None:
         """What can be used now."""
         output = self._result()
-        for widget in (self.ui.compareButton, self.ui.contourCheckBox, self.ui.windowComboBox, self.ui.fadeSlider,
-                       self.ui.viewsComboBox, self.ui.revealCheckBox):
-            widget.enabled = output is not None
+        allow((self.ui.compareButton, self.ui.contourCheckBox, self.ui.windowComboBox, self.ui.fadeSlider,
+               self.ui.viewsComboBox, self.ui.revealCheckBox), output is not None, NO_RESULT)
         supported = output is not None and output.GetNodeReference(nodes.SUPPORT_ROLE) is not None
         self.ui.supportCheckBox.enabled = supported
         self.ui.supportCheckBox.toolTip = (
@@ -55,7 +55,7 @@ class DisplaySection:
             _("Where the beam looked inside the head, in green over the ultrasound. It does not say how right the "
               "MR-like image is.") if supported else
             _("Tick \"Add the support map\" under Output and synthesize again."))
-        self.ui.backButton.enabled = layout.is_shown()
+        allow([self.ui.backButton], layout.is_shown(), _("The side-by-side views are not shown."))
 
     def on_compare(self, checked: Any = False) -> None:
         """Show the views that are chosen, with all that is ticked."""

@@ -8,7 +8,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from USMRISynthesisScene import export
-from USMRISynthesisScene.answering import answered
+from USMRISynthesisScene.answering import NO_RESULT, allow, answered
 
 
 class ExportSection:
@@ -30,9 +30,8 @@ class ExportSection:
         ui.dicomButton.connect("clicked(bool)", self.on_dicom)
 
     def refresh(self) -> None:
-        there = self._result() is not None
-        for button in (self.ui.reportButton, self.ui.captureButton, self.ui.saveButton, self.ui.dicomButton):
-            button.enabled = there
+        allow((self.ui.reportButton, self.ui.captureButton, self.ui.saveButton, self.ui.dicomButton),
+              self._result() is not None, NO_RESULT)
 
     @answered
     def on_report(self) -> str:

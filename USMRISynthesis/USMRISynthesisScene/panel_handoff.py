@@ -7,7 +7,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from USMRISynthesisScene import handoff, registration
-from USMRISynthesisScene.answering import answered
+from USMRISynthesisScene.answering import NO_RESULT, allow, answered
 
 
 class HandoffSection:
@@ -28,10 +28,11 @@ class HandoffSection:
 
     def refresh(self) -> None:
         there = self._result() is not None
-        self.ui.shareTransformButton.enabled = there
+        allow([self.ui.shareTransformButton], there, NO_RESULT)
         self.ui.registrationComboBox.enabled = bool(self._tools)
         self.ui.openRegistrationButton.enabled = there and bool(self._tools)
         self.ui.openRegistrationButton.toolTip = (
+            NO_RESULT if self._tools and not there else
             _("Switch to that module, with the MR-like volume and its target chosen in it.") if self._tools else
             _("Install SlicerElastix, ANTs or BRAINSTools from the Extensions Manager."))
 

@@ -6,6 +6,7 @@ from typing import Any
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import USMRIError
 
+from USMRISynthesisScene.answering import allow
 from USMRISynthesisScene.panel_runs import RunSection, Surroundings
 from USMRISynthesisScene.respacing import RespaceOptions, RespaceRun
 from USMRISynthesisScene.worker_run import Reports
@@ -22,7 +23,8 @@ class SpacingSection(RunSection):
     def refresh(self, busy: bool) -> None:
         """`busy`: the worker is needed elsewhere."""
         chosen = self.ui.respaceSelector.currentNode() is not None
-        self.ui.respaceButton.enabled = self.running or (chosen and not busy)
+        allow([self.ui.respaceButton], self.running or (chosen and not busy),
+              _("Wait for what runs, or cancel it.") if busy else _("Select an MR volume under Thick slices first."))
         self.ui.respaceButton.text = _("Cancel") if self.running else _("Reduce slice spacing")
         for widget in (self.ui.respaceSelector, self.ui.respaceSpacingSpinBox, self.ui.respaceConsistencyCheckBox):
             widget.enabled = not self.running

@@ -77,6 +77,9 @@ class Synthesizer(WorkerRun):
             if output is not None and output is source:
                 raise Refused("same-node", "Input and output are the same volume.",
                               "Choose another output, or let a new one be created.")
+            if nodes.is_synthetic(source):
+                raise Refused("synthetic", f"{source.GetName()} was synthesised itself.",
+                              "Choose the ultrasound that it was made from.")
             volume = nodes.read_volume(source)
             matrix = nodes.read_transform(transform)
             volume.write(folder / "input.nrrd", compress=False)

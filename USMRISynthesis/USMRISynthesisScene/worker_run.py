@@ -139,7 +139,8 @@ class WorkerRun:
             shutil.rmtree(folder, ignore_errors=True)
         if error is not None:
             self._reports.message("error", str(error))
-        self._outcome = (node, error)
+        # Without its traceback, whose frames would keep the nodes of the run alive.
+        self._outcome = (node, error.with_traceback(None) if error is not None else None)
         self._reports.finished(node, error)
 
 
