@@ -36,9 +36,9 @@ OWN = {"name": "Thick-slice MR of whoever trained it", "licence": "theirs", "sou
 LIMITS = (
     "Not for diagnosis. What lies between thick slices is invented: a lesion thinner than a slice can be missing, or "
     "be drawn where there is none.",
-    "Slices that moved against each other, as in fetal MR, are neither aligned nor corrected, and what motion left "
-    "between slices comes out sharper: on the real stacks cubic interpolation agrees better with orthogonal stacks of "
-    "the same fetus.",
+    "Slices that moved against each other, as in fetal MR, are not aligned. Where slices disagree the result follows "
+    "what they share: it is smoother, and differs from them. With consistency asked for, the steps between moved "
+    "slices come back, sharper than they were.",
     "The slice profile is taken to be a Gaussian as wide as the slices lie apart: no gap, no overlap.",
     "Learnt from T2-weighted fetal brain MR of few subjects, averages of fetuses with spina bifida most of them; other "
     "organs and contrasts have not been measured.",
@@ -112,6 +112,9 @@ def card(manifest: Mapping[str, Any]) -> str:
         share, f"synthesised fine slices, and in-plane images in {share:.0%} of the batches")
     if config["every_axis"] and share < 1:
         targets += ", degraded along each of their axes (ours)"
+    befell = config["acquisition"]["share"] if "acquisition" in config else 0.0
+    if befell:
+        targets += f". In {befell:.0%} of the batches slices had moved, were unevenly bright and noisy (ours)"
     return "\n".join([
         f"# {manifest['name']} {manifest['version']}", "",
         "Reduces the slice spacing of MR volumes by 1.5 to 6.", "**Not for diagnosis.**", "",
