@@ -51,11 +51,14 @@ def train(options: Namespace) -> Outcome:
     """`usmri train CONFIG` or `usmri train --us DIR --mr DIR`: train, or go on. It is reported on stderr."""
     from USMRISynthesisLib.training import alignment_loop, frames_loop, loop, spacing_loop, support_loop
     from USMRISynthesisLib.training.alignment_configuration import task_of
+    from USMRISynthesisLib.training.processes import processes
 
     def report(text: str) -> None:
         if not options.quiet:
             sys.stderr.write(f"{text}\n")
 
+    if not processes().is_first:  # torchrun started several: one speaks
+        options.quiet, options.json = True, False
     if options.us or options.mr:
         from USMRISynthesisLib.training.lab_run import train_on_folders
 

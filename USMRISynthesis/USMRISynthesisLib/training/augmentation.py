@@ -33,12 +33,16 @@ class AugmentationConfig:
                 raise ValueError(f"{name} must lie in 0..1, not {getattr(self, name)}")
 
 
-def augment(images: Tensor, config: AugmentationConfig) -> Tensor:
-    """(N, 1, H, W) -> the same shape, each image through its own random transform; differentiable."""
+def augment(images: Tensor, config: AugmentationConfig, total: int = 0, part: slice = slice(None)) -> Tensor:
+    """(N, 1, H, W) -> the same shape, each image through its own random transform; differentiable.
+
+    Images that are a part of a batch of `total` get the transforms that they would get in the whole of it.
+    """
     count, _, height, width = images.shape
+    count = total or count
 
     def draw(low: float, high: float) -> Tensor:
-        return torch.empty(count, 1, 1, 1, device=images.device).uniform_(low, high)
+        return torch.empty(count, 1, 1, 1, device=images.device).uniform_(low, high)[part]
 
     if config.contrast:
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
@@ -46,7 +50,7 @@ def augment(images: Tensor, config: AugmentationConfig) -> Tensor:
     if config.brightness:
         images = images + draw(-config.brightness, config.brightness)
     if config.translation:
-        images = _translate(images, config.translation)
+        images = _translate(images, config.translation, count, part)
     if config.cutout:
         rows = torch.arange(height, device=images.device).view(1, 1, height, 1)
         columns = torch.arange(width, device=images.device).view(1, 1, 1, width)
@@ -57,12 +61,12 @@ def augment(images: Tensor, config: AugmentationConfig) -> Tensor:
     return images
 
 
-def _translate(images: Tensor, share: float) -> Tensor:
+def _translate(images: Tensor, share: float, count: int, part: slice) -> Tensor:
     """Whole-pixel shifts, the border repeated."""
     height, width = images.shape[2:]
     reach = max(1, round(share * max(height, width)))
     padded = F.pad(images, (reach, reach, reach, reach), mode="replicate")
-    shifts = torch.randint(0, 2 * reach + 1, (len(images), 2)).tolist()
+    shifts = torch.randint(0, 2 * reach + 1, (count, 2))[part].tolist()
     return torch.stack(
         [padded[n, :, j : j + height, i : i + width] for n, (j, i) in enumerate(shifts)]
     )

@@ -63,6 +63,11 @@ class BatchConfig:
         _require(sum(counts) > 0, "simulated, framed, real and scanned cannot all be 0")
         _require(0 <= self.axial <= 1, "axial is a share, 0 to 1")
 
+    @property
+    def samples(self) -> int:
+        """How many there are in a batch."""
+        return self.simulated + self.framed + self.real + self.scanned
+
 
 @dataclass(frozen=True)
 class InputConfig:

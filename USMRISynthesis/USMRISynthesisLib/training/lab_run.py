@@ -9,6 +9,7 @@ from ..errors import Refused
 from .configuration import configuration_from, read_table
 from .lab_folders import LEDGER, Prepared, prepare
 from .loop import train
+from .processes import processes
 
 CONFIGURATION = Path("configs") / "lab.toml"
 
@@ -43,7 +44,9 @@ def train_on_folders(
     folder = Path(prepared) if prepared else Path(str(table.get("output", "runs/lab"))) / "data"
     table["data"] = {**table.get("data", {}), "scans": str(folder / "us"), "mr": str(folder / "mr")}
     settings = configuration_from(table)  # a mistake there ends it before the long work
-    ready = prepare(us, mr, folder, report=report)
+    together = processes()
+    ready = prepare(us, mr, folder, report=report) if together.is_first else None
+    ready = together.agreed(ready)
     for kind, word in (("us", "ultrasound"), ("mr", "MR")):
         report(f"{ready.used[kind]} {word} volumes are ready, {ready.left_out[kind].total()} are left out")
         for reason, count in ready.left_out[kind].most_common():

@@ -26,14 +26,26 @@ from . import checkpoint as checkpoints
 from . import peers
 from .augmentation import augment
 from .backward import BackwardPath
+from .collapse import CollapseWatch, accuracies
 from .configuration import TrainingConfig, configuration_from, read_configuration
 from .contrast import PatchContrast
-from .data import Slices
+from .data import Batch, Slices
 from .discriminators import Discriminators
 from .edgenet import EdgeNet
 from .history import HistoryPool
 from .monitoring import Log, draw_pictures, hold_out, measure, progress_line, synthesised
-from .objective import Real, Synthesised, discriminator_terms, generator_terms, weighted_sum
+from .objective import (
+    PAIRED_TERMS,
+    PEER_TERMS,
+    TERMS,
+    UNPAIRED_TERMS,
+    Real,
+    Synthesised,
+    discriminator_terms,
+    generator_terms,
+    weighted_sum,
+)
+from .processes import Processes, processes
 from .run import average, opened, prepared, stop_signals
 from .sources import WITHOUT_PAIRS, load_sources
 
@@ -61,10 +73,16 @@ def train(
         config = read_configuration(config)
     limit_s = 60 * (config.minutes if minutes is None else minutes)
     output = Path(config.output)
+    together = processes()
+    if not together.is_first:
+        report = _silent
     saved, state = opened(config, configuration_from, resume=resume)
+    together.wait()  # or a late one would find what the first has begun to write
 
     # --- machine
-    device, half = prepared(threads=config.threads, precision=config.precision, seed=config.seed)
+    device, half = prepared(
+        threads=config.threads, precision=config.precision, seed=config.seed, device=together.device
+    )
     # On a CPU instance norm copies channels_last images, which costs what the convolutions gain.
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
@@ -121,19 +139,27 @@ def train(
             report("the training cases have changed since the checkpoint: the run will not repeat exactly")
 
     def save() -> None:
+        if not together.is_first:
+            return
         content = {name: part.state_dict() for name, part in kept.items()}
         facts = {"step": step, "elapsed_s": elapsed_s, "best": best, "latest": latest, "cases": names}
         origin = {"config": config.to_json(), "random": checkpoints.random_state(rng)}
         checkpoints.save(saved, content | facts | origin)
 
-    log = Log(output / "log.csv", step)
-    evaluations = Log(output / "evaluation.csv", step)
+    if together.is_first:
+        log, evaluations = Log(output / "log.csv", step), Log(output / "evaluation.csv", step)
+
+    watch = CollapseWatch()
+
+    # --- the whole batch, and this process's part of it
+    total_samples = config.batch.samples
+    part = together.part(total_samples)
 
     def changed(images: Tensor) -> Tensor:
-        return augment(images, config.augmentation)
+        return augment(images, config.augmentation, total_samples, part)
 
     def remembered(name: str, fakes: Tensor) -> Tensor:
-        return pools[name].exchange(fakes)
+        return pools[name].exchange(together.gathered(fakes, total_samples))[part]
 
     # --- the loop
     with stop_signals() as stopped:
@@ -147,7 +173,9 @@ def train(
             objective = config.objective
             if step % config.unpaired_every:
                 objective = objective.without_unpaired()
-            batch = slices.draw()
+            whole = slices.draw()
+            shares = _shares(whole.has_truth, part, together)
+            batch = Batch(*(values[part] for values in whole))
             x = batch.x.to(device, memory_format=layout)
             real = Real(*(part.to(device) for part in (batch.us, batch.mr, batch.truth, batch.has_truth)))
 
@@ -165,11 +193,12 @@ def train(
                         made, other, real.mr, x, generator, discriminators, contrast, objective, changed
                     )
                 discriminators.requires_grad_(True)
-            total = weighted_sum(terms, objective)
-            if not bool(torch.isfinite(total)):
+            total = weighted_sum(terms, objective, shares)
+            if not bool(torch.isfinite(together.mean(total))):
                 raise Failed("diverged", f"The loss is no number at step {step}.", "Lower optimiser.rate.")
             optimiser.zero_grad(set_to_none=True)
             total.backward()
+            together.average_gradients(networks)
             optimiser.step()
             average(averaged, generator, min(config.ema, (1 + step) / (10 + step)))
 
@@ -179,33 +208,46 @@ def train(
                     judged |= peers.discriminator_terms(other, real, discriminators, objective, changed, remembered)
             if judged:
                 judges.zero_grad(set_to_none=True)
-                torch.stack([value.float() for value in judged.values()]).sum().backward()
+                lost = torch.stack([value.float() for value in judged.values()]).sum()
+                (lost if shares is None else lost * shares["d"]).backward()
+                together.average_gradients(discriminators.parameters())
                 judges.step()
 
+            if shares is not None:
+                terms = {name: together.mean(shares[name] * value.float()) for name, value in terms.items()}
+                judged = {name: together.mean(shares["d"] * value.float()) for name, value in judged.items()}
             latest |= _numbers(terms) | {f"d_{name}": value for name, value in _numbers(judged).items()}
             step += 1
-            elapsed_s = time.perf_counter() - began
+            elapsed_s, halted = together.agreed(
+                (time.perf_counter() - began, stopped() or (cancel is not None and cancel()))
+            )
             ending = step == config.steps or bool(limit_s and elapsed_s >= limit_s)
-            if step % config.log_every == 0 or ending:
+            if together.is_first and (step % config.log_every == 0 or ending):
                 log.write({"step": step, "elapsed_s": elapsed_s, "rate": rate_now} | latest)
                 seconds = (elapsed_s - logged[1]) / (step - logged[0])
                 logged = (step, elapsed_s)
                 left_s = (config.steps - step) * seconds
                 left_s = min(left_s, limit_s - elapsed_s) if limit_s else left_s
                 report(progress_line(step, config.steps, seconds, max(left_s, 0.0), latest))
-            if step % config.evaluate_every == 0 or ending:
+            if together.is_first and (step % config.evaluate_every == 0 or ending):
                 predicted = synthesised(averaged, held.x, device)
+                shown = predicted[:0] if held.frames is None else synthesised(averaged, held.frames, device)
                 figures = measure(predicted, held)
-                evaluations.write({"step": step, **figures})
-                report("held out: " + ", ".join(f"{n} {v:.3f}" for n, v in figures.items()))
-                draw_pictures(output / f"step-{step:06d}.png", averaged, predicted, held, device)
+                unseen = predicted if len(predicted) else shown
+                told = accuracies(discriminators, edge_net, held.mr, unseen, config.objective)
+                for line in watch.warnings(told):
+                    report(line)
+                evaluations.write({"step": step, **figures, **told})
+                text = ", ".join(f"{name} {value:.3f}" for name, value in (figures | told).items())
+                report(f"held out{' (simulated)' if figures else ''}: {text or 'pictures only'}")
+                draw_pictures(output / f"step-{step:06d}.png", predicted, shown, held)
                 if figures.get("residual_ncc", float("-inf")) > best:
                     best = figures["residual_ncc"]
                     facts = {"step": step, "config": config.to_json(), "cases": names, "figures": figures}
                     checkpoints.save(output / checkpoints.BEST, {"averaged": averaged.state_dict(), **facts})
             if step % config.checkpoint_every == 0 or ending:
                 save()
-            if not ending and (stopped() or (cancel is not None and cancel())):
+            if not ending and halted:
                 save()
                 raise Cancelled("cancelled", f"Training stopped at step {step}; a checkpoint was saved.",
                                 "Run the same command to go on.")
@@ -241,6 +283,21 @@ def _widened(weight: Tensor, like: Tensor | None) -> Tensor:
     if like is None or weight.dim() != 4 or like.shape[1] != weight.shape[1] + 1:
         return weight
     return torch.cat([weight[:, :-1], torch.zeros_like(weight[:, :1]), weight[:, -1:]], dim=1)
+
+
+def _shares(has_truth: Tensor, part: slice, together: Processes) -> dict[str, float] | None:
+    """By what the means of each term over a part of a batch weigh in the whole; "d": the discriminators'. None for the
+    whole.
+    """
+    if together.count == 1:
+        return None
+    by_term = dict.fromkeys(("d", *TERMS, *PEER_TERMS), together.share(torch.ones_like(has_truth), part))
+    by_term |= dict.fromkeys(PAIRED_TERMS, together.share(has_truth, part))
+    return by_term | dict.fromkeys(UNPAIRED_TERMS, together.share(~has_truth, part))
+
+
+def _silent(text: str) -> None:
+    """What processes other than the first report."""
 
 
 def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from ..synthesis.generator import GeneratorConfig
 from .cases import Case
 from .data import centred_input, frame_input, shrunk, slice_input
-from .scans import Scan
+from .scans import MRVolume, Scan
 from .sources import Sources
 
 PICTURE_COLUMNS = 8
 TRAINING_CASES_IN_MEAN = 60
+MR_SLICES = 6  # of each volume that is held back
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,8 @@ class HeldOut:
     """Fixed slices of the validation cases, and real frames; never augmented.
 
     x (n, C, H, W), truth (n, 1, H, W); mean (n, 1, H, W): the training cases' mean MR at each slice's
-    position; frames (m, C, H, W) or None; centre: the channel that is the slice itself.
+    position; frames (m, C, H, W) or None; centre: the channel that is the slice itself. mr (l, 1, H, W): real MR that
+    is not trained on, to ask the discriminators about.
     """
 
     x: Tensor
@@ -34,6 +36,7 @@ class HeldOut:
     mean: Tensor
     frames: Tensor | None
     centre: int
+    mr: Tensor
 
 
 def hold_out(sources: Sources, count: int, config: GeneratorConfig, shrink: int = 1) -> HeldOut:
@@ -48,7 +51,11 @@ def hold_out(sources: Sources, count: int, config: GeneratorConfig, shrink: int 
     shown += _without_truth(sources.held_scans or sources.scans, config)
     frames = shrunk(torch.cat(shown), shrink) if shown else None
     x, truth, mean = (shrunk(part, shrink) if len(part) else part for part in (x, truth, mean))
-    return HeldOut(x, truth, mean, frames, config.neighbours)
+    mr = truth
+    if sources.held_mr:
+        slices = [volume.t2[k] for volume in sources.held_mr for k in _within_head(_area(volume), MR_SLICES)]
+        mr = shrunk(torch.from_numpy(np.stack(slices).astype(np.float32))[:, None] / 127.5 - 1, shrink)
+    return HeldOut(x, truth, mean, frames, config.neighbours, mr)
 
 
 def _with_truth(
@@ -78,6 +85,11 @@ def _without_truth(scans: Sequence[Scan], config: GeneratorConfig) -> list[Tenso
 def _spread(count: int) -> list[int]:
     """PICTURE_COLUMNS of so many, or all."""
     return [int(n) for n in np.unique(np.linspace(0, count - 1, PICTURE_COLUMNS).round())] if count else []
+
+
+def _area(volume: MRVolume) -> np.ndarray:
+    """(K,) pixels of the head in each axial slice."""
+    return np.count_nonzero(volume.t2, axis=(1, 2))
 
 
 def _within_head(head: np.ndarray, count: int) -> list[int]:
@@ -114,10 +126,8 @@ def measure(predicted: Tensor, held: HeldOut) -> dict[str, float]:
     return dict(zip(("l1", "ncc", "residual_ncc"), means.tolist(), strict=True))
 
 
-def draw_pictures(
-    path: Path, generator: nn.Module, predicted: Tensor, held: HeldOut, device: torch.device
-) -> None:
-    """A PNG with rows ultrasound, MR-like, truth; then real frames and what becomes of them."""
+def draw_pictures(path: Path, predicted: Tensor, shown: Tensor, held: HeldOut) -> None:
+    """A PNG with rows ultrasound, MR-like, truth; then real frames and volumes, and what became of them (shown)."""
     from PIL import Image
 
     rows = []
@@ -125,7 +135,7 @@ def draw_pictures(
         columns = _spread(len(held.x))
         rows = [held.x[columns, held.centre], predicted[columns, 0], held.truth[columns, 0]]
     if held.frames is not None:
-        rows += [held.frames[:, held.centre], synthesised(generator, held.frames, device)[:, 0]]
+        rows += [held.frames[:, held.centre], shown[:, 0]]
     if not rows:
         return
     height, width = rows[0].shape[1:]

@@ -31,6 +31,7 @@ TERMS = ("lat", "app", "stru", "proj", "back", "bi", "supervised", "edge", "floo
 PEER_TERMS = ("auto", "cycle", "reverse", "nce")
 FLOOR = -0.3  # in [-1, 1]; the darkest tissue of the T2 averages lies above it
 ADVERSARIAL_KINDS = ("lsgan", "log")
+PAIRED_TERMS, UNPAIRED_TERMS = ("supervised", "edge"), ("floor",)  # means over samples with, and without, truth
 
 
 @dataclass(frozen=True)
@@ -239,9 +240,12 @@ def discriminator_terms(
     return terms
 
 
-def weighted_sum(terms: Mapping[str, Tensor], config: ObjectiveConfig) -> Tensor:
-    """Equation 9 with every term's weight."""
-    return torch.stack([config.weight(name) * value.float() for name, value in terms.items()]).sum()
+def weighted_sum(
+    terms: Mapping[str, Tensor], config: ObjectiveConfig, shares: Mapping[str, float] | None = None
+) -> Tensor:
+    """Equation 9 with every term's weight; `shares`: of a part of a batch, by which its means weigh in the whole."""
+    weights = {name: config.weight(name) * (shares[name] if shares else 1.0) for name in terms}
+    return torch.stack([weights[name] * value.float() for name, value in terms.items()]).sum()
 
 
 def _present(value: Tensor | None) -> Tensor:

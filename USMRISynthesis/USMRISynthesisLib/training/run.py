@@ -42,11 +42,13 @@ def opened(
     return saved, state
 
 
-def prepared(*, threads: int, precision: str, seed: int) -> tuple[torch.device, bool]:
-    """The device to train on, and whether in bf16; sets torch's threads and seed."""
+def prepared(
+    *, threads: int, precision: str, seed: int, device: torch.device | None = None
+) -> tuple[torch.device, bool]:
+    """The device to train on (the best where None is given), and whether in bf16; sets torch's threads and seed."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = precision == "bf16" or (precision == "auto" and native_half(device)[0] is not None)
     torch.manual_seed(seed)
     return device, half
