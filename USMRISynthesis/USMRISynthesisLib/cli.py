@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     synthesize.add_argument("--model", default="default", help="name of a model, or its folder")
     synthesize.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     synthesize.add_argument("--planes", default="axial",
-                             help="along which slices: axial, coronal, sagittal, or all for the mean of the three")
+                             help="along which slices: axial, coronal, sagittal, or all for the median of the three")
     synthesize.add_argument("--transform", metavar="FILE",
                             help="ITK transform to canonical space, where it is known; it wins")
     synthesize.add_argument("--support", metavar="FILE",
@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     batch.add_argument("--model", default="default", help="name of a model, or its folder")
     batch.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     batch.add_argument("--planes", default="axial",
-                       help="along which slices: axial, coronal, sagittal, or all for the mean of the three")
+                       help="along which slices: axial, coronal, sagittal, or all for the median of the three")
     batch.add_argument("--workers", type=int, default=1, metavar="N",
                        help="images at a time (1); no more than there are processors")
     batch.add_argument("--fresh", action="store_true", help="make again what is done already")
@@ -152,7 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--model", default="default", help="name of a model, or its folder")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     evaluate.add_argument("--planes", default="axial",
-                          help="synthesis: along axial, coronal or sagittal slices, or the mean of all three")
+                          help="synthesis: along axial, coronal or sagittal slices, or the median of all three")
     evaluate.add_argument("--through", default="network", choices=("network", "product"),
                           help="network: at the true pose; product: gate, estimated pose and all (network)")
     evaluate.add_argument("--data", default="../shared/data", metavar="DIR", help="folder of HC18")

@@ -88,7 +88,7 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         volume: 3D greyscale, or one frame of shape (1, h, w).
         model: name of an installed model, or the path of a model folder.
         device: "auto", "cpu", "cuda" or "mps".
-        planes: along which slices to synthesise: "axial", "coronal", "sagittal", or "all" for the mean of the three,
+        planes: along which slices to synthesise: "axial", "coronal", "sagittal", or "all" for the median of the three,
             which takes three times as long. A frame has one plane, whatever is said here.
         transform: (4, 4) ras_to_canonical where it is known; it wins over the estimated one.
         progress: called with a share of the whole, 0-1, and the stage.
@@ -109,7 +109,7 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
     with run.stage("Loading the model", 0.12):
         try:
             from USMRISynthesisLib.synthesis.engine import BATCH, load_generator
-            from USMRISynthesisLib.synthesis.stack import mean_of, run_planes, wanted_slices
+            from USMRISynthesisLib.synthesis.stack import median_of, run_planes, wanted_slices
         except (ImportError, OSError) as error:   # OSError: an installation that broke half-way
             raise Failed("torch", "PyTorch is not installed, or its installation is broken.",
                          "In Slicer, install it through the PyTorch extension; elsewhere: "
@@ -127,7 +127,7 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         made = run_planes(
             generator, us, z_mm, planes=planes, inside=head & seen, batch=batch, cancel=cancel, log=run.say,
             progress=_within(progress, 0.22, 0.92 if generator.support is None else 0.86))
-        mr = mean_of(made)
+        mr = median_of(made)
     believed = None
     if generator.support is not None:
         from USMRISynthesisLib.synthesis.support import spread_of, support_map

@@ -1,4 +1,4 @@
-"""Slices along other axes of canonical space than the axial, and the mean over the three planes.
+"""Slices along other axes of canonical space than the axial, and all three planes.
 
 A stack (k, j, i) of canonical space read in a plane has that plane's slices along its first axis; rows and columns run
 towards the front or the top, and to the right or the front:

@@ -1,4 +1,4 @@
-"""A canonical stack through a generator in one plane or in all three, whose mean is smoother than any of them.
+"""A canonical stack through a generator in one plane or in all three, whose median fails less than any of them.
 
 Where three networks' views of one voxel agree, that does not make it true; where they disagree, one of them is wrong.
 """
@@ -45,9 +45,16 @@ def run_planes(
     return made
 
 
-def mean_of(made: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The mean of the planes, float32."""
-    return np.asarray(sum(made.values()) / np.float32(len(made)))
+def median_of(made: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One plane as it is; of three the median of each voxel.
+
+    Not the mean: where one plane fails with a whole head, the mean follows it a third of the way, and steps between
+    one plane's slices come through as stripes (eight heads of weeks 24 and 31: stripe peak 2307 against 130).
+    """
+    if len(made) == 1:
+        return next(iter(made.values()))
+    a, b, c = made.values()
+    return np.asarray(np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c)))
 
 
 def wanted_slices(inside: np.ndarray) -> np.ndarray:

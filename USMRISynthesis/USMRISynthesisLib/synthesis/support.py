@@ -1,7 +1,7 @@
 """The support map: how probable it is that the MR-like grey is right, told by a network that has seen it go wrong.
 
 A small network looks at the ultrasound and at what the generator made of it, three slices each, at their place, and,
-where the MR is the mean over three planes, at how far these disagree. It is trained on simulated heads, whose true MR
+where the MR is the median of three planes, at how far these disagree. It is trained on simulated heads, whose true MR
 is known, to tell voxels whose grey is off by more than `WRONG` from the others; its probabilities are then calibrated
 on heads that the generator never saw (`training/support_*`). What it has not seen go wrong it cannot tell: real
 ultrasound, and anomalies of other kinds.

@@ -21,7 +21,7 @@ from ..synthesis.engine import LoadedGenerator
 from ..synthesis.intensity import normalise_ultrasound
 from ..synthesis.planes import ALL, chosen
 from ..synthesis.slices import LOCATION_SCALE_MM
-from ..synthesis.stack import mean_of, run_planes
+from ..synthesis.stack import median_of, run_planes
 from ..synthesis.support import ONE_PLANE, SPREAD_SCALE, WRONG, neighbourhood, spread_of
 
 ENOUGH = 300  # pixels of brain for a slice to be looked at
@@ -73,7 +73,7 @@ def judge(generator: LoadedGenerator, case: Case) -> Judged:
     us = normalise_ultrasound(case.us, case.fan, generator.manifest.input.exponent)
     several = chosen(ALL, generator.manifest.input.planes) is not None
     planes = run_planes(generator, us, canonical_axis_mm(), planes=ALL if several else "axial")
-    results = [(planes["axial"], None)] + ([(mean_of(planes), spread_of(planes))] if several else [])
+    results = [(planes["axial"], None)] + ([(median_of(planes), spread_of(planes))] if several else [])
     inside = case.brain & case.fan
     return Judged(
         case.name, _bytes(us),
