@@ -198,6 +198,31 @@ def test_trained_exported_used_and_measured(own_model, heads, tmp_path, head):
     json.dumps(figures)
 
 
+def test_new_figures_keep_weights_and_support_map_to_the_byte_and_other_weights_drop_it(own_model, heads, tmp_path):
+    from made_training import configure, make_data
+    from USMRISynthesisLib.training.export import export
+    from USMRISynthesisLib.training.loop import train
+
+    (tmp_path / "data").mkdir()
+    data = make_data(tmp_path / "data")
+    saved = train(configure(tmp_path, data, steps=1), report=quiet)
+    folder = export(saved, own_model.parent / "trained", name="trained")
+    support = {"file": "support.pt", "sha256": "0" * 64, "wrong": 0.15, "smoothing_mm": 0.9, "cases": 1, "steps": 1,
+               "date": "", "config": {"learn": ["a"], "calibrate": ["b"], "seed": 0}, "figures": {}}  # fmt: skip
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "support": support}))
+    before = (folder / "model.pt").read_bytes()
+    export(saved, folder, name="trained", figures={"ncc": 0.5})
+    after = json.loads((folder / "manifest.json").read_text())
+    assert (folder / "model.pt").read_bytes() == before and after["sha256"] == manifest["sha256"]
+    assert after["support"] == support and after["figures"]["ncc"] == 0.5
+    assert (folder / "README.md").read_text().count("## Support map") == 1
+    other = train(configure(tmp_path, data, steps=2, output="other"), report=quiet)
+    export(other, folder, name="trained")
+    assert "support" not in json.loads((folder / "manifest.json").read_text())
+    assert (folder / "model.pt").read_bytes() != before
+
+
 def test_a_model_without_a_support_map_is_not_measured(own_model, heads):
     assert evaluation.evaluate(heads / "val", str(own_model), "cpu") is None
 

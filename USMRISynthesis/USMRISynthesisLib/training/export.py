@@ -14,12 +14,14 @@ from typing import Any
 import torch
 
 from ..errors import Failed, Refused
+from ..manifest import read_manifest
 from ..normalisation.canonical import SIZE, SPACING_MM
 from ..synthesis.generator import Generator
 from . import checkpoint as checkpoints
 from . import model_folder
 from .configuration import TrainingConfig, configuration_from
 from .model_folder import ATLAS, HC18, INTENSITY, LAB
+from .support_export import described_card
 
 TOLERANCE = 1e-5
 LIMITS = (
@@ -60,6 +62,7 @@ def export(
     `figures` replaces the held-out figures that the checkpoint carries, `limits` those that go with the data. Nothing
     is written before the saved module, read back, has given the eager result to 1e-5 for batches of 1 to 4. It is
     neither frozen nor optimised for one machine: that is done after loading, where device and precision are known.
+    Weights that the folder holds already stay to the byte, since no two traces are alike, with their support map.
 
     Raises Refused (no checkpoint), Failed (the saved module differs; nothing can be written).
     """
@@ -76,7 +79,10 @@ def export(
         raise Refused("checkpoint", f"{checkpoint} was trained on slices shrunk by {config.data.shrink}, to compare "
                       "methods; no model for use comes of it.", "Train with data.shrink = 1.")
     generator.eval().requires_grad_(False)
-    data = _traced(generator, config.generator.in_channels)
+    seeded = torch.Generator().manual_seed(0)
+    example = torch.rand(4, config.generator.in_channels, SIZE, SIZE, generator=seeded) * 2 - 1
+    kept, support = _kept(generator, Path(folder), example)
+    data = kept or _traced(generator, example)
     form = config.generator
     measured = figures if figures is not None else content.get("figures", {})
     manifest: dict[str, Any] = {
@@ -97,7 +103,10 @@ def export(
         "limits": list(limits_of(config) if limits is None else limits),
         "synthetic": True,
     }
-    return model_folder.write(folder, data, manifest, card(manifest))
+    text = card(manifest)
+    if support is not None:
+        manifest["support"], text = support, described_card(text, support)
+    return model_folder.write(folder, data, manifest, text)
 
 
 def data_of(config: TrainingConfig) -> list[dict[str, str]]:
@@ -160,25 +169,42 @@ def card(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _traced(generator: Generator, channels: int) -> bytes:
+def _kept(
+    generator: Generator, folder: Path, example: torch.Tensor
+) -> tuple[bytes | None, Mapping[str, Any] | None]:
+    """The folder's model and its entry for a support map, where it holds these weights and does the same with them."""
+    try:
+        content = (folder / model_folder.MODEL).read_bytes()
+        loaded = torch.jit.load(io.BytesIO(content), "cpu").eval()
+        theirs = loaded.state_dict()
+        same = all(key in theirs and torch.equal(theirs[key], value) for key, value in generator.state_dict().items())
+        if not same or not _difference(loaded, generator, example) <= TOLERANCE:
+            return None, None
+        return content, read_manifest(folder).extra.get("support")
+    except (OSError, RuntimeError, Failed):
+        return None, None
+
+
+def _difference(loaded: torch.nn.Module, generator: Generator, example: torch.Tensor) -> float:
+    """Largest difference of the two outputs, for batches of 1 to 4."""
+    with torch.inference_mode():
+        expected = generator(example)
+        return max(float((loaded(example[:count]) - expected[:count]).abs().max()) for count in range(1, 5))
+
+
+def _traced(generator: Generator, example: torch.Tensor) -> bytes:
     """The generator as TorchScript bytes, checked against eager. Raises Failed.
 
     Traced and not scripted: a script carries every branch of torch's own functions, and with them operators
     that an older torch does not know and then refuses to load. Any batch goes in; the slice's size is fixed.
     """
-    example = torch.rand(4, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # newer torch discourages TorchScript; sizes become constants, as meant
         torch.jit.save(torch.jit.trace(generator, example[:2], check_trace=False), buffer)
         buffer.seek(0)
         loaded = torch.jit.load(buffer)
-    with torch.inference_mode():
-        expected = generator(example)
-        for count in range(1, 5):
-            worst = float((loaded(example[:count]) - expected[:count]).abs().max())
-            if not worst <= TOLERANCE:
-                raise Failed(
-                    "export", f"The exported model differs by {worst:.1e} with {count} slices.", "Report it."
-                )
+    worst = _difference(loaded, generator, example)
+    if not worst <= TOLERANCE:
+        raise Failed("export", f"The exported model differs by {worst:.1e}.", "Report it.")
     return buffer.getvalue()
