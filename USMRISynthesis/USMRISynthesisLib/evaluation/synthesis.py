@@ -15,11 +15,12 @@ import numpy as np
 
 from ..errors import Refused
 from ..normalisation.canonical import SIZE, canonical_axis_mm, canonical_ijk_to_ras
+from ..synthesis.planes import PLANES, oriented
 from . import measures
 from .synthesis_frames import PredictFrame, mean_frame, measure_frames
 
 _BRAIN = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13)
-SLICES = range(44, 117, 4)  # axial slices that hold brain
+SLICES = range(44, 117, 4)  # slices that hold brain, in every plane
 _BOOTSTRAPS = 500
 
 
@@ -172,6 +173,9 @@ def _measure(case: Case, prediction: np.ndarray, mean: np.ndarray) -> dict[str, 
     ours, truth, average = prediction[slices], case.t2[slices], mean[slices]
     us = case.us[slices].astype(np.float32) / 255
     offsets = [measures.shift(prediction[k], case.t2[k]) for k in (64, 76, 88, 100)]
+    across = {f"gradient_ncc_{plane}": measures.gradient_ncc(*(oriented(volume, plane)[slices] for volume in
+                                                               (prediction, case.t2, case.brain & case.fan)))
+              for plane in PLANES[1:]}  # fmt: skip
     return {
         "ncc": measures.ncc(ours, truth, seen),
         "ncc_mean_mr": measures.ncc(average, truth, seen),
@@ -184,7 +188,7 @@ def _measure(case: Case, prediction: np.ndarray, mean: np.ndarray) -> dict[str, 
         "shift_within_1px": float(np.mean([max(abs(r), abs(c)) <= 1 for r, c in offsets])),
         "stripe_peak": float(np.median([measures.stripe_peak(prediction[k]) for k in (64, 80, 96)])),
         "stripe_peak_truth": float(np.median([measures.stripe_peak(case.t2[k]) for k in (64, 80, 96)])),
-    }
+    } | across
 
 
 def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
