@@ -159,7 +159,7 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         :param model: name of an installed model, or path of a model folder
         :param device: auto, cpu, cuda or mps
         :param planes: along which slices the network goes: axial; where the model knows them coronal or sagittal; or
-            all, for the mean of the three
+            all, for the median of the three
         :param transform: linear transform node or 4x4 array to canonical fetal space, instead of the automatic one
         :param progress: called as progress(fraction, stage)
         :param support: also add the map of where the beam looked inside the head

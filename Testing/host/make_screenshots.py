@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,6 +28,8 @@ from USMRISynthesisScene import layout  # noqa: E402
 from USMRISynthesisScene.sample_data import FILES, SIMULATED, sample_file  # noqa: E402
 
 THUMBNAIL = (260, 280)
+SECTIONS = (("inputs", "output", "display", "alignment", "registration"),
+            ("respace", "batch", "export", "advanced"))
 
 
 def thumbnails(folder: Path) -> None:
@@ -52,19 +56,37 @@ def main(folder: Path) -> None:
     ultrasound.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")   # Slicer's reader does it
     ui.runButton.click()
     spin_until(lambda: is_idle(ui), 900)
-    for name in ("display", "alignment", "registration"):
-        getattr(ui, f"{name}CollapsibleButton").collapsed = False
     ui.viewsComboBox.currentIndex = 1
     ui.viewsComboBox.activated.emit(1)
     rows = [np.hstack([picture_of(slicer.app.layoutManager().sliceWidget(layout.view_tag(role, plane)))
                        for role in (layout.ULTRASOUND, layout.FUSED, layout.MR)]) for plane in layout.PLANES]
     write_png(folder / "three-planes.png", [np.vstack(rows)])
-    widget.parent.resize(420, 860)
+    for button, name in ((ui.batchInputButton, "ultrasound"), (ui.batchOutputButton, "mr-like"),
+                         (ui.exportFolderButton, "for the report")):
+        button.directory = f"/home/me/{name}"
     widget.parent.show()
+    halves = [panel_with(widget, names) for names in SECTIONS]
+    height = max(half.height for half in halves)
+    picture = Image.new("RGB", (sum(half.width for half in halves), height), halves[0].getpixel((2, 2)))
+    for index, half in enumerate(halves):
+        picture.paste(half, (index * halves[0].width, 0))
+    picture.save(folder / "panel.png", optimize=True)
+    widget.cleanup()
+
+
+def panel_with(widget: Any, names: tuple[str, ...]) -> Image.Image:
+    """The panel as it looks with these sections open and the others closed."""
+    for name in sum(SECTIONS, ()):
+        getattr(widget.ui, f"{name}CollapsibleButton").collapsed = name not in names
     for _ in range(6):
         slicer.app.processEvents()
-    widget.parent.grab().save(str(folder / "panel.png"))
-    widget.cleanup()
+    widget.parent.resize(420, widget.parent.minimumSizeHint.height())
+    for _ in range(6):
+        slicer.app.processEvents()
+    with tempfile.TemporaryDirectory() as folder:
+        widget.parent.grab().save(str(Path(folder) / "panel.png"))
+        with Image.open(Path(folder) / "panel.png") as picture:
+            return picture.convert("RGB")
 
 
 if __name__ == "__main__":

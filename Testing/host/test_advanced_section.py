@@ -148,7 +148,7 @@ def of_three_planes(panel: Any, ui: Any, three_planes: Path, monkeypatch: pytest
 def test_planes_are_those_that_the_chosen_model_knows(of_three_planes: Any, ui: Any, model: Path) -> None:
     box = ui.planesComboBox
     assert ui.modelLabel.text == "three, version 0. Of your own: you are asked once whether it may run."
-    assert choices(box) == ["Axial", "Coronal", "Sagittal", "All three, averaged"]
+    assert choices(box) == ["Axial", "Coronal", "Sagittal", "All three combined"]
     assert box.enabled and "three times as long" in box.toolTip
     choose(box, 3)
     assert of_three_planes.planes == "all"
@@ -157,7 +157,7 @@ def test_planes_are_those_that_the_chosen_model_knows(of_three_planes: Any, ui: 
     assert box.toolTip == "This model knows one kind of slices only."
     assert planes_to_run(of_three_planes) == "axial"
     ui.modelFolderButton.click()
-    assert box.currentText == "All three, averaged" and planes_to_run(of_three_planes) == "all"     # it was kept
+    assert box.currentText == "All three combined" and planes_to_run(of_three_planes) == "all"     # it was kept
 
 
 def test_chosen_planes_reach_the_result_and_the_next_scene(of_three_planes: Any, panel: Any, ui: Any) -> None:

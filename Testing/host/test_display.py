@@ -163,6 +163,7 @@ def test_fade_slider_blends_the_fused_view(done: Any, ui: Any) -> None:
 def test_contours_lie_over_the_ultrasound(kind: str, done: Any, ui: Any, panel: Any) -> None:
     if kind == "frame":
         frame = add_frame()
+        panel.logic.getParameterNode().inputVolume = frame
         panel.logic.getParameterNode().outputVolume = add_result(frame)
     ui.compareButton.click()
     before = picture_of(view(layout.ULTRASOUND))

@@ -131,6 +131,18 @@ def test_all_frames_become_a_sequence_under_the_same_browser(panel: Any, ui: Any
     assert nodes.source_of(output) is proxy
 
 
+def test_sequence_is_not_written_into_a_chosen_volume(panel: Any, ui: Any) -> None:
+    proxy, _browser = add_sequence(2)
+    ui.inputSelector.setCurrentNode(proxy)
+    ui.allFramesCheckBox.checked = True
+    chosen = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Chosen")
+    ui.outputSelector.setCurrentNode(chosen)
+    play(panel, "copy")
+    spin_until(lambda: is_idle(ui))
+    assert chosen.GetImageData() is None and ui.outputSelector.currentNode() is None
+    assert panel.panel._comparable() is slicer.mrmlScene.GetNodeByID(panel.panel._last_output_id)
+
+
 def test_all_frames_go_along_the_chosen_planes(panel: Any, ui: Any, three_planes: Path) -> None:
     proxy, _browser = add_sequence(2)
     ui.inputSelector.setCurrentNode(proxy)

@@ -1,7 +1,9 @@
 """Three planes, the 3D view, the support map and the window at the mouse, by their pictures."""
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from host_slicer.slice_view import leave_mouse, move_mouse, picture_of, picture_
 from scenery import PICTURES, add_frame, add_head, add_result, is_idle, play, spin_until
 from USMRISynthesisLib.volume import Volume
 from USMRISynthesisScene import layout, marking, nodes
+from USMRISynthesisScene.export import provenance_of
+from USMRISynthesisScene.process import WorkerProcess
 
 VIEWS = ("One plane", "Three planes", "One plane and 3D")
 
@@ -207,3 +211,33 @@ def test_window_at_the_mouse_stays_within_the_view_and_ends_with_its_box(done: A
     slicer.mrmlScene.RemoveNode(done)
     move_mouse(view(layout.FUSED), 100, 100)      # nothing to show, and no exception
     ui.revealCheckBox.click()
+
+
+def test_model_with_a_support_map_is_asked_for_once_and_its_map_comes_over_the_mr_like_view(
+        panel: Any, ui: Any, three_planes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real worker and an untrained map, whose probabilities lie near a half."""
+    from USMRISynthesisLib import weights
+    from USMRISynthesisLib.synthesis.support import SupportNetwork
+    from USMRISynthesisLib.training.support_export import add_support
+
+    folder = tmp_path / "with-map"
+    shutil.copytree(three_planes, folder)
+    add_support({"model_sha256": weights.read_manifest(folder).sha256, "averaged": SupportNetwork().state_dict(),
+                 "step": 0, "cases": [], "config": {"learn": ["made"], "calibrate": ["made"], "seed": 0}}, folder)
+    asked: list[str] = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: asked.append(text) or True)
+    panel.logic.synthesizer._worker = WorkerProcess()
+    add_frame()
+    ui.modelComboBox.setCurrentText(str(folder))
+    assert ui.modelLabel.text.endswith("Its support map says what not to believe.")
+    ui.makeSupportCheckBox.checked = ui.unreliableCheckBox.checked = True
+    ui.runButton.click()
+    spin_until(lambda: ui.supportCheckBox.enabled)
+    assert len(asked) == 1
+    output = panel.panel._comparable()
+    believed = slicer.util.arrayFromVolume(output.GetNodeReference(nodes.SUPPORT_ROLE))
+    assert nodes.is_probability(provenance_of(output)) and 0 < believed.max() < 1
+    ui.supportCheckBox.click()
+    for role, shown in ((layout.MR, True), (layout.ULTRASOUND, False)):
+        overlay = view(role).mrmlSliceCompositeNode().GetForegroundVolumeID()
+        assert (overlay == output.GetNodeReferenceID(nodes.SUPPORT_ROLE)) is shown

@@ -57,6 +57,8 @@ def provenance_lines(provenance: Mapping[str, Any]) -> list[str]:
     if model:
         lines.append(f"Model: {model.get('name', '')} {model.get('version', '')}, "
                      f"SHA-256 {str(model.get('sha256', 'not known'))[:16]}")
+    if provenance.get("planes"):
+        lines.append(f"Slices: {provenance['planes']}")
     identity = source.get("voxels_sha256") or source.get("sha256")
     if identity:
         lines.append(f"Ultrasound voxels: SHA-256 {str(identity)[:16]}")

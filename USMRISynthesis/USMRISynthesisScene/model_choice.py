@@ -10,7 +10,7 @@ from USMRISynthesisLib.errors import USMRIError
 from USMRISynthesisLib.synthesis.planes import ALL, CHOICES, PLANES, chosen
 
 TASK = "synthesis"
-PLANE_WORDS = {"axial": _("Axial"), "coronal": _("Coronal"), "sagittal": _("Sagittal"), ALL: _("All three, averaged")}
+PLANE_WORDS = {"axial": _("Axial"), "coronal": _("Coronal"), "sagittal": _("Sagittal"), ALL: _("All three combined")}
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class SynthesisPanel(VTKObservationMixin):
         self._source = Watch(self.refresh, vtk.vtkCommand.ModifiedEvent,
                              slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent)
         self._choices = Watch(self.refresh, vtk.vtkCommand.ModifiedEvent)
-        self._closed = False
+        self._closed = self._looking_later = False
         self._gui_tag: int | None = None
         self._last_output_id = ""
         self._warnings: list[str] = []
@@ -127,8 +127,14 @@ class SynthesisPanel(VTKObservationMixin):
         qt.QTimer.singleShot(0, lambda: None if self._closed else self.connect_scene())
 
     def _on_node_removed(self, caller: Any, event: Any) -> None:
-        """It may have been the result at hand."""
-        if not slicer.mrmlScene.IsBatchProcessing():
+        """It may have been the result at hand. Looked at later: now others may refer to the node that goes."""
+        if not (self._looking_later or slicer.mrmlScene.IsBatchProcessing()):
+            self._looking_later = True
+            qt.QTimer.singleShot(0, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looking_later = False
+        if not self._closed:
             self.refresh()
 
     def _on_input_chosen(self, node: Any) -> None:
@@ -213,14 +219,14 @@ class SynthesisPanel(VTKObservationMixin):
         self._synthesizer.close()
 
     def _comparable(self) -> Any:
-        """The chosen output, else the last result of the chosen ultrasound: never that of another patient."""
-        if self._parameters is None:
+        """A result of the chosen ultrasound, never that of another patient: the chosen one, else the last."""
+        source = self._parameters.inputVolume if self._parameters is not None else None
+        if source is None:
             return None
-        chosen, source = self._parameters.outputVolume, self._parameters.inputVolume
-        if nodes.source_of(chosen) is not None:
-            return chosen
-        made = slicer.mrmlScene.GetNodeByID(self._last_output_id)
-        return made if source is not None and nodes.source_of(made) is source else nodes.result_of(source)
+        for node in (self._parameters.outputVolume, slicer.mrmlScene.GetNodeByID(self._last_output_id)):
+            if nodes.source_of(node) is source:
+                return node
+        return nodes.result_of(source)
 
     def _on_progress(self, value: float, stage: str) -> None:
         self.ui.statusLabel.text = self._words.say(value, stage)
@@ -235,6 +241,8 @@ class SynthesisPanel(VTKObservationMixin):
     def _on_finished(self, node: Any, error: USMRIError | None) -> None:
         if error is None:
             self._last_output_id = node.GetID()
+            if self._parameters is not None and self._parameters.outputVolume not in (None, node):
+                self._parameters.outputVolume = None     # a sequence is never written into the volume that was chosen
             self.display.on_window(self.ui.windowComboBox.currentIndex)      # the one that is chosen still holds
             done = _("Done: {name}").format(name=node.GetName())
             self._show_idle("\n".join([done, *self._warnings]))   # a doubtful result must not look like a good one

@@ -7,7 +7,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from USMRISynthesisScene import conversion, inputs, sequence
-from USMRISynthesisScene.answering import answered
+from USMRISynthesisScene.answering import allow, answered
 
 
 class InputsSection:
@@ -32,11 +32,12 @@ class InputsSection:
         colour, complaint = conversion.is_colour(source), conversion.spacing_complaint(source)
         note = _("It is in colour: convert it to greyscale first.") if colour else complaint
         self.ui.inputSummaryLabel.text = f"{inputs.describe(source)} {note}".strip()
-        self.ui.greyscaleButton.enabled = colour and not running
-        for widget in (self.ui.spacingSpinBox, self.ui.spacingButton):
-            widget.enabled = source is not None and not running
-        frames = sequence.frame_count(source)
-        self.ui.allFramesCheckBox.enabled = frames > 1 and not running
+        frames, busy = sequence.frame_count(source), _("Wait for what runs, or cancel it.")
+        allow([self.ui.greyscaleButton], colour and not running, busy if colour else _("It is not in colour."))
+        allow((self.ui.spacingSpinBox, self.ui.spacingButton), source is not None and not running,
+              busy if source is not None else _("Select an ultrasound volume first."))
+        allow([self.ui.allFramesCheckBox], frames > 1 and not running,
+              busy if frames > 1 else _("It is no sequence of several frames."))
         self.ui.allFramesCheckBox.text = (_("All {n} frames of the sequence").format(n=frames) if frames > 1
                                           else _("All frames of the sequence"))
         if note and source.GetID() != self._complained:

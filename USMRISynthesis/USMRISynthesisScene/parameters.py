@@ -24,7 +24,7 @@ class SynthesisParameters:
     alignment - Linear transform to canonical fetal space; none aligns the head automatically.
     model - Name of an installed model, or path of a model folder.
     device - Where the networks run.
-    planes - Along which slices the network goes, where the model knows several: one plane, or all for their mean.
+    planes - Along which slices the network goes, where the model knows several: one plane, or all combined.
     showComparison - Show the result side by side with the ultrasound.
     makeSupport - Add the volume that says where the beam looked inside the head.
     goOnUnreliable - Synthesise although the head was not found reliably.

@@ -59,7 +59,7 @@ class Synthesizer(WorkerRun):
             output: volume to write into; None makes a new one.
             model: name of an installed model, or path of a model folder.
             device: auto, cpu, cuda or mps.
-            planes: along which slices the network goes: axial, coronal, sagittal, or all for their mean.
+            planes: along which slices the network goes: axial, coronal, sagittal, or all, for their median.
             transform: linear transform node or 4x4 array, the input's local RAS to canonical space; None aligns
                 the head automatically.
             trust: the user has agreed to run this model, which comes from outside the installation.
