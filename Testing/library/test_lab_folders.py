@@ -116,6 +116,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(folders, tmp_path, head
                   "few distinct values", "brain was not found reliably"):  # fmt: skip
         assert words in reasons
     ledger = json.loads((tmp_path / "data" / LEDGER).read_text())
+    assert "score is 0.30" in ledger["mr"]["faint.nii.gz"]["remedy"]
     assert "reason" in ledger["us"]["broken.nrrd"] and "sub-09_desc-brain_mask.nii.gz" not in ledger["mr"]
 
 
@@ -146,6 +147,16 @@ def test_folders_that_cannot_be_trained_on_are_refused_with_a_remedy(folders, tm
         assert stopped.value.kind == kind and stopped.value.remedy
     with pytest.raises(Refused, match="--mr is missing"):
         train_on_folders(us, None)
+
+
+@pytest.mark.usefixtures("easy")
+def test_when_no_head_is_found_anywhere_the_run_ends_with_the_commonest_reason(folders, tmp_path, head):
+    us, mr = folders
+    for name in ("sub-01_us.nrrd", "dimmer.nrrd"):
+        Volume(head.array // (3 if name == "sub-01_us.nrrd" else 4), head.ijk_to_ras).write(us / name)
+    with pytest.raises(Refused, match=r"None of the 2 ultrasound files can be used.*not found reliably") as stopped:
+        prepare(us, mr, tmp_path / "data", report=str)
+    assert LEDGER in stopped.value.remedy
 
 
 def test_what_is_prepared_does_not_go_into_the_inputs(folders):

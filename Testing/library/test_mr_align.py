@@ -7,7 +7,8 @@ import pytest
 from test_lab_folders import brain
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.normalisation.coordinates import angle_deg, random_rotation, rotation_of, scale_of
-from USMRISynthesisLib.normalisation.mr_align import align_mr, even_rotations
+from USMRISynthesisLib.normalisation.mr_align import align_mr
+from USMRISynthesisLib.normalisation.mr_search import even_rotations
 from USMRISynthesisLib.normalisation.mr_template import templates
 from USMRISynthesisLib.volume import Volume
 

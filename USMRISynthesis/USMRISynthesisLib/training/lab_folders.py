@@ -157,7 +157,7 @@ def _entry(path: Path, mask: Path | None, kind: str, target: Path, known: dict[s
         arrays = _ultrasound(path) if kind == "us" else _mr(path, mask)
     except USMRIError as error:
         reason = error.message.replace(path.name, "the file")
-        return {"sha256": digest, "version": VERSION, "kind": error.kind, "reason": reason}
+        return {"sha256": digest, "version": VERSION, "kind": error.kind, "reason": reason, "remedy": error.remedy}
     part = target / kind / f".{os.getpid()}.part.npz"
     np.savez_compressed(part, **arrays)
     os.replace(part, target / kind / name)
@@ -171,7 +171,8 @@ def _ultrasound(path: Path) -> dict[str, Any]:
     fan = admit(volume)
     found = align(volume, fan)
     if found.score < LOW_SCORE:
-        raise Refused("unreliable", "The head was not found reliably.", "")
+        raise Refused("unreliable", "The head was not found reliably.",
+                      f"Its score is {found.score:.2f}; {LOW_SCORE:.2f} is needed.")
     low, high = (float(value) for value in np.percentile(volume.array[fan], (0.1, 99.9)))
     array = volume.array
     if array.dtype != np.uint8:
@@ -185,7 +186,8 @@ def _ultrasound(path: Path) -> dict[str, Any]:
 def _mr(path: Path, mask_path: Path | None) -> dict[str, Any]:
     volume = Volume.read(path)
     if np.unique(volume.array.ravel()[:: 1 + volume.array.size // 200_000]).size < MIN_GREY_VALUES:
-        raise Refused("labels", "The image holds only a few distinct values, like a segmentation.", "")
+        raise Refused("labels", "The image holds only a few distinct values, like a segmentation.",
+                      "Give the MR itself; name a mask as its image with _mask behind.")
     mask = None
     if mask_path is not None:
         drawn = Volume.read(mask_path)
@@ -194,7 +196,8 @@ def _mr(path: Path, mask_path: Path | None) -> dict[str, Any]:
     found = align_mr(volume, mask)
     if not found.is_reliable:
         raise Refused("unreliable", "The brain was not found reliably in the MR.",
-                      f"A score of {MIN_SCORE:g} and a lead of {MIN_LEAD:g} are needed.")
+                      f"Its score is {found.score:.2f} and its lead {found.lead:.2f}; needed are {MIN_SCORE:.2f} and "
+                      f"{MIN_LEAD:.2f}. A brain mask beside it helps.")
     t2 = canonical_t2(volume, mask, found)
     return {"t2": t2, "week": np.int32(found.template.week), "score": np.float32(found.score)}
 

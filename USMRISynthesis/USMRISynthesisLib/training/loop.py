@@ -34,18 +34,8 @@ from .discriminators import Discriminators
 from .edgenet import EdgeNet
 from .history import HistoryPool
 from .monitoring import Log, draw_pictures, hold_out, measure, progress_line, synthesised
-from .objective import (
-    PAIRED_TERMS,
-    PEER_TERMS,
-    TERMS,
-    UNPAIRED_TERMS,
-    Real,
-    Synthesised,
-    discriminator_terms,
-    generator_terms,
-    weighted_sum,
-)
-from .processes import Processes, processes
+from .objective import Real, Synthesised, discriminator_terms, generator_terms, weighted_sum
+from .processes import processes
 from .run import average, opened, prepared, stop_signals
 from .sources import WITHOUT_PAIRS, load_sources
 
@@ -174,7 +164,7 @@ def train(
             if step % config.unpaired_every:
                 objective = objective.without_unpaired()
             whole = slices.draw()
-            shares = _shares(whole.has_truth, part, together)
+            shares = together.shares(whole.has_truth, part)
             batch = Batch(*(values[part] for values in whole))
             x = batch.x.to(device, memory_format=layout)
             real = Real(*(part.to(device) for part in (batch.us, batch.mr, batch.truth, batch.has_truth)))
@@ -283,17 +273,6 @@ def _widened(weight: Tensor, like: Tensor | None) -> Tensor:
     if like is None or weight.dim() != 4 or like.shape[1] != weight.shape[1] + 1:
         return weight
     return torch.cat([weight[:, :-1], torch.zeros_like(weight[:, :1]), weight[:, -1:]], dim=1)
-
-
-def _shares(has_truth: Tensor, part: slice, together: Processes) -> dict[str, float] | None:
-    """By what the means of each term over a part of a batch weigh in the whole; "d": the discriminators'. None for the
-    whole.
-    """
-    if together.count == 1:
-        return None
-    by_term = dict.fromkeys(("d", *TERMS, *PEER_TERMS), together.share(torch.ones_like(has_truth), part))
-    by_term |= dict.fromkeys(PAIRED_TERMS, together.share(has_truth, part))
-    return by_term | dict.fromkeys(UNPAIRED_TERMS, together.share(~has_truth, part))
 
 
 def _silent(text: str) -> None:
