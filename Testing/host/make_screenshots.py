@@ -80,7 +80,7 @@ def panel_with(widget: Any, names: tuple[str, ...]) -> Image.Image:
         getattr(widget.ui, f"{name}CollapsibleButton").collapsed = name not in names
     for _ in range(6):
         slicer.app.processEvents()
-    widget.parent.resize(420, widget.parent.minimumSizeHint.height())
+    widget.parent.resize(420, widget.parent.minimumSizeHint().height())
     for _ in range(6):
         slicer.app.processEvents()
     with tempfile.TemporaryDirectory() as folder:
