@@ -48,7 +48,7 @@ class AcquisitionConfig:
     half maximum, in distances of the slices.
     """
 
-    share: float = 0.6
+    share: float = 0.0
     motion: float = 2.5
     rotation: float = 4.0
     gain: float = 0.1
