@@ -9,9 +9,10 @@ A fetus lies in a scanner in any direction, and the networks that find a head kn
    every age's template is tried with the best two.
 
 Each template is asked twice: within the brain, for volumes of which nothing else was kept, and within the skull, where
-the fluid around the brain says much. The score is the correlation there, and the lead how much worse the best quite
-different direction is. Neither is a probability: what is asked of them was set between right and wrong fits
-(docs/training-your-own.md). T2 only; a T1 brain has the same outline and may pass by that.
+the fluid around the brain says where it is, but hardly which way round: directions are compared by the brain alone as
+well. The score is the correlation with the template, and the lead how much worse the best quite different direction
+is. Neither is a probability: what is asked of them was set between right and wrong fits (docs/training-your-own.md).
+T2 only; a T1 brain has the same outline and may pass by that.
 """
 
 from __future__ import annotations
@@ -26,12 +27,23 @@ from ..errors import Refused
 from ..volume import Volume
 from .canonical import resample
 from .coordinates import scale_of
-from .mr_search import GRID_MM, SCALES, Fit, Scene, best, correlation, references, search_everywhere, search_masked
+from .mr_search import (
+    GRID_MM,
+    SCALES,
+    Fit,
+    Reference,
+    Scene,
+    best,
+    correlation,
+    references,
+    search_everywhere,
+    search_masked,
+)
 from .mr_template import Template
 
 # Below this correlation, or with less of a lead over another direction, a fit is not to be trusted.
 MIN_SCORE = 0.7
-MIN_LEAD = 0.03
+MIN_LEAD = 0.02
 MIN_SLICES = 8
 MIN_EXTENT_MM = 40.0
 _MARGIN_MM = 16.0
@@ -48,7 +60,8 @@ class MRAlignment:
     Attributes:
         ras_to_canonical: (4, 4), RAS mm to canonical mm, a similarity.
         score: -1 to 1, correlation with the template; below MIN_SCORE not to be trusted.
-        lead: score minus that of the best direction at least 25 degrees away; below MIN_LEAD not to be trusted.
+        lead: over the best direction at least 25 degrees away, in the mean of the score and of the correlation within
+            the brain alone; below MIN_LEAD not to be trusted.
         template: the age and kind that fits best.
     """
 
@@ -79,7 +92,7 @@ def align_mr(volume: Volume, mask: np.ndarray | None = None) -> MRAlignment:
             for fit in best(coarse, 2) for reference in references()
             if reference.is_brain == fit.reference.is_brain]  # fmt: skip
     first, *others = best(ends, 2)
-    lead = first.score - max([other.score for other in others] or [-1.0])
+    lead = first.rank - max([other.rank for other in others] or [-1.0])
     return MRAlignment(first.matrix, first.score, lead, first.reference.template)
 
 
@@ -149,5 +162,9 @@ def _refined(scene: Scene, start: Fit, level: tuple[int, float, float]) -> Fit:
     found = optimize.minimize(cost, np.zeros(7), method="L-BFGS-B", bounds=bounds,
                               options={"eps": 0.2, "ftol": tolerance, "maxiter": 60})  # fmt: skip
     matrix = matrix_of(found.x)
-    possible = SCALES[0] <= scale_of(matrix) <= SCALES[1]
-    return Fit(matrix, -float(found.fun) if possible else -1.0, reference)
+    if not SCALES[0] <= scale_of(matrix) <= SCALES[1]:
+        return Fit(matrix, -1.0, reference, -1.0)
+    points, wanted = Reference(reference.template, reference.template.brain).points(1, _FINE[1])
+    sharp = ndimage.gaussian_filter(scene.image, _FINE[1] * 0.8 / GRID_MM)
+    within = correlation(sharp, scene.ijk_to_ras, matrix, points, wanted)
+    return Fit(matrix, -float(found.fun), reference, within)

@@ -64,11 +64,21 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A similarity (4, 4) from RAS mm to canonical mm, and the correlation with its reference there."""
+    """A similarity (4, 4) from RAS mm to canonical mm, and the correlation with its reference there.
+
+    within: once it is refined, the correlation in the template's brain alone, at a fine scale: the ring of fluid around
+    the brain looks much the same any way round.
+    """
 
     matrix: np.ndarray
     score: float
     reference: Reference
+    within: float = 0.0
+
+    @property
+    def rank(self) -> float:
+        """What directions are compared by: the mean of both."""
+        return (self.score + self.within) / 2
 
     @property
     def evidence(self) -> float:
@@ -197,7 +207,7 @@ def _sampled(image: np.ndarray, ijk_to_ras: np.ndarray, matrix: np.ndarray, poin
 def best(fits: list[Fit], count: int) -> list[Fit]:
     """The best directions that differ."""
     chosen: list[Fit] = []
-    for fit in sorted(fits, key=lambda fit: -fit.score):
+    for fit in sorted(fits, key=lambda fit: -fit.rank):
         if len(chosen) < count and fit.is_apart(chosen):
             chosen.append(fit)
     return chosen
