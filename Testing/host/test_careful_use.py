@@ -98,6 +98,17 @@ def test_alignment_of_another_ultrasound_is_not_used_unasked(panel: Any, ui: Any
     assert ui.alignmentSelector.currentNode() is general
 
 
+def test_gestational_age_of_another_ultrasound_is_not_used_unasked(panel: Any, ui: Any) -> None:
+    add_head("Patient A")
+    panel.panel.refresh()
+    ui.ageSpinBox.setValue(27.5)
+    panel.panel.refresh()
+    assert panel.logic.getParameterNode().gestationalAge == 27.5     # its own
+    ui.inputSelector.setCurrentNode(add_head("Patient B"))
+    assert panel.logic.getParameterNode().gestationalAge == 0
+    assert ui.statusLabel.text == "Another ultrasound was chosen: its gestational age is unknown again."
+
+
 def test_synthetic_image_is_no_ultrasound(panel: Any, ui: Any) -> None:
     made = add_result(add_head())
     panel.logic.getParameterNode().inputVolume = made

@@ -309,7 +309,7 @@ def test_cancel_is_heard_at_every_stage(head: Volume, trusted_model: Path, to_ca
 
 
 def test_no_such_planes_and_bad_images_are_refused_without_loading_a_model(head: Volume) -> None:
-    with pytest.raises(Refused, match="There are no 'oblique' slices. Choose axial, coronal, sagittal, all."):
+    with pytest.raises(Refused, match=r"There are no 'oblique' slices. Choose axial, coronal, sagittal, all."):
         synthesize(head, model="nonesuch", planes="oblique")
     with pytest.raises(Refused):
         synthesize(Volume(np.zeros((32, 32, 32)), np.eye(4)), model="nonesuch")

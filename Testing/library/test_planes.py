@@ -174,7 +174,7 @@ def test_one_model_of_three_planes_gives_each_and_their_median(
 
 
 def test_a_model_of_axial_slices_refuses_the_other_planes(head: Volume, trusted_model: Path) -> None:
-    with pytest.raises(Refused, match="'tiny' takes axial slices, not 'all'. Choose axial, or another model."):
+    with pytest.raises(Refused, match=r"'tiny' takes axial slices, not 'all'. Choose axial, or another model."):
         synthesize(head, model=str(trusted_model), device="cpu", transform=np.eye(4), planes="all")
 
 

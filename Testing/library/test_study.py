@@ -133,7 +133,7 @@ def test_shrunk_slices_train_a_method_whose_output_has_the_canonical_size_and_no
 
 def test_only_methods_trained_to_their_end_are_put_beside_a_model(tmp_path):
     study = studies.read_study(written(tmp_path))
-    with pytest.raises(Refused, match="No method of the study.*Run `usmri study` first"):
+    with pytest.raises(Refused, match=r"No method of the study.*Run `usmri study` first"):
         studies.trained(study)
     asked = iter([False] * 2 + [True])
     with pytest.raises(Cancelled):

@@ -55,12 +55,17 @@ class AlignmentSection:
                                         "align by landmarks or by a transform.").format(score=score)
 
     def _forget_other(self, source: Any) -> None:
-        """Another ultrasound was chosen: an alignment that was made for the one before would be silently wrong."""
+        """Another ultrasound was chosen: an alignment or an age that was given for the one before is silently wrong."""
         before, self._aligned = self._aligned, source.GetID() if source is not None else ""
         parameters = self._parameters()
-        chosen = parameters.alignment if parameters is not None else None
+        if not before or source is None or before == self._aligned or parameters is None:
+            return
+        if parameters.gestationalAge:
+            parameters.gestationalAge = 0.0
+            self._say(_("Another ultrasound was chosen: its gestational age is unknown again."))
+        chosen = parameters.alignment
         owner = nodes.source_of(chosen)
-        if before and source is not None and before != self._aligned and owner is not None and owner is not source:
+        if owner is not None and owner is not source:
             parameters.alignment = None
             self._say(_("{transform} belongs to {other}: the alignment is automatic again.").format(
                 transform=chosen.GetName(), other=owner.GetName()))
