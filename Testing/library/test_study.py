@@ -97,7 +97,7 @@ def test_a_bad_study_is_refused_by_method_and_key(tmp_path, change, message):
 def test_a_stopped_study_goes_on_where_it_was_and_does_not_train_again(tmp_path):
     whole, parts = studies.read_study(written(tmp_path, "whole")), studies.read_study(written(tmp_path, "parts"))
     done = studies.run(whole, report=quiet)
-    asked = iter([False] * 2 + [True])
+    asked = iter([False] * 4 + [True])
     with pytest.raises(Cancelled):
         studies.run(parts, cancel=lambda: next(asked), report=quiet)
     lines: list[str] = []
@@ -135,10 +135,28 @@ def test_only_methods_trained_to_their_end_are_put_beside_a_model(tmp_path):
     study = studies.read_study(written(tmp_path))
     with pytest.raises(Refused, match=r"No method of the study.*Run `usmri study` first"):
         studies.trained(study)
-    asked = iter([False] * 2 + [True])
+    asked = iter([False] * 3 + [True])
     with pytest.raises(Cancelled):
         studies.run(study, cancel=lambda: next(asked), report=quiet)
     assert [method.config.output for method in studies.trained(study)] == [study.methods[0].config.output]
+
+
+def test_an_unfinished_study_can_be_measured_as_far_as_it_is(tmp_path, monkeypatch):
+    from USMRISynthesisLib import cli
+    from USMRISynthesisLib.training import study_table
+
+    path = written(tmp_path)
+    study = studies.read_study(path)
+    asked = iter([False] * 3 + [True])
+    with pytest.raises(Cancelled):
+        studies.run(study, cancel=lambda: next(asked), report=quiet)
+    values = {key: [0.5, 0.4, 0.6] for key in (*study_table.comparison.MEASURES, *study_table.comparison.OVER_HEADS)}
+    monkeypatch.setattr(study_table, "measured", lambda study, split, progress: {
+        study_table.row(method, study.methods): values for method in study.methods})
+    monkeypatch.setattr(study_table, "draw", lambda study, split, target: None)
+    assert cli.main(["study", str(path), "--trained", "--quiet"]) == 0
+    table = (study.output / "table.md").read_text()
+    assert "| paper |" in table and "cut" not in table and "--trained" in table
 
 
 def test_table_and_picture_hold_every_method(tmp_path, monkeypatch):

@@ -182,6 +182,7 @@ def build_parser() -> argparse.ArgumentParser:
     study.add_argument("config", metavar="CONFIG", help="TOML: what they share, and in what each differs")
     study.add_argument("--split", default="val", help="which simulated cases they are measured on (val)")
     study.add_argument("--steps", type=int, metavar="N", help="so many steps each instead, in a folder of their own")
+    study.add_argument("--trained", action="store_true", help="train nothing: measure the methods that are trained")
 
     export = add("export", "make a model folder from a training checkpoint")
     export.add_argument("checkpoint", metavar="CHECKPOINT")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import sys
 from argparse import Namespace
@@ -74,9 +75,12 @@ def study(options: Namespace) -> Outcome:
     asked = studies.read_study(options.config)
     if options.steps:
         asked = studies.shortened(asked, options.steps)
-    studies.run(asked, report=report)
+    if options.trained:
+        asked = dataclasses.replace(asked, methods=studies.trained(asked))
+    else:
+        studies.run(asked, report=report)
     figures = study_table.measured(asked, options.split, progress=console.progress(options))
-    notes = {"printed by": f"usmri study {options.config} --split {options.split}",
+    notes = {"printed by": f"usmri study {options.config} --split {options.split}" + " --trained" * options.trained,
              "date": datetime.date.today().isoformat(),
              "data": f"simulated, {asked.methods[0].config.data.folder}, split {options.split}",
              "seeds": sorted({method.config.seed for method in asked.methods})}
