@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from test_lab_folders import brain
@@ -62,3 +64,15 @@ def test_an_empty_mask_is_refused():
     volume, _ = brain(0)
     with pytest.raises(Refused, match="empty"):
         align_mr(volume, np.zeros(volume.shape, bool))
+
+
+def test_figures_without_a_reliable_or_a_wrong_volume_are_none_and_plain_json() -> None:
+    from USMRISynthesisLib.evaluation import mr_normalisation
+
+    good = np.array([[2.0, 1.0, 0.5, 0.8, 0.1, 1.0, 3.0]])
+    doubtful = np.array([[2.0, 1.0, 0.5, 0.6, 0.1, 0.0, 3.0]])
+    figures = {"good": mr_normalisation._figures(good), "doubtful": mr_normalisation._figures(doubtful)}
+    assert figures["good"]["rotation_deg_worst"] == 2.0 and figures["good"]["score_most_of_wrong"] is None
+    assert figures["doubtful"]["rotation_deg_median"] is None and figures["doubtful"]["not_reliable_share"] == 1.0
+    assert "NaN" not in json.dumps(figures)
+    assert "none" in mr_normalisation.table(figures)

@@ -99,12 +99,12 @@ def _errors(sample: Sample, number: int, masked: bool) -> tuple[float, ...]:
             100 * (scale_of(error) - 1), found.score, found.lead, float(found.is_reliable), seconds)  # fmt: skip
 
 
-def _figures(rows: np.ndarray) -> dict[str, float]:
-    """Errors over the volumes that are called reliable; shares over all."""
+def _figures(rows: np.ndarray) -> dict[str, float | None]:
+    """Errors over the volumes that are called reliable; shares over all. None where there is none to tell of."""
     reliable = rows[:, 5] > 0
     wrong = (rows[:, 0] > WRONG_DEG) | (rows[:, 1] > WRONG_MM)
     kept = rows[reliable] if reliable.any() else np.full((1, rows.shape[1]), np.nan)
-    return {
+    figures = {
         "volumes": len(rows), "not_reliable_share": float(1 - reliable.mean()),
         "wrong_and_called_reliable": int((wrong & reliable).sum()), "wrong": int(wrong.sum()),
         "rotation_deg_median": float(np.median(kept[:, 0])), "rotation_deg_worst": float(kept[:, 0].max()),
@@ -113,13 +113,15 @@ def _figures(rows: np.ndarray) -> dict[str, float]:
         "score_most_of_wrong": float(rows[wrong, 3].max()) if wrong.any() else float("nan"),
         "lead_least": float(kept[:, 4].min()), "seconds_median": float(np.median(rows[:, 6])),
     }  # fmt: skip
+    return {key: None if np.isnan(value) else value for key, value in figures.items()}  # JSON has no NaN
 
 
-def table(figures: dict[str, dict[str, float]]) -> str:
+def table(figures: dict[str, dict[str, float | None]]) -> str:
     """One column a kind."""
     kinds = list(figures)
     lines = ["MR into canonical space: errors of those called reliable, shares of all",
              f"{'':28s}" + "".join(f"{kind:>22s}" for kind in kinds)]  # fmt: skip
     for key in figures[kinds[0]]:
-        lines.append(f"{key:28s}" + "".join(f"{figures[kind][key]:22.3f}" for kind in kinds))
+        cells = (figures[kind][key] for kind in kinds)
+        lines.append(f"{key:28s}" + "".join(f"{'none' if cell is None else f'{cell:.3f}':>22s}" for cell in cells))
     return "\n".join(lines)
