@@ -1,6 +1,6 @@
 """A canonical stack through a generator in one plane or in all three, whose median fails less than any of them.
 
-Where three networks' views of one voxel agree, that does not make it true; where they disagree, one of them is wrong.
+Where one network's three views of a voxel agree, that does not make it true; where they disagree, one of them is wrong.
 """
 
 from __future__ import annotations
