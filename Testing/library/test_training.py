@@ -222,7 +222,8 @@ def test_an_exported_model_can_be_gone_on_from(exported):
     generator = Generator(configuration_from(state["config"]).generator)
     _start_from(generator, str(folder / "model.pt"))
     for name, value in generator.state_dict().items():
-        torch.testing.assert_close(value, state["averaged"][name])
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, state["averaged"][name].half().float())  # as it is stored
 
 
 def test_the_exported_model_is_the_averaged_generator_for_every_batch(exported):
@@ -230,12 +231,17 @@ def test_the_exported_model_is_the_averaged_generator_for_every_batch(exported):
     state = checkpoints.load(checkpoint)
     generator = Generator(configuration_from(state["config"]).generator).eval()
     generator.load_state_dict(state["averaged"])
-    model = torch.jit.load(folder / "model.pt")
+    stored = torch.jit.load(folder / "model.pt")
+    assert {parameter.dtype for parameter in stored.parameters()} == {torch.float16}
+    model = stored.float()
     assert not any(parameter.requires_grad for parameter in model.parameters())
     x = torch.rand(4, 4, 160, 160) * 2 - 1
     with torch.inference_mode():
         for count in range(1, 5):
-            torch.testing.assert_close(model(x[:count]), generator(x[:count]), rtol=0, atol=1e-5)
+            assert (model(x[:count]) - generator(x[:count])).abs().mean() < 1e-3
+        rounded = generator.half().float()
+        for count in range(1, 5):
+            torch.testing.assert_close(model(x[:count]), rounded(x[:count]), rtol=0, atol=1e-5)
 
 
 def test_the_manifest_describes_the_file_and_is_accepted_at_inference(exported):
@@ -259,7 +265,7 @@ def test_the_card_says_what_the_manifest_says(exported):
 def test_an_export_runs_in_half_precision(exported):
     _, folder = exported
     x = torch.rand(1, 4, 160, 160) * 2 - 1
-    model = torch.jit.load(folder / "model.pt")
+    model = torch.jit.load(folder / "model.pt").float()
     half = torch.jit.freeze(torch.jit.load(folder / "model.pt").to(torch.bfloat16).eval())
     with torch.inference_mode():
         result = half(x.bfloat16())

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -60,8 +61,8 @@ def export(
     """Write the averaged generator of a checkpoint.pt or best.pt as a model folder; returns the folder.
 
     `figures` replaces the held-out figures that the checkpoint carries, `limits` those that go with the data. Nothing
-    is written before the saved module, read back, has given the eager result to 1e-5 for batches of 1 to 4. It is
-    neither frozen nor optimised for one machine: that is done after loading, where device and precision are known.
+    is written before the saved module, read back, has given the eager result, with the weights rounded as they are
+    stored, to 1e-5 for batches of 1 to 4. It is neither frozen nor optimised for one machine: that is done after loading, where device and precision are known.
     Weights that the folder holds already stay to the byte, since no two traces are alike, with their support map.
 
     Raises Refused (no checkpoint), Failed (the saved module differs; nothing can be written).
@@ -78,7 +79,8 @@ def export(
     if config.data.shrink != 1:
         raise Refused("checkpoint", f"{checkpoint} was trained on slices shrunk by {config.data.shrink}, to compare "
                       "methods; no model for use comes of it.", "Train with data.shrink = 1.")
-    generator.eval().requires_grad_(False)
+    # Weights are stored in half precision and loaded as float32: half the bytes, and no grey moves by 0.001 of the range.
+    generator.eval().requires_grad_(False).half().float()
     seeded = torch.Generator().manual_seed(0)
     example = torch.rand(4, config.generator.in_channels, SIZE, SIZE, generator=seeded) * 2 - 1
     kept, support = _kept(generator, Path(folder), example)
@@ -175,7 +177,9 @@ def _kept(
     """The folder's model and its entry for a support map, where it holds these weights and does the same with them."""
     try:
         content = (folder / model_folder.MODEL).read_bytes()
-        loaded = torch.jit.load(io.BytesIO(content), "cpu").eval()
+        if _precision(content) != torch.float16:
+            return None, None
+        loaded = torch.jit.load(io.BytesIO(content), "cpu").float().eval()
         theirs = loaded.state_dict()
         same = all(key in theirs and torch.equal(theirs[key], value) for key, value in generator.state_dict().items())
         if not same or not _difference(loaded, generator, example) <= TOLERANCE:
@@ -183,6 +187,11 @@ def _kept(
         return content, read_manifest(folder).extra.get("support")
     except (OSError, RuntimeError, Failed):
         return None, None
+
+
+def _precision(content: bytes) -> torch.dtype | None:
+    """What a model's weights are stored in."""
+    return next((value.dtype for value in torch.jit.load(io.BytesIO(content), "cpu").parameters()), None)
 
 
 def _difference(loaded: torch.nn.Module, generator: Generator, example: torch.Tensor) -> float:
@@ -193,7 +202,7 @@ def _difference(loaded: torch.nn.Module, generator: Generator, example: torch.Te
 
 
 def _traced(generator: Generator, example: torch.Tensor) -> bytes:
-    """The generator as TorchScript bytes, checked against eager. Raises Failed.
+    """The generator as TorchScript bytes in half precision, checked against eager. Raises Failed.
 
     Traced and not scripted: a script carries every branch of torch's own functions, and with them operators
     that an older torch does not know and then refuses to load. Any batch goes in; the slice's size is fixed.
@@ -201,9 +210,10 @@ def _traced(generator: Generator, example: torch.Tensor) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # newer torch discourages TorchScript; sizes become constants, as meant
-        torch.jit.save(torch.jit.trace(generator, example[:2], check_trace=False), buffer)
+        # A trace shares its parameters with what was traced, which stays as it is.
+        torch.jit.save(torch.jit.trace(copy.deepcopy(generator), example[:2], check_trace=False).half(), buffer)
         buffer.seek(0)
-        loaded = torch.jit.load(buffer)
+        loaded = torch.jit.load(buffer).float()
     worst = _difference(loaded, generator, example)
     if not worst <= TOLERANCE:
         raise Failed("export", f"The exported model differs by {worst:.1e}.", "Report it.")
