@@ -26,9 +26,10 @@ test: .venv/.test
 simulate: .venv/.test
 	$(BIN)/usmri simulate configs/simulation.json data/sim --data $(DATA)
 	$(BIN)/usmri simulate configs/more-heads.json data/more --data $(DATA)
+	$(BIN)/usmri simulate configs/third-heads.json data/third --data $(DATA)
 
 train: .venv/.test
-	mkdir -p runs/start && git show 1166907:model_weights/default/model.pt > runs/start/model.pt
+	mkdir -p runs/start && git show e9c7f32:model_weights/default/model.pt > runs/start/model.pt
 	$(BIN)/usmri train configs/default.toml
 
 samples: .venv/.test
