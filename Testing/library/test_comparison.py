@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from made_heads import layered_case
 from PIL import Image
 from scipy import ndimage
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.evaluation import comparison, deformation, measures, real_frames, segmenter
+from USMRISynthesisLib.evaluation import comparison, deformation, measures, real_frames, segmenter, synthesis
 from USMRISynthesisLib.evaluation.synthesis import Case
 from USMRISynthesisLib.simulation import tissues
 
@@ -122,6 +123,27 @@ def test_a_faithful_method_beats_every_baseline_and_truth_is_the_most_that_can_b
     assert len(list(tmp_path.glob("segmenter-*.pt"))) == 1
     network = segmenter.trained([heads / "train"], tmp_path)  # kept: not trained again
     assert not network.training
+
+
+def test_slices_that_jump_are_seen_in_the_other_planes_and_not_in_their_own():
+    case = Case("one", *(layered_case(1)[name] for name in ("us", "t2", "labels", "fan")), 1.0)
+    case = dataclasses.replace(case, t2=case.t2.astype(np.float32) / 255)
+    jumps = np.random.default_rng(0).uniform(0, 0.3, len(case.t2)).astype(np.float32)
+    jumping = case.t2 + jumps[:, None, None]
+    seen = case.brain & case.fan
+    assert measures.gradient_ncc(jumping, case.t2, seen) == pytest.approx(1.0)
+    assert comparison.through_planes(case, case.t2) == pytest.approx(1.0)
+    assert comparison.through_planes(case, jumping) < 0.9
+
+
+def test_a_slice_by_itself_is_a_frame_without_neighbours(trusted_model):
+    case = Case("one", *(layered_case(1)[name] for name in ("us", "t2", "labels", "fan")), 1.0)
+    alone = synthesis.single_slices_prediction(str(trusted_model), "cpu")
+    whole = synthesis.canonical_prediction(str(trusted_model), "cpu")(case)
+    k, made = 80, alone(case)
+    other = dataclasses.replace(case, us=np.where(np.arange(160)[:, None, None] == k, case.us, case.us[::-1]))
+    assert np.abs(alone(other)[k] - made[k]).mean() < 0.005  # but for the percentiles of the whole
+    assert made.shape == whole.shape and not np.allclose(made[k], whole[k])
 
 
 def test_the_kernel_distance_is_nothing_for_the_same_distribution_and_grows_with_the_difference():

@@ -20,6 +20,7 @@ KEPT = "build/evaluation"  # the segmenter, once trained
 
 def evaluate_synthesis(options: Namespace) -> Outcome:
     """`usmri evaluate synthesis`: a model against truth, baselines and real frames; `--quick`: its own figures only."""
+    from USMRISynthesisLib import weights
     from USMRISynthesisLib.evaluation import comparison, real_frames, support, synthesis
     from USMRISynthesisLib.evaluation.synthesis_frames import frame_prediction
 
@@ -36,7 +37,10 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     text = synthesis.table(result)
     if options.quick:
         return text, result
-    methods = {Path(options.model).name: predict} | _studied(options.study)
+    methods = {Path(options.model).name: predict,
+               "2d": synthesis.single_slices_prediction(options.model, options.device)}
+    methods |= {name: synthesis.canonical_prediction(name, options.device) for name in weights.models_for("synthesis")
+                if name not in methods} | _studied(options.study)
     result["methods"] = comparison.compare(folder, options.split, train, methods, kept=Path(KEPT), also=also,
                                            progress=progress)
     result |= comparison.shares(result)

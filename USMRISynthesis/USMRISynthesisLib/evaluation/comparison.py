@@ -5,11 +5,13 @@
     atlas   one training head's MR at the position
     truth   the true MR: the most that can be had of each measure, tissue Dice above all
 
-Per head: NCC, residual NCC, gradient NCC, SSIM and PSNR inside the brain where the beam was; tissue Dice by a segmenter
-of true MR; the deformation score of three slices (`deformation.py`).  Over heads: the rank correlation of the
-ventricles' and of the outer fluid's volume, as the segmenter finds them, with that of the simulator's labels, and the
-ventricles' median bias; a kernel distance (KID, Binkowski 2018) of all slices to true MR of the training heads, on the
-segmenter's features and not on Inception's, which know photographs.  Everything here is simulated.
+Per head: NCC, residual NCC, gradient NCC, SSIM and PSNR inside the brain where the beam was, in axial slices;
+`through`, the gradient NCC in coronal and sagittal ones, where a method that sees one slice at a time is uneven;
+tissue Dice by a segmenter of true MR; the deformation score of three slices (`deformation.py`).  Over heads: the rank
+correlation of the ventricles' and of the outer fluid's volume, as the segmenter finds them, with that of the
+simulator's labels, and the ventricles' median bias; a kernel distance (KID, Binkowski 2018) of all slices to true MR of
+the training heads, on the segmenter's features and not on Inception's, which know photographs.  Everything here is
+simulated.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..normalisation.canonical import canonical_axis_mm
+from ..synthesis.planes import PLANES, oriented
 from . import deformation, measures, segmenter
 from .synthesis import SLICES as EVALUATED
 from .synthesis import Case, Predict, cases, interval, mean_mr
@@ -28,7 +31,7 @@ from .synthesis import Case, Predict, cases, interval, mean_mr
 SLICES = list(EVALUATED)
 BASELINES = ("copy", "mean", "atlas", "truth")
 BENT_SLICES = (72, 84, 96)
-MEASURES = ("ncc", "residual_ncc", "gradient_ncc", "ssim", "psnr", "tissue_dice", "deformation")
+MEASURES = ("ncc", "residual_ncc", "gradient_ncc", "through", "ssim", "psnr", "tissue_dice", "deformation")
 OVER_HEADS = ("volume_rho", "csf_rho", "volume_bias", "kid")
 REAL_HEADS = 24  # training heads whose MR is what the kernel distance compares with
 
@@ -105,10 +108,18 @@ def _measured(case: Case, volume: np.ndarray, mean: np.ndarray, found: np.ndarra
         "ncc": measures.ncc(ours, truth, seen),
         "residual_ncc": measures.residual_ncc(ours, truth, mean[some], seen),
         "gradient_ncc": measures.gradient_ncc(ours, truth, seen),
+        "through": through_planes(case, volume),
         "ssim": measures.ssim(ours, truth, seen),
         "psnr": float(-10 * np.log10(max(error, 1e-6))),
         "tissue_dice": float(np.mean(list(dice.values()))),
     }
+
+
+def through_planes(case: Case, volume: np.ndarray) -> float:
+    """Gradient NCC in the coronal and sagittal slices, their mean."""
+    views = [[oriented(values, plane)[SLICES] for values in (volume, case.t2, case.brain & case.fan)]
+             for plane in PLANES[1:]]  # fmt: skip
+    return float(np.mean([measures.gradient_ncc(*view) for view in views]))
 
 
 def _bent(case: Case, made: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -39,12 +39,15 @@ def ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
 
 def gradient_ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
     """NCC of gradient magnitudes (Gaussian derivative, sigma 1 voxel) over the last two axes' planes."""
-    sigma = [0.0] * (a.ndim - 2) + [1.0, 1.0]
-    return ncc(_gradient(np.asarray(a, float), sigma), _gradient(np.asarray(b, float), sigma), mask)
+    return ncc(_gradient(np.asarray(a, float)), _gradient(np.asarray(b, float)), mask)
 
 
-def _gradient(image: np.ndarray, sigma: list[float]) -> np.ndarray:
-    return np.asarray(ndimage.gaussian_gradient_magnitude(image, sigma))
+def _gradient(image: np.ndarray) -> np.ndarray:
+    """Magnitude within the planes of the last two axes. Not `gaussian_gradient_magnitude` with a sigma of 0 for the
+    others: that takes the image itself for their derivative.
+    """
+    down, across = (ndimage.gaussian_filter(image, 1.0, order=order, axes=(-2, -1)) for order in ((1, 0), (0, 1)))
+    return np.asarray(np.hypot(down, across))
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -55,8 +58,8 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 def shift(a: np.ndarray, b: np.ndarray, limit: int = 6) -> tuple[int, int]:
     """In-plane offset (rows, columns) of `a` against `b` (2D) at which their gradients agree best."""
-    x = _gradient(np.asarray(a, float), [1.0, 1.0])
-    y = _gradient(np.asarray(b, float), [1.0, 1.0])
+    x = _gradient(np.asarray(a, float))
+    y = _gradient(np.asarray(b, float))
     spectrum = np.fft.rfft2(x - x.mean()) * np.conj(np.fft.rfft2(y - y.mean()))
     correlation = np.fft.fftshift(np.fft.irfft2(spectrum, s=x.shape))
     centre = np.array(correlation.shape) // 2

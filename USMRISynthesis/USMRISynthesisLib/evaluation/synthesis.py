@@ -94,6 +94,22 @@ def canonical_prediction(model: str, device: str = "auto", planes: str = "axial"
     return predict
 
 
+def single_slices_prediction(model: str, device: str = "auto") -> Predict:
+    """The generator on every axial slice by itself, as on a 2D frame: what is left without the neighbours."""
+    from ..synthesis.engine import load_generator
+    from ..synthesis.intensity import normalise_ultrasound
+    from ..synthesis.stack import run_planes
+
+    generator = load_generator(model, device)
+
+    def predict(case: Case) -> np.ndarray:
+        us, z_mm = normalise_ultrasound(case.us, case.fan, generator.manifest.input.exponent), canonical_axis_mm()
+        made = [run_planes(generator, us[k : k + 1], z_mm[k : k + 1])["axial"] for k in range(len(us))]
+        return np.asarray((np.concatenate(made) + 1) / 2)
+
+    return predict
+
+
 def corridor_prediction(model: str, device: str = "auto", planes: str = "axial") -> Predict:
     """The whole product: gate, estimated alignment, synthesis, back onto the input's grid."""
     from ..synthesis.pipeline import synthesize

@@ -62,8 +62,9 @@ def export(
 
     `figures` replaces the held-out figures that the checkpoint carries, `limits` those that go with the data. Nothing
     is written before the saved module, read back, has given the eager result, with the weights rounded as they are
-    stored, to 1e-5 for batches of 1 to 4. It is neither frozen nor optimised for one machine: that is done after loading, where device and precision are known.
-    Weights that the folder holds already stay to the byte, since no two traces are alike, with their support map.
+    stored, to 1e-5 for batches of 1 to 4. It is neither frozen nor optimised for one machine: that is done after
+    loading, where device and precision are known. Weights that the folder holds already stay to the byte, since no two
+    traces are alike, with their support map.
 
     Raises Refused (no checkpoint), Failed (the saved module differs; nothing can be written).
     """
@@ -79,7 +80,7 @@ def export(
     if config.data.shrink != 1:
         raise Refused("checkpoint", f"{checkpoint} was trained on slices shrunk by {config.data.shrink}, to compare "
                       "methods; no model for use comes of it.", "Train with data.shrink = 1.")
-    # Weights are stored in half precision and loaded as float32: half the bytes, and no grey moves by 0.001 of the range.
+    # Weights are stored in half precision and loaded as float32: half the bytes, and no grey moves by 0.001.
     generator.eval().requires_grad_(False).half().float()
     seeded = torch.Generator().manual_seed(0)
     example = torch.rand(4, config.generator.in_channels, SIZE, SIZE, generator=seeded) * 2 - 1
@@ -121,9 +122,9 @@ def data_of(config: TrainingConfig) -> list[dict[str, str]]:
 
 def limits_of(config: TrainingConfig) -> tuple[str, ...]:
     """Where the model must not be relied on."""
-    if not config.batch.scanned:
-        return LIMITS
-    return LAB_LIMITS if config.batch.simulated or config.batch.framed else (*LAB_LIMITS, WITHOUT_PAIRS)
+    pairs = config.objective.supervised and (config.batch.simulated or config.batch.framed)
+    limits = LAB_LIMITS if config.batch.scanned else LIMITS
+    return limits if pairs or (config.initial and not config.batch.scanned) else (*limits, WITHOUT_PAIRS)
 
 
 def card(manifest: Mapping[str, Any]) -> str:
