@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_training import SIZE, STILL, make_data
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.synthesis import planes
+from USMRISynthesisLib.synthesis import pipeline, planes
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 from USMRISynthesisLib.synthesis.pipeline import synthesize
 from USMRISynthesisLib.synthesis.place import PlaceCode
@@ -173,7 +173,10 @@ def test_one_model_of_three_planes_gives_each_and_their_median(
     assert made["all"].provenance["planes"] == "all"
 
 
-def test_a_model_of_axial_slices_refuses_the_other_planes(head: Volume, trusted_model: Path) -> None:
+def test_a_model_of_axial_slices_refuses_the_other_planes_at_once(
+    head: Volume, trusted_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "align", lambda *_, **__: pytest.fail("the head was looked for"))
     with pytest.raises(Refused, match=r"'tiny' takes axial slices, not 'all'. Choose axial, or another model."):
         synthesize(head, model=str(trusted_model), device="cpu", transform=np.eye(4), planes="all")
 

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.gate import admit
 from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, Alignment, align, possible_age
 from USMRISynthesisLib.normalisation.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
+from USMRISynthesisLib.synthesis import planes as canonical_planes
 from USMRISynthesisLib.synthesis.intensity import normalise_ultrasound
-from USMRISynthesisLib.synthesis.planes import CHOICES
 from USMRISynthesisLib.synthesis.result import (
     BEAM_ONLY,
     PROBABILITY,
@@ -101,8 +102,11 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
 
     Raises: Refused (the input; the head was not found reliably), Failed (model, device, memory), Cancelled.
     """
-    if planes not in CHOICES:
-        raise Refused("planes", f"There are no {planes!r} slices.", f"Choose {', '.join(CHOICES)}.")
+    if planes not in canonical_planes.CHOICES:
+        raise Refused("planes", f"There are no {planes!r} slices.", f"Choose {', '.join(canonical_planes.CHOICES)}.")
+    if planes != "axial" and volume.shape[0] > 1:  # before the head is looked for, which takes a second or two
+        known = weights.read_manifest(weights.find_model(model))
+        canonical_planes.asked(planes, known.input.planes, known.name)
     run = _Run(progress, cancel, log)
     fan, alignment = _locate(volume, transform, run, age=gestational_age,
                              unreliable=unreliable or transform is not None)

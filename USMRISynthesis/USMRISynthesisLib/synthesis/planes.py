@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import Refused
+
 PLANES = ("axial", "coronal", "sagittal")
 ALL = "all"
 CHOICES = (*PLANES, ALL)
@@ -34,6 +36,15 @@ def upright(stack: np.ndarray, plane: str) -> np.ndarray:
 def code(plane: str, planes: tuple[str, ...]) -> float | None:
     """The value of the input's constant channel that names the plane; None for a model that knows one plane only."""
     return _CODES[plane] if len(planes) > 1 else None
+
+
+def asked(planes: str, known: tuple[str, ...], model: str) -> tuple[str, ...]:
+    """The planes behind a choice, for a model that knows `known`. Raises Refused where it does not have them."""
+    wanted = chosen(planes, known)
+    if wanted is None:
+        raise Refused("planes", f"The model {model!r} takes {' and '.join(known)} slices, not {planes!r}.",
+                      f"Choose {' or '.join(known)}, or another model.")  # fmt: skip
+    return wanted
 
 
 def chosen(planes: str, known: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..errors import Refused
 from . import planes as canonical_planes
 from .engine import Cancel, LoadedGenerator, Log, Progress, run_slices
 
@@ -26,10 +25,7 @@ def run_planes(
     Raises what `run_slices` raises, and Refused where the model does not know the plane.
     """
     form = generator.manifest.input
-    chosen = canonical_planes.chosen("axial" if len(us) == 1 else planes, form.planes)
-    if chosen is None:
-        raise Refused("planes", f"The model {generator.manifest.name!r} takes {' and '.join(form.planes)} slices, not "
-                      f"{planes!r}.", f"Choose {' or '.join(form.planes)}, or another model.")  # fmt: skip
+    chosen = canonical_planes.asked("axial" if len(us) == 1 else planes, form.planes, generator.manifest.name)
     made = {}
     for n, plane in enumerate(chosen):
         # float32 copies, because the engine reads slices that lie side by side
