@@ -5,20 +5,17 @@
 
 from __future__ import annotations
 
-import copy
-import io
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..errors import Failed, Refused
+from ..errors import Refused
 from ..normalisation.network import AlignmentNetwork
 from ..normalisation.stages import STAGES
-from . import model_folder
+from . import model_folder, torchscript
 
 TOLERANCE = 2e-2  # the weights are stored in half precision
 LIMITS = (
@@ -29,18 +26,6 @@ LIMITS = (
     "Heads of 21-34 weeks were simulated; others are reached by scaling.",
     "Below a score of one half the alignment is not to be relied on; above it, look all the same.",
 )
-
-
-class Stages(nn.Module):
-    """The networks in one file; `forward` only says which there are."""
-
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        for name, network in networks.items():
-            self.add_module(name, network)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
 
 
 def build_networks() -> dict[str, AlignmentNetwork]:
@@ -62,7 +47,7 @@ def export_alignment(content: Mapping[str, Any], folder: str | Path, *, name: st
             network.eval().requires_grad_(False)
     except (KeyError, RuntimeError) as error:
         raise Refused("checkpoint", "This is no alignment checkpoint of this version.", "Train again.") from error
-    data = traced(networks)
+    data = torchscript.stages(networks, example, TOLERANCE)
     measured = dict(figures if figures is not None else content.get("figures", {}))
     refine = STAGES["refine"]
     manifest: dict[str, Any] = {
@@ -79,31 +64,6 @@ def export_alignment(content: Mapping[str, Any], folder: str | Path, *, name: st
     if content.get("trust"):
         manifest["trust"] = content["trust"]
     return model_folder.write(folder, data, manifest, card(manifest))
-
-
-def traced(networks: Mapping[str, nn.Module]) -> bytes:
-    """The networks as TorchScript bytes in half precision, read back and checked against eager. Raises Failed."""
-    parts = {}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # newer torch discourages TorchScript; sizes become constants, as meant
-        for name, network in networks.items():
-            # A trace shares its parameters with what was traced, which stays as it is.
-            parts[name] = torch.jit.trace(copy.deepcopy(network).float(), example(name), check_trace=False)
-        module = torch.jit.script(Stages(parts)).half()
-        buffer = io.BytesIO()
-        torch.jit.save(module, buffer)
-        buffer.seek(0)
-        loaded = torch.jit.load(buffer).float()
-    with torch.inference_mode():
-        for name, network in networks.items():
-            x = example(name)
-            for said, expected in zip(getattr(loaded, name)(x), network(x), strict=True):
-                if not expected.numel():  # a stage without maps
-                    continue
-                worst = float((said - expected).abs().max()) / max(1.0, float(expected.abs().max()))
-                if not worst <= TOLERANCE:
-                    raise Failed("export", f"The exported {name} network differs by {worst:.1e}.", "Report it.")
-    return buffer.getvalue()
 
 
 def example(name: str) -> Tensor:

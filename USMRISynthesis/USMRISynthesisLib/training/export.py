@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import copy
 import io
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from ..manifest import read_manifest
 from ..normalisation.canonical import SIZE, SPACING_MM
 from ..synthesis.generator import Generator
 from . import checkpoint as checkpoints
-from . import model_folder
+from . import model_folder, torchscript
 from .configuration import TrainingConfig, configuration_from
 from .model_folder import ATLAS, HC18, INTENSITY, LAB
 from .support_export import described_card
@@ -203,19 +201,9 @@ def _difference(loaded: torch.nn.Module, generator: Generator, example: torch.Te
 
 
 def _traced(generator: Generator, example: torch.Tensor) -> bytes:
-    """The generator as TorchScript bytes in half precision, checked against eager. Raises Failed.
-
-    Traced and not scripted: a script carries every branch of torch's own functions, and with them operators
-    that an older torch does not know and then refuses to load. Any batch goes in; the slice's size is fixed.
-    """
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # newer torch discourages TorchScript; sizes become constants, as meant
-        # A trace shares its parameters with what was traced, which stays as it is.
-        torch.jit.save(torch.jit.trace(copy.deepcopy(generator), example[:2], check_trace=False).half(), buffer)
-        buffer.seek(0)
-        loaded = torch.jit.load(buffer).float()
+    """The generator as TorchScript bytes in half precision, checked against eager. Raises Failed."""
+    data, loaded = torchscript.stored(torchscript.traced(generator, example[:2]))
     worst = _difference(loaded, generator, example)
     if not worst <= TOLERANCE:
         raise Failed("export", f"The exported model differs by {worst:.1e}.", "Report it.")
-    return buffer.getvalue()
+    return data

@@ -5,20 +5,16 @@
 
 from __future__ import annotations
 
-import copy
-import io
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..errors import Failed, Refused
+from ..errors import Refused
 from ..normalisation.frame_network import FACE_SIZE, SIZE
-from . import model_folder
-from .alignment_export import Stages
+from . import model_folder, torchscript
 from .frames_loop import build_networks
 
 TOLERANCE = 2e-2  # the weights are stored in half precision
@@ -44,7 +40,7 @@ def export_frames(content: Mapping[str, Any], folder: str | Path, *, name: str, 
     except (KeyError, RuntimeError) as error:
         raise Refused("checkpoint", "This is no checkpoint of the frames' network of this version.",
                       "Train again.") from error
-    data = traced(networks)
+    data = torchscript.stages(networks, example, TOLERANCE)
     measured = dict(figures if figures is not None else content.get("figures", {}))
     on = "HC18 frames of the test fetuses" if figures is not None else "HC18 frames of the validation fetuses"
     manifest: dict[str, Any] = {
@@ -60,26 +56,6 @@ def export_frames(content: Mapping[str, Any], folder: str | Path, *, name: str, 
     if content.get("trust"):
         manifest["trust"] = content["trust"]
     return model_folder.write(folder, data, manifest, card(manifest))
-
-
-def traced(networks: Mapping[str, nn.Module]) -> bytes:
-    """TorchScript bytes in half precision, read back and checked against eager. Raises Failed."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # newer torch discourages TorchScript; sizes become constants, as meant
-        parts = {name: torch.jit.trace(copy.deepcopy(network).float(), example(name), check_trace=False)
-                 for name, network in networks.items()}
-        module = torch.jit.script(Stages(parts)).half()
-        buffer = io.BytesIO()
-        torch.jit.save(module, buffer)
-        buffer.seek(0)
-        loaded = torch.jit.load(buffer).float()
-    with torch.inference_mode():
-        for name, network in networks.items():
-            said, expected = getattr(loaded, name)(example(name)), network(example(name))
-            worst = float((said - expected).abs().max()) / max(1.0, float(expected.abs().max()))
-            if not worst <= TOLERANCE:
-                raise Failed("export", f"The exported {name} network differs by {worst:.1e}.", "Report it.")
-    return buffer.getvalue()
 
 
 def example(name: str) -> Tensor:

@@ -5,20 +5,18 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import Failed, Refused
+from ..errors import Refused
 from ..spacing.engine import conditions
 from ..spacing.intensity import MEANING
 from ..spacing.network import SliceVAE, SpacingNetworks, SuperResolution
 from ..spacing.profile import MAX_FACTOR, MIN_FACTOR
-from . import model_folder
+from . import model_folder, torchscript
 from .spacing_configuration import spacing_configuration_from
 
 TOLERANCE = 1e-2  # the weights are stored in half precision
@@ -83,23 +81,15 @@ def data_of(content: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def scripted(networks: SpacingNetworks) -> bytes:
     """Both networks as TorchScript bytes in half precision, read back and checked against eager. Raises Failed."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # newer torch discourages TorchScript
-        module = torch.jit.script(networks)
-        buffer = io.BytesIO()
-        torch.jit.save(module.half(), buffer)
-        networks.float()  # scripting shares the parameters
-        buffer.seek(0)
-        loaded = torch.jit.load(buffer).float()
+    # Scripted and not traced: views come in any size. Scripting shares the parameters, of a copy.
+    data, loaded = torchscript.stored(torchscript.scripted(networks))
     for n, m, w in ((9, 27, 50), (7, 24, 32)):
         x, known = torch.rand(2, 1, m, w, generator=torch.Generator().manual_seed(0)), conditions(n, m)
         with torch.inference_mode():
             pairs = ((loaded(x, known), networks(x, known)), (loaded.vae(x), networks.vae(x)))
         for said, expected in pairs:
-            worst = float((said - expected).abs().max())
-            if not worst <= TOLERANCE * max(1.0, float(expected.abs().max())):
-                raise Failed("export", f"The exported network differs by {worst:.1e}.", "Report it.")
-    return buffer.getvalue()
+            torchscript.checked("slice-spacing", said, expected, TOLERANCE)
+    return data
 
 
 def card(manifest: Mapping[str, Any]) -> str:
