@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import test_simulation
 from PIL import Image
 from USMRISynthesisLib import cli
@@ -86,6 +87,7 @@ def test_the_same_head_has_the_same_hashes_and_another_one_is_named(made: Path, 
 
 
 def test_the_same_seed_gives_the_same_arrays(made: Path, data: Path) -> None:
+    torch.set_num_threads(1)  # as the workers have it: two add up in another order
     again = dataset.simulate_case(data, Head("GA29-made", 5, "left", "ventriculomegaly"), frames=1)
     with np.load(made.parent / "val" / "GA29-made-0000.npz") as case:
         for key in ("us", "t2", "labels", "fan", "eyes"):
@@ -113,6 +115,14 @@ def test_the_same_seed_gives_the_same_arrays(made: Path, data: Path) -> None:
             {"splits": {"train": {"cases": 1, "atlases": ["GA24-made"], "anomalies": ["x"]}}},
             "anomalies must name anomalies among ventriculomegaly",
         ),
+        (
+            {"splits": {"train": {"cases": 1, "atlases": ["GA24-made"], "acquisition": {"colour": [0, 1]}}}},
+            "splits.train.acquisition.colour is not a known key",
+        ),
+        (
+            {"splits": {"train": {"cases": 1, "atlases": ["GA24-made"], "acquisition": {"haze": [2, 1]}}}},
+            "acquisition.haze must be two numbers, the lower first",
+        ),
         ({"splits": {"train": {"heads": []}}}, "splits.train.heads must list at least one head"),
         ({"splits": {"train": {"heads": [{"atlas": "GA24-made"}]}}}, r"heads\[0\].seed must be a whole number"),
         ({"splits": {"train": {"heads": [{"atlas": "GA1", "seed": 1}]}}}, r"heads\[0\].atlas must name"),
@@ -127,6 +137,18 @@ def test_a_bad_configuration_is_refused_by_key_and_reason(
 ) -> None:
     with pytest.raises(Refused, match=said):
         DatasetConfig.read(_configuration(tmp_path, **changes), KNOWN)
+
+
+def test_settings_beyond_what_training_drew_change_the_picture_and_not_the_head(tmp_path: Path, data: Path) -> None:
+    rule = {"cases": 1, "atlases": ["GA24-made"], "views": ["left"]}
+    made = []
+    for changes in ({}, {"acquisition": {"frequency_mhz": [6.0, 6.0]}}):
+        config = DatasetConfig.read(_configuration(tmp_path, splits={"val": rule | changes}), KNOWN)
+        made.append(dataset.simulate_case(data, config.splits["val"][0]))
+    usual, other = made
+    assert np.array_equal(usual["t2"], other["t2"]) and not np.array_equal(usual["us"], other["us"])
+    frequencies = [json.loads(str(case["parameters"]))["frequency_mhz"] for case in made]
+    assert frequencies[0] < 5.0 < frequencies[1] == 6.0
 
 
 def test_what_is_no_json_is_refused(tmp_path: Path) -> None:

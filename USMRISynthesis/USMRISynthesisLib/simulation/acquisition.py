@@ -191,9 +191,9 @@ def speckle_phantom(seed: int, ranges: AcquisitionRanges | None = None) -> torch
 
 
 def simulate_canonical(
-    anatomy: Anatomy, seed: int, view: str | None = None
+    anatomy: Anatomy, seed: int, ranges: AcquisitionRanges | None = None, view: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, Acquisition]:
     """Ultrasound uint8 and fan mask on the canonical grid, with the acquisition behind them."""
-    acquisition = acquire(anatomy, seed, view=view)
+    acquisition = acquire(anatomy, seed, ranges, view)
     us, fan = acquisition.scan_convert(canonical_points())
     return us, fan, acquisition

@@ -2,35 +2,37 @@
 
 A split is a rule, `{"cases": 8, "atlases": [...], "views": [...], "anomalies": [...]}` (each list in turn; views
 and anomalies may be left out, null is a normal head), or a list, `{"heads": [{"atlas", "seed", "view", "anomaly"}]}`.
+Either may say `"acquisition": {"frequency_mhz": [5, 6]}`: other ranges than `AcquisitionRanges`' own.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import Refused
 from . import atlas as atlases
-from .acquisition import VIEWS
+from .acquisition import VIEWS, AcquisitionRanges
 from .ranges import ANOMALIES
 
 _KEYS = ("splits", "seed", "frames", "frames_a_head")
-_RULE_KEYS = ("cases", "atlases", "views", "anomalies")
+_RULE_KEYS = ("cases", "atlases", "views", "anomalies", "acquisition")
 _HEAD_KEYS = ("atlas", "seed", "view", "anomaly")
 _SPLIT_SEEDS = 100_000
 
 
 @dataclass(frozen=True)
 class Head:
-    """One case: atlas folder, seed, probe view (None: drawn) and anomaly (None: a normal head)."""
+    """One case: atlas folder, seed, probe view (None: drawn), anomaly (None: a normal head), ranges of the settings."""
 
     atlas: str
     seed: int
     view: str | None = None
     anomaly: str | None = None
+    ranges: AcquisitionRanges | None = None
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,12 @@ class _Reader:
                 raise self._bad(f"splits.{split}", "must be a plain name: it becomes a folder")
             listed = isinstance(values, dict) and "heads" in values
             heads = self._list(values, split) if listed else self._rule(values, split, seed + _SPLIT_SEEDS * index)
+            ranges = self._ranges(values.get("acquisition"), split)
             for head in heads:
                 week = atlases.week_of(head.atlas)
                 if weeks.setdefault(week, split) != split:
                     raise self._bad(f"splits.{split}", f"holds week {week}, which is in {weeks[week]} too")
-            splits[split] = tuple(heads)
+            splits[split] = tuple(replace(head, ranges=ranges) for head in heads)
         return DatasetConfig(splits, seed, frames, frames_a_head)
 
     def _rule(self, values: Any, split: str, seed: int) -> list[Head]:
@@ -95,7 +98,7 @@ class _Reader:
 
     def _list(self, values: Any, split: str) -> list[Head]:
         key = f"splits.{split}.heads"
-        self._keys(values, ("heads",), f"splits.{split}")
+        self._keys(values, ("heads", "acquisition"), f"splits.{split}")
         rows = values["heads"]
         if not isinstance(rows, list) or not rows:
             raise self._bad(key, "must list at least one head")
@@ -108,6 +111,18 @@ class _Reader:
             anomaly = self._names([row.get("anomaly")], f"{place}.anomaly", [None, *ANOMALIES], "anomalies")[0]
             heads.append(Head(folder, self._whole(row.get("seed"), f"{place}.seed", 0), view, anomaly))
         return heads
+
+    def _ranges(self, values: Any, split: str) -> AcquisitionRanges | None:
+        if values is None:
+            return None
+        key = f"splits.{split}.acquisition"
+        self._keys(values, [item.name for item in fields(AcquisitionRanges) if item.name != "t2_probability"], key)
+        for name, limits in values.items():
+            good = isinstance(limits, list) and len(limits) == 2 and all(type(v) in (int, float) for v in limits)
+            if not good or limits[0] > limits[1]:
+                raise self._bad(f"{key}.{name}", "must be two numbers, the lower first")
+        changes: dict[str, Any] = {name: (float(low), float(high)) for name, (low, high) in values.items()}
+        return replace(AcquisitionRanges(), **changes)
 
     def _keys(self, raw: Any, allowed: Collection[str], key: str) -> None:
         if not isinstance(raw, dict):

@@ -35,7 +35,7 @@ def simulate_case(data: Path, spec: Head, frames: int = 0) -> dict[str, Any]:
     from . import acquisition, anatomy, frame, wide
 
     head = anatomy.build(atlases.load(data, spec.atlas), spec.seed, anomaly=spec.anomaly)
-    us, fan, sweep = acquisition.simulate_canonical(head, spec.seed, view=spec.view)
+    us, fan, sweep = acquisition.simulate_canonical(head, spec.seed, spec.ranges, spec.view)
     parameters = {**head.parameters, **sweep.parameters, "view": sweep.view, "atlas": spec.atlas}
     arrays = {
         "us": us,
