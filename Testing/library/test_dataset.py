@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import test_simulation
+import torch
 from PIL import Image
 from USMRISynthesisLib import cli
 from USMRISynthesisLib.errors import Failed, Refused
