@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import Refused
 from ..simulation import tissues
@@ -30,7 +31,8 @@ CLASSES: dict[str, tuple[int, ...]] = {
     "brainstem": (tissues.BRAINSTEM,),
 }
 CHANNELS = (8, 16, 32, 64)
-STEPS = 900
+STEPS = 2000  # at 900 the truth itself got anything between 0.68 and 0.84 from one training to the next
+AVERAGING = 0.99
 BATCH = 6
 RATE = 2e-3
 
@@ -106,7 +108,7 @@ def trained(folders: Sequence[Path], kept: Path, *, progress: Callable[[float, s
     paths = [p for folder in folders for p in sorted(folder.glob("*.npz")) if ".partial" not in p.name]
     if not paths:
         raise Refused("no-cases", f"{folders[0]} holds no simulated cases.", "Make them with `usmri simulate` first.")
-    facts = [(p.name, p.stat().st_size) for p in paths], STEPS, BATCH, RATE, "root of share"
+    facts = [(p.name, p.stat().st_size) for p in paths], CHANNELS, STEPS, AVERAGING, BATCH, RATE, "root of share"
     stamp = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     file = kept / f"segmenter-{stamp}.pt"
     network = Segmenter()
@@ -120,6 +122,7 @@ def trained(folders: Sequence[Path], kept: Path, *, progress: Callable[[float, s
 
 
 def _train(network: Segmenter, paths: Sequence[Path], progress: Callable[[float, str], None] | None) -> None:
+    """Train it, to the average of its weights, which depends less on the last slices than they do."""
     from ..normalisation.canonical import canonical_axis_mm
     from ..synthesis.slices import LOCATION_SCALE_MM
 
@@ -139,6 +142,7 @@ def _train(network: Segmenter, paths: Sequence[Path], progress: Callable[[float,
     share = np.bincount(classes.ravel(), minlength=1 + len(CLASSES)) / classes.size
     counts = torch.from_numpy((1 / np.sqrt(np.maximum(share, 1e-4))).astype(np.float32))
     optimiser = torch.optim.Adam(network.parameters(), RATE)
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
     began = time.perf_counter()
     network.train()
     for step in range(STEPS):
@@ -158,5 +162,7 @@ def _train(network: Segmenter, paths: Sequence[Path], progress: Callable[[float,
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
+        averaged.update_parameters(network)
         if progress and step % 25 == 0:
             progress(step / STEPS, f"segmenter ({time.perf_counter() - began:.0f} s)")
+    network.load_state_dict(averaged.module.state_dict())
