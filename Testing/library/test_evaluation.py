@@ -67,6 +67,18 @@ def test_frames_are_measured_against_their_own_truth_and_mean(simulated: Path) -
     assert values["frame_head_dice"][0] > 0.99
 
 
+def test_heads_without_frames_are_measured_all_the_same(simulated: Path, tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    with np.load(simulated / "val" / "case-0.npz") as case:
+        np.savez(tmp_path / "val" / "bare.npz", **{k: v for k, v in case.items() if not k.startswith("frames_")})
+    mean = mean_frame(simulated / "train")
+    assert mean is not None
+    values = synthesis.evaluate(
+        tmp_path, lambda case: case.t2, train=simulated / "train", predict_frame=lambda us, fan: mean
+    )["values"]
+    assert values["ncc"][0] == pytest.approx(1) and not any(key.startswith("frame_") for key in values)
+
+
 def test_heads_with_an_anomaly_are_told_apart_and_the_mean_may_lie_elsewhere(simulated: Path, tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
     for index, anomaly in enumerate(("none", "mass", "mass")):

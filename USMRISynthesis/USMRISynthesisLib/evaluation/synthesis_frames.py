@@ -44,9 +44,11 @@ def mean_frame(folder: Path) -> np.ndarray | None:
 
 
 def measure_frames(path: Path, predict: PredictFrame, mean: np.ndarray) -> dict[str, float]:
-    """Means over one head's frames, inside its brain where the beam was."""
+    """Means over one head's frames, inside its brain where the beam was; nothing where it has no frames."""
     rows = []
     with np.load(path) as file:
+        if "frames_us" not in file:
+            return {}
         for us, fan, t2, labels in zip(
             *(file[f"frames_{name}"] for name in ("us", "fan", "t2", "labels")), strict=True
         ):
