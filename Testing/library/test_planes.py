@@ -23,7 +23,7 @@ from USMRISynthesisLib.synthesis.stack import median_of, wanted_slices
 from USMRISynthesisLib.training.cases import load_cases
 from USMRISynthesisLib.training.configuration import BatchConfig
 from USMRISynthesisLib.training.data import Batch, Slices
-from USMRISynthesisLib.training.loop import _widened
+from USMRISynthesisLib.training.start import _widened
 from USMRISynthesisLib.volume import Volume
 
 SMALL = {"width": 2, "multipliers": (1, 2, 2), "skips": (1,), "reconstruction_skips": (1,), "attention_level": 1}

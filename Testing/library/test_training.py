@@ -18,7 +18,8 @@ from USMRISynthesisLib.training.configuration import (
     read_configuration,
 )
 from USMRISynthesisLib.training.export import card, export
-from USMRISynthesisLib.training.loop import _start_from, train
+from USMRISynthesisLib.training.loop import train
+from USMRISynthesisLib.training.start import start_from
 from USMRISynthesisLib.weights import read_manifest
 
 
@@ -220,10 +221,28 @@ def test_an_exported_model_can_be_gone_on_from(exported):
     checkpoint, folder = exported
     state = checkpoints.load(checkpoint)
     generator = Generator(configuration_from(state["config"]).generator)
-    _start_from(generator, str(folder / "model.pt"))
+    start_from(generator, str(folder / "model.pt"))
     for name, value in generator.state_dict().items():
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, state["averaged"][name].half().float())  # as it is stored
+
+
+def test_an_export_can_be_the_mean_of_two_weights_and_says_so(exported, tmp_path, data):
+    checkpoint, folder = exported
+    state = checkpoints.load(checkpoint)
+    other = {key: value + 0.5 for key, value in state["averaged"].items()}
+    checkpoints.save(tmp_path / "other.pt", state | {"averaged": other})
+    made = export(checkpoint, tmp_path / "model", name="mean", averaged_with=str(tmp_path / "other.pt"))
+    stored = torch.jit.load(made / "model.pt").float().state_dict()
+    for key, value in state["averaged"].items():
+        torch.testing.assert_close(stored[key], (value + 0.25).half().float())
+    manifest = read_manifest(made)
+    assert len(manifest.training["averaged_with"]) == 64 and "mean of these weights" in (made / "README.md").read_text()
+    again = export(checkpoint, tmp_path / "model", name="mean", averaged_with=str(tmp_path / "other.pt"))
+    assert read_manifest(again).sha256 == manifest.sha256
+    with pytest.raises(Refused, match=r"There is no file nowhere.pt"):
+        export(checkpoint, tmp_path / "none", name="mean", averaged_with=str(tmp_path / "nowhere.pt"))
+    assert not (tmp_path / "none").exists() and folder.is_dir()
 
 
 def test_the_exported_model_is_the_averaged_generator_for_every_batch(exported):

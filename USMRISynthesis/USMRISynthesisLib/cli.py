@@ -190,6 +190,8 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--name", help="the model's name (the folder's)")
     export.add_argument("--figures", metavar="FILE",
                         help="what `usmri evaluate synthesis --json` printed, for the card")
+    export.add_argument("--averaged-with", metavar="FILE",
+                        help="synthesis: export the mean of these weights and those of an earlier stage")
     export.add_argument("--model-version", default="1", metavar="V", help="the model's version (1)")
     return parser
 

@@ -98,6 +98,7 @@ def export(options: Namespace) -> Outcome:
                                             figures=_plain_figures(Path(options.figures)) if options.figures else None)
         return f"Wrote {folder}.", {"model": str(folder)}
     folder = export_model(options.checkpoint, options.output, version=options.model_version,
+                          averaged_with=options.averaged_with,
                           name=options.name or Path(options.output).resolve().name,
                           figures=_figures(Path(options.figures)) if options.figures else None)
     return f"Wrote {folder}.", {"model": str(folder)}

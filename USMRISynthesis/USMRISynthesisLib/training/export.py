@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from . import checkpoint as checkpoints
 from . import model_folder, torchscript
 from .configuration import TrainingConfig, configuration_from
 from .model_folder import ATLAS, HC18, INTENSITY, LAB
+from .start import start_from
 from .support_export import described_card
 
 TOLERANCE = 1e-5
@@ -55,10 +58,13 @@ def export(
     version: str = "1",
     figures: Mapping[str, Any] | None = None,
     limits: Sequence[str] | None = None,
+    averaged_with: str | None = None,
 ) -> Path:
     """Write the averaged generator of a checkpoint.pt or best.pt as a model folder; returns the folder.
 
-    `figures` replaces the held-out figures that the checkpoint carries, `limits` those that go with the data. Nothing
+    `figures` replaces the held-out figures that the checkpoint carries, `limits` those that go with the data.
+    averaged_with: another checkpoint or exported model, an earlier stage of the same run; the weights are the mean of
+    the two (Wortsman et al., ICML 2022: between weights that share a start the loss has no barrier). Nothing
     is written before the saved module, read back, has given the eager result, with the weights rounded as they are
     stored, to 1e-5 for batches of 1 to 4. It is neither frozen nor optimised for one machine: that is done after
     loading, where device and precision are known. Weights that the folder holds already stay to the byte, since no two
@@ -75,6 +81,7 @@ def export(
         raise Refused(
             "checkpoint", f"{checkpoint} is not a training checkpoint of this version.", "Train again."
         ) from error
+    other = None if averaged_with is None else _averaged(generator, averaged_with)
     if config.data.shrink != 1:
         raise Refused("checkpoint", f"{checkpoint} was trained on slices shrunk by {config.data.shrink}, to compare "
                       "methods; no model for use comes of it.", "Train with data.shrink = 1.")
@@ -85,7 +92,8 @@ def export(
     kept, support = _kept(generator, Path(folder), example)
     data = kept or _traced(generator, example)
     form = config.generator
-    measured = figures if figures is not None else content.get("figures", {})
+    of_its_own = {} if other else content.get("figures", {})  # those of other weights are not these
+    measured = figures if figures is not None else of_its_own
     manifest: dict[str, Any] = {
         **model_folder.identity(name, "synthesis", version, data),
         "input": {
@@ -99,7 +107,7 @@ def export(
             "intensity": INTENSITY,
         },
         "output": {"channels": 1, "range": [-1, 1], "meaning": "MR-like T2 contrast of the centre slice"},
-        "training": model_folder.origin(content, data_of(config)),
+        "training": model_folder.origin(content, data_of(config)) | ({"averaged_with": other} if other else {}),
         "figures": {"measured_on": "simulated ultrasound of held-out cases", **measured} if measured else {},
         "limits": list(limits_of(config) if limits is None else limits),
         "synthetic": True,
@@ -108,6 +116,19 @@ def export(
     if support is not None:
         manifest["support"], text = support, described_card(text, support)
     return model_folder.write(folder, data, manifest, text)
+
+
+def _averaged(generator: Generator, path: str) -> str:
+    """Bring the generator halfway to other weights, in place; returns the SHA-256 of their file. Raises Refused."""
+    file = Path(path)
+    if not file.is_file():
+        raise Refused("checkpoint", f"There is no file {file.name}.", "Give a checkpoint or an exported model.pt.")
+    other = copy.deepcopy(generator)
+    start_from(other, path)
+    with torch.no_grad():
+        for mine, theirs in zip(generator.parameters(), other.parameters(), strict=True):
+            mine.lerp_(theirs, 0.5)
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def data_of(config: TrainingConfig) -> list[dict[str, str]]:
@@ -158,6 +179,8 @@ def card(manifest: Mapping[str, Any]) -> str:
         f"frames, seed {training['seed']}, {training['date']}.",
         *([f"- It went on from other weights: {training['config']['initial']}."]
           if training["config"].get("initial") else []),
+        *([f"- The mean of these weights and of those with SHA-256 `{training['averaged_with']}`."]
+          if training.get("averaged_with") else []),
         f"- Weights of the objective's terms: {weights}.",
         "",
         "## Figures",

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import weights
-from ..errors import Cancelled, Failed, Refused
+from ..errors import Cancelled, Failed
 from ..synthesis.generator import Generator
 from . import checkpoint as checkpoints
 from . import peers
@@ -38,9 +37,9 @@ from .objective import Real, Synthesised, discriminator_terms, generator_terms, 
 from .processes import processes
 from .run import average, opened, prepared, stop_signals
 from .sources import WITHOUT_PAIRS, load_sources
+from .start import start_from
 
 Network = TypeVar("Network", bound=nn.Module)
-EXPORTED = "model.pt"  # as in export.py, which imports the configuration of a run and not the other way round
 
 
 def train(
@@ -97,7 +96,7 @@ def train(
     channels = config.generator.channels
     generator = placed(Generator(config.generator))
     if config.initial and state is None:
-        _start_from(generator, config.initial)
+        start_from(generator, config.initial)
     averaged = copy.deepcopy(generator).eval().requires_grad_(False)
     backward = placed(BackwardPath(channels, skips=config.backward_skips))
     discriminators = placed(
@@ -242,37 +241,6 @@ def train(
                 raise Cancelled("cancelled", f"Training stopped at step {step}; a checkpoint was saved.",
                                 "Run the same command to go on.")
     return saved
-
-
-def _start_from(generator: Generator, path: str) -> None:
-    """Copy the averaged generator of another run's checkpoint, or an exported model, which may be an installed one's
-    name. Raises Refused if the two differ, Failed where there is no such model.
-
-    Only the place codes, or their planes, may be missing there: they start as if they were not there. So does the
-    channel that names the plane.
-    """
-    try:
-        if not Path(path).is_file():
-            path = str(weights.find_model(path) / EXPORTED)
-        exported = Path(path).name == EXPORTED
-        state = torch.jit.load(path, "cpu").state_dict() if exported else checkpoints.load(path)["averaged"]
-        constants = dict(generator.named_buffers()).keys() - generator.state_dict().keys()  # a trace keeps them
-        state = {k: _widened(v, generator.state_dict().get(k)) for k, v in state.items() if k not in constants}
-        missing = generator.load_state_dict(state, strict=False)
-        lacking = [key for key in missing.missing_keys if not key.startswith("place_")]
-        if lacking or missing.unexpected_keys:
-            raise KeyError((lacking or missing.unexpected_keys)[0])
-    except (KeyError, RuntimeError) as error:
-        raise Refused(
-            "initial", f"{path} holds no generator of this shape.", "Use the same [generator] settings in both runs."
-        ) from error
-
-
-def _widened(weight: Tensor, like: Tensor | None) -> Tensor:
-    """A first convolution's weight (C, n, 3, 3) with zeros for a channel before the last, where one was added."""
-    if like is None or weight.dim() != 4 or like.shape[1] != weight.shape[1] + 1:
-        return weight
-    return torch.cat([weight[:, :-1], torch.zeros_like(weight[:, :1]), weight[:, -1:]], dim=1)
 
 
 def _silent(text: str) -> None:
