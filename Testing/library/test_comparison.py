@@ -162,6 +162,13 @@ def test_volumes_are_compared_with_the_labels_over_heads_and_an_average_head_doe
     assert average["volume_rho"][0] == 0.0 and followed["kid"][0] == 0.0
 
 
+def test_a_feature_that_true_mr_hardly_ever_has_does_not_decide_the_kernel_distance():
+    rng, true = np.random.default_rng(0), np.array([[100.0, 900], [200, 800], [400, 700], [300, 600]])
+    real = rng.standard_normal((40, 4)) * (1, 1, 1, 1e-7)
+    features = [rng.standard_normal((10, 4)) * (1, 1, 1, 1e-3) for _ in true]
+    assert comparison._over_heads(true, true, features, real)["kid"][0] < 1.0
+
+
 def test_ssim_is_one_with_itself_and_falls_with_noise(truth):
     stack, mask = np.stack([truth, truth]), np.stack([truth, truth]) > 0
     noisy = stack + 0.2 * np.random.default_rng(0).standard_normal(stack.shape)
