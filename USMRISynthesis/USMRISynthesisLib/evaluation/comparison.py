@@ -157,8 +157,9 @@ def _over_heads(
 ) -> dict[str, list[float]]:
     """[value, low, high] of what only a set of heads has; found, true (heads, 2): ventricles and outer fluid."""
     rng = np.random.default_rng(0)
-    size = real.std(axis=0)  # channels of other sizes would count for nothing
-    size = np.where(size > 0.01 * size.max(), size, max(float(size.max()), 1e-6))  # and one that hardly ever answers for everything
+    # Channels of other sizes would count for nothing, and one that hardly ever answers for everything.
+    size = real.std(axis=0)
+    size = np.where(size > 0.01 * size.max(), size, max(float(size.max()), 1e-6))
     draws = [np.arange(len(true)), *(rng.integers(0, len(true), len(true)) for _ in range(500))]
 
     def spread(value: Callable[[np.ndarray], float], count: int) -> list[float]:
