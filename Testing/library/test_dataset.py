@@ -14,6 +14,7 @@ from USMRISynthesisLib import cli
 from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.normalisation.canonical import canonical_axis_mm
 from USMRISynthesisLib.simulation import dataset
+from USMRISynthesisLib.simulation.acquisition import AcquisitionRanges
 from USMRISynthesisLib.simulation.configuration import DatasetConfig, Head
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +124,10 @@ def test_the_same_seed_gives_the_same_arrays(made: Path, data: Path) -> None:
             {"splits": {"train": {"cases": 1, "atlases": ["GA24-made"], "acquisition": {"haze": [2, 1]}}}},
             "acquisition.haze must be two numbers, the lower first",
         ),
+        (
+            {"splits": {"train": {"cases": 1, "atlases": ["GA24-made"], "acquisition": {"haze": [[0, 1], [3, 2]]}}}},
+            "acquisition.haze must be two numbers, the lower first, or a list of such pairs",
+        ),
         ({"splits": {"train": {"heads": []}}}, "splits.train.heads must list at least one head"),
         ({"splits": {"train": {"heads": [{"atlas": "GA24-made"}]}}}, r"heads\[0\].seed must be a whole number"),
         ({"splits": {"train": {"heads": [{"atlas": "GA1", "seed": 1}]}}}, r"heads\[0\].atlas must name"),
@@ -149,6 +154,20 @@ def test_settings_beyond_what_training_drew_change_the_picture_and_not_the_head(
     assert np.array_equal(usual["t2"], other["t2"]) and not np.array_equal(usual["us"], other["us"])
     frequencies = [json.loads(str(case["parameters"]))["frequency_mhz"] for case in made]
     assert frequencies[0] < 5.0 < frequencies[1] == 6.0
+
+
+def test_a_setting_may_have_ranges_with_a_gap_and_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+    rule = {"cases": 1, "atlases": ["GA24-made"], "acquisition": {"haze": [[0.1, 0.4], [1.2, 1.4]]}}
+    config = DatasetConfig.read(_configuration(tmp_path, splits={"val": rule}), KNOWN)
+    ranges = config.splits["val"][0].ranges
+    assert ranges is not None
+    pairs = [(AcquisitionRanges().draw(np.random.default_rng(seed)), ranges.draw(np.random.default_rng(seed)))
+             for seed in range(400)]
+    values = np.array([other["haze"] for _, other in pairs])
+    low, high = values[values < 0.8], values[values > 0.8]
+    assert 0.1 <= low.min() < 0.12 and 0.38 < low.max() <= 0.4 and 1.2 <= high.min() and high.max() <= 1.4
+    assert 0.5 < len(low) / len(values) < 0.7  # by width: 0.3 of 0.5
+    assert all(usual | {"haze": 0} == other | {"haze": 0} for usual, other in pairs)
 
 
 def test_what_is_no_json_is_refused(tmp_path: Path) -> None:

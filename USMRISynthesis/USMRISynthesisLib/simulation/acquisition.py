@@ -7,6 +7,7 @@ physical settings are multiplied by `anatomy.scale`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -33,7 +34,10 @@ _HC_SLAB_MM = 14.0  # the grey map is set around the head-circumference plane, w
 
 @dataclass(frozen=True)
 class AcquisitionRanges:
-    """Ranges that each acquisition is drawn from (uniform); lengths in physical mm."""
+    """Ranges that each acquisition is drawn from (uniform); lengths in physical mm.
+
+    Several ranges in a row, (low, high, low, high), are one setting with gaps.
+    """
 
     distance_mm: tuple[float, float] = (10.0, 45.0)  # transducer surface to the skull's nearest point
     radius_mm: tuple[float, float] = (25.0, 50.0)  # radius of curvature of the transducer
@@ -100,9 +104,21 @@ class AcquisitionRanges:
         """One setting of everything."""
         limits = asdict(self)
         probability = limits.pop("t2_probability")
-        draw = {name: float(rng.uniform(*values)) for name, values in limits.items()}
+        draw = {name: drawn(values, rng) for name, values in limits.items()}
         draw["t2_scatter"] = draw.pop("t2_share") * float(rng.random() < probability)
         return draw
+
+
+def drawn(limits: Sequence[float], rng: np.random.Generator) -> float:
+    """One value, uniform over one range or several; takes one number from `rng` whatever the ranges, so that all
+    other settings stay as they would be."""
+    lows, highs = np.array(limits[0::2]), np.array(limits[1::2])
+    if len(lows) == 1:
+        return float(rng.uniform(*limits))
+    ends = np.cumsum(highs - lows)
+    along = float(rng.uniform(0, ends[-1]))
+    which = min(int(np.searchsorted(ends, along, side="right")), len(ends) - 1)
+    return float(highs[which] - (ends[which] - along))
 
 
 @dataclass(frozen=True, eq=False)

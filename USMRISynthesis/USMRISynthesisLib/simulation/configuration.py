@@ -2,7 +2,8 @@
 
 A split is a rule, `{"cases": 8, "atlases": [...], "views": [...], "anomalies": [...]}` (each list in turn; views
 and anomalies may be left out, null is a normal head), or a list, `{"heads": [{"atlas", "seed", "view", "anomaly"}]}`.
-Either may say `"acquisition": {"frequency_mhz": [5, 6]}`: other ranges than `AcquisitionRanges`' own.
+Either may say `"acquisition": {"frequency_mhz": [5, 6]}`: other ranges than `AcquisitionRanges`' own; several pairs,
+`[[2, 2.5], [5, 6]]`, are drawn from as one range with a gap.
 """
 
 from __future__ import annotations
@@ -117,11 +118,15 @@ class _Reader:
             return None
         key = f"splits.{split}.acquisition"
         self._keys(values, [item.name for item in fields(AcquisitionRanges) if item.name != "t2_probability"], key)
-        for name, limits in values.items():
-            good = isinstance(limits, list) and len(limits) == 2 and all(type(v) in (int, float) for v in limits)
-            if not good or limits[0] > limits[1]:
-                raise self._bad(f"{key}.{name}", "must be two numbers, the lower first")
-        changes: dict[str, Any] = {name: (float(low), float(high)) for name, (low, high) in values.items()}
+        changes: dict[str, Any] = {}
+        for name, given in values.items():
+            several = isinstance(given, list) and bool(given) and all(isinstance(v, list) for v in given)
+            ranges = given if several else [given]
+            for limits in ranges:
+                good = isinstance(limits, list) and len(limits) == 2 and all(type(v) in (int, float) for v in limits)
+                if not good or limits[0] > limits[1]:
+                    raise self._bad(f"{key}.{name}", "must be two numbers, the lower first, or a list of such pairs")
+            changes[name] = tuple(float(value) for limits in ranges for value in limits)
         return replace(AcquisitionRanges(), **changes)
 
     def _keys(self, raw: Any, allowed: Collection[str], key: str) -> None:
