@@ -195,6 +195,9 @@ def test_model_that_cannot_be_used_says_so_before_anything_runs(panel: Any, ui: 
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     panel.panel.advanced.look_at_model()        # as the next run does
     assert ui.modelLabel.text.endswith("Its support map says what not to believe.")
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"caution": "The inside is invented."}))
+    panel.panel.advanced.look_at_model()
+    assert "The inside is invented." in ui.modelLabel.text
 
 
 def test_model_list_holds_what_is_made_for_synthesis_and_a_cancelled_choice_changes_nothing(

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -330,3 +331,14 @@ def test_importing_the_package_and_what_slicer_loads_brings_no_torch() -> None:
             "USMRISynthesisLib.commands, USMRISynthesisLib.commands_study; u.synthesize; u.Volume; u.Synthesis; "
             "sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_model_cautions_against_is_said_with_every_result(trusted_model: Path, head: Volume,
+                                                                 tmp_path: Path) -> None:
+    folder = shutil.copytree(trusted_model, tmp_path / "unpaired")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"caution": "The inside is invented."}))
+    told: list[tuple[str, str]] = []
+    result = _synthesize(head, folder, unreliable=True, log=lambda *line: told.append(line))
+    assert "The inside is invented." in result.provenance["warnings"]
+    assert ("warning", "The inside is invented.") in told

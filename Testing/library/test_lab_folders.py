@@ -229,7 +229,7 @@ def test_from_two_folders_to_a_model_that_synthesises(tmp_path):
     assert main(["export", str(run / "checkpoint.pt"), str(tmp_path / "model"), "--name", "ours"]) == 0
     manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
     assert "own ultrasound" in json.dumps(manifest["training"]["data"])
-    assert any("pairs" in limit for limit in manifest["limits"])
+    assert any("pairs" in limit for limit in manifest["limits"]) and manifest["caution"] in manifest["limits"]
     out = tmp_path / "mr.nrrd"
     assert main(["synthesize", str(sample), str(out), "--model", str(tmp_path / "model"), "--trust-model"]) == 0
     assert Volume.read(out).shape == head.shape

@@ -48,6 +48,8 @@ def look_at(name: str) -> ModelChoice:
     parts = [_("{name}, version {version}.").format(name=manifest.name, version=manifest.version)]
     if not weights.is_bundled(folder):
         parts.append(_("Of your own: you are asked once whether it may run."))
+    if caution := manifest.extra.get("caution"):
+        parts.append(str(caution))
     if manifest.extra.get("support"):
         parts.append(_("Its support map says what not to believe."))
     return ModelChoice(planes, " ".join(parts), True)

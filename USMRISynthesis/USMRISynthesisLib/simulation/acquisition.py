@@ -114,7 +114,7 @@ def drawn(limits: Sequence[float], rng: np.random.Generator) -> float:
     other settings stay as they would be."""
     lows, highs = np.array(limits[0::2]), np.array(limits[1::2])
     if len(lows) == 1:
-        return float(rng.uniform(*limits))
+        return float(rng.uniform(limits[0], limits[1]))
     ends = np.cumsum(highs - lows)
     along = float(rng.uniform(0, ends[-1]))
     which = min(int(np.searchsorted(ends, along, side="right")), len(ends) - 1)

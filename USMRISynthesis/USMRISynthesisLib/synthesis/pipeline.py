@@ -121,6 +121,8 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
 
         generator = load_generator(model, device, consent=consent)
         run.say("info", f"{generator.device_reason} {generator.precision_reason}")
+        if caution := generator.manifest.extra.get("caution"):
+            run.say("warning", str(caution))
     with run.stage("Resampling to canonical space", 0.18):
         to_canonical_of = alignment.ras_to_canonical
         slices, z_mm = to_canonical(volume.array, volume.ijk_to_ras, to_canonical_of)

@@ -46,7 +46,8 @@ LAB_LIMITS = (
     "It has not been tried on patients. Heads of other ages, machines and sites than the lab's were not seen.",
 )
 WITHOUT_PAIRS = (
-    "It was trained without simulated pairs: the inside of the head is largely invented, however much it looks like MR."
+    "The model was trained without simulated pairs: the inside of the head is largely invented, however much it looks "
+    "like MR."
 )
 
 
@@ -112,6 +113,8 @@ def export(
         "limits": list(limits_of(config) if limits is None else limits),
         "synthetic": True,
     }
+    if WITHOUT_PAIRS in manifest["limits"]:
+        manifest["caution"] = WITHOUT_PAIRS  # said with every result
     text = card(manifest)
     if support is not None:
         manifest["support"], text = support, described_card(text, support)
