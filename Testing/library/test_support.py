@@ -94,7 +94,7 @@ def test_it_learns_what_goes_wrong_and_its_probabilities_are_shares():
     rng = np.random.default_rng(0)
     for _ in range(12):
         batch = draw(heads, 3, rng)
-        logits = network.readings(*batch[:4])[:, :1]
+        logits = network.readings(*batch[:5])[:, :1]
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.wrong)
         optimiser.zero_grad()
         loss.backward()
@@ -257,6 +257,16 @@ def test_a_stopped_run_goes_on_exactly(own_model, heads, tmp_path):
     resumed = train_support(parts, report=quiet)
     a, b = checkpoints.load(straight), checkpoints.load(resumed)
     assert all(torch.equal(a["averaged"][name], b["averaged"][name]) for name in a["averaged"])
+
+
+def test_heads_judged_axially_alone_stand_beside_the_others(own_model, heads, tmp_path):
+    path = configured(tmp_path, heads, own_model)
+    path.write_text(path.read_text() + f'learn = ["mr"]\naxial = ["{heads / "train"}"]\n')
+    said: list[str] = []
+    content = checkpoints.load(train_support(path, report=said.append))
+    assert content["cases"] == ["head-2", "head-1"] and content["step"] == 3
+    add_support(content, own_model)
+    assert "mr, " + str(heads / "train") in (own_model / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

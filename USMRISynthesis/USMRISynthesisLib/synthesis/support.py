@@ -9,6 +9,7 @@ ultrasound, and anomalies of other kinds.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -17,12 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import Cancelled
-from .blocks import Encoder, UpBlock
 from .slices import LOCATION_SCALE_MM
 
 WRONG = 0.15  # of the brightest fluid's grey, after smoothing; white and grey matter lie about 0.2 apart
 SMOOTHING_MM = 0.9  # before the comparison: an edge half a voxel off is not wrong
 CHANNELS = (16, 32, 64, 64)
+OVERVIEW = 5  # numbers of `overview`
+BRAIN_SHARE = (0.28, 0.36)  # half axes of the oval where the brain lies, of a slice's width and height
+BRAIN_HALF_HEIGHT_MM = 26.0
 REACH = 2  # slices to the neighbours that are looked at, 1.2 mm
 BATCH = 4
 SPREAD_SCALE = 5.0
@@ -30,11 +33,15 @@ ONE_PLANE = -1.0  # in place of a spread, where there is one plane only
 
 
 class SupportNetwork(nn.Module):
-    """us, mr (N, 3, H, W) in [-1, 1], spread (N, 1, H, W), z (N, 1, 1, 1) in 48 mm -> probability (N, 1, H, W) of being
-    right.
+    """us, mr (N, 3, H, W) in [-1, 1], spread (N, 1, H, W), z (N, 1, 1, 1) in 48 mm, head (N, OVERVIEW, 1, 1) ->
+    probability (N, 1, H, W) of being right.
 
-    spread: see `spread_of`. Works at half the resolution; H and W divide by 16. `scale` and `offset` (2,) are the
-    calibration (Platt 1999) of the logit of being wrong, sigmoid(scale * logit + offset), of one plane and of several.
+    spread: see `spread_of`; head: see `overview`. Works at half the resolution; H and W divide by 16. `scale` and
+    `offset` (2,) are the calibration (Platt 1999) of the logit of being wrong, sigmoid(scale * logit + offset), of one
+    plane and of several.
+
+    Batch norm, not the generator's instance norm: that takes away how dark a slice is, and whole heads fail because
+    they are dark.
     """
 
     scale: Tensor
@@ -43,12 +50,10 @@ class SupportNetwork(nn.Module):
 
     def __init__(self, size: int = 160) -> None:
         super().__init__()
-        top = len(CHANNELS) - 1
-        self.encoder = Encoder(10, CHANNELS)
-        self.blocks = nn.ModuleList(
-            UpBlock(CHANNELS[level + 1], CHANNELS[level], CHANNELS[level], level=level, skip=True)
-            for level in reversed(range(top))
-        )
+        inputs = (7 + 2 + 1 + OVERVIEW, *CHANNELS)
+        self.down = nn.ModuleList(_block(before, after) for before, after in itertools.pairwise(inputs))
+        self.up = nn.ModuleList(_block(CHANNELS[level + 1] + CHANNELS[level], CHANNELS[level])
+                                for level in reversed(range(len(CHANNELS) - 1)))
         self.last = nn.Conv2d(CHANNELS[0], 2, 1)
         self.register_buffer("scale", torch.ones(2))
         self.register_buffer("offset", torch.zeros(2))
@@ -56,25 +61,54 @@ class SupportNetwork(nn.Module):
         y, x = torch.meshgrid(axis, axis.abs(), indexing="ij")  # left and right are alike
         self.register_buffer("place", torch.stack([y, x])[None], persistent=False)
 
-    def readings(self, us: Tensor, mr: Tensor, spread: Tensor, z: Tensor) -> Tensor:
+    def readings(self, us: Tensor, mr: Tensor, spread: Tensor, z: Tensor, head: Tensor) -> Tensor:
         """(N, 2, H / 2, W / 2): uncalibrated logit of being wrong, and the logarithm of the error's expected size."""
         images = F.avg_pool2d(torch.cat([us, mr, spread], dim=1), 2)
         # `type_as`, not `to`: a trace keeps the dtype of `to` as a constant, and would fail in half precision
         where = torch.ones_like(images[:, :2]) * self.place.type_as(images)
-        x = torch.cat([images, where, torch.ones_like(images[:, :1]) * z], dim=1)
-        features = self.encoder(x)
-        out = features[-1]
-        for block in self.blocks:
-            out = block(out, features)
-        return self.last(out)
+        told = torch.ones_like(images[:, :1]) * torch.cat([z, head], dim=1)
+        x = torch.cat([images, where, told], dim=1)
+        features = []
+        for level, block in enumerate(self.down):
+            x = block(F.avg_pool2d(x, 2) if level else x)
+            features.append(x)
+        for block, beside in zip(self.up, features[-2::-1], strict=True):
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), beside], dim=1))
+        return self.last(x)
 
-    def forward(self, us: Tensor, mr: Tensor, spread: Tensor, z: Tensor) -> Tensor:
+    def forward(self, us: Tensor, mr: Tensor, spread: Tensor, z: Tensor, head: Tensor) -> Tensor:
         several = (spread.amin(dim=(1, 2, 3), keepdim=True) >= 0).type_as(us)
         scale, offset = (
             (values[0] + (values[1] - values[0]) * several).type_as(us) for values in (self.scale, self.offset)
         )
-        wrong = self.readings(us, mr, spread, z)[:, :1] * scale + offset
+        wrong = self.readings(us, mr, spread, z, head)[:, :1] * scale + offset
         return F.interpolate(torch.sigmoid(-wrong), scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def _block(inside: int, outside: int) -> nn.Sequential:
+    """Two 3x3 convolutions, each with batch norm and ReLU."""
+    layers: list[nn.Module] = []
+    for channels in (inside, outside):
+        layers += [nn.Conv2d(channels, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def overview(us: np.ndarray, mr: np.ndarray, spread: np.ndarray | None, z_mm: np.ndarray) -> np.ndarray:
+    """What a slice does not show of its head, (OVERVIEW,) float32: mean and standard deviation of the ultrasound and of
+    the MR, and the mean of the planes' spread (`ONE_PLANE` without), where the brain lies and the beam was.
+
+    us, mr, spread (K, H, W), z_mm (K,), as for `support_map`.
+    """
+    _, h, w = us.shape
+    y, x = np.mgrid[:h, :w].astype(np.float32)
+    oval = ((x - (w - 1) / 2) / (BRAIN_SHARE[0] * w)) ** 2 + ((y - (h - 1) / 2) / (BRAIN_SHARE[1] * h)) ** 2 < 1
+    some = np.abs(z_mm) < BRAIN_HALF_HEIGHT_MM
+    some = np.flatnonzero(some if some.any() else np.ones(len(us), bool))[::2]
+    seen = (us[some] > -1) & oval
+    if not seen.any():
+        seen = np.ones_like(seen)
+    figures = [value for stack in (us, mr) for value in (stack[some][seen].mean(), stack[some][seen].std())]
+    return np.array([*figures, ONE_PLANE if spread is None else spread[some][seen].mean()], np.float32)
 
 
 def neighbourhood(stack: np.ndarray, some: np.ndarray) -> np.ndarray:
@@ -109,6 +143,7 @@ def support_map(
     """
     result = np.zeros(us.shape, np.float32)
     todo = np.flatnonzero(wanted)
+    whole = torch.from_numpy(overview(us, mr, spread, z_mm)).view(1, -1, 1, 1).to(device, dtype)
     for begin in range(0, len(todo), BATCH):
         if cancel is not None and cancel():
             raise Cancelled
@@ -118,5 +153,6 @@ def support_map(
         apart = np.full((len(some), *us.shape[1:]), ONE_PLANE, np.float32) if spread is None else spread[some]
         images.append(torch.from_numpy(np.ascontiguousarray(apart, np.float32)[:, None]).to(device, dtype))
         with torch.inference_mode():
-            result[some] = network(*images, z.to(device, dtype))[:, 0].float().clamp(0, 1).cpu().numpy()
+            said = network(*images, z.to(device, dtype), whole.expand(len(some), -1, -1, -1))
+            result[some] = said[:, 0].float().clamp(0, 1).cpu().numpy()
     return result

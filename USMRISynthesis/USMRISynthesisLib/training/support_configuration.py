@@ -19,8 +19,9 @@ class SupportConfig:
 
     model: the generator's model, by name or folder. folder: simulated cases; learn: the splits to learn from, which may
     hold heads that the generator was trained on (its errors there are smaller); calibrate: the splits whose heads it
-    never saw, on which the probabilities are calibrated at the end. also: further folders of heads to learn from. size:
-    weight of the error's size beside the cross-entropy. decay: of the weights, as AdamW's.
+    never saw, on which the probabilities are calibrated at the end. also: further folders of heads to learn from.
+    axial: further ones, judged in axial slices alone, in a third of the time. size: weight of the error's size beside
+    the cross-entropy. decay: of the weights, as AdamW's.
     """
 
     output: str
@@ -30,6 +31,7 @@ class SupportConfig:
     learn: tuple[str, ...] = ("train", "mr")
     calibrate: tuple[str, ...] = ("mr",)
     also: tuple[str, ...] = ()
+    axial: tuple[str, ...] = ()
     size: float = 0.3
     steps: int = 4000
     minutes: float = 0.0

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,20 +23,21 @@ from ..synthesis.intensity import normalise_ultrasound
 from ..synthesis.planes import ALL, chosen
 from ..synthesis.slices import LOCATION_SCALE_MM
 from ..synthesis.stack import median_of, run_planes
-from ..synthesis.support import ONE_PLANE, SPREAD_SCALE, WRONG, neighbourhood, spread_of
+from ..synthesis.support import ONE_PLANE, SPREAD_SCALE, WRONG, neighbourhood, overview, spread_of
 
 ENOUGH = 300  # pixels of brain for a slice to be looked at
 
 
 class SupportBatch(NamedTuple):
-    """us, mr (N, 3, H, W) in [-1, 1]; spread (N, 1, H, W); z (N, 1, 1, 1); wrong, error (a mean of MR 0-1), inside
-    (N, 1, H / 2, W / 2), means of 2 x 2 pixels.
+    """us, mr (N, 3, H, W) in [-1, 1]; spread (N, 1, H, W); z (N, 1, 1, 1); head (N, OVERVIEW, 1, 1); wrong, error (a
+    mean of MR 0-1), inside (N, 1, H / 2, W / 2), means of 2 x 2 pixels.
     """
 
     us: Tensor
     mr: Tensor
     spread: Tensor
     z: Tensor
+    head: Tensor
     wrong: Tensor
     error: Tensor
     inside: Tensor
@@ -67,11 +69,19 @@ class Judged:
     inside: np.ndarray
     slices: np.ndarray
 
+    @functools.cached_property
+    def overviews(self) -> list[np.ndarray]:
+        """`overview` of each of `made`."""
+        z_mm = canonical_axis_mm()[: len(self.us)]
+        us = self.us / np.float32(127.5) - 1
+        return [overview(us, made.mr / np.float32(127.5) - 1, _spread(made, slice(None)), z_mm) for made in self.made]
 
-def judge(generator: LoadedGenerator, case: Case) -> Judged:
-    """Run the generator on a head at its true pose, axially and in all planes, and compare with its true MR."""
+
+def judge(generator: LoadedGenerator, case: Case, *, axial: bool = False) -> Judged:
+    """Run the generator on a head at its true pose, axially and (not if `axial`) in all planes, and compare with its
+    true MR."""
     us = normalise_ultrasound(case.us, case.fan, generator.manifest.input.exponent)
-    several = chosen(ALL, generator.manifest.input.planes) is not None
+    several = not axial and chosen(ALL, generator.manifest.input.planes) is not None
     planes = run_planes(generator, us, canonical_axis_mm(), planes=ALL if several else "axial")
     results = [(planes["axial"], None)] + ([(median_of(planes), spread_of(planes))] if several else [])
     inside = case.brain & case.fan
@@ -84,8 +94,9 @@ def judge(generator: LoadedGenerator, case: Case) -> Judged:
 
 
 def judged(
-    generator: LoadedGenerator, folders: Sequence[Path], kept: Path, *, report: Callable[[str], None] = print
-) -> list[Judged]:
+    generator: LoadedGenerator, folders: Sequence[Path], kept: Path, *, axial: bool = False,
+    report: Callable[[str], None] = print,
+) -> list[Judged]:  # fmt: skip
     """All heads of some splits, each judged once and kept in `kept`, which is this generator's own."""
     kept.mkdir(parents=True, exist_ok=True)
     result = []
@@ -93,7 +104,7 @@ def judged(
         for case in cases(folder):
             file = kept / f"{folder.parent.name}-{folder.name}-{case.name}.npz"
             if not file.is_file():
-                _keep(judge(generator, case), file, report)
+                _keep(judge(generator, case, axial=axial), file, report)
             result.append(_kept(file, case.name))
     return result
 
@@ -141,7 +152,10 @@ def changed(batch: SupportBatch, rng: np.random.Generator) -> SupportBatch:
     def noise(like: Tensor, most: float) -> Tensor:
         return torch.from_numpy(rng.standard_normal(like.shape, dtype=np.float32)) * drawn(0, most)
 
-    us = torch.where(batch.us > -1, ((batch.us + 1) * drawn(0.7, 1.4) + drawn(-0.15, 0.15)).clamp(0, 2) - 1, batch.us)
+    gain, offset = drawn(0.7, 1.4), drawn(-0.15, 0.15)
+    us = torch.where(batch.us > -1, ((batch.us + 1) * gain + offset).clamp(0, 2) - 1, batch.us)
+    mean, deviation = (batch.head[:, :1] + 1) * gain + offset - 1, batch.head[:, 1:2] * gain
+    head = torch.cat([mean, deviation, batch.head[:, 2:]], dim=1)
     angle, scale = rng.uniform(-0.25, 0.25, count), rng.uniform(0.88, 1.12, count)
     cosine, sine = np.cos(angle) * scale, np.sin(angle) * scale
     shift = rng.uniform(-0.08, 0.08, (2, count))
@@ -157,7 +171,7 @@ def changed(batch: SupportBatch, rng: np.random.Generator) -> SupportBatch:
     several = batch.spread.amin(dim=(1, 2, 3), keepdim=True) >= 0
     return SupportBatch(
         us + noise(us, 0.1), mr + noise(mr, 0.05), torch.where(several, spread.clamp(min=0), batch.spread),
-        batch.z + drawn(-0.1, 0.1), said[:, :1], said[:, 1:2], said[:, 2:],
+        batch.z + drawn(-0.1, 0.1), head, said[:, :1], said[:, 1:2], said[:, 2:],
     )  # fmt: skip
 
 
@@ -165,13 +179,20 @@ def slices_of(head: Judged, made: Made, some: np.ndarray) -> SupportBatch:
     """Those slices of a head, as they are."""
     us, mr = (torch.from_numpy(neighbourhood(stack, some)) / 127.5 - 1 for stack in (head.us, made.mr))
     spread = torch.full_like(us[:, :1], ONE_PLANE)
-    if made.spread is not None:
-        spread = torch.from_numpy(made.spread[some].astype(np.float32))[:, None] * (SPREAD_SCALE / 255)
+    told = _spread(made, some)
+    if told is not None:
+        spread = torch.from_numpy(told)[:, None]
+    whole = torch.from_numpy(head.overviews[head.made.index(made)]).view(1, -1, 1, 1).expand(len(some), -1, -1, -1)
     z = torch.from_numpy((canonical_axis_mm()[some] / LOCATION_SCALE_MM).astype(np.float32))[:, None, None, None]
     inside = head.inside[some]
     wrong, seen = (_halved(mask.astype(np.float32)) for mask in (made.wrong[some] & inside, inside))
     error = _halved(np.where(inside, made.error[some], 0).astype(np.float32) / 255)
-    return SupportBatch(us, mr, spread, z, wrong, error, seen)
+    return SupportBatch(us, mr, spread, z, whole, wrong, error, seen)
+
+
+def _spread(made: Made, some: Any) -> np.ndarray | None:
+    """As `spread_of` gave it, of some slices."""
+    return None if made.spread is None else made.spread[some] * np.float32(SPREAD_SCALE / 255)
 
 
 def _halved(values: np.ndarray) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from .. import weights
 from ..errors import Failed, Refused
 from ..normalisation.canonical import SIZE
-from ..synthesis.support import ONE_PLANE, SMOOTHING_MM, WRONG, SupportNetwork
+from ..synthesis.support import ONE_PLANE, OVERVIEW, SMOOTHING_MM, WRONG, SupportNetwork
 from .model_folder import CARD, MANIFEST
 
 FILE = "support.pt"
@@ -66,11 +66,12 @@ def described_card(card: str, record: Mapping[str, Any]) -> str:
     end = card.find(_END, start)
     if start >= 0:
         card = card[:start] + (card[end:] if end >= 0 else "")
+    learnt = ", ".join([*config["learn"], *config.get("also", []), *config.get("axial", [])])
     section = "\n".join([
         _HEADING, "",
         f"`{record['file']}` gives the probability that the grey is right: off by no more than {record['wrong']:g} of "
         f"the brightest fluid's, after a Gaussian of {record['smoothing_mm']:g} mm.",
-        f"- {record['cases']} simulated heads ({', '.join([*config['learn'], *config.get('also', [])])}), "
+        f"- {record['cases']} simulated heads ({learnt}), "
         f"{record['steps']} steps, calibrated on "
         f"{', '.join(config['calibrate'])}, seed {config['seed']}, {record['date']}.",
         "- It knows only what it has seen go wrong: simulated heads. On real ultrasound it is untested, and an anomaly "
@@ -89,15 +90,17 @@ def _traced(network: SupportNetwork) -> bytes:
     spread = torch.rand(4, 1, SIZE, SIZE, generator=seeded)
     spread[::2] = ONE_PLANE
     z = torch.linspace(-1, 1, 4).view(4, 1, 1, 1)
+    head = torch.rand(4, OVERVIEW, 1, 1, generator=seeded)
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(network, (us[:2], mr[:2], spread[:2], z[:2]), check_trace=False), buffer)
+        example = us[:2], mr[:2], spread[:2], z[:2], head[:2]
+        torch.jit.save(torch.jit.trace(network, example, check_trace=False), buffer)
         buffer.seek(0)
         loaded = torch.jit.load(buffer)
     with torch.inference_mode():
         for count in range(1, 5):
-            asked = us[:count], mr[:count], spread[:count], z[:count]
+            asked = us[:count], mr[:count], spread[:count], z[:count], head[:count]
             worst = float((loaded(*asked) - network(*asked)).abs().max())
             if not worst <= TOLERANCE:
                 raise Failed("export", f"The exported support map differs by {worst:.1e}.", "Report it.")

@@ -26,7 +26,7 @@ from .run import average, opened, prepared, stop_signals
 from .support_configuration import TASK, SupportConfig, read_support_configuration, support_configuration_from
 from .support_data import Judged, changed, draw, judged, slices_of
 
-SEEN = 4  # the batch's parts that the network sees
+SEEN = 5  # the batch's parts that the network sees
 
 
 def train_support(
@@ -58,6 +58,7 @@ def train_support(
     folder, kept = Path(config.folder), output / f"judged-{of[:16]}"
     learnt = judged(generator, [*(folder / name for name in config.learn), *map(Path, config.also)], kept,
                     report=report)
+    learnt += judged(generator, [Path(name) for name in config.axial], kept, axial=True, report=report)
     held = judged(generator, [folder / name for name in config.calibrate], kept, report=report)
 
     network = SupportNetwork().to(device)
