@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_spacing import oblique, smooth, spacing_model, stack
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
+from USMRISynthesisLib.spacing import model as spacing_models
 from USMRISynthesisLib.spacing import profile
 from USMRISynthesisLib.spacing.admission import admit
 from USMRISynthesisLib.spacing.engine import conditions, super_resolve
@@ -18,7 +19,7 @@ from USMRISynthesisLib.spacing.geometry import plan, stacked
 from USMRISynthesisLib.spacing.intensity import Scale
 from USMRISynthesisLib.spacing.latent import synthesise
 from USMRISynthesisLib.spacing.network import SliceVAE, SuperResolution
-from USMRISynthesisLib.spacing.noise import noise_of
+from USMRISynthesisLib.spacing.noise import LOUDEST, noise_of
 from USMRISynthesisLib.spacing.respace import PROJECTED_TOLERANCE, TOLERANCE, respace
 from USMRISynthesisLib.synthesis.result import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
 from USMRISynthesisLib.volume import Volume
@@ -307,12 +308,32 @@ def test_the_conditions_say_factor_and_place_in_the_slice() -> None:
                                                                                                atol=1e-5)
 
 
+def test_the_conditions_say_how_far_the_slices_disagree() -> None:
+    said = [float(conditions(5, 15, noise)[3].unique()) for noise in (profile.CLEAN, 0.03, LOUDEST)]
+    assert said[0] == 0 and 0.4 < said[1] < 0.6 and said[2] == pytest.approx(1)
+
+
+def test_the_network_is_told_the_noise_of_the_slices() -> None:
+    told = []
+
+    class Listens(torch.nn.Module):
+        def forward(self, x: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+            told.append(float(known[3, 0]))
+            return x
+
+    thick = smooth((12, 16, 30)) / 1000
+    super_resolve(Listens(), thick, 36)
+    super_resolve(Listens(), thick, 36, noise=0.2)
+    assert told[0] == float(conditions(12, 36, noise_of(thick, 36))[3, 0])
+    assert told[-1] == pytest.approx(0.767, abs=1e-3)
+
+
 @given(st.integers(6, 40), st.integers(16, 40))
 @settings(deadline=None, max_examples=10)
 def test_networks_take_any_size(m: int, w: int) -> None:
     x = torch.rand(2, 1, m, w)
     with torch.inference_mode():
-        assert SuperResolution(4)(x, torch.zeros(3, m)).shape == x.shape
+        assert SuperResolution(4)(x, torch.zeros(4, m)).shape == x.shape
         assert SliceVAE(4, 4)(x).shape == x.shape
 
 
@@ -338,3 +359,12 @@ def test_the_scale_ignores_a_background_and_goes_back_exactly() -> None:
 
 def test_the_stack_axis_comes_first() -> None:
     assert stacked(np.zeros((2, 3, 4)), 1).shape == (3, 2, 4)
+
+
+def test_a_model_of_another_version_is_refused(
+    tmp_path: Path, config_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = spacing_model(tmp_path / "model", config_dir, seed=11)
+    monkeypatch.setattr(spacing_models, "CONDITIONS", 7)
+    with pytest.raises(Failed, match=r"was made for another version of this software\. Train and export it again"):
+        respace(stack(), model=str(folder))

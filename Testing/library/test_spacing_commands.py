@@ -17,6 +17,7 @@ from USMRISynthesisLib.evaluation.spacing_peer import Peer
 from USMRISynthesisLib.evaluation.spacing_stacks import register
 from USMRISynthesisLib.provenance import file_sha256, marks, sidecar_of
 from USMRISynthesisLib.synthesis.result import SYNTHETIC, SYNTHETIC_KEY
+from USMRISynthesisLib.training import spacing_alone
 from USMRISynthesisLib.volume import Volume
 from USMRISynthesisLib.worker_client import WorkerProcess
 
@@ -135,10 +136,25 @@ def test_evaluate_prints_a_table_and_ends_in_the_promised_keys(data: Path, model
     assert set(result["psnr"]) == set(result["ssim"]) == methods
     assert result["psnr"]["nearest"] < result["psnr"]["cubic B-spline"] < result["psnr"]["best linear estimate"]
     assert result["consistency_projected"] < 1e-4 < result["consistency"] and result["seconds_stack"] == 1.5
-    assert "did not run" in result["peer"]["absent"] and "no real stacks" in result["real"]["absent"]
+    assert "neither --peer nor --alone" in result["rivals"]["absent"] and "no real stacks" in result["real"]["absent"]
     assert cli.main(words) == 0
     text = capsys.readouterr().out
-    assert "through-plane" in text and "peer: no --peer was given" in text
+    assert "through-plane" in text and "neither --peer nor --alone was given" in text
+
+
+def test_what_trains_on_every_case_stands_beside_ours_with_its_seconds(data: Path, model: str,
+                                                                       monkeypatch: pytest.MonkeyPatch,
+                                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(spacing, "seconds_of_a_stack", lambda loaded: (1.5, 0.5))
+    words = ["evaluate", "spacing", "--data", str(data), "--model", model, "--limit", "1", "--device", "cpu",
+             "--peer-cases", "1", "--alone"]
+    assert cli.main([*words, "0.04", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out.splitlines()[-1])["rivals"]
+    said = table["methods"][spacing_alone.NAME]
+    assert table["cases"] == [0] and said["seconds_a_case"] > 2.4 and 10 < said["psnr"] < 60
+    assert table["methods"]["ours"].keys() == {"psnr", "ssim"}
+    assert cli.main([*words, "-1"]) == 2
+    assert "minutes of 0 or more. Correct" in capsys.readouterr().err
 
 
 def test_a_perfect_method_has_the_best_figures_and_a_shifted_one_worse() -> None:
@@ -164,12 +180,12 @@ def test_the_peer_is_run_as_a_program_and_its_result_checked(tmp_path: Path) -> 
         "Path(words['--out-dir']).mkdir()\nVolume(np.repeat(v.array, f, 0), v.ijk_to_ras).write("
         "words['--out-dir'] + '/thick_eclare.nii.gz')\n")
     thick = smooth((5, 16, 18))
-    made = Peer([sys.executable, str(program)], 10, 1).run(thick, 3, 0.8)
+    made = Peer([sys.executable, str(program)], 10)(thick, 3, 0.8)
     assert np.allclose(made, np.repeat(thick, 3, 0))
     with pytest.raises(Failed, match="exit code 1"):
-        Peer([sys.executable, "-c", "raise SystemExit(1)"], 10, 1).run(thick, 3, 0.8)
+        Peer([sys.executable, "-c", "raise SystemExit(1)"], 10)(thick, 3, 0.8)
     with pytest.raises(Failed, match="cannot be started"):
-        Peer([str(tmp_path / "nowhere")], 10, 1).run(thick, 3, 0.8)
+        Peer([str(tmp_path / "nowhere")], 10)(thick, 3, 0.8)
 
 
 def test_rigid_registration_of_two_stacks_finds_a_known_move() -> None:

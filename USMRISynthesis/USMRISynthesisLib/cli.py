@@ -171,6 +171,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--peer-patches", type=int, default=4096, metavar="N",
                           help="spacing: patches the peer trains on for each volume (4096; its own default is 10^6)")
     evaluate.add_argument("--peer-cases", type=int, default=2, metavar="N", help="spacing: cases the peer gets (2)")
+    evaluate.add_argument("--alone", type=float, default=0, metavar="MINUTES",
+                          help="spacing: train ours, too, on each of the peer's cases alone, for so long (0: not)")
 
     evaluate.add_argument("--quick", action="store_true",
                           help="synthesis: the model's own figures only, no other methods, no real frames")

@@ -41,13 +41,23 @@ def evaluate_spacing(options: Namespace) -> Outcome:
     """`usmri evaluate spacing`: methods side by side on held-out MR, then on the real stacks."""
     from USMRISynthesisLib.evaluation import spacing
     from USMRISynthesisLib.evaluation.spacing_peer import Peer
+    from USMRISynthesisLib.training.spacing_alone import NAME, alone
 
     data = Path(options.data)
     if not data.is_dir():
         raise Refused("data", f"There is no data folder {data.name}.", "Give the atlas's folder with --data.")
-    peer = Peer(options.peer.split(), options.peer_patches, options.peer_cases) if options.peer else None
+    if options.peer_cases < 1 or options.alone < 0:
+        raise Refused("peer", "What trains on every case needs at least one case, and minutes of 0 or more.",
+                      "Correct --peer-cases or --alone.")
+    rivals: dict[str, spacing.Rival] = {}
+    if options.peer:
+        peer = Peer(options.peer.split(), options.peer_patches)
+        rivals[peer.name] = peer
+    if options.alone:
+        rivals[NAME] = lambda thick, factor, mm: alone(thick, factor, mm, options.alone)
     model = "spacing" if options.model == "default" else options.model
-    result = spacing.evaluate(data, options.split, model=model, device=options.device, peer=peer, limit=options.limit,
+    result = spacing.evaluate(data, options.split, model=model, device=options.device, rivals=rivals,
+                              rival_cases=options.peer_cases, limit=options.limit,
                               pictures=Path(options.pictures) if options.pictures else None,
                               progress=console.progress(options))
     return spacing.table(result), result

@@ -21,7 +21,6 @@ from ..spacing.latent import synthesise
 from ..spacing.model import LoadedModel, load_model
 from ..spacing.noise import noise_of
 from .spacing_cases import ORIENTATIONS, held_out, thinned
-from .spacing_peer import Peer
 from .spacing_stacks import STACK_SHAPE, compare_stacks, seconds_of_a_stack
 
 FACTORS = (3, 4)
@@ -31,6 +30,7 @@ _INTERPOLATION = {"nearest": 0, "linear": 1, "cubic B-spline": 3}
 _WINDOW = 7  # pixels of SSIM's uniform window (Wang et al. 2004; K1 = 0.01, K2 = 0.03)
 
 Method = Callable[[np.ndarray, int], np.ndarray]
+Rival = Callable[[np.ndarray, int, float], np.ndarray]
 
 
 def methods_of(loaded: LoadedModel) -> dict[str, Method]:
@@ -49,15 +49,17 @@ def methods_of(loaded: LoadedModel) -> dict[str, Method]:
     }  # fmt: skip
 
 
-def evaluate(data: Path, split: str, *, model: str = "spacing", device: str = "auto", peer: Peer | None = None,
+def evaluate(data: Path, split: str, *, model: str = "spacing", device: str = "auto",
+             rivals: Mapping[str, Rival] | None = None, rival_cases: int = 1,
              limit: int | None = None, pictures: Path | None = None,
              progress: Callable[[float, str], None] | None = None) -> dict[str, Any]:
     """Figures of all methods; `limit` keeps that many cases, spread over all; the real stacks are compared where they
-    are.
+    are. rivals: name -> (thick slices (n, h, w), factor, mm a voxel) -> fine ones (n * factor, h, w), for what takes
+    long, because it trains on every case: they get `rival_cases` of the cases.
 
     The result: "psnr" and "ssim" (method -> mean over cases and views), "by" (the same by view, factor and
     orientation), "seconds_stack" and "processor_seconds_stack" (a 320x320x22 stack), "consistency" (ours, before the
-    projection, and "consistency_projected" after it), "peer", "real". Raises Refused, Failed.
+    projection, and "consistency_projected" after it), "rivals", "real". Raises Refused, Failed.
     """
     loaded = load_model(model, device)
     methods = methods_of(loaded)
@@ -67,8 +69,9 @@ def evaluate(data: Path, split: str, *, model: str = "spacing", device: str = "a
         cases = [cases[n] for n in np.unique(np.linspace(0, len(cases) - 1, limit).round().astype(int))]
     rows: list[dict[str, Any]] = []
     residuals: dict[str, list[float]] = {OURS: [], CONSISTENT: []}
-    peer_cases = set(np.linspace(0, len(cases) - 1, peer.cases).round().astype(int)) if peer else set()
-    peer_seconds: list[float] = []
+    rivals = dict(rivals or {})
+    chosen = {int(n) for n in np.linspace(0, len(cases) - 1, rival_cases).round()} if rivals else set()
+    waited: dict[str, list[float]] = {name: [] for name in rivals}
     for number, (head, factor, orientation) in enumerate(cases):
         if progress is not None:
             progress(0.8 * number / len(cases), f"{head.name}, {orientation}, 1:{factor}")
@@ -77,10 +80,10 @@ def evaluate(data: Path, split: str, *, model: str = "spacing", device: str = "a
         made[CONSISTENT] = profile.project(made[OURS], thick)
         for name, values in residuals.items():
             values.append(profile.residual(made[name], thick))
-        if peer is not None and number in peer_cases:
+        for name, rival in rivals.items() if number in chosen else ():
             started = time.perf_counter()
-            made[peer.name] = peer.run(thick, factor, head.voxel_mm)
-            peer_seconds.append(time.perf_counter() - started)
+            made[name] = rival(thick, factor, head.voxel_mm)
+            waited[name].append(time.perf_counter() - started)
         for name, fine in made.items():
             for view, (psnr, ssim) in by_view(fine, truth).items():
                 rows.append({"case": number, "method": name, "factor": factor, "orientation": orientation, "view": view,
@@ -95,7 +98,7 @@ def evaluate(data: Path, split: str, *, model: str = "spacing", device: str = "a
                for key, values in (("view", VIEWS), ("factor", FACTORS), ("orientation", ORIENTATIONS))},
         "consistency": float(np.mean(residuals[OURS])), "consistency_projected": float(np.mean(residuals[CONSISTENT])),
         "seconds_stack": seconds, "processor_seconds_stack": used,
-        "peer": _peer_table(rows, peer, sorted(int(n) for n in peer_cases), peer_seconds),
+        "rivals": _rivals_table(rows, waited, sorted(chosen)),
     }  # fmt: skip
     if progress is not None:
         progress(0.85, "Real stacks")
@@ -142,15 +145,16 @@ def _means(rows: Sequence[Mapping[str, Any]], key: str, methods: Sequence[str]) 
     return {name: float(np.mean([row[key] for row in rows if row["method"] == name])) for name in methods}
 
 
-def _peer_table(rows: Sequence[Mapping[str, Any]], peer: Peer | None, cases: Sequence[int],
-                seconds: Sequence[float]) -> dict[str, Any]:
-    """The peer beside ours and cubic on the cases that it got, or that it was not there."""
-    if peer is None:
-        return {"absent": "no --peer was given: the public peer did not run"}
+def _rivals_table(rows: Sequence[Mapping[str, Any]], waited: Mapping[str, Sequence[float]],
+                  cases: Sequence[int]) -> dict[str, Any]:
+    """What trains on every case beside ours and cubic, on the cases that it got, or that there was none."""
+    if not waited:
+        return {"absent": "neither --peer nor --alone was given"}
     compared = {name: {key: float(np.mean([r[key] for r in rows if r["method"] == name and r["case"] in cases]))
-                       for key in ("psnr", "ssim")} for name in (peer.name, "cubic B-spline", LINEAR_ESTIMATE, OURS)}
-    return {"name": peer.name, "patches": peer.patches, "cases": list(cases), "seconds_a_case": float(np.mean(seconds)),
-            **compared}
+                       for key in ("psnr", "ssim")} for name in (*waited, "cubic B-spline", LINEAR_ESTIMATE, OURS)}
+    for name, seconds in waited.items():
+        compared[name]["seconds_a_case"] = float(np.mean(seconds))
+    return {"cases": list(cases), "methods": compared}
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -168,14 +172,14 @@ def table(result: Mapping[str, Any]) -> str:
     lines += [f"consistency: {result['consistency']:.3%} of the range, {result['consistency_projected']:.4%} projected",
               f"a {shape} stack: {result['seconds_stack']:.1f} s on {result['device']}, "
               f"{result['processor_seconds_stack']:.1f} s of its processors"]
-    peer = result["peer"]
-    if "absent" in peer:
-        lines.append(f"peer: {peer['absent']}")
+    trained = result["rivals"]
+    if "absent" in trained:
+        lines.append(f"trained on every case: {trained['absent']}")
     else:
-        lines.append(f"{peer['name']}, trained on {peer['patches']} patches, {peer['seconds_a_case']:.0f} s a case, on "
-                     f"{len(peer['cases'])} cases: " + ", ".join(
-                         f"{name} {value['psnr']:.2f} dB / {value['ssim']:.3f}" for name, value in peer.items()
-                         if isinstance(value, dict)))
+        lines.append(f"on {len(trained['cases'])} cases, with what trains on each: " + ", ".join(
+            f"{name} {value['psnr']:.2f} dB / {value['ssim']:.3f}"
+            + (f" in {value['seconds_a_case']:.0f} s" if "seconds_a_case" in value else "")
+            for name, value in trained["methods"].items()))
     real = result["real"]
     if "absent" in real:
         lines.append(f"real stacks: {real['absent']}")

@@ -20,18 +20,20 @@ from ..volume import Volume
 
 @dataclass(frozen=True)
 class Peer:
-    """command: the program and what comes before its options. patches: that it trains on. cases: that it gets."""
+    """command: the program and what comes before its options. patches: that it trains on."""
 
     command: Sequence[str]
     patches: int
-    cases: int
-    name: str = "ECLARE"
 
     def __post_init__(self) -> None:
-        if self.patches < 1 or self.cases < 1:
-            raise Refused("peer", "The peer needs at least one patch and one case.", "Correct the options.")
+        if self.patches < 1:
+            raise Refused("peer", "The peer needs at least one patch.", "Correct --peer-patches.")
 
-    def run(self, thick: np.ndarray, factor: int, voxel_mm: float) -> np.ndarray:
+    @property
+    def name(self) -> str:
+        return f"ECLARE, {self.patches} patches"
+
+    def __call__(self, thick: np.ndarray, factor: int, voxel_mm: float) -> np.ndarray:
         """Thick slices (n, h, w) -> fine ones (n * factor, h, w), with the same slice profile. Raises Failed."""
         with tempfile.TemporaryDirectory(prefix="usmri-peer-") as name:
             folder = Path(name)

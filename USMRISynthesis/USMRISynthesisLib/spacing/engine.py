@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from USMRISynthesisLib.errors import Cancelled
-from USMRISynthesisLib.spacing.noise import noise_of
-from USMRISynthesisLib.spacing.profile import apply, estimation
+from USMRISynthesisLib.spacing.noise import LOUDEST, noise_of
+from USMRISynthesisLib.spacing.profile import CLEAN, apply, estimation
 
 PIXELS = {"cpu": 300_000, "cuda": 4_000_000, "mps": 1_000_000}   # in a batch of views: what stays in the cache wins
 
@@ -20,13 +20,16 @@ Progress = Callable[[float], None]
 Cancel = Callable[[], bool]
 
 
-def conditions(n: int, m: int) -> Tensor:
-    """What the fine rows are to the thick slices, (3, m): log2 of the factor, and where in its slice each row lies.
+def conditions(n: int, m: int, noise: float = CLEAN) -> Tensor:
+    """What the fine rows are to the thick slices, (4, m): log2 of the factor, where in its slice each row lies, and how
+    far the slices disagree (`noise_of`; its logarithm, 0 clean to 1 loudest).
 
-    The place is an angle, its cosine and sine: 0 at a slice's centre, half a turn between two of them.
+    The place is an angle, its cosine and sine: 0 at a slice's centre, half a turn between two of them. The noise tells
+    slices that moved from slices that agree: the linear estimate of either looks much the same, what it lacks does not.
     """
     turn = 2 * np.pi * ((np.arange(m) + 0.5) * (n / m) - 0.5)
-    rows = np.stack([np.full(m, np.log2(m / n)), np.cos(turn), np.sin(turn)])
+    loud = np.log(noise / CLEAN) / np.log(LOUDEST / CLEAN)
+    rows = np.stack([np.full(m, np.log2(m / n)), np.cos(turn), np.sin(turn), np.full(m, loud)])
     return torch.from_numpy(rows.astype(np.float32))
 
 
@@ -40,8 +43,9 @@ def super_resolve(network: nn.Module, thick: np.ndarray, m: int, *, noise: float
     """
     device = torch.device(device)
     n, h, w = thick.shape
-    start = apply(estimation(n, m, noise_of(thick, m) if noise is None else noise), thick)
-    known = conditions(n, m).to(device)
+    noise = noise_of(thick, m) if noise is None else noise
+    start = apply(estimation(n, m, noise), thick)
+    known = conditions(n, m, noise).to(device)
     total = np.zeros_like(start)
     done = 0
     with torch.inference_mode():

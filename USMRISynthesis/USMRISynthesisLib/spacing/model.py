@@ -7,6 +7,7 @@ import torch
 
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.spacing.network import CONDITIONS
 from USMRISynthesisLib.synthesis.device import choose_device
 
 DEFAULT = "spacing"
@@ -36,5 +37,8 @@ def load_model(model: str = DEFAULT, device: str = "auto", *, consent: weights.C
     if key not in _loaded:
         _loaded.clear()
         module = weights.from_bytes(content, manifest.name, "cpu").float().to(chosen)
+        if next(module.super_resolution.head.parameters()).shape[1] != 1 + CONDITIONS:
+            raise Failed("model", f"The model {manifest.name!r} was made for another version of this software.",
+                         "Train and export it again, or choose another model.")
         _loaded[key] = LoadedModel(manifest, module.eval(), chosen, reason)
     return _loaded[key]

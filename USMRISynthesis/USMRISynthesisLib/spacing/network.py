@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-CONDITIONS = 3   # rows of `engine.conditions`
+CONDITIONS = 4   # rows of `engine.conditions`
 RESIDUAL = 0.1   # what a linear estimate lacks is small: without it, a step of training is larger than that
 
 
@@ -60,7 +60,7 @@ class SliceVAE(nn.Module):
 class SuperResolution(nn.Module):
     """A residual U-Net: x (N, 1, m, w), the linear estimate of a through-plane view on the fine grid -> the view.
 
-    conditions (3, m): what the fine rows are to the thick slices (`conditions`), the same for the whole batch.
+    conditions (4, m): what the fine rows are to the thick slices (`conditions`), the same for the whole batch.
     """
 
     def __init__(self, width: int = 16) -> None:

@@ -100,7 +100,7 @@ def slice_batch(stacks: Sequence[Stack], rng: np.random.Generator, config: Spaci
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Stage 2: x (N, 1, m, S) linear estimates of degraded views, their truth, conditions (3, m)."""
+    """Stage 2: x (N, 1, m, S) linear estimates of degraded views, their truth, conditions (4, m)."""
 
     x: Tensor
     truth: Tensor
@@ -128,9 +128,10 @@ def pair_batch(fine: Sequence[np.ndarray], stacks: Sequence[Stack], rng: np.rand
             slabs.append(_patch(_view_of(volume, rng, every, how.reach), (m, config.size), rng, turn=every))
     truth = np.stack([slab[len(slab) // 2] for slab in slabs])
     thick = np.stack([acquired(slab, n, how, rng) for slab in slabs], axis=1)
-    start = profile.apply(profile.estimation(n, m, noise_of(thick, m)), thick)
+    noise = noise_of(thick, m)
+    start = profile.apply(profile.estimation(n, m, noise), thick)
     x = np.ascontiguousarray(np.moveaxis(start, 1, 0))
-    return Pairs(torch.from_numpy(x)[:, None], torch.from_numpy(truth)[:, None], conditions(n, m))
+    return Pairs(torch.from_numpy(x)[:, None], torch.from_numpy(truth)[:, None], conditions(n, m, noise))
 
 
 def _slice_of(stack: Stack, rng: np.random.Generator) -> Callable[[], np.ndarray]:

@@ -84,7 +84,7 @@ def scripted(networks: SpacingNetworks) -> bytes:
     # Scripted and not traced: views come in any size. Scripting shares the parameters, of a copy.
     data, loaded = torchscript.stored(torchscript.scripted(networks))
     for n, m, w in ((9, 27, 50), (7, 24, 32)):
-        x, known = torch.rand(2, 1, m, w, generator=torch.Generator().manual_seed(0)), conditions(n, m)
+        x, known = torch.rand(2, 1, m, w, generator=torch.Generator().manual_seed(0)), conditions(n, m, 0.1)
         with torch.inference_mode():
             pairs = ((loaded(x, known), networks(x, known)), (loaded.vae(x), networks.vae(x)))
         for said, expected in pairs:
