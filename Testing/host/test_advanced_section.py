@@ -184,7 +184,7 @@ def test_a_frame_has_one_plane(of_three_planes: Any, ui: Any) -> None:
 def test_model_that_cannot_be_used_says_so_before_anything_runs(panel: Any, ui: Any, model: Path,
                                                                 tmp_path: Path) -> None:
     ui.modelComboBox.setCurrentText("nonsense")
-    remedy = " Choose default, or a folder of your own with a manifest.json in it."
+    remedy = " Choose default, paper, or a folder of your own with a manifest.json in it."
     assert ui.modelLabel.text == "There is no model 'nonsense'." + remedy
     ui.modelComboBox.setCurrentText("spacing")
     assert ui.modelLabel.text == "The model spacing is made for another task." + remedy
@@ -200,9 +200,15 @@ def test_model_that_cannot_be_used_says_so_before_anything_runs(panel: Any, ui: 
     assert "The inside is invented." in ui.modelLabel.text
 
 
+def test_the_papers_model_says_that_it_invents_the_inside_before_anything_runs(panel: Any, ui: Any) -> None:
+    ui.modelComboBox.setCurrentText("paper")
+    assert ui.modelLabel.text.startswith("paper, version 1.")
+    assert "the inside of the head is largely invented" in ui.modelLabel.text
+
+
 def test_model_list_holds_what_is_made_for_synthesis_and_a_cancelled_choice_changes_nothing(
         panel: Any, ui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "default" in choices(ui.modelComboBox)
+    assert choices(ui.modelComboBox)[:2] == ["default", "paper"]
     assert not {"spacing", "alignment", "frames"} & set(choices(ui.modelComboBox))
     monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory", lambda *_: "")
     before = ui.modelComboBox.currentText
