@@ -46,14 +46,17 @@ def judged_head(seed: int) -> Judged:
 
 
 def wrong_of(mr: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    return evaluation.error_of(mr, truth) > WRONG
+    return evaluation.error_of(mr, truth, np.ones(truth.shape, bool)) > WRONG
 
 
 def test_wrong_is_what_is_off_by_more_than_a_step_between_tissues_and_not_an_edge_half_a_voxel_off():
     truth = np.zeros((8, 60, 60), np.float32)
     truth[:, 20:40, 20:40] = 0.5
-    assert not wrong_of(truth + 0.1, truth).any()
-    assert wrong_of(truth + 0.2, truth).all()
+    spot = np.zeros_like(truth)
+    spot[:, 5:13, 5:13] = 1
+    assert not wrong_of(truth + 0.1 * spot, truth).any()
+    assert wrong_of(truth + 0.25 * spot, truth)[:, 7:11, 7:11].all()
+    assert not wrong_of(truth + 0.4, truth).any()  # brighter as a whole: MR has no units
     moved = (truth + np.roll(truth, 1, axis=2)) / 2
     assert not wrong_of(moved, truth).any()
     assert wrong_of(np.roll(truth, 4, axis=2), truth).any()

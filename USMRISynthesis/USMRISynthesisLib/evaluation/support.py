@@ -1,6 +1,7 @@
 """Does the support map know where the MR-like image is wrong?  On simulated heads whose true MR is known.
 
-A voxel is wrong as `synthesis/support.py` says: its grey is off by more than 0.15 of the brightest fluid's, smoothed.
+A voxel is wrong as `synthesis/support.py` says: its grey is off by more than 0.15 of the brightest fluid's, smoothed,
+once the whole brain's mean is the truth's.
 The beam's own answer, and the output's gradient, are measured beside it: a map must beat what costs nothing.
 """
 
@@ -24,9 +25,16 @@ SLICES = np.arange(40, 124, 4)
 BINS = 5
 
 
-def error_of(mr: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """How far the grey is off, smoothed first; mr, truth (K, H, W) in 0-1 -> 0-1."""
-    return np.asarray(np.abs(ndimage.gaussian_filter(mr - truth, SMOOTHING_MM / SPACING_MM)))
+def error_of(mr: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """How far the grey is off, smoothed first; mr, truth (K, H, W) in 0-1 -> 0-1.
+
+    The head's mean over `inside`, a mask, is matched before: MR has no units, and how bright a whole brain is beside
+    another is no anatomy, nor can it be seen in ultrasound.
+    """
+    off = mr - truth
+    if inside.any():
+        off = off - off[inside].mean()
+    return np.asarray(np.abs(ndimage.gaussian_filter(off, SMOOTHING_MM / SPACING_MM)))
 
 
 def evaluate(
@@ -55,9 +63,10 @@ def evaluate(
         wanted[SLICES] = True
         said = support_map(generator.support, us, mr, spread, canonical_axis_mm(), wanted, device=generator.device,
                            dtype=generator.dtype)  # fmt: skip
-        inside = (case.brain & case.fan)[SLICES]
+        brain = case.brain & case.fan
+        inside = brain[SLICES]
         doubts.append(1 - said[SLICES][inside])
-        wrongs.append(error_of((mr + 1) / 2, case.t2)[SLICES][inside] > WRONG)
+        wrongs.append(error_of((mr + 1) / 2, case.t2, brain)[SLICES][inside] > WRONG)
         edges = [ndimage.gaussian_gradient_magnitude(mr[k].astype(float), 1.5) for k in SLICES]
         gradients.append(np.stack(edges)[inside])
         if spread is not None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import Cancelled
 from .slices import LOCATION_SCALE_MM
 
-WRONG = 0.15  # of the brightest fluid's grey, after smoothing; white and grey matter lie about 0.2 apart
+WRONG = 0.15  # of the brightest fluid's grey, the brain's mean matched, smoothed; white and grey matter lie 0.2 apart
 SMOOTHING_MM = 0.9  # before the comparison: an edge half a voxel off is not wrong
 CHANNELS = (16, 32, 64, 64)
 OVERVIEW = 5  # numbers of `overview`

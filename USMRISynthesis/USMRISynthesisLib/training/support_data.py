@@ -83,11 +83,11 @@ def judge(generator: LoadedGenerator, case: Case, *, axial: bool = False) -> Jud
     us = normalise_ultrasound(case.us, case.fan, generator.manifest.input.exponent)
     several = not axial and chosen(ALL, generator.manifest.input.planes) is not None
     planes = run_planes(generator, us, canonical_axis_mm(), planes=ALL if several else "axial")
-    results = [(planes["axial"], None)] + ([(median_of(planes), spread_of(planes))] if several else [])
     inside = case.brain & case.fan
+    results = [(planes["axial"], None)] + ([(median_of(planes), spread_of(planes))] if several else [])
     return Judged(
         case.name, _bytes(us),
-        tuple(Made(_bytes(mr), _share(error_of((mr + 1) / 2, case.t2)),
+        tuple(Made(_bytes(mr), _share(error_of((mr + 1) / 2, case.t2, inside)),
                    None if spread is None else _share(spread / SPREAD_SCALE)) for mr, spread in results),
         inside, np.flatnonzero(inside.sum(axis=(1, 2)) >= ENOUGH),
     )  # fmt: skip

@@ -70,7 +70,7 @@ def described_card(card: str, record: Mapping[str, Any]) -> str:
     section = "\n".join([
         _HEADING, "",
         f"`{record['file']}` gives the probability that the grey is right: off by no more than {record['wrong']:g} of "
-        f"the brightest fluid's, after a Gaussian of {record['smoothing_mm']:g} mm.",
+        f"the brightest fluid's, the brain's mean matched, after a Gaussian of {record['smoothing_mm']:g} mm.",
         f"- {record['cases']} simulated heads ({learnt}), "
         f"{record['steps']} steps, calibrated on "
         f"{', '.join(config['calibrate'])}, seed {config['seed']}, {record['date']}.",
