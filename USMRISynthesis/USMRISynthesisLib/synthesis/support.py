@@ -29,7 +29,6 @@ BRAIN_HALF_HEIGHT_MM = 26.0
 REACH = 2  # slices to the neighbours that are looked at, 1.2 mm
 BATCH = 4
 SPREAD_SCALE = 5.0
-MIRRORED = (1, 4)  # of us, mr and spread side by side: the slice itself, of both
 ONE_PLANE = -1.0  # in place of a spread, where there is one plane only
 
 
@@ -41,8 +40,8 @@ class SupportNetwork(nn.Module):
     `offset` (2,) are the calibration (Platt 1999) of the logit of being wrong, sigmoid(scale * logit + offset), of one
     plane and of several.
 
-    Beside the images it sees two of them mirrored: a ventricle drawn on one side only is told by the other. Batch norm,
-    not the generator's instance norm: that takes away how dark a slice is, and whole heads fail because they are dark.
+    Batch norm, not the generator's instance norm: that takes away how dark a slice is, and whole heads fail because
+    they are dark.
     """
 
     scale: Tensor
@@ -51,7 +50,7 @@ class SupportNetwork(nn.Module):
 
     def __init__(self, size: int = 160) -> None:
         super().__init__()
-        inputs = (7 + len(MIRRORED) + 2 + 1 + OVERVIEW, *CHANNELS)
+        inputs = (7 + 2 + 1 + OVERVIEW, *CHANNELS)
         self.down = nn.ModuleList(_block(before, after) for before, after in itertools.pairwise(inputs))
         self.up = nn.ModuleList(_block(CHANNELS[level + 1] + CHANNELS[level], CHANNELS[level])
                                 for level in reversed(range(len(CHANNELS) - 1)))
@@ -68,7 +67,7 @@ class SupportNetwork(nn.Module):
         # `type_as`, not `to`: a trace keeps the dtype of `to` as a constant, and would fail in half precision
         where = torch.ones_like(images[:, :2]) * self.place.type_as(images)
         told = torch.ones_like(images[:, :1]) * torch.cat([z, head], dim=1)
-        x = torch.cat([images, images[:, MIRRORED].flip(3), where, told], dim=1)
+        x = torch.cat([images, where, told], dim=1)
         features = []
         for level, block in enumerate(self.down):
             x = block(F.avg_pool2d(x, 2) if level else x)
