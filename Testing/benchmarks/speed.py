@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Cancelled, Failed
 from USMRISynthesisLib.normalisation.canonical import SIZE, canonical_axis_mm
+from USMRISynthesisLib.synthesis import planes
 from USMRISynthesisLib.synthesis.attention import CrossModalAttention, attend_linear
 from USMRISynthesisLib.synthesis.engine import BATCH, load_generator, run_slices
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
@@ -131,7 +132,8 @@ def run_shipped(model: str, count: int, *, full: bool = False, **options: Any) -
     form = generator.manifest.input
     us, z_mm = canonical_stack(count)
     return run_slices(generator.on_cpu() if full else generator.module, us, z_mm, neighbours=form.neighbours,
-                      location=form.location, dtype=torch.float32 if full else generator.dtype, **options)
+                      location=form.location, plane=planes.code("axial", form.planes),
+                      dtype=torch.float32 if full else generator.dtype, **options)
 
 
 def batch_difference(model: str, *, full: bool) -> float:
