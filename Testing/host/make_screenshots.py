@@ -1,4 +1,4 @@
-"""Pictures of the panel and the views for the README, made by the host from the simulated sample and the shipped model.
+"""Pictures of the panel for the README, made by the host from the simulated sample and the shipped model.
 
     QT_QPA_PLATFORM=offscreen python Testing/host/make_screenshots.py [FOLDER]         # Resources/Screenshots
     QT_QPA_PLATFORM=offscreen python Testing/host/make_screenshots.py --thumbnails     # of the Sample Data module
@@ -19,9 +19,8 @@ from host_slicer import start  # noqa: E402
 
 HOST = start()
 
-import numpy as np  # noqa: E402
 import slicer  # noqa: E402
-from host_slicer.slice_view import picture_of, write_png  # noqa: E402
+from host_slicer.slice_view import picture_of  # noqa: E402
 from PIL import Image  # noqa: E402
 from scenery import MODULE_FILE, is_idle, spin_until  # noqa: E402
 from USMRISynthesisScene import layout  # noqa: E402
@@ -56,11 +55,6 @@ def main(folder: Path) -> None:
     ultrasound.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")   # Slicer's reader does it
     ui.runButton.click()
     spin_until(lambda: is_idle(ui), 900)
-    ui.viewsComboBox.currentIndex = 1
-    ui.viewsComboBox.activated.emit(1)
-    rows = [np.hstack([picture_of(slicer.app.layoutManager().sliceWidget(layout.view_tag(role, plane)))
-                       for role in (layout.ULTRASOUND, layout.FUSED, layout.MR)]) for plane in layout.PLANES]
-    write_png(folder / "three-planes.png", [np.vstack(rows)])
     for button, name in ((ui.batchInputButton, "ultrasound"), (ui.batchOutputButton, "mr-like"),
                          (ui.exportFolderButton, "for the report")):
         button.directory = f"/home/me/{name}"
