@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
 from made_heads import layered_case
 from PIL import Image
 from scipy import ndimage
+from USMRISynthesisLib import cli
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation import comparison, deformation, measures, real_frames, segmenter, synthesis
 from USMRISynthesisLib.evaluation.synthesis import Case
@@ -221,3 +223,10 @@ def test_the_picture_shows_each_frame_above_what_is_made_of_it_and_says_syntheti
 def test_real_frames_that_are_missing_are_refused(tmp_path):
     with pytest.raises(Refused, match=r"cannot be read.*usmri simulate"):
         real_frames.evaluate(tmp_path / "none.npz", lambda us, fan: us)
+
+
+def test_a_package_that_is_not_installed_is_named_before_minutes_of_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    monkeypatch.setattr(synthesis, "evaluate", lambda *_, **__: pytest.fail("it began all the same"))
+    assert cli.main(["evaluate", "synthesis", "--cases", str(tmp_path)]) == 1
+    assert "needs the Python package 'torchmetrics', which is not installed" in capsys.readouterr().err

@@ -24,6 +24,8 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     from USMRISynthesisLib.evaluation import comparison, real_frames, support, synthesis
     from USMRISynthesisLib.evaluation.synthesis_frames import frame_prediction
 
+    if not options.quick:
+        import torchmetrics  # noqa: F401 - where it is not installed that is said now, not after minutes of work
     folder = Path(options.cases or "data/sim")
     train, *also = [Path(name) for name in options.train] or [folder / "train"]
     make = synthesis.corridor_prediction if options.through == "product" else synthesis.canonical_prediction
