@@ -23,9 +23,8 @@ from .spacing_loop import train_spacing
 NAME = "ours, trained on the case alone"
 
 
-def alone(thick: np.ndarray, factor: int, voxel_mm: float, minutes: float, *, threads: int = 1,
-          in_plane: float = 0.0) -> np.ndarray:
-    """Thick slices (n, h, w) -> fine ones (n * factor, h, w) by networks that saw these slices only.
+def alone(thick: np.ndarray, factor: int, voxel_mm: float, minutes: float) -> np.ndarray:
+    """Thick slices (n, h, w) -> fine ones (n * factor, h, w) by networks that saw these slices only, on one thread.
 
     Raises Refused where the stack is none to learn from, Failed where the loss is no number any more.
     """
@@ -34,8 +33,8 @@ def alone(thick: np.ndarray, factor: int, voxel_mm: float, minutes: float, *, th
         matrix = np.diag([voxel_mm, voxel_mm, voxel_mm * factor, 1.0])
         Volume(thick.astype(np.float32), matrix, {"Modality": "MR"}).write(folder / "thick.nrrd")
         (folder / "alone.toml").write_text(
-            f'task = "{TASK}"\noutput = {json.dumps(str(folder / "run"))}\nthreads = {threads}\n'
-            f'in_plane = {in_plane}\n[data]\nvolumes = [{json.dumps(str(folder / "thick.nrrd"))}]\n', encoding="utf-8")
+            f'task = "{TASK}"\noutput = {json.dumps(str(folder / "run"))}\nthreads = 1\n'
+            f'[data]\nvolumes = [{json.dumps(str(folder / "thick.nrrd"))}]\n', encoding="utf-8")
         content = checkpoints.load(train_spacing(folder / "alone.toml", minutes=minutes, report=lambda text: None))
     network = SuperResolution(spacing_configuration_from(content["config"]).width)
     network.load_state_dict(content["averaged"]["super_resolution"])
