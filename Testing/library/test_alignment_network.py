@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from USMRISynthesisLib.evaluation.orientation import by_group, compare, failures, place, run, summary
+from USMRISynthesisLib.gate import find_fan
 from USMRISynthesisLib.normalisation import network_align, readings, trust
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM
 from USMRISynthesisLib.normalisation.coordinates import angle_deg, random_rotation, rotation_of
@@ -206,6 +210,42 @@ def test_perfect_networks_bring_any_head_home(oracle, number):
     corner = np.array([30.0, -20, 10, 1])
     round_trip = np.linalg.inv(found.matrix) @ (found.matrix @ corner)
     np.testing.assert_allclose(round_trip, corner, atol=1e-9)
+
+
+def test_where_bfloat16_is_quick_the_last_look_is_still_in_float32(oracle):
+    placed = place(head_of(), 0)
+    networks = oracle(np.linalg.inv(placed.anatomy_to_ras))
+    full, asked = networks.parts, []
+
+    def noted(name: str, quick: bool):
+        def answer(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            asked.append((name, quick, x.dtype))
+            maps, fields = full[name](x)
+            if quick:  # as rough as it can be: what it says of the place is off by some 6 mm
+                fields = fields.clone()
+                fields[:, Z] += 0.1
+            return maps, fields
+
+        return answer
+
+    networks.parts, networks.quick = ({name: noted(name, quick) for name in STAGES} for quick in (False, True))
+    found = network_align.align_volume(networks, placed.volume, placed.fan)
+    assert found is not None and compare(placed, found).translation_mm < 0.5
+    assert {(name, dtype) for name, quick, dtype in asked if not quick} == {("refine", torch.float32)}
+    assert {name for name, quick, dtype in asked if quick and dtype is torch.bfloat16} == set(STAGES)
+
+
+def test_the_shipped_networks_find_the_sample_alike_in_both_precisions():
+    volume = Volume.read(Path(__file__).resolve().parents[2] / "Resources" / "SampleData" / "fetal-head-simulated.nrrd")
+    networks, fan = network_align.load_networks(), find_fan(volume.array, volume.spacing)
+    if networks.quick is None:
+        pytest.skip("this CPU does not compute in bfloat16")
+    quick = network_align.align_volume(networks, volume, fan)
+    slow = network_align.align_volume(replace(networks, quick=None), volume, fan)
+    assert quick is not None and slow is not None
+    change = quick.matrix @ np.linalg.inv(slow.matrix)
+    assert angle_deg(change[:3, :3], np.eye(3)) < 1.5 and np.linalg.norm(change[:3, 3]) < 1.0
+    assert abs(quick.score - slow.score) < 0.05
 
 
 def test_gestational_age_moves_the_size_only_a_little_when_the_image_is_clear(oracle):

@@ -5,6 +5,8 @@ Pure readings of a ``Prediction`` in the world of its cube; ``network_align.py``
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 
@@ -18,6 +20,14 @@ HEAD_CELLS = 8.0  # of the fields; fewer than these hold no head
 _MOST_POINTS = 4000
 
 
+@functools.lru_cache(maxsize=4)
+def _cells(size: int) -> np.ndarray:
+    """`grid` as (3, size ** 3), made once: it is asked for some forty times a head."""
+    cells = grid(size).numpy().reshape(3, -1)
+    cells.flags.writeable = False
+    return cells
+
+
 def head_share(said: Prediction, n: int) -> np.ndarray:
     """(s, s, s): how much each cell of sample n belongs to the head, 0-1; what is unlikely to is 0."""
     share = torch.sigmoid(said.fields[n, HEAD]).numpy()
@@ -29,7 +39,7 @@ def head_place(said: Prediction, n: int, unit_to_world: np.ndarray) -> tuple[np.
     share = head_share(said, n)
     if share.sum() < HEAD_CELLS:
         return None
-    middle = grid(len(share)).numpy().reshape(3, -1) @ share.ravel() / share.sum()
+    middle = _cells(len(share)) @ share.ravel() / share.sum()
     side = 2 * scale_of(unit_to_world)
     length = HEAD_LENGTH_MM / poses.SKULL_CUBE_ROOT_MM * float(np.cbrt(share.sum())) * side / len(share)
     return unit_to_world[:3, :3] @ middle + unit_to_world[:3, 3], length
@@ -42,7 +52,7 @@ def votes(said: Prediction, n: int, unit_to_world: np.ndarray,
     fields = said.fields[n].numpy().reshape(said.fields.shape[1], -1).astype(np.float64)
     share = head_share(said, n).ravel()
     kept = share > 0
-    cells = grid(said.fields.shape[-1]).numpy().reshape(3, -1)[:, kept]
+    cells = _cells(said.fields.shape[-1])[:, kept]
     places = cells.T @ unit_to_world[:3, :3].T + unit_to_world[:3, 3]
     claimed = fields[X:Z + 1, kept].T * (STAGES[stage].side_mm / 2)
     return places, claimed, share[kept] * np.exp(-2 * fields[LOG_SIGMA, kept].clip(-6, 1))
@@ -106,7 +116,7 @@ def skull_points(distance: np.ndarray, unit_to_canonical: np.ndarray) -> tuple[n
 def eyes_of(said: Prediction, unit_to_canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Left and right eye: the centre of gravity of each map near its peak, and how sure it is that there is one."""
     places, sure = np.zeros((2, 3)), np.zeros(2)
-    cells = grid(said.maps.shape[-1]).numpy().reshape(3, -1)
+    cells = _cells(said.maps.shape[-1])
     for row, channel in enumerate((EYE_LEFT, EYE_RIGHT)):
         logits = said.maps[0, channel].numpy().ravel()
         sure[row] = 1 / (1 + np.exp(-float(np.clip(logits.max(), -30, 30))))
@@ -123,7 +133,7 @@ def size_misfit(head: np.ndarray, unit_to_canonical: np.ndarray) -> float:
 
 
 def mask_agreement(head: np.ndarray, skull: poses.Ellipsoid, unit_to_canonical: np.ndarray) -> float:
-    cells = grid(head.shape[0]).numpy().reshape(3, -1)
+    cells = _cells(head.shape[0])
     places = unit_to_canonical[:3, :3] @ cells + unit_to_canonical[:3, 3:]
     local = skull.axes.T @ (places - skull.centre[:, None])
     inside = ((local / skull.semi_axes[:, None]) ** 2).sum(axis=0) <= 1

