@@ -2,10 +2,8 @@
 
     python Testing/benchmarks/speed.py [--json] [--model NAME_OR_FOLDER] [--quick]
 
-R0 is the paper's method taken literally: eager, batch 1, an N x N attention at full resolution, all of B. R1 is
-the same with the attention at its real level. Both run on a few slices and are scaled to 160. The limit is the
-best convolution rate of this machine in the precision that the shipped path uses. Every time is the best of
-several; peak memory is taken in processes of its own. Without `model_weights/default` an untrained model of the
+R0, R1 and the limit are those of `references.py`; R0 and R1 run on a few slices, scaled to 160. Every time is the
+best of several; peak memory is taken in processes of its own. Without `model_weights/default` an untrained model of the
 same shape is measured: speed does not depend on the weights, precision does.
 """
 from __future__ import annotations
@@ -19,8 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +25,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")   # as the worker and the co
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from references import (
+    attend_naive,
+    best,
+    convolution_rate,
+    convolutions_alone,
+    gflop_a_slice,
+    reference_seconds,
+)
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Cancelled, Failed
 from USMRISynthesisLib.normalisation.canonical import SIZE, canonical_axis_mm
 from USMRISynthesisLib.synthesis import planes
-from USMRISynthesisLib.synthesis.attention import CrossModalAttention, attend_linear
-from USMRISynthesisLib.synthesis.engine import BATCH, load_generator, run_slices
+from USMRISynthesisLib.synthesis.attention import attend_linear
+from USMRISynthesisLib.synthesis.engine import load_generator, run_slices
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 from USMRISynthesisLib.synthesis.pipeline import synthesize
 from USMRISynthesisLib.volume import Volume
@@ -55,67 +59,6 @@ GOALS = {   # key: (at least or at most, value, what it is)
     "batch_difference": ("<=", 1e-5, "largest difference over batches 1-4 and 1-2 threads, float32"),
     "cancel_seconds": ("<=", 0.5, "from asking to stopped"),
 }
-
-
-class NaiveAttention(nn.Module):
-    """The formula as it is printed, with the N x N matrix. Takes its embeddings from the real one."""
-
-    def __init__(self, real: CrossModalAttention) -> None:
-        super().__init__()
-        self.delta, self.phi, self.g, self.eta = real.delta, real.phi, real.g, real.eta
-
-    def forward(self, f_us: Tensor, f_mr: Tensor) -> Tensor:
-        q, k, v = self.delta(f_us).flatten(2), self.phi(f_us).flatten(2), self.g(f_mr).flatten(2)
-        return self.eta(attend_naive(q, k, v).view_as(f_mr)) + f_mr
-
-
-def attend_naive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(Q K^T / N) V for (B, C', N), through the N x N matrix."""
-    return torch.bmm(torch.bmm(q.transpose(1, 2), k) / q.shape[2], v.transpose(1, 2)).transpose(1, 2)
-
-
-def best(run: Callable[[], Any], times: int) -> float:
-    """Seconds of the fastest of `times` runs, after one that warms up."""
-    with torch.inference_mode():
-        run()
-        found = float("inf")
-        for _ in range(times):
-            start = time.perf_counter()
-            run()
-            found = min(found, time.perf_counter() - start)
-    return found
-
-
-def reference_seconds(config: GeneratorConfig, slices: int, *, full_resolution: bool) -> float:
-    """Seconds that R0 (attention at full resolution, all of B) or R1 takes for 160 slices, from `slices`."""
-    torch.manual_seed(0)
-    generator = Generator(replace(config, attention_level=0) if full_resolution else config).eval()
-    if isinstance(generator.attention, CrossModalAttention):
-        generator.attention = NaiveAttention(generator.attention)
-    x = torch.rand(1, config.in_channels, SIZE, SIZE) * 2 - 1
-    run = generator.forward_training if full_resolution else generator
-    return best(lambda: [run(x) for _ in range(slices)], 1 if full_resolution else 3) / slices * 160
-
-
-def convolution_rate(dtype: torch.dtype, times: int) -> tuple[float, str]:
-    """Best GFLOP/s of 3x3 convolutions of several shapes in this precision, and the shape."""
-    found = []
-    for channels, side in ((16, 160), (32, 160), (64, 80), (128, 40), (256, 40)):
-        layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        layer = layer.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        x = torch.rand(4, channels, side, side).to(dtype).contiguous(memory_format=torch.channels_last)
-        seconds = best(lambda: layer(x), times)   # noqa: B023 - used at once
-        found.append((2 * 9 * channels**2 * side**2 * 4 / seconds / 1e9, f"{channels} channels at {side}"))
-    return max(found)
-
-
-def gflop_a_slice(config: GeneratorConfig) -> float:
-    """GFLOP of one slice on the inference path."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        Generator(config).eval()(torch.zeros(1, config.in_channels, SIZE, SIZE))
-    return counter.get_total_flops() / 1e9
 
 
 def canonical_stack(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,38 +90,8 @@ def batch_difference(model: str, *, full: bool) -> float:
     return float(max(np.abs(result - results[0]).max() for result in results))
 
 
-def convolutions_alone(config: GeneratorConfig, dtype: torch.dtype, times: int) -> list[tuple[str, int, float, float]]:
-    """Each shape of convolution of the inference path by itself, as the engine runs it: what it is, how often it
-    comes, GFLOP and seconds a slice. No norm, no ReLU, no pooling: the fastest that this architecture can be here.
-    """
-    seen: dict[tuple[int, ...], int] = {}
-
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(layer, nn.Conv2d)
-        shape = (layer.in_channels, layer.out_channels, layer.kernel_size[0], output.shape[-1])
-        seen[shape] = seen.get(shape, 0) + 1
-
-    generator = Generator(config).eval()
-    for module in generator.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(note)
-    with torch.inference_mode():
-        generator(torch.zeros(1, config.in_channels, SIZE, SIZE))
-    found = []
-    for (before, after, kernel, side), count in seen.items():
-        layer = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False).to(dtype)
-        layer = torch.jit.freeze(torch.jit.trace(layer.eval().to(memory_format=torch.channels_last),
-                                                 torch.zeros(1, before, side, side, dtype=dtype)))
-        x = torch.rand(BATCH["cpu"], before, side, side).to(dtype).contiguous(memory_format=torch.channels_last)
-        # Twenty at a time: one is shorter than the clock of a shared machine is steady.
-        seconds = best(lambda: [layer(x) for _ in range(20)], times) / 20 / BATCH["cpu"]   # noqa: B023 - used at once
-        gflop = 2 * kernel**2 * before * after * side**2 / 1e9
-        found.append((f"{kernel}x{kernel}, {before:3d} -> {after:3d} channels at {side}", count, gflop, seconds))
-    return found
-
-
-def overhead(model: str, volume: Volume) -> tuple[float, dict[str, float]]:
-    """Share of a warm run, file to file, that is not the generator's; seconds of each part."""
+def overhead(model: str, volume: Volume, along: str = "axial") -> tuple[float, dict[str, float]]:
+    """Share of a warm run, file to file, that is not the generator's; seconds of each part. along: axial or all."""
     with tempfile.TemporaryDirectory() as folder:
         volume.write(Path(folder) / "in.nrrd")
         found: list[tuple[float, dict[str, float]]] = []
@@ -186,7 +99,7 @@ def overhead(model: str, volume: Volume) -> tuple[float, dict[str, float]]:
             start = time.perf_counter()
             read = Volume.read(Path(folder) / "in.nrrd")
             middle = time.perf_counter()
-            result = synthesize(read, model=model, device="cpu")
+            result = synthesize(read, model=model, device="cpu", planes=along)
             after = time.perf_counter()
             result.mr.write(Path(folder) / "out.nrrd")
             end = time.perf_counter()
@@ -308,12 +221,15 @@ def measure(model: str, quick: bool) -> dict[str, Any]:
     rate, shape = max((rate, shape), convolution_rate(generator.dtype, times))
     gflop = gflop_a_slice(config)   # convolutions and attention; normalisation and pooling count as nothing
     share, parts = overhead(model, Volume.read(SAMPLE))
+    several = len(generator.manifest.input.planes) > 1
     return {
         "attention_ratio_25600": naive / ours, "attention_difference": difference,
         "attention_peak_mb": peak_mb("attention", model), "r0_ratio": r0 / volume_seconds,
         "r1_ratio": r1 / volume_seconds, "fraction_of_limit": gflop * 160 / volume_seconds / rate,
         "generator_peak_mb": peak_mb("generator", model), "pipeline_peak_mb": peak_mb("pipeline", model),
-        "overhead_share": share, "batch_difference": batch_difference(model, full=True),
+        "overhead_share": share,
+        "overhead_share_three_planes": overhead(model, Volume.read(SAMPLE), planes.ALL)[0] if several else None,
+        "batch_difference": batch_difference(model, full=True),
         "batch_difference_half": None if generator.dtype is torch.float32 else batch_difference(model, full=False),
         "convolutions_fraction": sum(n * g for _, n, g, _ in layers) / sum(n * s for _, n, _, s in layers) / rate,
         "convolutions_seconds": 160 * sum(n * s for _, n, _, s in layers),
@@ -346,7 +262,9 @@ def reasons(figures: dict[str, Any]) -> list[str]:
                   for layer in sorted(figures["layers"], key=lambda layer: -layer["seconds_a_volume"])]
     if not met(figures, "overhead_share"):
         others = sum(v for k, v in figures["stages"].items() if k not in ("Synthesising", "Loading the model"))
-        lines.append(f"overhead_share: {others:.2f} s beside {figures['stages']['Synthesising']:.2f} s of synthesis.")
+        lines.append(f"overhead_share: {others:.2f} s beside {figures['stages']['Synthesising']:.2f} s of synthesis."
+                     + ("" if (share := figures["overhead_share_three_planes"]) is None else
+                        f" Along all three planes: {share:.2f}."))
     if figures["batch_difference_half"] is not None:
         half = figures["batch_difference_half"]
         lines.append(f"batch_difference in half precision: {half:.2g}, {half * 500:.1f} of the MR's 1000 grey levels; "

@@ -230,6 +230,21 @@ def test_a_model_without_a_support_map_is_not_measured(own_model, heads):
     assert evaluation.evaluate(heads / "val", str(own_model), "cpu") is None
 
 
+def test_a_head_cut_to_the_slices_that_are_looked_at_says_the_same_of_them():
+    from dataclasses import replace
+
+    from USMRISynthesisLib.training.support_data import slices_of
+
+    head = replace(judged_head(3), slices=np.arange(4, 9))
+    part = head.cropped()
+    assert part.us.shape[0] == 9 and part.made[0].mr.base is None and part.first == 2
+    for k in range(5):
+        for n in range(len(head.made)):
+            whole = slices_of(head, head.made[n], head.slices[k : k + 1])
+            cut = slices_of(part, part.made[n], part.slices[k : k + 1])
+            assert all(torch.equal(a, b) for a, b in zip(whole, cut, strict=True))
+
+
 def test_a_support_map_for_other_weights_is_refused(own_model, heads, tmp_path):
     saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
     content = checkpoints.load(saved) | {"model_sha256": "0" * 64}

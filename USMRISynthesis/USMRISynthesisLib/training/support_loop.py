@@ -61,7 +61,7 @@ def train_support(
     learnt += judged(generator, [Path(name) for name in config.axial], kept, axial=True, report=report)
     held = judged(generator, [folder / name for name in config.calibrate], kept, report=report)
 
-    network = SupportNetwork().to(device)
+    network = SupportNetwork().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.decay)
     kept_parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser}

@@ -27,7 +27,7 @@ class Stages(nn.Module):
         return x
 
 
-def traced(network: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
+def traced(network: nn.Module, example: Tensor | tuple[Tensor, ...]) -> torch.jit.ScriptModule:
     """A trace in float32. It shares its parameters with a copy, so that the network stays as it is.
 
     Traced and not scripted: a script carries every branch of torch's own functions, and with them operators that an
