@@ -8,12 +8,21 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from made_heads import layered_case
 from PIL import Image
 from scipy import ndimage
 from USMRISynthesisLib import cli
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.evaluation import comparison, deformation, measures, real_frames, segmenter, synthesis
+from USMRISynthesisLib.evaluation import (
+    comparison,
+    deformation,
+    frames_distance,
+    measures,
+    real_frames,
+    segmenter,
+    synthesis,
+)
 from USMRISynthesisLib.evaluation.synthesis import Case
 from USMRISynthesisLib.simulation import tissues
 
@@ -183,7 +192,7 @@ def frames_file(path, count: int = 4):
     us = rng.integers(1, 120, (count, 160, 160)).astype(np.uint8)
     axes = np.array([[33.0, 44.0]] * count)
     split = np.array(["train"] + ["val"] * (count - 1))
-    np.savez(path, us=us, fan=np.ones(us.shape, bool), half_axes_mm=axes, split=split)
+    np.savez(path, us=us, fan=np.ones(us.shape, bool), half_axes_mm=axes, split=split, fetus=np.arange(count) // 2)
     return path
 
 
@@ -206,6 +215,22 @@ def test_real_frames_catch_a_shift_an_asymmetry_and_a_dependence_on_gain(tmp_pat
     figures = real_frames.evaluate(file, bad, limit=2)
     assert figures["real_frames"] == 2 and 2 < figures["centre_offset_mm_median"] < 4
     assert figures["flip_ncc"] < 0 and figures["half_gain_ncc"] < 0 and figures["head_fill_dice_median"] < 0.95
+
+
+def test_frames_that_look_like_true_mr_of_their_plane_lie_nearer_to_it_than_the_ultrasound_does(tmp_path):
+    file = frames_file(tmp_path / "hc18.npz")
+    for part, seeds in (("train", range(4)), ("val", range(4, 6))):
+        (tmp_path / part).mkdir()
+        for seed in seeds:
+            np.savez(tmp_path / part / f"head-{seed}.npz", **layered_case(seed))
+    truths = [case.t2[80] for case in synthesis.cases(tmp_path / "train")]
+    torch.manual_seed(0)
+    network, asked = segmenter.Segmenter().eval(), iter(truths * 9)
+    figures = frames_distance.evaluate(file, lambda us, fan: next(asked), tmp_path / "val", tmp_path / "train", network)
+    assert set(figures) == set(frames_distance.FIGURES)
+    assert all(low <= value <= high for value, low, high in figures.values())
+    assert figures["frames_kid"][0] < 0.5 * figures["frames_kid_ultrasound"][0]
+    assert "frames_kid_truth" in frames_distance.table(figures)
 
 
 def test_the_picture_shows_each_frame_above_what_is_made_of_it_and_says_synthetic(tmp_path):

@@ -21,7 +21,7 @@ KEPT = "build/evaluation"  # the segmenter, once trained
 def evaluate_synthesis(options: Namespace) -> Outcome:
     """`usmri evaluate synthesis`: a model against truth, baselines and real frames; `--quick`: its own figures only."""
     from USMRISynthesisLib import weights
-    from USMRISynthesisLib.evaluation import comparison, real_frames, support, synthesis
+    from USMRISynthesisLib.evaluation import comparison, frames_distance, real_frames, segmenter, support, synthesis
     from USMRISynthesisLib.evaluation.synthesis_frames import frame_prediction
 
     if not options.quick:
@@ -53,10 +53,14 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
         result |= believed
         text += "\n\n" + support.table(believed)
     if frames.is_file():
-        result |= real_frames.evaluate(frames, frame_prediction(options.model, options.device), limit=options.limit,
-                                       progress=progress)
+        made = frame_prediction(options.model, options.device)
+        result |= real_frames.evaluate(frames, made, limit=options.limit, progress=progress)
+        known = segmenter.trained([train, *also], Path(KEPT))
+        distances = frames_distance.evaluate(frames, made, folder / options.split, train, known, limit=options.limit,
+                                             progress=progress)
+        result |= distances
         text += "\n\nreal frames (HC18, fetuses held out; annotated pose; no truth)\n" + "\n".join(
-            f"{key:32s} {result[key]:8.3f}" for key in real_frames.FIGURES)
+            f"{key:32s} {result[key]:8.3f}" for key in real_frames.FIGURES) + "\n\n" + frames_distance.table(distances)
     return text, result
 
 

@@ -157,9 +157,7 @@ def _over_heads(
 ) -> dict[str, list[float]]:
     """[value, low, high] of what only a set of heads has; found, true (heads, 2): ventricles and outer fluid."""
     rng = np.random.default_rng(0)
-    # Channels of other sizes would count for nothing, and one that hardly ever answers for everything.
-    size = real.std(axis=0)
-    size = np.where(size > 0.01 * size.max(), size, max(float(size.max()), 1e-6))
+    size = measures.feature_scale(real)
     draws = [np.arange(len(true)), *(rng.integers(0, len(true), len(true)) for _ in range(500))]
 
     def spread(value: Callable[[np.ndarray], float], count: int) -> list[float]:

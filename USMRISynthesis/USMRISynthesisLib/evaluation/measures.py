@@ -103,3 +103,10 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
 
     within = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (kernel(a, a), kernel(b, b))]
     return float(sum(within) - 2 * kernel(a, b).mean())
+
+
+def feature_scale(real: np.ndarray) -> np.ndarray:
+    """What features (n, d) are divided by before a kernel distance: channels of other sizes would count for nothing,
+    and one that hardly ever answers for everything."""
+    size = real.std(axis=0)
+    return np.asarray(np.where(size > 0.01 * size.max(), size, max(float(size.max()), 1e-6)))

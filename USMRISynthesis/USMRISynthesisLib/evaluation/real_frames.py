@@ -38,7 +38,7 @@ def evaluate(
     half_gain_ncc, double_gain_ncc, flip_ncc: medians, inside the ellipse. centre_offset_mm_median: from the centre of
     the output to that of the ellipse, both inside the fan. Raises Refused where the frames are missing.
     """
-    us, fan, axes = _held_out(file)
+    us, fan, axes, _ = held_out(file)
     chosen = np.arange(len(us)) if limit is None else np.unique(np.linspace(0, len(us) - 1, limit).round().astype(int))
     rows = []
     for n, index in enumerate(chosen):
@@ -65,7 +65,7 @@ def draw(file: Path, predict: PredictFrame, target: Path) -> None:
     """24 held-out frames, evenly chosen, and below each what is made of it, marked as synthetic.  Raises Refused."""
     from PIL import Image, ImageDraw
 
-    us, fan, _ = _held_out(file)
+    us, fan, _, _ = held_out(file)
     chosen = np.unique(np.linspace(0, len(us) - 1, SHOWN).round().astype(int))
     rows = -(-len(chosen) // COLUMNS)
     sheet = Image.new("L", (COLUMNS * SIZE, rows * (2 * SIZE + STRIP)))
@@ -79,16 +79,17 @@ def draw(file: Path, predict: PredictFrame, target: Path) -> None:
     sheet.save(target)
 
 
-def _held_out(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """us (n, 160, 160) uint8, fan bool and the heads' half axes (n, 2) mm of the fetuses that gave no weights."""
+def held_out(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """us (n, 160, 160) uint8, fan bool, the heads' half axes (n, 2) mm and the number (n,) of the fetus, of those that
+    gave no weights. Raises Refused."""
     try:
         with np.load(file) as content:
             held = content["split"] != "train"
-            us, fan, axes = (content[name][held] for name in ("us", "fan", "half_axes_mm"))
+            us, fan, axes, fetus = (content[name][held] for name in ("us", "fan", "half_axes_mm", "fetus"))
     except (OSError, KeyError, ValueError) as error:
         raise Refused("frames", f"The real frames {file.name} cannot be read.",
                       "Make them with `usmri simulate`.") from error
-    return us, fan, axes
+    return us, fan, axes, fetus
 
 
 def _measured(us: np.ndarray, fan: np.ndarray, axes: np.ndarray, predict: PredictFrame) -> dict[str, float]:
