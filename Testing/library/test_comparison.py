@@ -164,6 +164,17 @@ def test_the_kernel_distance_is_nothing_for_the_same_distribution_and_grows_with
     assert measures.kernel_distance(other, real) < measures.kernel_distance(other + 0.5, real)
 
 
+def test_a_channel_with_a_large_mean_does_not_decide_and_the_interval_widens_with_unlike_subjects():
+    rng = np.random.default_rng(0)
+    real = rng.standard_normal((200, 8)) + 500
+    alike = [rng.standard_normal((20, 8)) + 500 for _ in range(6)]
+    unlike = [one + shift for one, shift in zip(alike, np.linspace(-2, 2, 6), strict=True)]
+    near, far = measures.kernel_distance_of(alike, real), measures.kernel_distance_of(unlike, real)
+    assert near[1] <= near[0] <= near[2] and abs(near[0]) < 0.3 < far[0]
+    assert far[2] - far[1] > 2 * (near[2] - near[1])
+    assert len(set(measures.kernel_distance_of(alike[:1], real))) == 1  # of one subject nothing can be said
+
+
 def test_volumes_are_compared_with_the_labels_over_heads_and_an_average_head_does_not_follow():
     true = np.array([[100.0, 900], [200, 800], [400, 700], [300, 600]])
     features, real = [np.zeros((3, 4))] * 4, np.zeros((5, 4))

@@ -157,7 +157,6 @@ def _over_heads(
 ) -> dict[str, list[float]]:
     """[value, low, high] of what only a set of heads has; found, true (heads, 2): ventricles and outer fluid."""
     rng = np.random.default_rng(0)
-    size = measures.feature_scale(real)
     draws = [np.arange(len(true)), *(rng.integers(0, len(true), len(true)) for _ in range(500))]
 
     def spread(value: Callable[[np.ndarray], float], count: int) -> list[float]:
@@ -169,8 +168,7 @@ def _over_heads(
         "volume_rho": spread(lambda some: measures.rank_correlation(found[some, 0], true[some, 0]), 500),
         "csf_rho": spread(lambda some: measures.rank_correlation(found[some, 1], true[some, 1]), 500),
         "volume_bias": spread(lambda some: float(np.median(found[some, 0] / np.maximum(true[some, 0], 1) - 1)), 500),
-        "kid": spread(lambda some: measures.kernel_distance(
-            np.concatenate([features[n] for n in some]) / size, real / size), 50),
+        "kid": measures.kernel_distance_of(features, real),
     }
 
 

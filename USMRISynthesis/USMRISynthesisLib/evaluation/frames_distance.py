@@ -7,7 +7,7 @@ one by one, and their true MR, held-out heads all of them.  A set can lie near w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,6 @@ from .synthesis import Case, cases
 from .synthesis_frames import PredictFrame
 
 PLANE = list(range(72, 89, 4))  # a frame's own plane is known to within half a centimetre at best
-RESAMPLED = 200
 FIGURES = ("frames_kid", "frames_kid_ultrasound", "frames_kid_simulated", "frames_kid_truth")
 
 Group = list[np.ndarray]  # features (n, channels) of each subject
@@ -38,7 +37,7 @@ def evaluate(
     """[value, low, high] of each of FIGURES, all to true MR of the heads in `train` in slices about the frames' plane.
 
     file: `hc18.npz` of `usmri simulate`, of which the held-out fetuses are taken, `limit` frames evenly chosen;
-    simulated: held-out cases.  95 % intervals, bootstrap over fetuses or heads.  Raises Refused without the frames.
+    simulated: held-out cases.  95 % intervals over fetuses or heads.  Raises Refused without the frames.
     """
     us, fan, axes, fetus = held_out(file)
     chosen = np.arange(len(us)) if limit is None else np.unique(np.linspace(0, len(us) - 1, limit).round().astype(int))
@@ -57,8 +56,7 @@ def evaluate(
         "frames_kid_truth": [_of_head(network, case) for case in cases(simulated)],
     }
     real = np.concatenate([_of_head(network, case) for case in cases(train)])
-    scale = measures.feature_scale(real)
-    return {name: _distance(group, real, scale) for name, group in groups.items()}
+    return {name: measures.kernel_distance_of(group, real) for name, group in groups.items()}
 
 
 def table(figures: dict[str, list[float]]) -> str:
@@ -78,16 +76,3 @@ def _of_head(network: segmenter.Segmenter, case: Case, predict: PredictFrame | N
 
 def _by_subject(features: np.ndarray, subject: np.ndarray) -> Group:
     return [features[subject == one] for one in np.unique(subject)]
-
-
-def _distance(group: Sequence[np.ndarray], real: np.ndarray, scale: np.ndarray) -> list[float]:
-    """[value, low, high] over the subjects of a group."""
-    rng, theirs = np.random.default_rng(0), real / scale
-
-    def of(some: np.ndarray) -> float:
-        return measures.kernel_distance(np.concatenate([group[n] for n in some]) / scale, theirs)
-
-    value = of(np.arange(len(group)))
-    drawn = [of(rng.integers(0, len(group), len(group))) for _ in range(RESAMPLED)]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return [value, min(float(low), value), max(float(high), value)]

@@ -86,7 +86,7 @@ class Judged:
             overview(us, made.mr / np.float32(127.5) - 1, _spread(made, slice(None)), self.z_mm) for made in self.made)
 
     def cropped(self) -> Judged:
-        """Only the slices that are looked at, with their neighbours: half the memory, and 500 heads fit in 8 GB."""
+        """Only the slices that are looked at, with their neighbours: half the memory; 500 heads still take 11 GB."""
         if not len(self.slices):
             return self
         low, high = max(int(self.slices[0]) - REACH, 0), int(self.slices[-1]) + REACH + 1
