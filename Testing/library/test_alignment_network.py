@@ -235,6 +235,17 @@ def test_where_bfloat16_is_quick_the_last_look_is_still_in_float32(oracle):
     assert {name for name, quick, dtype in asked if quick and dtype is torch.bfloat16} == set(STAGES)
 
 
+def test_a_torch_that_fails_in_bfloat16_goes_on_in_float32(monkeypatch):
+    def broken(self, stage, x, *, last=False):
+        raise RuntimeError("not implemented for 'BFloat16'")
+
+    monkeypatch.setattr(network_align, "native_half", lambda device: (torch.bfloat16, "as the test wants it"))
+    monkeypatch.setattr(network_align.Networks, "__call__", broken)
+    network_align._loaded.clear()
+    assert network_align.load_networks().quick is None
+    network_align._loaded.clear()
+
+
 def test_the_shipped_networks_find_the_sample_alike_in_both_precisions():
     volume = Volume.read(Path(__file__).resolve().parents[2] / "Resources" / "SampleData" / "fetal-head-simulated.nrrd")
     networks, fan = network_align.load_networks(), find_fan(volume.array, volume.spacing)

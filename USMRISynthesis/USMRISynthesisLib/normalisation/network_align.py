@@ -123,20 +123,30 @@ def load_networks(model: str = TASK, *, consent: weights.Consent | None = None) 
         try:
             calibration = Calibration.from_json(manifest.extra["trust"]) if "trust" in manifest.extra else DEFAULT
             parts = _frozen(weights.from_bytes(content, manifest.name, "cpu").float())
-            quick = None
-            if native_half(torch.device("cpu"))[0] is torch.bfloat16:
-                half = weights.from_bytes(content, manifest.name, "cpu").to(torch.bfloat16)
-                quick = _frozen(half.to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]
         except (ValueError, RuntimeError, AttributeError) as error:
             raise Failed("model", f"The model {manifest.name!r} is no alignment model of this version.",
                          "Export it again, or choose another model.") from error
         _loaded.clear()
-        _loaded[manifest.sha256] = Networks(parts, calibration, manifest.name, quick)
+        _loaded[manifest.sha256] = Networks(parts, calibration, manifest.name, _quick(content, manifest.name))
     return _loaded[manifest.sha256]
 
 
 def _frozen(module: torch.nn.Module) -> dict[str, Passes]:
     return {name: torch.jit.freeze(getattr(module, name).eval()) for name in STAGES}
+
+
+def _quick(content: bytes, name: str) -> dict[str, Passes] | None:
+    """The networks in bfloat16 where the CPU computes in it, tried once; None where it or this torch does not."""
+    if native_half(torch.device("cpu"))[0] is not torch.bfloat16:
+        return None
+    module = weights.from_bytes(content, name, "cpu").to(torch.bfloat16)
+    try:
+        quick = Networks({}, quick=_frozen(module.to(memory_format=torch.channels_last_3d)))  # type: ignore[call-overload]
+        for stage, form in STAGES.items():
+            quick(stage, torch.zeros(1, 1, form.size, form.size, form.size))
+    except RuntimeError:
+        return None
+    return dict(quick.quick or {})
 
 
 def align_volume(networks: Networks, volume: Volume, fan: np.ndarray, *,
