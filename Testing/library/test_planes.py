@@ -13,13 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made_training import SIZE, STILL, make_data
+from scipy import ndimage
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.synthesis import pipeline, planes
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 from USMRISynthesisLib.synthesis.pipeline import synthesize
 from USMRISynthesisLib.synthesis.place import PlaceCode
 from USMRISynthesisLib.synthesis.slices import assemble_input
-from USMRISynthesisLib.synthesis.stack import median_of, wanted_slices
+from USMRISynthesisLib.synthesis.stack import combined, wanted_slices
 from USMRISynthesisLib.training.cases import load_cases
 from USMRISynthesisLib.training.configuration import BatchConfig
 from USMRISynthesisLib.training.data import Batch, Slices
@@ -95,10 +96,22 @@ def test_choices_name_planes_and_a_model_without_them_has_none() -> None:
     assert planes.chosen("all", ("axial",)) is None and planes.chosen("sagittal", ("axial",)) is None
 
 
-def test_the_median_is_of_all_three_planes_and_wanted_slices_reach_one_further() -> None:
-    made = dict(zip(planes.PLANES, np.random.default_rng(0).random((3, 4, 4, 4), np.float32), strict=True))
-    np.testing.assert_array_equal(median_of(made), np.median(list(made.values()), axis=0))
-    assert median_of({"axial": made["axial"]}) is made["axial"]
+def test_the_median_is_of_all_three_planes_each_smoothed_across_its_own_slices() -> None:
+    made = dict(zip(planes.PLANES, np.random.default_rng(0).random((3, 4, 5, 6), np.float32), strict=True))
+    smooth = [ndimage.correlate1d(mr, [0.25, 0.5, 0.25], axis, mode="nearest") for axis, mr in enumerate(made.values())]
+    np.testing.assert_allclose(combined(made), np.median(smooth, axis=0), atol=1e-6)
+    assert combined({"axial": made["axial"]}) is made["axial"]
+
+
+def test_a_step_between_one_planes_slices_does_not_come_through() -> None:
+    """A plane whose every other slice is darker: what the median alone lets through where the others lie apart."""
+    low, high = np.full((20, 20, 20), 0.2, np.float32), np.full((20, 20, 20), 0.6, np.float32)
+    steps = np.where(np.arange(20)[:, None, None] % 2, 0.5, 0.3).astype(np.float32) * np.ones_like(low)
+    result = combined({"axial": steps, "coronal": low, "sagittal": high})
+    assert np.abs(result[2:-2] - 0.4).max() < 1e-6
+
+
+def test_wanted_slices_reach_one_further() -> None:
     inside = np.zeros((6, 3, 3), bool)
     inside[2] = True
     assert wanted_slices(inside).tolist() == [False, True, True, True, False, False]

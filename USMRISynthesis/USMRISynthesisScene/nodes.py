@@ -19,7 +19,7 @@ import slicer
 import vtk
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.provenance import marks
-from USMRISynthesisLib.synthesis.result import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
+from USMRISynthesisLib.synthesis.result import DOUBT, GRAVE_DOUBT, PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
 from USMRISynthesisLib.volume import Volume
 
 SOURCE_ROLE = "USMRISynthesis.SourceUltrasound"
@@ -29,7 +29,6 @@ DICOM_UIDS = "DICOM.instanceUIDs"  # where Slicer keeps which DICOM files a volu
 SUPPORT_ROLE = "USMRISynthesis.SupportMap"
 SYNTHETIC_ATTRIBUTE = SYNTHETIC_KEY
 MR_WINDOW = (0.0, 1000.0)
-DOUBT = 0.8  # below this probability of being right a voxel is covered
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ def _support_map(support: Volume, source: slicer.vtkMRMLScalarVolumeNode, output
     display.SetAutoWindowLevel(False)
     if probable:
         display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeRainbow")  # red at its lower end
-        display.SetWindowLevelMinMax(0.0, 4 * DOUBT)  # so that DOUBT is yellow
+        display.SetWindowLevelMinMax(GRAVE_DOUBT, GRAVE_DOUBT + 4 * (DOUBT - GRAVE_DOUBT))  # so that DOUBT is yellow
         display.SetThreshold(0.0005, DOUBT)
     else:
         display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGreen")

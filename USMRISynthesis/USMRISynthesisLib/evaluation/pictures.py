@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image, ImageDraw, ImageFont
 
-from USMRISynthesisLib.synthesis.result import SYNTHETIC
+from USMRISynthesisLib.synthesis.result import DOUBT, GRAVE_DOUBT, SYNTHETIC
 from USMRISynthesisLib.volume import Volume
 
 PIXEL_MM = 0.4
@@ -25,7 +25,6 @@ _MARGIN, _GAP, _HEADER, _TITLE = 24, 10, 40, 34
 _BACKGROUND, _TEXT, _DIM, _NOTICE = (17, 19, 23), (232, 234, 237), (150, 156, 166), (255, 196, 84)
 _STRIP = 22
 _COLUMNS = ("Ultrasound", "MR-like", "Fused", "MR-like, what not to believe")
-_DOUBT = 0.8   # as in Slicer: below this probability of being right the image is covered, red where it is lowest
 # Axis a picture looks along (RAS), then the axes to the right and up; -1 turns the right hand to the left.
 _PLANES = {"axial": (2, (0, -1), (1, 1)), "coronal": (1, (0, -1), (2, 1)), "sagittal": (0, (1, -1), (2, 1))}
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -124,8 +123,9 @@ def _panels(slices: Sequence[np.ndarray], us_level: tuple[float, float]) -> list
 
 def _doubted(bright: np.ndarray, support: np.ndarray, made: np.ndarray) -> np.ndarray:
     """The MR-like slice (h, w), (h, w, 3) in colour: covered where it is not to be believed, red is worst."""
-    colour = np.stack([np.ones_like(support), np.clip(support / _DOUBT, 0, 1), np.zeros_like(support)], axis=-1)
-    share = 0.55 * ((support < _DOUBT) & made)[..., None]
+    yellow = np.clip((support - GRAVE_DOUBT) / (DOUBT - GRAVE_DOUBT), 0, 1)
+    colour = np.stack([np.ones_like(support), yellow, np.zeros_like(support)], axis=-1)
+    share = 0.55 * ((support < DOUBT) & made)[..., None]
     return (1 - share) * bright[..., None] + share * colour
 
 

@@ -17,7 +17,7 @@ from scipy import ndimage, stats
 from ..normalisation.canonical import SPACING_MM, canonical_axis_mm
 from ..synthesis.engine import load_generator
 from ..synthesis.intensity import normalise_ultrasound
-from ..synthesis.stack import median_of, run_planes
+from ..synthesis.stack import combined, run_planes
 from ..synthesis.support import SMOOTHING_MM, WRONG, spread_of, support_map
 from .synthesis import cases, interval
 
@@ -58,7 +58,7 @@ def evaluate(
     for index, case in enumerate(listed):
         us = normalise_ultrasound(case.us, case.fan, form.exponent)
         made = run_planes(generator, us, canonical_axis_mm(), planes=planes)
-        mr, spread = median_of(made), spread_of(made)
+        mr, spread = combined(made), spread_of(made)
         wanted = np.zeros(len(us), bool)
         wanted[SLICES] = True
         said = support_map(generator.support, us, mr, spread, canonical_axis_mm(), wanted, device=generator.device,

@@ -82,13 +82,13 @@ def canonical_prediction(model: str, device: str = "auto", planes: str = "axial"
     """The generator alone, on the true canonical pose: what the training can reach."""
     from ..synthesis.engine import load_generator
     from ..synthesis.intensity import normalise_ultrasound
-    from ..synthesis.stack import median_of, run_planes
+    from ..synthesis.stack import combined, run_planes
 
     generator = load_generator(model, device)
 
     def predict(case: Case) -> np.ndarray:
         us = normalise_ultrasound(case.us, case.fan, generator.manifest.input.exponent)
-        out = median_of(run_planes(generator, us, canonical_axis_mm(), planes=planes))
+        out = combined(run_planes(generator, us, canonical_axis_mm(), planes=planes))
         return np.asarray((out + 1) / 2)
 
     return predict

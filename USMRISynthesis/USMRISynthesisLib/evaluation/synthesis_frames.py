@@ -19,14 +19,14 @@ def frame_prediction(model: str, device: str = "auto") -> PredictFrame:
     from ..normalisation.canonical import HC_PLANE_Z_MM
     from ..synthesis.engine import load_generator
     from ..synthesis.intensity import normalise_ultrasound
-    from ..synthesis.stack import median_of, run_planes
+    from ..synthesis.stack import combined, run_planes
 
     generator = load_generator(model, device)
     exponent = generator.manifest.input.exponent
 
     def predict(us: np.ndarray, fan: np.ndarray) -> np.ndarray:
         seen = normalise_ultrasound(us[None], fan[None], exponent)
-        out = median_of(run_planes(generator, seen, np.array([HC_PLANE_Z_MM])))
+        out = combined(run_planes(generator, seen, np.array([HC_PLANE_Z_MM])))
         return np.asarray((out[0] + 1) / 2)
 
     return predict

@@ -113,7 +113,7 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
     with run.stage("Loading the model", 0.12):
         try:
             from USMRISynthesisLib.synthesis.engine import BATCH, load_generator
-            from USMRISynthesisLib.synthesis.stack import median_of, run_planes, wanted_slices
+            from USMRISynthesisLib.synthesis.stack import combined, run_planes, wanted_slices
         except (ImportError, OSError) as error:   # OSError: an installation that broke half-way
             raise Failed("torch", "PyTorch is not installed, or its installation is broken.",
                          "In Slicer, install it through the PyTorch extension; elsewhere: "
@@ -133,7 +133,7 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         made = run_planes(
             generator, us, z_mm, planes=planes, inside=head & seen, batch=batch, cancel=cancel, log=run.say,
             progress=_within(progress, 0.22, 0.92 if generator.support is None else 0.86))
-        mr = median_of(made)
+        mr = combined(made)
     believed = None
     if generator.support is not None:
         from USMRISynthesisLib.synthesis.support import spread_of, support_map

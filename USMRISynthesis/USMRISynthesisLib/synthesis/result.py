@@ -15,6 +15,8 @@ PROVENANCE_KEY = "USMRISynthesis.Provenance"
 # What a confidence volume means; its provenance says which.
 PROBABILITY = ("probability that the MR-like grey is right within 15 % of the brightest fluid's, learnt and calibrated "
                "on simulated heads")
+# Below the first probability of being right a voxel is covered wherever it is shown, in yellow; at the second, in red.
+DOUBT, GRAVE_DOUBT = 0.9, 0.5
 BEAM_ONLY = "1 where the beam looked inside the head; it does not say how right the image is"
 
 

@@ -41,16 +41,28 @@ def run_planes(
     return made
 
 
-def median_of(made: Mapping[str, np.ndarray]) -> np.ndarray:
-    """One plane as it is; of three the median of each voxel.
+def combined(made: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One plane as it is; of three the median of each voxel, each plane smoothed (1, 2, 1) across its own slices first.
 
-    Not the mean: where one plane fails with a whole head, the mean follows it a third of the way, and steps between
-    one plane's slices come through as stripes (eight heads of weeks 24 and 31: stripe peak 2307 against 130).
+    Not the mean: where one plane fails with a whole head, the mean follows it a third of the way, and steps between one
+    plane's slices come through as stripes (eight heads of weeks 24 and 31: stripe peak 2307; the median alone 130, with
+    the smoothing 84, which true MR has, too).
     """
     if len(made) == 1:
         return next(iter(made.values()))
-    a, b, c = made.values()
+    a, b, c = (canonical_planes.upright(_across(canonical_planes.oriented(mr, plane)), plane)
+               for plane, mr in made.items())  # fmt: skip
     return np.asarray(np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c)))
+
+
+def _across(stack: np.ndarray) -> np.ndarray:
+    """Slices (K, H, W) mixed with their neighbours, 1 : 2 : 1; the ends repeat."""
+    smooth = stack * np.float32(0.5)
+    smooth[1:] += stack[:-1] * np.float32(0.25)
+    smooth[:-1] += stack[1:] * np.float32(0.25)
+    smooth[0] += stack[0] * np.float32(0.25)
+    smooth[-1] += stack[-1] * np.float32(0.25)
+    return smooth
 
 
 def wanted_slices(inside: np.ndarray) -> np.ndarray:

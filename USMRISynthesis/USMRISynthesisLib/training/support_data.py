@@ -22,7 +22,7 @@ from ..synthesis.engine import LoadedGenerator
 from ..synthesis.intensity import normalise_ultrasound
 from ..synthesis.planes import ALL, chosen
 from ..synthesis.slices import LOCATION_SCALE_MM
-from ..synthesis.stack import median_of, run_planes
+from ..synthesis.stack import combined, run_planes
 from ..synthesis.support import ONE_PLANE, REACH, SPREAD_SCALE, WRONG, neighbourhood, overview, spread_of
 
 ENOUGH = 300  # pixels of brain for a slice to be looked at
@@ -103,7 +103,7 @@ def judge(generator: LoadedGenerator, case: Case, *, axial: bool = False) -> Jud
     several = not axial and chosen(ALL, generator.manifest.input.planes) is not None
     planes = run_planes(generator, us, canonical_axis_mm(), planes=ALL if several else "axial")
     inside = case.brain & case.fan
-    results = [(planes["axial"], None)] + ([(median_of(planes), spread_of(planes))] if several else [])
+    results = [(planes["axial"], None)] + ([(combined(planes), spread_of(planes))] if several else [])
     return Judged(
         case.name, _bytes(us),
         tuple(Made(_bytes(mr), _share(error_of((mr + 1) / 2, case.t2, inside)),

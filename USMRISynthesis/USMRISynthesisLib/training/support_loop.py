@@ -55,7 +55,7 @@ def train_support(
     if state is not None and state["model_sha256"] != of:
         raise Refused("model", f"The run in {output} belongs to other weights of {config.model!r}.",
                       "Choose another output.")
-    folder, kept = Path(config.folder), output / f"judged-matched-{of[:16]}"
+    folder, kept = Path(config.folder), output / f"judged-smoothed-{of[:16]}"
     learnt = judged(generator, [*(folder / name for name in config.learn), *map(Path, config.also)], kept,
                     report=report)
     learnt += judged(generator, [Path(name) for name in config.axial], kept, axial=True, report=report)
