@@ -61,8 +61,7 @@ def evaluate(
         mr, spread = combined(made), spread_of(made)
         wanted = np.zeros(len(us), bool)
         wanted[SLICES] = True
-        said = support_map(generator.support, us, mr, spread, canonical_axis_mm(), wanted, device=generator.device,
-                           dtype=generator.dtype)  # fmt: skip
+        said = support_map(generator.support, us, mr, spread, canonical_axis_mm(), wanted, device=generator.device)
         brain = case.brain & case.fan
         inside = brain[SLICES]
         doubts.append(1 - said[SLICES][inside])

@@ -140,7 +140,7 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
 
         with run.stage("Judging what to believe", 0.86):
             believed = support_map(generator.support, us, mr, spread_of(made), z_mm, wanted_slices(head & seen),
-                                   device=generator.device, dtype=generator.dtype, cancel=cancel)
+                                   device=generator.device, cancel=cancel)
     with run.stage("Bringing it back to the image's grid", 0.92):
         values, confidence = _back(mr, head, fan, volume, to_canonical_of, believed)
     manifest = generator.manifest

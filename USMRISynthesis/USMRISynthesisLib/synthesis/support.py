@@ -64,7 +64,6 @@ class SupportNetwork(nn.Module):
     def readings(self, us: Tensor, mr: Tensor, spread: Tensor, z: Tensor, head: Tensor) -> Tensor:
         """(N, 2, H / 2, W / 2): uncalibrated logit of being wrong, and the logarithm of the error's expected size."""
         images = F.avg_pool2d(torch.cat([us, mr, spread], dim=1), 2)
-        # `type_as`, not `to`: a trace keeps the dtype of `to` as a constant, and would fail in half precision
         where = torch.ones_like(images[:, :2]) * self.place.type_as(images)
         told = torch.ones_like(images[:, :1]) * torch.cat([z, head], dim=1)
         x = torch.cat([images, where, told], dim=1)
@@ -133,7 +132,6 @@ def support_map(
     wanted: np.ndarray,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
     cancel: Callable[[], bool] | None = None,
 ) -> np.ndarray:
     """Probability (K, H, W) float32 that the MR's grey is right; 0 on slices that are not `wanted`, (K,) bool.
@@ -143,16 +141,16 @@ def support_map(
     """
     result = np.zeros(us.shape, np.float32)
     todo = np.flatnonzero(wanted)
-    whole = torch.from_numpy(overview(us, mr, spread, z_mm)).view(1, -1, 1, 1).to(device, dtype)
+    whole = torch.from_numpy(overview(us, mr, spread, z_mm)).view(1, -1, 1, 1).to(device)
     for begin in range(0, len(todo), BATCH):
         if cancel is not None and cancel():
             raise Cancelled
         some = todo[begin : begin + BATCH]
         z = torch.from_numpy((z_mm[some] / LOCATION_SCALE_MM).astype(np.float32))[:, None, None, None]
-        images = [torch.from_numpy(neighbourhood(stack, some)).to(device, dtype) for stack in (us, mr)]
+        images = [torch.from_numpy(neighbourhood(stack, some)).to(device) for stack in (us, mr)]
         apart = np.full((len(some), *us.shape[1:]), ONE_PLANE, np.float32) if spread is None else spread[some]
-        images.append(torch.from_numpy(np.ascontiguousarray(apart, np.float32)[:, None]).to(device, dtype))
+        images.append(torch.from_numpy(np.ascontiguousarray(apart, np.float32)[:, None]).to(device))
         with torch.inference_mode():
-            said = network(*images, z.to(device, dtype), whole.expand(len(some), -1, -1, -1))
+            said = network(*images, z.to(device), whole.expand(len(some), -1, -1, -1))
             result[some] = said[:, 0].float().clamp(0, 1).cpu().numpy()
     return result
