@@ -64,7 +64,8 @@ def main(folder: Path) -> None:
     picture = Image.new("RGB", (sum(half.width for half in halves), height), halves[0].getpixel((2, 2)))
     for index, half in enumerate(halves):
         picture.paste(half, (index * halves[0].width, 0))
-    picture.save(folder / "panel.png", optimize=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    picture.quantize(64).save(folder / "panel.png", optimize=True)  # a third of the bytes of full colour
     widget.cleanup()
 
 

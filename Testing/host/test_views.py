@@ -227,7 +227,7 @@ def test_model_with_a_support_map_is_asked_for_once_and_its_map_comes_over_the_m
     asked: list[str] = []
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: asked.append(text) or True)
     panel.logic.synthesizer._worker = WorkerProcess()
-    add_frame()
+    add_head()
     ui.modelComboBox.setCurrentText(str(folder))
     assert ui.modelLabel.text.endswith("Its support map says what not to believe.")
     ui.makeSupportCheckBox.checked = ui.unreliableCheckBox.checked = True
@@ -237,6 +237,7 @@ def test_model_with_a_support_map_is_asked_for_once_and_its_map_comes_over_the_m
     output = panel.panel._comparable()
     believed = slicer.util.arrayFromVolume(output.GetNodeReference(nodes.SUPPORT_ROLE))
     assert nodes.is_probability(provenance_of(output)) and 0 < believed.max() < 1
+    assert not output.GetNodeReference(nodes.SUPPORT_ROLE).GetDisplayNode().GetInterpolate()  # no rim of its own
     ui.supportCheckBox.click()
     for role, shown in ((layout.MR, True), (layout.ULTRASOUND, False)):
         overlay = view(role).mrmlSliceCompositeNode().GetForegroundVolumeID()

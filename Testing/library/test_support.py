@@ -16,7 +16,14 @@ from USMRISynthesisLib.evaluation import support as evaluation
 from USMRISynthesisLib.synthesis import engine
 from USMRISynthesisLib.synthesis.engine import load_generator
 from USMRISynthesisLib.synthesis.result import BEAM_ONLY, PROBABILITY
-from USMRISynthesisLib.synthesis.support import WRONG, SupportNetwork, neighbourhood, spread_of, support_map
+from USMRISynthesisLib.synthesis.support import (
+    WRONG,
+    SupportNetwork,
+    carried_outwards,
+    neighbourhood,
+    spread_of,
+    support_map,
+)
 from USMRISynthesisLib.training import checkpoint as checkpoints
 from USMRISynthesisLib.training.support_configuration import support_configuration_from
 from USMRISynthesisLib.training.support_data import Judged, Made, changed, draw
@@ -243,6 +250,31 @@ def test_a_head_cut_to_the_slices_that_are_looked_at_says_the_same_of_them():
             whole = slices_of(head, head.made[n], head.slices[k : k + 1])
             cut = slices_of(part, part.made[n], part.slices[k : k + 1])
             assert all(torch.equal(a, b) for a, b in zip(whole, cut, strict=True))
+
+
+def test_what_is_said_of_brain_stands_and_beside_it_the_brain_near_by_speaks():
+    brain = np.zeros((2, 40, 40), bool)
+    brain[:, 10:30, 10:30] = True
+    said = np.where(brain, 0.95, 0.1).astype(np.float32)  # of the skull a network that never learnt it says anything
+    said[:, 10:30, 10:14] = 0.5
+    result = carried_outwards(said, brain)
+    np.testing.assert_array_equal(result[brain], said[brain])
+    assert abs(result[0, 20, 31] - 0.95) < 0.01 and abs(result[0, 20, 8] - 0.5) < 0.05
+    assert abs(result[0, 0, 0] - said[brain].mean()) < 0.01
+    assert (carried_outwards(said, np.zeros_like(brain)) == 0).all()
+
+
+def test_a_frame_has_no_support_map_of_a_model_that_learnt_it_from_volumes(own_model, heads, tmp_path, head):
+    from dataclasses import replace
+
+    from USMRISynthesisLib.synthesis.pipeline import synthesize
+
+    saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
+    add_support(checkpoints.load(saved), own_model)
+    middle = head.shape[0] // 2
+    frame = replace(head, array=head.array[middle : middle + 1])
+    result = synthesize(frame, model=str(own_model), device="cpu", unreliable=True)
+    assert result.provenance["support"] == {"meaning": BEAM_ONLY}
 
 
 def test_a_support_map_for_other_weights_is_refused(own_model, heads, tmp_path):

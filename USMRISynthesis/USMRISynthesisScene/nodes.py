@@ -224,6 +224,7 @@ def _support_map(support: Volume, source: slicer.vtkMRMLScalarVolumeNode, output
         display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeRainbow")  # red at its lower end
         display.SetWindowLevelMinMax(GRAVE_DOUBT, GRAVE_DOUBT + 4 * (DOUBT - GRAVE_DOUBT))  # so that DOUBT is yellow
         display.SetThreshold(0.0005, DOUBT)
+        display.SetInterpolate(False)  # between a sure voxel and what was not seen lies no doubt: a red rim else
     else:
         display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGreen")
         display.SetWindowLevelMinMax(0.0, 1.0)

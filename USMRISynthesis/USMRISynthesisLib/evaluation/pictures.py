@@ -89,7 +89,8 @@ def _rows(case: Case) -> list[tuple[str, tuple[str, str, str, str], list[Image.I
         turned[:3] /= np.cbrt(abs(np.linalg.det(turned[:3, :3])))
         volumes = [replace(volume, ijk_to_ras=turned @ volume.ijk_to_ras) for volume in volumes]
     grid = _ras_grid(volumes[1])
-    arrays = [_resampled(volume, grid) for volume in volumes]
+    # Between a doubtful and an unseen voxel there is no half: the support map's own voxels are shown.
+    arrays = [_resampled(volume, grid, linear=n < 2) for n, volume in enumerate(volumes)]
     centre = _centre(arrays[1])
     rows = []
     for name, (normal, right, up) in _PLANES.items():
@@ -125,7 +126,7 @@ def _doubted(bright: np.ndarray, support: np.ndarray, made: np.ndarray) -> np.nd
     """The MR-like slice (h, w), (h, w, 3) in colour: covered where it is not to be believed, red is worst."""
     yellow = np.clip((support - GRAVE_DOUBT) / (DOUBT - GRAVE_DOUBT), 0, 1)
     colour = np.stack([np.ones_like(support), yellow, np.zeros_like(support)], axis=-1)
-    share = 0.55 * ((support < DOUBT) & made)[..., None]
+    share = 0.55 * ((support < DOUBT) & (support > 0) & made)[..., None]
     return (1 - share) * bright[..., None] + share * colour
 
 
@@ -156,7 +157,7 @@ def _ras_grid(mr: Volume) -> tuple[np.ndarray, tuple[int, int, int]]:
     return start, (nx, ny, nz)
 
 
-def _resampled(volume: Volume, grid: tuple[np.ndarray, tuple[int, int, int]]) -> np.ndarray:
+def _resampled(volume: Volume, grid: tuple[np.ndarray, tuple[int, int, int]], *, linear: bool = True) -> np.ndarray:
     """The volume on an RAS grid: (z, y, x) float32. Index space throughout, so that any affine will do."""
     start, size = grid
     to_voxel = np.linalg.inv(volume.ijk_to_ras)
@@ -167,7 +168,7 @@ def _resampled(volume: Volume, grid: tuple[np.ndarray, tuple[int, int, int]]) ->
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize(list(size))
     resampler.SetTransform(transform)
-    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetInterpolator(sitk.sitkLinear if linear else sitk.sitkNearestNeighbor)
     return sitk.GetArrayFromImage(resampler.Execute(image))
 
 

@@ -129,17 +129,18 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         seen = to_canonical(fan, volume.ijk_to_ras, to_canonical_of, order=0)[0] > 0.5
         us = normalise_ultrasound(slices, seen, generator.manifest.input.exponent)
         head = alignment.head_mask(z_mm)
+    judging = None if volume.is_frame else generator.support  # it learnt from volumes: of a frame it knows nothing
     with run.stage("Synthesising", 0.22):
         made = run_planes(
             generator, us, z_mm, planes=planes, inside=head & seen, batch=batch, cancel=cancel, log=run.say,
-            progress=_within(progress, 0.22, 0.92 if generator.support is None else 0.86))
+            progress=_within(progress, 0.22, 0.92 if judging is None else 0.86))
         mr = combined(made)
     believed = None
-    if generator.support is not None:
+    if judging is not None:
         from USMRISynthesisLib.synthesis.support import spread_of, support_map
 
         with run.stage("Judging what to believe", 0.86):
-            believed = support_map(generator.support, us, mr, spread_of(made), z_mm, wanted_slices(head & seen),
+            believed = support_map(judging, us, mr, spread_of(made), z_mm, wanted_slices(head & seen),
                                    device=generator.device, cancel=cancel)
     with run.stage("Bringing it back to the image's grid", 0.92):
         values, confidence = _back(mr, head, fan, volume, to_canonical_of, believed)

@@ -15,9 +15,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor, nn
 
 from ..errors import Cancelled
+from ..normalisation.canonical import SPACING_MM
 from .slices import LOCATION_SCALE_MM
 
 WRONG = 0.15  # of the brightest fluid's grey, the brain's mean matched, smoothed; white and grey matter lie 0.2 apart
@@ -29,6 +31,8 @@ BRAIN_HALF_HEIGHT_MM = 26.0
 REACH = 2  # slices to the neighbours that are looked at, 1.2 mm
 BATCH = 4
 SPREAD_SCALE = 5.0
+BRAIN = -0.5  # MR in [-1, 1] from which on there is brain to judge
+RIM_MM = 1.2  # how softly its edge's probability is carried outwards
 ONE_PLANE = -1.0  # in place of a spread, where there is one plane only
 
 
@@ -152,5 +156,19 @@ def support_map(
         images.append(torch.from_numpy(np.ascontiguousarray(apart, np.float32)[:, None]).to(device))
         with torch.inference_mode():
             said = network(*images, z.to(device), whole.expand(len(some), -1, -1, -1))
-            result[some] = said[:, 0].float().clamp(0, 1).cpu().numpy()
+            result[some] = carried_outwards(said[:, 0].float().clamp(0, 1).cpu().numpy(), mr[some] > BRAIN)
     return result
+
+
+def carried_outwards(probability: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """Probability (n, H, W) as it is in the MR-like brain (n, H, W), beside it that of the brain near by, and the
+    brain's mean further off.
+
+    The network learnt from brain alone: what it says of the skull means nothing, and would draw a red rim.
+    """
+    weight = brain.astype(np.float32)
+    sigma = (0.0, RIM_MM / SPACING_MM, RIM_MM / SPACING_MM)
+    near = ndimage.gaussian_filter(weight, sigma)
+    mean = probability[brain].mean() if brain.any() else np.float32(0)
+    outside = (ndimage.gaussian_filter(probability * weight, sigma) + 1e-3 * mean) / (near + 1e-3)
+    return np.asarray(np.where(brain, probability, outside), np.float32)
