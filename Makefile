@@ -12,7 +12,7 @@ TORCH_ARGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 TORCH := $(shell grep '^torch==' requirements.txt)
 DATA ?= $(if $(USMRI_DATA),$(USMRI_DATA),../shared/data)
 
-.PHONY: demo test test-inside check simulate train samples clean
+.PHONY: demo test test-inside check simulate simulate-support train samples clean
 
 demo: .venv/.runtime
 	$(BIN)/python -m USMRISynthesisLib.demo build/demo
@@ -27,6 +27,12 @@ simulate: .venv/.test
 	$(BIN)/usmri simulate configs/simulation.json data/sim --data $(DATA)
 	$(BIN)/usmri simulate configs/more-heads.json data/more --data $(DATA)
 	$(BIN)/usmri simulate configs/third-heads.json data/third --data $(DATA)
+
+simulate-support: .venv/.test
+	$(BIN)/usmri simulate configs/support-heads.json data/support --data $(DATA)
+	$(BIN)/usmri simulate configs/support-anomalies.json data/support-more --data $(DATA)
+	$(BIN)/usmri simulate configs/support-failures.json data/support-failures --data $(DATA)
+	$(BIN)/usmri simulate configs/support-weeks.json data/support-weeks --data $(DATA)
 
 train: .venv/.test
 	mkdir -p runs/start && git show e9c7f32:model_weights/default/model.pt > runs/start/model.pt

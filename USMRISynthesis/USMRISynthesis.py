@@ -162,7 +162,7 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
             all, for the median of the three
         :param transform: linear transform node or 4x4 array to canonical fetal space, instead of the automatic one
         :param progress: called as progress(fraction, stage)
-        :param support: also add the map of where the beam looked inside the head
+        :param support: also add the map of how probable it is that the grey is right; of a frame, where the beam was
         :param masks: also add a segmentation of the fan and the head
         :param unreliable: go on although the head was not found reliably, which is refused otherwise
         :param gestational_age: weeks (14 to 42) where it is known, a prior for the head's size

@@ -181,7 +181,14 @@ def test_trained_exported_used_and_measured(own_model, heads, tmp_path, head):
     assert before.provenance["support"] == {"meaning": BEAM_ONLY}
     config = configured(tmp_path, heads, own_model)
     assert cli.main(["train", str(config), "--quiet"]) == 0
-    assert cli.main(["export", str(tmp_path / "run" / "checkpoint.pt"), str(own_model)]) == 0
+    printed = tmp_path / "printed.json"
+    printed.write_text('{"support_auc": [0.7, 0.6, 0.8], "support_wrong_share": 0.05, "support_error_rho": 0.5}')
+    exporting = ["export", str(tmp_path / "run" / "checkpoint.pt"), str(own_model)]
+    assert cli.main([*exporting, "--figures", str(tmp_path / "none.json")]) == 2  # refused before anything is written
+    assert not (own_model / "support.pt").exists()
+    assert cli.main([*exporting, "--figures", str(printed)]) == 0
+    assert "- auc: 0.700 [0.600, 0.800]" in (own_model / "README.md").read_text()
+    assert cli.main(exporting) == 0
     assert weights.hash_matches(own_model)
     card = (own_model / "README.md").read_text()
     assert card.count("## Support map") == 1 and "untested" in card

@@ -90,7 +90,8 @@ def export(options: Namespace) -> Outcome:
     if content.get("task") == "support":
         from USMRISynthesisLib.training.support_export import add_support
 
-        folder = add_support(content, options.output)
+        measured = _support_figures(Path(options.figures)) if options.figures else None
+        folder = add_support(content, options.output, measured)
         return f"Wrote the support map into {folder}.", {"model": str(folder)}
     if content.get("task") in exporters:
         folder = exporters[content["task"]](content, options.output, version=options.model_version,
@@ -102,6 +103,18 @@ def export(options: Namespace) -> Outcome:
                           name=options.name or Path(options.output).resolve().name,
                           figures=_figures(Path(options.figures)) if options.figures else None)
     return f"Wrote {folder}.", {"model": str(folder)}
+
+
+def _support_figures(path: Path) -> dict[str, str]:
+    """The support map's figures from an evaluation's JSON. Raises Refused for anything else."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        value, low, high = result["support_auc"]
+        return {"auc": f"{value:.3f} [{low:.3f}, {high:.3f}]",
+                **{key: f"{result[f'support_{key}']:.3f}" for key in ("wrong_share", "error_rho")}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refused("figures", f"{path} is not what an evaluation of a model with a support map printed.",
+                      "Give what `usmri evaluate synthesis --json` wrote.") from error
 
 
 def _figures(path: Path) -> dict[str, str]:

@@ -26,7 +26,7 @@ class SynthesisParameters:
     device - Where the networks run.
     planes - Along which slices the network goes, where the model knows several: one plane, or all combined.
     showComparison - Show the result side by side with the ultrasound.
-    makeSupport - Add the volume that says where the beam looked inside the head.
+    makeSupport - Add the support map: how probable it is that the grey is right; of a frame, where the beam looked.
     goOnUnreliable - Synthesise although the head was not found reliably.
     gestationalAge - Weeks, a prior for the head's size; 0 where it is not known.
     makeMasks - Add the segmentation of fan and head.

@@ -63,7 +63,8 @@ class Synthesizer(WorkerRun):
             transform: linear transform node or 4x4 array, the input's local RAS to canonical space; None aligns
                 the head automatically.
             trust: the user has agreed to run this model, which comes from outside the installation.
-            support: also make the map of where the beam looked inside the head.
+            support: also make the support map: how probable it is that the grey is right; of a frame, where the beam
+                looked.
             masks: also make a segmentation of the fan and the head.
             unreliable: go on although the head was not found reliably.
             gestational_age: weeks, where it is known: a prior for the head's size.

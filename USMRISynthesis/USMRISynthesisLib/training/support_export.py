@@ -26,7 +26,7 @@ _HEADING = "## Support map"
 _END = "SHA-256 of `model.pt`"
 
 
-def add_support(content: Mapping[str, Any], folder: str | Path, figures: Mapping[str, float] | None = None) -> Path:
+def add_support(content: Mapping[str, Any], folder: str | Path, figures: Mapping[str, str] | None = None) -> Path:
     """Write the averaged network beside the model's weights, and into its manifest and card; returns the folder.
 
     content: a support run's checkpoint. Raises Refused where it was trained for other weights, Failed where the saved
@@ -74,8 +74,8 @@ def described_card(card: str, record: Mapping[str, Any]) -> str:
         f"{record['steps']} steps, calibrated on "
         f"{', '.join(config['calibrate'])}, seed {config['seed']}, {record['date']}.",
         "- It knows only what it has seen go wrong: simulated heads. On real ultrasound it is untested, and an anomaly "
-        "of a kind that it never met can look well supported.",
-        *[f"- {key}: {value:.3f}" for key, value in record["figures"].items()],
+        "of a kind that it never met can look well supported. Of frames, which it never saw, it says nothing.",
+        *[f"- {key}: {value}" for key, value in record["figures"].items()],
         "", f"SHA-256 of `{record['file']}`: `{record['sha256']}`", "", "",
     ])  # fmt: skip
     at = card.find(_END)
