@@ -50,8 +50,9 @@ class DisplaySection:
         supported = output is not None and output.GetNodeReference(nodes.SUPPORT_ROLE) is not None
         self.ui.supportCheckBox.enabled = supported
         self.ui.supportCheckBox.toolTip = (
-            _("Where the MR-like image is not to be believed, over it: red is worst, then yellow. Learnt from "
-              "simulated heads.") if supported and nodes.is_probability(provenance_of(output)) else
+            _("Where the MR-like image is not to be believed, over it: red is worst, then yellow. What is not covered "
+              "is not thereby right. Learnt from simulated heads.")
+            if supported and nodes.is_probability(provenance_of(output)) else
             _("Where the beam looked inside the head, in green over the ultrasound. It does not say how right the "
               "MR-like image is.") if supported else
             _("Tick \"Add the support map\" under Output and synthesize again."))
