@@ -14,7 +14,7 @@ import numpy as np
 
 from ..normalisation.canonical import HC_PLANE_Z_MM, canonical_axis_mm
 from . import measures, segmenter
-from .real_frames import ellipse, held_out
+from .real_frames import ellipse, evenly, held_out
 from .synthesis import Case, cases
 from .synthesis_frames import PredictFrame
 
@@ -40,7 +40,7 @@ def evaluate(
     simulated: held-out cases.  95 % intervals over fetuses or heads.  Raises Refused without the frames.
     """
     us, fan, axes, fetus = held_out(file)
-    chosen = np.arange(len(us)) if limit is None else np.unique(np.linspace(0, len(us) - 1, limit).round().astype(int))
+    chosen = evenly(len(us), limit)
     made, copied = [], []
     for n, index in enumerate(chosen):
         head = ellipse(axes[index]) & fan[index]

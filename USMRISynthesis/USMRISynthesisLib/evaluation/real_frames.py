@@ -39,7 +39,7 @@ def evaluate(
     the output to that of the ellipse, both inside the fan. Raises Refused where the frames are missing.
     """
     us, fan, axes, _ = held_out(file)
-    chosen = np.arange(len(us)) if limit is None else np.unique(np.linspace(0, len(us) - 1, limit).round().astype(int))
+    chosen = evenly(len(us), limit)
     rows = []
     for n, index in enumerate(chosen):
         rows.append(_measured(us[index], fan[index], axes[index], predict))
@@ -66,7 +66,7 @@ def draw(file: Path, predict: PredictFrame, target: Path) -> None:
     from PIL import Image, ImageDraw
 
     us, fan, _, _ = held_out(file)
-    chosen = np.unique(np.linspace(0, len(us) - 1, SHOWN).round().astype(int))
+    chosen = evenly(len(us), SHOWN)
     rows = -(-len(chosen) // COLUMNS)
     sheet = Image.new("L", (COLUMNS * SIZE, rows * (2 * SIZE + STRIP)))
     for n, index in enumerate(chosen):
@@ -77,6 +77,11 @@ def draw(file: Path, predict: PredictFrame, target: Path) -> None:
         ImageDraw.Draw(sheet).text((x + 4, y + 2 * SIZE + 2), "MR-like: SYNTHETIC", fill=255)
     target.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(target)
+
+
+def evenly(count: int, limit: int | None) -> np.ndarray:
+    """Indices of at most `limit` of so many frames, evenly chosen; of all where None."""
+    return np.unique(np.linspace(0, count - 1, count if limit is None else limit).round().astype(int))
 
 
 def held_out(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

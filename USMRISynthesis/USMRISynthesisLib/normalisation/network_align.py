@@ -141,12 +141,13 @@ def _quick(content: bytes, name: str) -> dict[str, Passes] | None:
         return None
     module = weights.from_bytes(content, name, "cpu").to(torch.bfloat16)
     try:
-        quick = Networks({}, quick=_frozen(module.to(memory_format=torch.channels_last_3d)))  # type: ignore[call-overload]
+        quick = _frozen(module.to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]
+        networks = Networks({}, quick=quick)
         for stage, form in STAGES.items():
-            quick(stage, torch.zeros(1, 1, form.size, form.size, form.size))
+            networks(stage, torch.zeros(1, 1, form.size, form.size, form.size))
     except RuntimeError:
         return None
-    return dict(quick.quick or {})
+    return quick
 
 
 def align_volume(networks: Networks, volume: Volume, fan: np.ndarray, *,

@@ -156,7 +156,9 @@ def support_map(
         images.append(torch.from_numpy(np.ascontiguousarray(apart, np.float32)[:, None]).to(device))
         with torch.inference_mode():
             said = network(*images, z.to(device), whole.expand(len(some), -1, -1, -1))
-            result[some] = carried_outwards(said[:, 0].float().clamp(0, 1).cpu().numpy(), mr[some] > BRAIN)
+            result[some] = said[:, 0].float().clamp(0, 1).cpu().numpy()
+    if len(todo):
+        result[todo] = carried_outwards(result[todo], mr[todo] > BRAIN)
     return result
 
 
