@@ -1,7 +1,7 @@
 """A host for testing Slicer modules on machines without Slicer. It is no product and is not installed.
 
 Real: MRML, its logic, displayable managers and `slicer.util`, from the `slicer-core` wheel. Qt for Python stands in
-for PythonQt; Slicer's and CTK's own Qt classes are generated from `qt-classes.json`, so a property, signal or slot
+for PythonQt; Slicer's and CTK's own Qt classes are generated from `qt-classes.json.gz`, so a property, signal or slot
 that Slicer does not have raises AttributeError, and one that it has but the host does not play raises
 NotImplementedError. `ScriptedLoadableModule`, `parameterNodeWrapper`, `i18n` and `slicer.app` are the parts that
 the product uses, written after their documented behaviour.

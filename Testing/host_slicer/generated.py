@@ -6,6 +6,7 @@ Slicer.
 """
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Callable
@@ -26,7 +27,8 @@ _played: dict[str, type] = {}
 
 @cache
 def api() -> dict[str, Any]:
-    return json.loads((Path(__file__).parent / "qt-classes.json").read_text(encoding="utf-8"))["classes"]
+    with gzip.open(Path(__file__).parent / "qt-classes.json.gz", "rt", encoding="utf-8") as file:
+        return json.load(file)["classes"]
 
 
 def slicer_class(name: str) -> type:
