@@ -33,6 +33,8 @@ simulate-support: .venv/.test
 	$(BIN)/usmri simulate configs/support-anomalies.json data/support-more --data $(DATA)
 	$(BIN)/usmri simulate configs/support-failures.json data/support-failures --data $(DATA)
 	$(BIN)/usmri simulate configs/support-weeks.json data/support-weeks --data $(DATA)
+	$(BIN)/usmri simulate configs/support-hazy.json data/support-hazy --data $(DATA)
+	$(BIN)/usmri simulate configs/support-wider.json data/support-wider --data $(DATA)
 
 train: .venv/.test
 	mkdir -p runs/start && git show e9c7f32:model_weights/default/model.pt > runs/start/model.pt

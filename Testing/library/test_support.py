@@ -15,18 +15,21 @@ from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.evaluation import support as evaluation
 from USMRISynthesisLib.synthesis import engine
 from USMRISynthesisLib.synthesis.engine import load_generator
+from USMRISynthesisLib.synthesis.planes import PLANES
 from USMRISynthesisLib.synthesis.result import BEAM_ONLY, PROBABILITY
 from USMRISynthesisLib.synthesis.support import (
     WRONG,
     SupportNetwork,
     carried_outwards,
+    cells_of,
+    head_of,
     neighbourhood,
     spread_of,
     support_map,
 )
 from USMRISynthesisLib.training import checkpoint as checkpoints
 from USMRISynthesisLib.training.support_configuration import support_configuration_from
-from USMRISynthesisLib.training.support_data import Judged, Made, changed, draw
+from USMRISynthesisLib.training.support_data import Judged, Made, _mirrored, changed, draw, slices_of
 from USMRISynthesisLib.training.support_export import add_support
 from USMRISynthesisLib.training.support_loop import calibrate, train_support
 from USMRISynthesisLib.volume import Volume
@@ -39,17 +42,21 @@ def quiet(text: str) -> None:
 def judged_head(seed: int) -> Judged:
     """A head that is wrong just where its MR is bright: what a network can learn within seconds."""
     rng = np.random.default_rng(seed)
-    us = rng.integers(0, 255, (12, 160, 160)).astype(np.uint8)
+    us = rng.integers(0, 255, (80, 80, 80)).astype(np.uint8)
     mr = np.full(us.shape, 90, np.uint8)
     wrong = np.zeros(us.shape, bool)
-    row, column = rng.integers(40, 80, 2)
-    wrong[:, row : row + 40, column : column + 40] = True
+    row, column = rng.integers(15, 35, 2)
+    wrong[25:60, row : row + 30, column : column + 30] = True
     mr[wrong] = 220
-    inside = np.zeros(us.shape, bool)
-    inside[:, 20:140, 20:140] = True
-    error = np.where(wrong, 200, 0).astype(np.uint8)
-    made = Made(mr, error, None), Made(mr, error, wrong * np.uint8(40))
-    return Judged(f"head-{seed}", us, made, inside, np.arange(12))
+    inside = np.zeros(us.shape, np.uint8)
+    inside[20:60, 10:70, 10:70] = 255
+    error, share = wrong * np.uint8(200), wrong * np.uint8(255)
+    return Judged(f"head-{seed}", us, (Made(mr, error, share, None), Made(mr, error, share, wrong * np.uint8(40))),
+                  inside)  # fmt: skip
+
+
+def voxels(cells: np.ndarray) -> np.ndarray:
+    return cells.repeat(2, 0).repeat(2, 1).repeat(2, 2)
 
 
 def wrong_of(mr: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -69,31 +76,68 @@ def test_wrong_is_what_is_off_by_more_than_a_step_between_tissues_and_not_an_edg
     assert wrong_of(np.roll(truth, 4, axis=2), truth).any()
 
 
-def test_a_mirrored_sample_is_mirrored_as_a_whole():
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_mirrored_slice_is_the_slice_of_the_mirrored_head(plane):
     head = judged_head(0)
-    batch = draw([head], 8, np.random.default_rng(1))
-    bright = (batch.mr[:, 1:2] > 0).float()
-    halved = torch.nn.functional.avg_pool2d(bright, 2)
-    assert torch.equal(halved, batch.wrong)
-    several = batch.spread.amin(dim=(1, 2, 3)) >= 0
-    assert 0 < several.sum() < 8 and (batch.spread[~several] == -1).all()
-    assert torch.equal(batch.spread[several] > 0, bright[several] > 0)
-    assert len({tuple(w.flatten().tolist()) for w in batch.wrong}) == 2  # one head, mirrored or not
+    rng = np.random.default_rng(1)
+
+    def turned(cells):
+        return None if cells is None else cells[:, :, ::-1]
+
+    made = tuple(Made(*map(turned, (m.mr, m.error, m.wrong, m.spread))) for m in head.made)
+    other = Judged("mirrored", turned(head.us), made, turned(head.inside))
+    k = int(rng.choice(head.enough[plane]))
+    there = 79 - k if plane == "sagittal" else k
+    for n in range(2):
+        mirrored = _mirrored(slices_of(head, n, plane, np.array([k])), plane)
+        for a, b in zip(mirrored, slices_of(other, n, plane, np.array([there])), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_a_batch_is_of_one_plane_and_of_several_and_its_truth_is_its_own():
+    batch = draw([judged_head(0)], 12, np.random.default_rng(1))
+    bright = (batch.cells[:, 4:5] > 0).float()
+    assert torch.equal(bright, batch.wrong)
+    spread = batch.cells[:, 6:7]
+    several = spread.amin(dim=(1, 2, 3)) >= 0
+    assert 0 < several.sum() < 12 and (spread[~several] == -1).all()
+    assert torch.equal(spread[several] > 0, bright[several] > 0)
+
+
+def test_every_plane_tells_where_a_slice_lies_and_left_and_right_are_alike():
+    head = head_of(*(np.zeros((160, 160, 160), np.float32),) * 2, None)
+    for n, plane in enumerate(PLANES):
+        cells, told = head.slices(plane, np.array([0, 39, 40, 79]))
+        row, column, depth = cells[0, -2], cells[0, -1], told[:, 0, 0, 0]
+        assert told[:, -3 + n].all() and told[:, -3:].sum() == 4
+        assert row[0, 0] == -1 and row[-1, 0] == 1 and column[0, -1] == 1
+        sagittal = plane == "sagittal"
+        assert column[0, 0] == (-1 if sagittal else 1)
+        assert depth[0] == (1 if sagittal else -1) and depth[3] == 1 and (depth[1] == depth[2]) == sagittal
+
+
+def test_a_cell_is_the_mean_of_eight_voxels():
+    voxels_here = np.zeros((4, 4, 4), np.float32)
+    voxels_here[:2, :2, :2] = 1
+    voxels_here[3, 3, 3] = 4
+    assert cells_of(voxels_here).tolist() == [[[1, 0], [0, 0]], [[0, 0], [0, 0.5]]]
+    assert cells_of(voxels_here > 2)[1, 1, 1] == 0.125
 
 
 def test_what_is_wrong_moves_with_the_images():
     batch = draw([judged_head(0)], 6, np.random.default_rng(1))
     other = changed(batch, np.random.default_rng(2))
     assert [part.shape for part in other] == [part.shape for part in batch]
-    bright = torch.nn.functional.avg_pool2d((other.mr[:, 1:2] > 0.1).float(), 2)
-    assert float((bright - other.wrong).abs().mean()) < 0.02 < float((batch.wrong - other.wrong).abs().mean())
+    bright = (other.cells[:, 4:5] > 0.1).float()
+    assert float((bright - other.wrong).abs().mean()) < 0.008 < float((batch.wrong - other.wrong).abs().mean())
+    assert torch.equal(batch.cells[:, 7:], other.cells[:, 7:])  # where it lies stays: a head lies elsewhere
     again = changed(batch, np.random.default_rng(2))
     assert all(torch.equal(a, b) for a, b in zip(other, again, strict=True))
 
 
 def test_the_ends_of_the_stack_stand_in_for_slices_beyond_it():
     stack = np.arange(6, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
-    assert neighbourhood(stack, np.array([0, 3, 5]))[:, :, 0, 0].tolist() == [[0, 0, 2], [1, 3, 5], [3, 5, 5]]
+    assert neighbourhood(stack, np.array([0, 3, 5]))[:, :, 0, 0].tolist() == [[0, 0, 1], [2, 3, 4], [4, 5, 5]]
 
 
 def test_it_learns_what_goes_wrong_and_its_probabilities_are_shares():
@@ -102,26 +146,25 @@ def test_it_learns_what_goes_wrong_and_its_probabilities_are_shares():
     heads = [judged_head(n) for n in range(3)]
     optimiser = torch.optim.Adam(network.parameters(), 2e-3)
     rng = np.random.default_rng(0)
-    for _ in range(12):
-        batch = draw(heads, 3, rng)
-        logits = network.readings(*batch[:5])[:, :1]
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.wrong)
+    for _ in range(40):
+        batch = draw(heads, 4, rng)
+        said = network.readings(*batch[:2])[:, :1]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(said, batch.wrong)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     network.eval()
     calibrate(network, [judged_head(7)])
     held = judged_head(8)
-    wanted = np.zeros(12, bool)
-    wanted[3:9] = True
+    inside = voxels(held.inside) > 0
     for made in held.made:
-        us, mr = (stack.astype(np.float32) / 127.5 - 1 for stack in (held.us, made.mr))
-        spread = None if made.spread is None else made.spread / np.float32(51)
-        said = support_map(network, us, mr, spread, np.linspace(-3, 3, 12), wanted)
-        assert not said[~wanted].any() and said[wanted].min() >= 0 and said.max() <= 1
-        inside = held.inside & wanted[:, None, None]
-        assert evaluation.auc(1 - said[inside], made.wrong[inside]) > 0.9
-        assert abs((1 - said[inside]).mean() - made.wrong[inside].mean()) < 0.08
+        us, mr = (voxels(stack).astype(np.float32) / 127.5 - 1 for stack in (held.us, made.mr))
+        spread = None if made.spread is None else voxels(made.spread) / np.float32(51)
+        said = support_map(network, us, mr, spread, inside)
+        assert said.shape == us.shape and 0 <= said.min() and said.max() <= 1
+        wrong = voxels(made.wrong)[inside] > 0
+        assert evaluation.auc(1 - said[inside], wrong) > 0.9
+        assert abs((1 - said[inside]).mean() - wrong.mean()) < 0.08
 
 
 def test_planes_that_agree_have_no_spread_and_one_plane_has_none_to_tell():
@@ -132,8 +175,8 @@ def test_planes_that_agree_have_no_spread_and_one_plane_has_none_to_tell():
 
 def test_cancelling_ends_it():
     with pytest.raises(Cancelled):
-        support_map(SupportNetwork(), np.zeros((4, 160, 160)), np.zeros((4, 160, 160)), None, np.zeros(4),
-                    np.ones(4, bool), cancel=lambda: True)  # fmt: skip
+        support_map(SupportNetwork(), np.zeros((16, 160, 160)), np.zeros((16, 160, 160)), None,
+                    np.ones((16, 160, 160), bool), cancel=lambda: True)  # fmt: skip
 
 
 def test_auc_counts_ties_half_and_is_even_for_one_kind():
@@ -244,29 +287,14 @@ def test_a_model_without_a_support_map_is_not_measured(own_model, heads):
     assert evaluation.evaluate(heads / "val", str(own_model), "cpu") is None
 
 
-def test_a_head_cut_to_the_slices_that_are_looked_at_says_the_same_of_them():
-    from dataclasses import replace
-
-    from USMRISynthesisLib.training.support_data import slices_of
-
-    head = replace(judged_head(3), slices=np.arange(4, 9))
-    part = head.cropped()
-    assert part.us.shape[0] == 9 and part.made[0].mr.base is None and part.first == 2
-    for k in range(5):
-        for n in range(len(head.made)):
-            whole = slices_of(head, head.made[n], head.slices[k : k + 1])
-            cut = slices_of(part, part.made[n], part.slices[k : k + 1])
-            assert all(torch.equal(a, b) for a, b in zip(whole, cut, strict=True))
-
-
 def test_what_is_said_of_brain_stands_and_beside_it_the_brain_near_by_speaks():
-    brain = np.zeros((2, 40, 40), bool)
+    brain = np.zeros((20, 40, 40), bool)
     brain[:, 10:30, 10:30] = True
     said = np.where(brain, 0.95, 0.1).astype(np.float32)  # of the skull a network that never learnt it says anything
     said[:, 10:30, 10:14] = 0.5
     result = carried_outwards(said, brain)
     np.testing.assert_array_equal(result[brain], said[brain])
-    assert abs(result[0, 20, 31] - 0.95) < 0.01 and abs(result[0, 20, 8] - 0.5) < 0.05
+    assert abs(result[10, 20, 31] - 0.95) < 0.01 and abs(result[10, 20, 8] - 0.5) < 0.05
     assert abs(result[0, 0, 0] - said[brain].mean()) < 0.01
     assert (carried_outwards(said, np.zeros_like(brain)) == 0).all()
 
@@ -305,6 +333,33 @@ def test_a_tampered_or_missing_support_map_is_not_loaded(own_model, heads, tmp_p
         load_generator(str(own_model), "cpu")
 
 
+def test_a_support_map_of_another_version_is_not_loaded_and_its_remedy_works(own_model, heads, tmp_path):
+    saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
+    add_support(checkpoints.load(saved), own_model)
+    manifest = json.loads((own_model / "manifest.json").read_text())
+    del manifest["support"]["version"]  # as it was before there was more than one
+    (own_model / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Failed, match="made by another version of USMRISynthesis") as refused:
+        load_generator(str(own_model), "cpu")
+    assert "manifest.json" in refused.value.remedy
+    del manifest["support"]
+    (own_model / "manifest.json").write_text(json.dumps(manifest))
+    assert load_generator(str(own_model), "cpu").support is None
+
+
+def test_further_heads_are_calibrated_on(own_model, heads, tmp_path):
+    path = configured(tmp_path, heads, own_model, steps=1)
+    path.write_text(path.read_text() + f'learn = ["train"]\nalso_calibrate = ["{heads / "val"}"]\n')
+    said: list[str] = []
+    other = configured(tmp_path, heads, own_model, output="alone", steps=1)
+    alone = checkpoints.load(train_support(other, report=quiet))
+    both = checkpoints.load(train_support(path, report=said.append))
+    assert any(line.startswith("head-3") for line in said) and both["cases"] == ["head-1"]
+    assert not torch.equal(both["averaged"]["offset"], alone["averaged"]["offset"])
+    add_support(both, own_model)
+    assert f"calibrated on mr, {heads / 'val'}" in (own_model / "README.md").read_text()
+
+
 def test_a_stopped_run_goes_on_exactly(own_model, heads, tmp_path):
     straight = train_support(configured(tmp_path, heads, own_model, output="whole"), report=quiet)
     parts = configured(tmp_path, heads, own_model, output="parts")
@@ -329,7 +384,8 @@ def test_heads_judged_axially_alone_stand_beside_the_others(own_model, heads, tm
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"learn": []}, "learn and calibrate must name a split"), ({"steps": 0}, "steps must be positive"),
-     ({"speed": 1}, "speed is not known"), ({"ema": 1.0}, "ema lie in")],
+     ({"speed": 1}, "speed is not known"), ({"ema": 1.0}, "ema and dropout lie in"),
+     ({"dropout": 1.0}, "ema and dropout lie in")],
 )  # fmt: skip
 def test_a_bad_configuration_is_refused_with_the_reason(change, message):
     with pytest.raises(Refused, match=message):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 CONFIG_DIR_VARIABLE = "USMRI_CONFIG_DIR"
+SUPPORT_VERSION = 2   # of what a support map's network is given: 1 saw single planes, 2 cells along all three
 
 Consent = Callable[[str, str], bool]   # (sha256, name) -> may this code run?
 
@@ -131,7 +132,8 @@ def verified_bytes(folder: str | Path, *, consent: Consent | None = None) -> tup
 def support_bytes(folder: str | Path, manifest: Manifest, *, consent: Consent | None = None) -> bytes | None:
     """The bytes of the model's support map network (`support` in the manifest), checked alike; None where it has none.
 
-    Raises Failed when the file is missing, or is not the one in the manifest, ConsentNeeded without consent.
+    Raises Failed when the file is missing, is not the one in the manifest, or is of another version, ConsentNeeded
+    without consent.
     """
     named = manifest.extra.get("support")
     if named is None:
@@ -139,6 +141,10 @@ def support_bytes(folder: str | Path, manifest: Manifest, *, consent: Consent | 
     file, sha256 = (named.get(key) if isinstance(named, dict) else None for key in ("file", "sha256"))
     if not isinstance(file, str) or not isinstance(sha256, str) or file != Path(file).name:
         raise malformed("support", "has no file and sha256")
+    if named.get("version") != SUPPORT_VERSION:
+        raise Failed("version", f"The support map of the model {manifest.name!r} was made by another version of "
+                     "USMRISynthesis, so it was not loaded.", "Train and export it again, or take `support` out of the "
+                     "model's manifest.json to go without.")
     content = _file_bytes(Path(folder), file, manifest.name)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise Failed("hash", f"The support map of the model {manifest.name!r} is not the one its manifest describes: "

@@ -59,11 +59,9 @@ def evaluate(
         us = normalise_ultrasound(case.us, case.fan, form.exponent)
         made = run_planes(generator, us, canonical_axis_mm(), planes=planes)
         mr, spread = combined(made), spread_of(made)
-        wanted = np.zeros(len(us), bool)
-        wanted[SLICES] = True
-        said = support_map(generator.support, us, mr, spread, canonical_axis_mm(), wanted, device=generator.device)
         brain = case.brain & case.fan
         inside = brain[SLICES]
+        said = support_map(generator.support, us, mr, spread, brain, device=generator.device)
         doubts.append(1 - said[SLICES][inside])
         wrongs.append(error_of((mr + 1) / 2, case.t2, brain)[SLICES][inside] > WRONG)
         edges = [ndimage.gaussian_gradient_magnitude(mr[k].astype(float), 1.5) for k in SLICES]

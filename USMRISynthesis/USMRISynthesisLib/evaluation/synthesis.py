@@ -46,20 +46,29 @@ class Case:
 
 def cases(folder: Path) -> Iterator[Case]:
     """The cases of one split.  Raises Refused if the folder holds none."""
+    return map(read_case, case_files(folder))
+
+
+def case_files(folder: Path) -> list[Path]:
+    """The files of one split's cases, in order.  Raises Refused if the folder holds none."""
     paths = sorted(p for p in folder.glob("*.npz") if ".partial" not in p.name)
     if not paths:
         raise Refused("no-cases", f"{folder} holds no simulated cases.", "Make them with `usmri simulate` first.")
-    for path in paths:
-        with np.load(path) as file:
-            yield Case(
-                path.stem,
-                file["us"],
-                file["t2"].astype(np.float32) / 255,
-                file["labels"],
-                file["fan"],
-                float(file["scale"]),
-                str(file["anomaly"]) if "anomaly" in file else "none",
-            )
+    return paths
+
+
+def read_case(path: Path) -> Case:
+    """One of `case_files`."""
+    with np.load(path) as file:
+        return Case(
+            path.stem,
+            file["us"],
+            file["t2"].astype(np.float32) / 255,
+            file["labels"],
+            file["fan"],
+            float(file["scale"]),
+            str(file["anomaly"]) if "anomaly" in file else "none",
+        )
 
 
 def mean_mr(folder: Path) -> np.ndarray:

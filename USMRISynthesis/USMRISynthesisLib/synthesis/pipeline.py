@@ -140,8 +140,8 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         from USMRISynthesisLib.synthesis.support import spread_of, support_map
 
         with run.stage("Judging what to believe", 0.86):
-            believed = support_map(judging, us, mr, spread_of(made), z_mm, wanted_slices(head & seen),
-                                   device=generator.device, cancel=cancel)
+            believed = support_map(judging, us, mr, spread_of(made), head & seen, device=generator.device,
+                                   cancel=cancel)
     with run.stage("Bringing it back to the image's grid", 0.92):
         values, confidence = _back(mr, head, fan, volume, to_canonical_of, believed)
     manifest = generator.manifest

@@ -19,9 +19,9 @@ class SupportConfig:
 
     model: the generator's model, by name or folder. folder: simulated cases; learn: the splits to learn from, which may
     hold heads that the generator was trained on (its errors there are smaller); calibrate: the splits whose heads it
-    never saw, on which the probabilities are calibrated at the end. also: further folders of heads to learn from.
-    axial: further ones, judged in axial slices alone, in a third of the time. size: weight of the error's size beside
-    the cross-entropy. decay: of the weights, as AdamW's.
+    never saw, on which the probabilities are calibrated at the end. also, also_calibrate: further folders of heads for
+    either. axial: further ones, judged in axial slices alone, in a third of the time. size: weight of the error's size
+    beside the cross-entropy. decay: of the weights, as AdamW's. dropout: share of every level's channels left out.
     """
 
     output: str
@@ -31,6 +31,7 @@ class SupportConfig:
     learn: tuple[str, ...] = ("train", "mr")
     calibrate: tuple[str, ...] = ("mr",)
     also: tuple[str, ...] = ()
+    also_calibrate: tuple[str, ...] = ()
     axial: tuple[str, ...] = ()
     size: float = 0.3
     steps: int = 4000
@@ -41,6 +42,7 @@ class SupportConfig:
     batch: int = 16
     rate: float = 1e-3
     decay: float = 0.03
+    dropout: float = 0.0
     ema: float = 0.995
     log_every: int = 50
     checkpoint_every: int = 500
@@ -55,8 +57,8 @@ class SupportConfig:
         for name in ("steps", "threads", "batch", "rate", "log_every", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive")
-        if self.minutes < 0 or self.size < 0 or not 0 <= self.ema < 1:
-            raise ValueError("minutes and size must be 0 or more, and ema lie in 0..1")
+        if self.minutes < 0 or self.size < 0 or not 0 <= self.ema < 1 or not 0 <= self.dropout < 1:
+            raise ValueError("minutes and size must be 0 or more, and ema and dropout lie in 0..1")
 
     def to_json(self) -> dict[str, Any]:
         """Nested plain values, as a checkpoint and a manifest keep them."""

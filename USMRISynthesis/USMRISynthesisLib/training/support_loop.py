@@ -19,14 +19,14 @@ from scipy import optimize
 
 from ..errors import Cancelled, Failed, Refused
 from ..synthesis.engine import load_generator
-from ..synthesis.support import SupportNetwork
+from ..synthesis.support import SupportNetwork, logits
 from . import checkpoint as checkpoints
 from .monitoring import Log, progress_line
 from .run import average, opened, prepared, stop_signals
 from .support_configuration import TASK, SupportConfig, read_support_configuration, support_configuration_from
-from .support_data import Judged, changed, draw, judged, slices_of
+from .support_data import Judged, changed, draw, judged
 
-SEEN = 5  # the batch's parts that the network sees
+SEEN = 2  # the batch's parts that the network sees
 
 
 def train_support(
@@ -55,13 +55,14 @@ def train_support(
     if state is not None and state["model_sha256"] != of:
         raise Refused("model", f"The run in {output} belongs to other weights of {config.model!r}.",
                       "Choose another output.")
-    folder, kept = Path(config.folder), output / f"judged-smoothed-{of[:16]}"
+    folder, kept = Path(config.folder), output / f"judged-cells-{of[:16]}"
     learnt = judged(generator, [*(folder / name for name in config.learn), *map(Path, config.also)], kept,
                     report=report)
     learnt += judged(generator, [Path(name) for name in config.axial], kept, axial=True, report=report)
-    held = judged(generator, [folder / name for name in config.calibrate], kept, report=report)
+    held = judged(generator, [*(folder / name for name in config.calibrate), *map(Path, config.also_calibrate)], kept,
+                  report=report)
 
-    network = SupportNetwork().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = SupportNetwork(config.dropout).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.decay)
     kept_parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser}
@@ -122,22 +123,24 @@ def calibrate(network: SupportNetwork, heads: Sequence[Judged]) -> None:
     One scaling for what was made in one plane, one for what was made in several; where there is none of the latter it
     takes the former's.
     """
+    network.scale.fill_(1)
+    network.offset.fill_(0)
+    found = []
     for kind in range(2):
-        logits, wrong = [], []
+        said, wrong = [], []
         for head in heads:
-            for k in head.slices[::4]:
-                batch = slices_of(head, head.made[min(kind, len(head.made) - 1)], np.array([k]))
-                inside = batch.inside.numpy() > 0.99
-                seen = [part.to(network.scale.device) for part in batch[:SEEN]]
-                with torch.inference_mode():
-                    logits.append(network.readings(*seen)[:, :1].float().cpu().numpy()[inside])
-                wrong.append(batch.wrong.numpy()[inside])
-        network.scale[kind], network.offset[kind] = _scaling(np.concatenate(logits), np.concatenate(wrong))
+            n = min(kind, len(head.made) - 1)
+            inside = head.inside == 255
+            said.append(logits(network, head.head(n), inside, device=network.scale.device)[inside])
+            wrong.append(head.made[n].wrong[inside] / 255)
+        found.append(_scaling(np.concatenate(said), np.concatenate(wrong)))
+    for kind, (scale, offset) in enumerate(found):
+        network.scale[kind], network.offset[kind] = scale, offset
 
 
-def _scaling(logits: np.ndarray, wrong: np.ndarray) -> tuple[float, float]:
+def _scaling(said: np.ndarray, wrong: np.ndarray) -> tuple[float, float]:
     """Scale and offset with the least cross-entropy between these logits and shares."""
-    x, y = logits.astype(np.float64), wrong.astype(np.float64)
+    x, y = said.astype(np.float64), wrong.astype(np.float64)
 
     def loss(values: np.ndarray) -> float:
         z = values[0] * x + values[1]
@@ -148,11 +151,9 @@ def _scaling(logits: np.ndarray, wrong: np.ndarray) -> tuple[float, float]:
 
 
 def _cross_entropy(logits: torch.Tensor, wrong: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    """Mean over the brain where the beam was; `wrong` is a share of `inside` in every cell of 2 x 2 pixels."""
-    share = wrong / inside.clamp(min=0.25)
+    """Mean over the brain where the beam was; `wrong` counts in every cell only what is inside."""
+    share = (wrong / inside.clamp(min=0.125)).clamp(max=1)
     return (F.binary_cross_entropy_with_logits(logits, share, reduction="none") * inside).sum() / inside.sum().clamp(1)
-
-
 
 
 def _laplace(log_size: torch.Tensor, error: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
