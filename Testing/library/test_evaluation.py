@@ -10,6 +10,7 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation import synthesis
 from USMRISynthesisLib.evaluation.synthesis_frames import mean_frame
 from USMRISynthesisLib.normalisation.canonical import canonical_axis_mm
+from USMRISynthesisLib.simulation import tissues
 
 
 def _case(path: Path, ventricle_mm: float, seed: int, anomaly: str = "none") -> None:
@@ -97,3 +98,20 @@ def test_heads_with_an_anomaly_are_told_apart_and_the_mean_may_lie_elsewhere(sim
 def test_a_folder_without_cases_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="usmri simulate"):
         list(synthesis.cases(tmp_path))
+
+
+def test_what_is_made_of_a_mass_counts(simulated: Path, tmp_path: Path) -> None:
+    """A mass painted over as ordinary brain is the error that matters most."""
+    (tmp_path / "val").mkdir()
+    path = tmp_path / "val" / "case-0.npz"
+    _case(path, 4.0, 0, "mass")
+    with np.load(path) as file:
+        case = dict(file)
+    healthy = case["t2"].astype(np.float32) / 255
+    case["labels"][70:90, 60:80, 60:80] = tissues.MASS
+    case["t2"][70:90, 60:80, 60:80] = 10
+    np.savez(path, **case)
+    found = next(synthesis.cases(tmp_path / "val"))
+    assert found.brain[80, 70, 70]
+    lost = synthesis.evaluate(tmp_path, lambda case: healthy, train=simulated / "train")["values"]["ncc"][0]
+    assert lost < 0.9 < synthesis.evaluate(tmp_path, lambda c: c.t2, train=simulated / "train")["values"]["ncc"][0]

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..normalisation.canonical import canonical_axis_mm
+from ..simulation import tissues
 from ..synthesis.planes import PLANES, oriented
 from . import deformation, measures, segmenter
 from .synthesis import SLICES as EVALUATED
@@ -102,7 +103,8 @@ def _measured(case: Case, volume: np.ndarray, mean: np.ndarray, found: np.ndarra
     some = SLICES
     seen = (case.brain & case.fan)[some]
     ours, truth = volume[some], case.t2[some]
-    dice = segmenter.tissue_dice(found, case.labels[some], seen)
+    labels = case.labels[some]
+    dice = segmenter.tissue_dice(found, labels, seen & (labels != tissues.MASS))  # a mass is none of the tissues
     error = float(((ours - truth)[seen] ** 2).mean())
     return {
         "ncc": measures.ncc(ours, truth, seen),

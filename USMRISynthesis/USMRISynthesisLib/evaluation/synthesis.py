@@ -17,9 +17,8 @@ from ..errors import Refused
 from ..normalisation.canonical import SIZE, canonical_axis_mm, canonical_ijk_to_ras
 from ..synthesis.planes import PLANES, oriented
 from . import measures
-from .synthesis_frames import PredictFrame, mean_frame, measure_frames
+from .synthesis_frames import BRAIN, PredictFrame, mean_frame, measure_frames
 
-_BRAIN = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13)
 SLICES = range(44, 117, 4)  # slices that hold brain, in every plane
 _BOOTSTRAPS = 500
 
@@ -41,7 +40,7 @@ class Case:
 
     @property
     def brain(self) -> np.ndarray:
-        return np.isin(self.labels, _BRAIN)
+        return np.isin(self.labels, BRAIN)
 
 
 def cases(folder: Path) -> Iterator[Case]:

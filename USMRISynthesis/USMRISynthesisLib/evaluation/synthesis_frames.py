@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..simulation import tissues
 from . import measures
 
-_BRAIN = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 21)
+# Labels; a mass, too: what is made of it counts most.
+BRAIN = (1, 2, 3, 4, 5, 6, 7, 8, tissues.FALX, tissues.CAVUM, tissues.CHOROID, tissues.MASS)
 
 PredictFrame = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -52,7 +54,7 @@ def measure_frames(path: Path, predict: PredictFrame, mean: np.ndarray) -> dict[
         for us, fan, t2, labels in zip(
             *(file[f"frames_{name}"] for name in ("us", "fan", "t2", "labels")), strict=True
         ):
-            brain = np.isin(labels, _BRAIN)
+            brain = np.isin(labels, BRAIN)
             ours, truth, seen = predict(us, fan), t2.astype(np.float32) / 255, brain & fan
             rows.append(
                 {

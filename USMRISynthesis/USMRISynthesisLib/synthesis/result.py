@@ -16,7 +16,7 @@ PROVENANCE_KEY = "USMRISynthesis.Provenance"
 PROBABILITY = ("probability that the MR-like grey is right within 15 % of the brightest fluid's, learnt and calibrated "
                "on simulated heads")
 # Below the first probability of being right a voxel is covered wherever it is shown, in yellow; at the second, in red.
-DOUBT, GRAVE_DOUBT = 0.9, 0.5
+DOUBT, GRAVE_DOUBT = 0.9, 0.75
 BEAM_ONLY = "1 where the beam looked inside the head; it does not say how right the image is"
 
 
