@@ -26,6 +26,7 @@ from ..synthesis.planes import ALL, PLANES, chosen, oriented
 from ..synthesis.stack import combined, run_planes
 from ..synthesis.support import IMAGES, ONE_PLANE, OVERVIEW, SPREAD_SCALE, WRONG, Head, cells_of, overview, spread_of
 
+JUDGED = "cells-2"  # another name whenever heads are judged otherwise, so that none judged before is taken for one
 ENOUGH = 75.0  # cells of brain for a slice to be looked at
 _DEPTH = slice(0, 1)  # of what is told
 _WHOLE = slice(1, 1 + OVERVIEW)

@@ -24,7 +24,7 @@ from . import checkpoint as checkpoints
 from .monitoring import Log, progress_line
 from .run import average, opened, prepared, stop_signals
 from .support_configuration import TASK, SupportConfig, read_support_configuration, support_configuration_from
-from .support_data import Judged, changed, draw, judged
+from .support_data import JUDGED, Judged, changed, draw, judged
 
 SEEN = 2  # the batch's parts that the network sees
 
@@ -55,7 +55,7 @@ def train_support(
     if state is not None and state["model_sha256"] != of:
         raise Refused("model", f"The run in {output} belongs to other weights of {config.model!r}.",
                       "Choose another output.")
-    folder, kept = Path(config.folder), output / f"judged-cells-{of[:16]}"
+    folder, kept = Path(config.folder), output / f"judged-{JUDGED}-{of[:16]}"
     learnt = judged(generator, [*(folder / name for name in config.learn), *map(Path, config.also)], kept,
                     report=report)
     learnt += judged(generator, [Path(name) for name in config.axial], kept, axial=True, report=report)
