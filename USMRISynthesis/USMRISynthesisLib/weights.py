@@ -143,8 +143,8 @@ def support_bytes(folder: str | Path, manifest: Manifest, *, consent: Consent | 
         raise malformed("support", "has no file and sha256")
     if named.get("version") != SUPPORT_VERSION:
         raise Failed("version", f"The support map of the model {manifest.name!r} was made by another version of "
-                     "USMRISynthesis, so it was not loaded.", "Train and export it again, or take `support` out of the "
-                     "model's manifest.json to go without.")
+                     "USMRISynthesis, so it was not loaded.", "Take `support` out of the model's manifest.json; then "
+                     "go without, or train and export it again.")
     content = _file_bytes(Path(folder), file, manifest.name)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise Failed("hash", f"The support map of the model {manifest.name!r} is not the one its manifest describes: "
