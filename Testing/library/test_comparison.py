@@ -23,8 +23,8 @@ from USMRISynthesisLib.evaluation import (
     segmenter,
     synthesis,
 )
-from USMRISynthesisLib.evaluation.synthesis import Case
 from USMRISynthesisLib.simulation import tissues
+from USMRISynthesisLib.simulation.heads import Case, cases
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def test_frames_that_look_like_true_mr_of_their_plane_lie_nearer_to_it_than_the_
         (tmp_path / part).mkdir()
         for seed in seeds:
             np.savez(tmp_path / part / f"head-{seed}.npz", **layered_case(seed))
-    truths = [case.t2[80] for case in synthesis.cases(tmp_path / "train")]
+    truths = [case.t2[80] for case in cases(tmp_path / "train")]
     torch.manual_seed(0)
     network, asked = segmenter.Segmenter().eval(), iter(truths * 9)
     figures = frames_distance.evaluate(file, lambda us, fan: next(asked), tmp_path / "val", tmp_path / "train", network)

@@ -11,6 +11,7 @@ from USMRISynthesisLib.evaluation import synthesis
 from USMRISynthesisLib.evaluation.synthesis_frames import mean_frame
 from USMRISynthesisLib.normalisation.canonical import canonical_axis_mm
 from USMRISynthesisLib.simulation import tissues
+from USMRISynthesisLib.simulation.heads import Case, cases
 
 
 def _case(path: Path, ventricle_mm: float, seed: int, anomaly: str = "none") -> None:
@@ -85,7 +86,7 @@ def test_heads_with_an_anomaly_are_told_apart_and_the_mean_may_lie_elsewhere(sim
     for index, anomaly in enumerate(("none", "mass", "mass")):
         _case(tmp_path / "val" / f"case-{index}.npz", 4.0 + index, index, anomaly)
 
-    def predict(case: synthesis.Case) -> np.ndarray:  # right but for the second mass
+    def predict(case: Case) -> np.ndarray:  # right but for the second mass
         return 1 - case.t2 if case.name == "case-2" else case.t2
 
     result = synthesis.evaluate(tmp_path, predict, train=simulated / "train")
@@ -97,7 +98,7 @@ def test_heads_with_an_anomaly_are_told_apart_and_the_mean_may_lie_elsewhere(sim
 
 def test_a_folder_without_cases_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="usmri simulate"):
-        list(synthesis.cases(tmp_path))
+        list(cases(tmp_path))
 
 
 def test_what_is_made_of_a_mass_counts(simulated: Path, tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_what_is_made_of_a_mass_counts(simulated: Path, tmp_path: Path) -> None:
     case["labels"][70:90, 60:80, 60:80] = tissues.MASS
     case["t2"][70:90, 60:80, 60:80] = 10
     np.savez(path, **case)
-    found = next(synthesis.cases(tmp_path / "val"))
+    found = next(cases(tmp_path / "val"))
     assert found.brain[80, 70, 70]
     lost = synthesis.evaluate(tmp_path, lambda case: healthy, train=simulated / "train")["values"]["ncc"][0]
     assert lost < 0.9 < synthesis.evaluate(tmp_path, lambda c: c.t2, train=simulated / "train")["values"]["ncc"][0]

@@ -116,7 +116,7 @@ def test_a_short_look_keeps_the_long_run_as_it_is(tmp_path):
 
 
 def test_shrunk_slices_train_a_method_whose_output_has_the_canonical_size_and_no_model_comes_of_it(tmp_path):
-    from USMRISynthesisLib.evaluation.synthesis import cases
+    from USMRISynthesisLib.simulation.heads import cases
     from USMRISynthesisLib.training import study_table
     from USMRISynthesisLib.training.export import export
 

@@ -13,6 +13,7 @@ from USMRISynthesisLib.synthesis.support import (
     SupportNetwork,
     carried_outwards,
     cells_of,
+    error_of,
     head_of,
     neighbourhood,
     spread_of,
@@ -43,7 +44,7 @@ def voxels(cells: np.ndarray) -> np.ndarray:
 
 
 def wrong_of(mr: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    return evaluation.error_of(mr, truth, np.ones(truth.shape, bool)) > WRONG
+    return error_of(mr, truth, np.ones(truth.shape, bool)) > WRONG
 
 
 def test_wrong_is_what_is_off_by_more_than_a_step_between_tissues_and_not_an_edge_half_a_voxel_off():

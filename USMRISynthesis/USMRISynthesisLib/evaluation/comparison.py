@@ -24,10 +24,11 @@ import numpy as np
 
 from ..normalisation.canonical import canonical_axis_mm
 from ..simulation import tissues
+from ..simulation.heads import Case, cases
 from ..synthesis.planes import PLANES, oriented
 from . import deformation, measures, segmenter
 from .synthesis import SLICES as EVALUATED
-from .synthesis import Case, Predict, cases, interval, mean_mr
+from .synthesis import Predict, interval, mean_mr
 
 SLICES = list(EVALUATED)
 BASELINES = ("copy", "mean", "atlas", "truth")

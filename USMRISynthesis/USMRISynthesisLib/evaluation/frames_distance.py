@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from ..normalisation.canonical import HC_PLANE_Z_MM, canonical_axis_mm
+from ..simulation.heads import Case, cases
 from . import measures, segmenter
 from .real_frames import ellipse, evenly, held_out
-from .synthesis import Case, cases
 from .synthesis_frames import PredictFrame
 
 PLANE = list(range(72, 89, 4))  # a frame's own plane is known to within half a centimetre at best

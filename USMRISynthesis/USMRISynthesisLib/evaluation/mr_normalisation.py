@@ -22,7 +22,8 @@ from ..normalisation.canonical import canonical_ijk_to_ras
 from ..normalisation.coordinates import angle_deg, random_rotation, rotation_of, scale_of
 from ..normalisation.mr_align import align_mr
 from ..simulation import atlas as atlases
-from ..training.alignment_data import BRAIN_LABELS, anatomical_pose
+from ..simulation import tissues
+from ..training.alignment_data import anatomical_pose
 from ..training.mr_template import AGES, atlas_to_canonical
 from ..volume import Volume
 
@@ -51,7 +52,7 @@ def samples(data: Path, cases: Path) -> Iterator[Sample]:
     paths = sorted(path for part in ("val", "test") for path in (cases / part).glob("*.npz"))
     for path in paths:
         with np.load(path) as case:
-            brain = np.isin(case["labels"], BRAIN_LABELS)
+            brain = np.isin(case["labels"], tissues.BRAIN)
             pose = anatomical_pose(case)
             yield Sample("simulated", path.stem, case["t2"], brain, pose @ canonical_ijk_to_ras())
 

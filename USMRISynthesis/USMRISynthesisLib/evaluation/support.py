@@ -14,27 +14,16 @@ from typing import Any
 import numpy as np
 from scipy import ndimage, stats
 
-from ..normalisation.canonical import SPACING_MM, canonical_axis_mm
+from ..normalisation.canonical import canonical_axis_mm
+from ..simulation.heads import cases
 from ..synthesis.engine import load_generator
 from ..synthesis.intensity import normalise_ultrasound
 from ..synthesis.stack import combined, run_planes
-from ..synthesis.support import SMOOTHING_MM, WRONG, spread_of, support_map
-from .synthesis import cases, interval
+from ..synthesis.support import WRONG, error_of, spread_of, support_map
+from .synthesis import interval
 
 SLICES = np.arange(40, 124, 4)
 BINS = 5
-
-
-def error_of(mr: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """How far the grey is off, smoothed first; mr, truth (K, H, W) in 0-1 -> 0-1.
-
-    The head's mean over `inside`, a mask, is matched before: MR has no units, and how bright a whole brain is beside
-    another is no anatomy, nor can it be seen in ultrasound.
-    """
-    off = mr - truth
-    if inside.any():
-        off = off - off[inside].mean()
-    return np.asarray(np.abs(ndimage.gaussian_filter(off, SMOOTHING_MM / SPACING_MM)))
 
 
 def evaluate(

@@ -11,7 +11,6 @@ from ..simulation import tissues
 from . import measures
 
 # Labels; a mass, too: what is made of it counts most.
-BRAIN = (1, 2, 3, 4, 5, 6, 7, 8, tissues.FALX, tissues.CAVUM, tissues.CHOROID, tissues.MASS)
 
 PredictFrame = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -54,7 +53,7 @@ def measure_frames(path: Path, predict: PredictFrame, mean: np.ndarray) -> dict[
         for us, fan, t2, labels in zip(
             *(file[f"frames_{name}"] for name in ("us", "fan", "t2", "labels")), strict=True
         ):
-            brain = np.isin(labels, BRAIN)
+            brain = np.isin(labels, tissues.BRAIN)
             ours, truth, seen = predict(us, fan), t2.astype(np.float32) / 255, brain & fan
             rows.append(
                 {

@@ -228,3 +228,15 @@ def carried_outwards(probability: np.ndarray, brain: np.ndarray) -> np.ndarray:
     mean = probability[brain].mean() if brain.any() else np.float32(0)
     outside = (ndimage.gaussian_filter(probability * weight, sigma) + 1e-3 * mean) / (near + 1e-3)
     return np.asarray(np.where(brain, probability, outside), np.float32)
+
+
+def error_of(mr: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """How far the grey is off, smoothed first; mr, truth (K, H, W) in 0-1 -> 0-1.
+
+    The head's mean over `inside`, a mask, is matched before: MR has no units, and how bright a whole brain is beside
+    another is no anatomy, nor can it be seen in ultrasound.
+    """
+    off = mr - truth
+    if inside.any():
+        off = off - off[inside].mean()
+    return np.asarray(np.abs(ndimage.gaussian_filter(off, SMOOTHING_MM / SPACING_MM)))

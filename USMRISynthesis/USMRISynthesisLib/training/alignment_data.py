@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..errors import Refused
 from ..normalisation.canonical import canonical_ijk_to_ras, resample
+from ..simulation import tissues
 from ..simulation.warp import rotation_matrix
 from ..simulation.wide import SIZE, SPACING_MM, wide_ijk_to_canonical
 from ..synthesis.intensity import robust_range
@@ -32,7 +33,6 @@ CHANNELS = 4
 # The skull distance as 8 bits: 128 + 5 a mm, so that it saturates 25 mm from the skull.
 _DISTANCE_ZERO, _DISTANCE_STEP = 128.0, 5.0
 # What the skull holds: brain, fluid, falx, cavum, choroid plexus (simulation/anatomy.py).
-BRAIN_LABELS = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13)
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
@@ -109,7 +109,7 @@ def pack(case: Any) -> dict[str, Any]:
         fan = resample(case["fan"], to_box, shape, 1, 0.0) > 0.5
         us = np.where(fan, resample(case["us"], to_box, shape, 1, 0.0), 0)
     distance = _signed_distance(case["skull"], to_box)
-    brain = resample(np.isin(case["labels"], BRAIN_LABELS), to_box, shape, 1, 0.0)
+    brain = resample(np.isin(case["labels"], tissues.BRAIN), to_box, shape, 1, 0.0)
     channels = np.stack([
         us, 255.0 * fan, np.rint(distance * _DISTANCE_STEP + _DISTANCE_ZERO), np.rint(255 * brain),
     ]).clip(0, 255).astype(np.uint8)

@@ -17,10 +17,11 @@ import numpy as np
 from ..normalisation.canonical import HEAD_LENGTH_MM, canonical_ijk_to_ras, resample
 from ..normalisation.mr_template import CELLS, LANDMARKS, TEMPLATE, template_ijk_to_ras
 from ..simulation import atlas as atlases
+from ..simulation import tissues
 from ..simulation.atlas import EXTERNAL_CSF, Atlas
 from ..simulation.flow import outer_fluid_mm
 from ..simulation.ranges import AnatomyRanges
-from .alignment_data import BRAIN_LABELS, anatomical_pose
+from .alignment_data import anatomical_pose
 
 # Weeks 22, 26, 29 and 32 are kept back for validation and test, as in configs/simulation.json.
 AGES = (
@@ -79,7 +80,7 @@ def _simulated(name: str, folders: Sequence[Path], mean: _Mean) -> None:
     for path in sorted(path for folder in folders for path in folder.glob(f"{name}-*.npz")):
         with np.load(path) as case:
             t2, labels, pose = case["t2"].astype(np.float32) / 255, case["labels"], anatomical_pose(case)
-        skull = np.isin(labels, BRAIN_LABELS)
+        skull = np.isin(labels, tissues.BRAIN)
         mean.add(t2, skull & (labels != EXTERNAL_CSF), skull, pose @ canonical_ijk_to_ras())
 
 

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..evaluation import comparison
-from ..evaluation.synthesis import Case, Predict, cases
+from ..evaluation.synthesis import Predict
 from ..normalisation.canonical import canonical_axis_mm
+from ..simulation.heads import Case, cases
 from ..synthesis.engine import run_slices
 from ..synthesis.generator import Generator
 from ..synthesis.intensity import normalise_ultrasound

@@ -17,14 +17,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..evaluation.support import error_of
-from ..evaluation.synthesis import Case, case_files, read_case
 from ..normalisation.canonical import canonical_axis_mm
+from ..simulation.heads import Case, case_files, read_case
 from ..synthesis.engine import LoadedGenerator
 from ..synthesis.intensity import normalise_ultrasound
 from ..synthesis.planes import ALL, PLANES, chosen, oriented
 from ..synthesis.stack import combined, run_planes
-from ..synthesis.support import IMAGES, ONE_PLANE, OVERVIEW, SPREAD_SCALE, WRONG, Head, cells_of, overview, spread_of
+from ..synthesis.support import (
+    IMAGES,
+    ONE_PLANE,
+    OVERVIEW,
+    SPREAD_SCALE,
+    WRONG,
+    Head,
+    cells_of,
+    error_of,
+    overview,
+    spread_of,
+)
 
 JUDGED = "cells-2"  # another name whenever heads are judged otherwise, so that none judged before is taken for one
 ENOUGH = 75.0  # cells of brain for a slice to be looked at
