@@ -134,8 +134,10 @@ def head_of(us: np.ndarray, mr: np.ndarray, spread: np.ndarray | None) -> Head:
 
 def cells_of(voxels: np.ndarray) -> np.ndarray:
     """Means (K / 2, H / 2, W / 2) float32 of 2 x 2 x 2 voxels (K, H, W); the sizes are even."""
-    k, h, w = (size // CELL for size in voxels.shape)
-    return np.asarray(voxels.reshape(k, CELL, h, CELL, w, CELL).mean(axis=(1, 3, 5), dtype=np.float32))
+    total = np.asarray(voxels, np.float32)
+    for _ in range(3):  # each axis is the first once; numpy's own mean over three axes takes ten times as long
+        total = np.moveaxis(total[0::CELL] + total[1::CELL], 0, -1)
+    return np.ascontiguousarray(total / np.float32(CELL**3))
 
 
 def overview(us: np.ndarray, mr: np.ndarray, spread: np.ndarray | None) -> np.ndarray:
