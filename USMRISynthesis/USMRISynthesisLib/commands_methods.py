@@ -21,7 +21,15 @@ KEPT = "build/evaluation"  # the segmenter, once trained
 def evaluate_synthesis(options: Namespace) -> Outcome:
     """`usmri evaluate synthesis`: a model against truth, baselines and real frames; `--quick`: its own figures only."""
     from USMRISynthesisLib import weights
-    from USMRISynthesisLib.evaluation import comparison, frames_distance, real_frames, segmenter, support, synthesis
+    from USMRISynthesisLib.evaluation import (
+        comparison,
+        frames_distance,
+        perceptual,
+        real_frames,
+        segmenter,
+        support,
+        synthesis,
+    )
     from USMRISynthesisLib.evaluation.synthesis_frames import frame_prediction
 
     if not options.quick:
@@ -47,6 +55,8 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
                                            progress=progress)
     result |= comparison.shares(result)
     text += "\n\nmethods side by side (simulated)\n" + comparison.table(result["methods"])
+    if comparison.PERCEPTUAL not in comparison.columns(result["methods"]):
+        text += f"\nLPIPS is not among them: its weights are not installed ({perceptual.INSTALL})."
     believed = support.evaluate(folder / options.split, options.model, options.device, planes=options.planes,
                                 progress=progress)
     if believed is not None:

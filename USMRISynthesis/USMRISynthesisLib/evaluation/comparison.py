@@ -7,11 +7,11 @@
 
 Per head: NCC, residual NCC, gradient NCC, SSIM and PSNR inside the brain where the beam was, in axial slices;
 `through`, the gradient NCC in coronal and sagittal ones, where a method that sees one slice at a time is uneven;
-tissue Dice by a segmenter of true MR; the deformation score of three slices (`deformation.py`).  Over heads: the rank
-correlation of the ventricles' and of the outer fluid's volume, as the segmenter finds them, with that of the
-simulator's labels, and the ventricles' median bias; a kernel distance (KID, Binkowski 2018) of all slices to true MR of
-the training heads, on the segmenter's features and not on Inception's, which know photographs.  Everything here is
-simulated.
+tissue Dice by a segmenter of true MR; the deformation score of three slices (`deformation.py`); LPIPS
+(`perceptual.py`) where its weights are installed.  Over heads: the rank correlation of the ventricles' and of the
+outer fluid's volume, as the segmenter finds them, with that of the simulator's labels, and the ventricles' median
+bias; a kernel distance (KID, Binkowski 2018) of all slices to true MR of the training heads, on the segmenter's
+features and not on Inception's, which know photographs.  Everything here is simulated.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..normalisation.canonical import canonical_axis_mm
 from ..simulation import tissues
 from ..simulation.heads import Case, cases
 from ..synthesis.planes import PLANES, oriented
-from . import deformation, measures, segmenter
+from . import deformation, measures, perceptual, segmenter
 from .synthesis import SLICES as EVALUATED
 from .synthesis import Predict, interval, mean_mr
 
@@ -34,6 +34,7 @@ SLICES = list(EVALUATED)
 BASELINES = ("copy", "mean", "atlas", "truth")
 BENT_SLICES = (72, 84, 96)
 MEASURES = ("ncc", "residual_ncc", "gradient_ncc", "through", "ssim", "psnr", "tissue_dice", "deformation")
+PERCEPTUAL = "lpips"  # where its weights are installed
 OVER_HEADS = ("volume_rho", "csf_rho", "volume_bias", "kid")
 REAL_HEADS = 24  # training heads whose MR is what the kernel distance compares with
 
@@ -51,8 +52,10 @@ def compare(
     """Method -> measure -> [mean, low, high] over the split's heads (95 %, bootstrap over heads).
 
     train: the split that mean, atlas and segmenter come from; also: further splits that the segmenter learns from;
-    kept: folder in which the segmenter is kept.
+    kept: folder in which the segmenter is kept. LPIPS is among the measures where its weights are installed.
+    Raises Failed where these are others.
     """
+    looks = perceptual.perceptual()
     mean, example = mean_mr(train), _middle_head(train)
     network = segmenter.trained([train, *also], kept, progress=progress)
     real = _real_features(train, network)
@@ -69,7 +72,7 @@ def compare(
         for name, volume in made.items():
             slices = np.where(case.brain[SLICES], volume[SLICES], 0)
             found = segmenter.segment(network, slices, canonical_axis_mm()[SLICES])
-            row = _measured(case, volume, mean, found)
+            row = _measured(case, volume, mean, found) | _looked_at(case, volume, looks)
             rows[name].append(row | {"deformation": bent[name]})
             volumes[name].append(_fluids(found, case))
             features[name].append(segmenter.features(network, slices, canonical_axis_mm()[SLICES]))
@@ -79,17 +82,23 @@ def compare(
     rng = np.random.default_rng(0)
     result: dict[str, dict[str, list[float]]] = {}
     for name in names:
-        result[name] = {key: interval(np.array([row[key] for row in rows[name]]), rng) for key in MEASURES}
+        result[name] = {key: interval(np.array([row[key] for row in rows[name]]), rng) for key in rows[name][0]}
         result[name] |= _over_heads(np.array(volumes[name], float), np.array(true_volumes, float), features[name], real)
     return result
 
 
 def table(methods: Mapping[str, Mapping[str, list[float]]]) -> str:
     """One method a line, the means of its measures."""
-    keys = (*MEASURES, *OVER_HEADS)
+    keys = columns(methods)
     lines = ["method        " + "".join(f"{key:>14s}" for key in keys)]
     lines += [f"{name:14s}" + "".join(f"{row[key][0]:14.3f}" for key in keys) for name, row in methods.items()]
     return "\n".join(lines)
+
+
+def columns(methods: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
+    """The measures there are, in the tables' order."""
+    there = next(iter(methods.values()))
+    return [key for key in (*MEASURES, PERCEPTUAL, *OVER_HEADS) if key in there]
 
 
 def _middle_head(train: Path) -> np.ndarray:
@@ -116,6 +125,13 @@ def _measured(case: Case, volume: np.ndarray, mean: np.ndarray, found: np.ndarra
         "psnr": float(-10 * np.log10(max(error, 1e-6))),
         "tissue_dice": float(np.mean(list(dice.values()))),
     }
+
+
+def _looked_at(case: Case, volume: np.ndarray, looks: perceptual.Perceptual | None) -> dict[str, float]:
+    """LPIPS of the axial slices, black beside the brain where the beam was; nothing without its weights."""
+    if looks is None:
+        return {}
+    return {PERCEPTUAL: perceptual.lpips(looks, volume[SLICES], case.t2[SLICES], (case.brain & case.fan)[SLICES])}
 
 
 def through_planes(case: Case, volume: np.ndarray) -> float:

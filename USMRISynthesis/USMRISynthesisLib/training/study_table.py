@@ -59,7 +59,7 @@ def prediction(method: Method) -> Predict:
 
 def markdown(study: Study, figures: Mapping[str, Mapping[str, Sequence[float]]], notes: Mapping[str, Any]) -> str:
     """The table as Markdown, with what each method is, its steps, seed and minutes."""
-    keys = (*comparison.MEASURES, *comparison.OVER_HEADS)
+    keys = comparison.columns(figures)
     named = {row(method, study.methods): method for method in study.methods}
     lines = [f"- {key}: {value}" for key, value in notes.items()]
     lines += ["", "| method | " + " | ".join(keys) + " |", "|-|" + "-|" * len(keys)]
