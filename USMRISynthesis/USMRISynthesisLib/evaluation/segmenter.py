@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..errors import Refused
 from ..simulation import tissues
+from ..simulation.heads import case_files
 from ..synthesis.blocks import Encoder, UpBlock
 
 CLASSES: dict[str, tuple[int, ...]] = {
@@ -104,10 +104,11 @@ def features(network: Segmenter, t2: np.ndarray, z_mm: np.ndarray) -> np.ndarray
 
 
 def trained(folders: Sequence[Path], kept: Path, *, progress: Callable[[float, str], None] | None = None) -> Segmenter:
-    """The segmenter of some splits' T2 and labels; made once and kept in `kept`, while the cases are the same."""
-    paths = [p for folder in folders for p in sorted(folder.glob("*.npz")) if ".partial" not in p.name]
-    if not paths:
-        raise Refused("no-cases", f"{folders[0]} holds no simulated cases.", "Make them with `usmri simulate` first.")
+    """The segmenter of some splits' T2 and labels; made once and kept in `kept`, while the cases are the same.
+
+    Raises Refused for a split without cases.
+    """
+    paths = [path for folder in folders for path in case_files(folder)]
     facts = [(p.name, p.stat().st_size) for p in paths], CHANNELS, STEPS, AVERAGING, BATCH, RATE, "root of share"
     stamp = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     file = kept / f"segmenter-{stamp}.pt"

@@ -23,7 +23,7 @@ from .eight_bits import in_eight_bits
 from .model_folder import CARD, MANIFEST
 
 FILE = "support.pt"
-TOLERANCE = 0.01  # of the largest logit: what half precision costs, where the weights are not bytes
+TOLERANCE = 0.01  # of the largest logit: what half precision costs, which scales and biases are stored in
 ROUNDING = 0.05  # of the largest logit: what eight bits may cost; AUC and calibration do not feel it
 _HEADING = "## Support map"
 _END = "SHA-256 of `model.pt`"
