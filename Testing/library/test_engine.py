@@ -5,6 +5,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,7 +80,7 @@ def test_slices_without_ultrasound_are_skipped_and_the_others_see_their_neighbou
 
     result = _run(Recorder(), us, batch=2)
     np.testing.assert_array_equal(result, us)
-    x = torch.cat(fed).numpy()
+    x = torch.cat(sorted(fed, key=lambda part: float(part[0, 3, 0, 0]))).numpy()   # threads take a batch each
     assert len(x) == 5
     np.testing.assert_array_equal(x[0, :3], us[[0, 1, 2]])
     np.testing.assert_array_equal(x[-1, :3], us[[4, 5, 5]])
@@ -127,6 +129,28 @@ def test_out_of_memory_halves_the_batch_and_says_so(us: np.ndarray, error: Calla
     np.testing.assert_array_equal(result, us)
     assert [level for level, _ in told] == ["warning"] * 2
     assert "continuing with 2" in told[0][1] and "continuing with 1" in told[1][1]
+
+
+def test_out_of_memory_on_several_threads_goes_on_with_one(us: np.ndarray) -> None:
+    alone = threading.Lock()
+
+    class Crowded(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not alone.acquire(blocking=False):
+                raise MemoryError
+            time.sleep(0.05)
+            alone.release()
+            return x[:, 1:2]
+
+    told: list[str] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        result = _run(Crowded(), us, batch=1, log=lambda level, text: told.append(text))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(result, us)
+    assert told == ["Out of memory with a slice on each of 2 threads: continuing with one slice at a time."]
 
 
 def test_out_of_memory_with_one_slice_goes_on_on_the_cpu(us: np.ndarray) -> None:

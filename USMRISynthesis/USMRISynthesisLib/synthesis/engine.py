@@ -3,13 +3,14 @@
     generator = load_generator("default", "auto")
     mr = run_slices(generator.module, us, z_mm, neighbours=1, location=True, device=generator.device)
 
-Small batches win on a CPU: two slices stay in the cache, sixteen cost page faults. What comes out is the same
-whatever the batch: every slice is normalised by itself.
+Small batches win on a CPU: two slices stay in the cache, sixteen cost page faults. Its threads take a batch each
+(`threads.py`). What comes out is the same whatever the batch: every slice is normalised by itself.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from USMRISynthesisLib.synthesis.device import (
     native_half,
 )
 from USMRISynthesisLib.synthesis.slices import assemble_input
+from USMRISynthesisLib.synthesis.threads import each, threads_on
 
 BATCH = {"cpu": 2, "cuda": 16, "mps": 8}
 BACKGROUND = -1.0
@@ -95,35 +97,51 @@ def run_slices(model: nn.Module, us: np.ndarray, z_mm: np.ndarray, *, neighbours
     (`planes.code`). -> (K, H, W) float32 in [-1, 1].
 
     `wanted`, (K,) bool, names the slices to synthesise; by default those with anything in them. The others
-    come back as -1. Progress is told, and cancel asked, after each batch. When the device runs out of memory
-    the batch is halved; at one slice `on_cpu()` gives the module to go on with. Both are told to `log`.
+    come back as -1. On a CPU each thread takes a batch. Progress is told, and cancel asked, after each batch. When the
+    device runs out of memory the batch is halved, then one thread works alone, then `on_cpu()` gives the module to go
+    on with. All are told to `log`.
     Raises Cancelled, and Failed when there is no memory even so.
     """
-    device = torch.device(device)
-    batch = max(1, batch or BATCH.get(device.type, 2))
+    use = _Use(model, torch.device(device), dtype, max(1, batch or BATCH.get(torch.device(device).type, 2)),
+               threads_on(device))
     todo = np.flatnonzero((us > BACKGROUND).any(axis=(1, 2)) if wanted is None else wanted)
     output = np.full(us.shape, BACKGROUND, dtype=np.float32)
     stack = torch.from_numpy(np.ascontiguousarray(us, dtype=np.float32))
     heights = torch.from_numpy(np.ascontiguousarray(z_mm, dtype=np.float32))
     done = 0
     while done < len(todo):
-        if cancel is not None and cancel():
-            raise Cancelled
-        some = todo[done:done + batch]
+
+        def made(some: np.ndarray, use: _Use = use) -> np.ndarray:
+            return _forward(use, _channels(stack, heights, some, neighbours, location, plane))
+
+        parts = [todo[first:first + use.batch] for first in range(done, len(todo), use.batch)]
         try:
-            x = _channels(stack, heights, some, neighbours, location, plane)
-            output[some] = _forward(model, x, device, dtype)
+            with closing(each(made, parts, min(use.threads, len(parts)))) as results:
+                for some in parts:
+                    if cancel is not None and cancel():
+                        raise Cancelled
+                    output[some] = next(results)
+                    done += len(some)
+                    if progress is not None:
+                        progress(done / len(todo), "Synthesising")
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
-            batch, model, device, dtype = _smaller(error, batch, model, device, dtype, on_cpu, log)
-            continue
-        done += len(some)
-        if progress is not None:
-            progress(done / len(todo), "Synthesising")
+            use = _smaller(error, use, on_cpu, log)
     if cancel is not None and cancel():
         raise Cancelled
     return output
+
+
+@dataclass(frozen=True, eq=False)
+class _Use:
+    """What slices are run with: so many at a time on each of so many threads."""
+
+    model: nn.Module
+    device: torch.device
+    dtype: torch.dtype
+    batch: int
+    threads: int
 
 
 def _channels(stack: Tensor, z_mm: Tensor, some: np.ndarray, neighbours: int, location: bool,
@@ -135,30 +153,34 @@ def _channels(stack: Tensor, z_mm: Tensor, some: np.ndarray, neighbours: int, lo
     return x[torch.from_numpy(some - low)]
 
 
-def _forward(model: nn.Module, x: Tensor, device: torch.device, dtype: torch.dtype) -> np.ndarray:
+def _forward(use: _Use, x: Tensor) -> np.ndarray:
     with torch.inference_mode():
-        x = x.to(device, dtype).contiguous(memory_format=torch.channels_last)
-        result: np.ndarray = model(x)[:, 0].float().clamp_(-1, 1).cpu().numpy()
+        x = x.to(use.device, use.dtype).contiguous(memory_format=torch.channels_last)
+        result: np.ndarray = use.model(x)[:, 0].float().clamp_(-1, 1).cpu().numpy()
     return result
 
 
-def _smaller(error: BaseException, batch: int, model: nn.Module, device: torch.device, dtype: torch.dtype,
-             on_cpu: Callable[[], nn.Module] | None, log: Log | None
-             ) -> tuple[int, nn.Module, torch.device, torch.dtype]:
-    """What to go on with after running out of memory: half the batch, then the CPU."""
-    if device.type == "cuda":
+def _smaller(error: BaseException, use: _Use, on_cpu: Callable[[], nn.Module] | None, log: Log | None) -> _Use:
+    """What to go on with after running out of memory: half the batch, then one thread, then the CPU."""
+    if use.device.type == "cuda":
         torch.cuda.empty_cache()
-    if batch > 1:
-        if log is not None:
-            log("warning", f"Out of memory with {batch} slices at a time on {device.type}: "
-                           f"continuing with {batch // 2}.")
-        return batch // 2, model, device, dtype
-    if device.type == "cpu" or on_cpu is None:
+    if use.batch > 1:
+        _warn(log, f"Out of memory with {use.batch} slices at a time on {use.device.type}: "
+                   f"continuing with {use.batch // 2}.")
+        return replace(use, batch=use.batch // 2)
+    if use.threads > 1:
+        _warn(log, f"Out of memory with a slice on each of {use.threads} threads: continuing with one slice at a time.")
+        return replace(use, threads=1)
+    if use.device.type == "cpu" or on_cpu is None:
         raise Failed("memory", "There is not enough memory for a single slice.",
                      "Close other programs and try again.") from error
+    _warn(log, f"Out of memory on {use.device.type} even with one slice: continuing on the CPU.")
+    return _Use(on_cpu(), torch.device("cpu"), torch.float32, BATCH["cpu"], threads_on("cpu"))
+
+
+def _warn(log: Log | None, text: str) -> None:
     if log is not None:
-        log("warning", f"Out of memory on {device.type} even with one slice: continuing on the CPU.")
-    return BATCH["cpu"], on_cpu(), torch.device("cpu"), torch.float32
+        log("warning", text)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from ..errors import Cancelled
 from ..normalisation.canonical import SPACING_MM
 from .planes import PLANES, oriented
+from .threads import each, threads_on
 
 WRONG = 0.15  # of the brightest fluid's grey, the brain's mean matched, smoothed; white and grey matter lie 0.2 apart
 SMOOTHING_MM = 0.9  # before the comparison: an edge half a voxel off is not wrong
@@ -180,17 +182,25 @@ def logits(
     Anything where it is not. Raises Cancelled.
     """
     total = np.zeros(head.us.shape, np.float32)
-    for plane in PLANES:
-        wanted = np.flatnonzero(oriented(inside, plane).any(axis=(1, 2)))
-        sum_here = oriented(total, plane)
-        for begin in range(0, len(wanted), BATCH):
+    batches = [
+        (plane, wanted[begin : begin + BATCH])
+        for plane in PLANES
+        for wanted in [np.flatnonzero(oriented(inside, plane).any(axis=(1, 2)))]
+        for begin in range(0, len(wanted), BATCH)
+    ]
+
+    def said(batch: tuple[str, np.ndarray]) -> np.ndarray:
+        cells, told = (torch.from_numpy(part).to(device) for part in head.slices(*batch))
+        cells = cells.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            return np.asarray(network(cells, told)[:, 0].float().cpu().numpy())
+
+    with closing(each(said, batches, threads_on(device))) as answers:
+        for plane, some in batches:
             if cancel is not None and cancel():
                 raise Cancelled
-            some = wanted[begin : begin + BATCH]
-            cells, told = (torch.from_numpy(part).to(device) for part in head.slices(plane, some))
-            cells = cells.contiguous(memory_format=torch.channels_last)
-            with torch.inference_mode():
-                sum_here[some] += network(cells, told)[:, 0].float().cpu().numpy()
+            sum_here = oriented(total, plane)
+            sum_here[some] += next(answers)
     return total / np.float32(len(PLANES))
 
 
