@@ -13,7 +13,7 @@ import torch
 from made_heads import data_set, simulated_case
 from USMRISynthesisLib import cli
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
-from USMRISynthesisLib.normalisation import network_align
+from USMRISynthesisLib.normalisation import alignment_networks, network_align
 from USMRISynthesisLib.normalisation.canonical import canonical_ijk_to_ras
 from USMRISynthesisLib.normalisation.network import BRAIN, EYE_LEFT, FIELDS, HEAD_FINE, LOG_SIGMA, SKULL, Prediction
 from USMRISynthesisLib.normalisation.stages import STAGES
@@ -129,7 +129,7 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, data, trained):
 
 
 def test_an_export_loads_with_its_hash_and_answers(exported, data):
-    networks = network_align.load_networks(str(exported), consent=lambda sha256, name: True)
+    networks = alignment_networks.load_networks(str(exported), consent=lambda sha256, name: True)
     assert set(networks.parts) == set(STAGES)
     manifest = json.loads((exported / "manifest.json").read_text())
     assert manifest["task"] == "alignment" and manifest["synthetic"] is True
@@ -141,7 +141,7 @@ def test_an_export_loads_with_its_hash_and_answers(exported, data):
     damaged = Path(shutil.copytree(exported, exported.parent / "damaged"))
     (damaged / "model.pt").write_bytes((damaged / "model.pt").read_bytes() + b" ")
     with pytest.raises(Failed, match="SHA-256"):
-        network_align.load_networks(str(damaged), consent=lambda sha256, name: True)
+        alignment_networks.load_networks(str(damaged), consent=lambda sha256, name: True)
 
 
 def test_the_evaluation_prints_the_figures_and_draws_what_it_measured(exported, data, tmp_path, capsys):

@@ -218,7 +218,7 @@ def test_an_export_loads_with_its_hash_and_is_no_alignment_of_volumes(exported):
     assert manifest["task"] == "frames" and manifest["synthetic"] is True
     assert any("CC BY 4.0" in item["licence"] for item in manifest["training"]["data"])
     assert "not for diagnosis" in (exported / "README.md").read_text().lower()
-    from USMRISynthesisLib.normalisation.network_align import load_networks
+    from USMRISynthesisLib.normalisation.alignment_networks import load_networks
 
     with pytest.raises(Failed, match="not for alignment"):
         load_networks(str(exported), **agreed)

@@ -12,9 +12,10 @@ from scipy import ndimage
 from ..errors import Refused
 from ..gate import admit, find_fan
 from ..normalisation.alignment import LOW_SCORE, align_skull
+from ..normalisation.alignment_networks import Networks, load_networks
 from ..normalisation.canonical import canonical_ijk_to_ras, to_canonical
 from ..normalisation.learned import FRAMES_MODEL
-from ..normalisation.network_align import Located, Networks, align_volume, load_networks
+from ..normalisation.network_align import Located, align_volume
 from ..training.alignment_data import Head, load_heads
 from ..training.alignment_monitoring import emptied
 from ..volume import Volume

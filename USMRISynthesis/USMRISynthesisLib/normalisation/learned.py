@@ -40,7 +40,8 @@ def align_by_network(volume: Volume, fan: np.ndarray, *, gestational_age: float 
     Raises:
         ImportError: there is no torch. Failed: the model is not there or not intact.
     """
-    from USMRISynthesisLib.normalisation.network_align import align_volume, load_networks
+    from USMRISynthesisLib.normalisation.alignment_networks import load_networks
+    from USMRISynthesisLib.normalisation.network_align import align_volume
 
     found = align_volume(load_networks(model), volume, fan, gestational_age=gestational_age)
     if found is None:

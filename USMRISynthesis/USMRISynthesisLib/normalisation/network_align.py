@@ -1,6 +1,6 @@
 """The alignment networks at work on a volume: locate the head, orient it, refine, and what to make of it.
 
-    networks = load_networks("alignment")
+    networks = load_networks("alignment")       # alignment_networks.py
     found = align_volume(networks, volume, fan)          # None where no head can be made out
 
 torch is imported with this module: nothing that Slicer loads at its start imports it.
@@ -8,16 +8,14 @@ torch is imported with this module: nothing that Slicer loads at its start impor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from USMRISynthesisLib import weights
-from USMRISynthesisLib.errors import Failed
 from USMRISynthesisLib.normalisation import pose as poses
+from USMRISynthesisLib.normalisation.alignment_networks import Networks
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM
 from USMRISynthesisLib.normalisation.coordinates import (
     Fit,
@@ -42,40 +40,15 @@ from USMRISynthesisLib.normalisation.readings import (
 )
 from USMRISynthesisLib.normalisation.sampling import Pyramid
 from USMRISynthesisLib.normalisation.stages import STAGES
-from USMRISynthesisLib.normalisation.trust import DEFAULT, Calibration, Evidence, score
-from USMRISynthesisLib.synthesis.device import native_half
+from USMRISynthesisLib.normalisation.trust import Evidence, score
+from USMRISynthesisLib.synthesis.threads import each, threads_on
 from USMRISynthesisLib.volume import Volume
 
-TASK = "alignment"
 _FOLLOWED = 2  # directions that got votes
 _CERTAIN = 0.9  # a score that ends the search: what else got votes mostly leads to the same pose
-_REFINEMENTS, _SETTLED_DEG = 4, 0.5
+_REFINEMENTS, _SETTLED_DEG = 5, 1.0
 # Directions in which the midline is looked for: what one of them misjudges the others do not.
 _LOOKS = [np.eye(3), *(random_rotation(np.random.default_rng(seed)) for seed in range(3))]
-
-
-Passes = Callable[[Tensor], tuple[Tensor, ...]]
-
-
-@dataclass(eq=False)
-class Networks:
-    """The networks by stage, in evaluation mode on the CPU, and the trust calibration that belongs to them.
-
-    quick: the same in bfloat16, where the CPU computes in it (a fifth of the time): good enough for every look but the
-    last, whose pose and trust are the result's.
-    """
-
-    parts: Mapping[str, Passes]
-    calibration: Calibration = DEFAULT
-    name: str = TASK
-    quick: Mapping[str, Passes] | None = None
-
-    def __call__(self, stage: str, x: Tensor, *, last: bool = False) -> Prediction:
-        with torch.inference_mode():
-            if last or self.quick is None:
-                return Prediction(*(value.float() for value in self.parts[stage](x)))
-            x = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last_3d)
-            return Prediction(*(value.float() for value in self.quick[stage](x)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,47 +80,25 @@ class _Place:
     normal: np.ndarray
 
 
-_loaded: dict[str, Networks] = {}
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """One look of `refine`: what it said of the cube `unit` (4, 4), the fit to that, and the pose (4, 4) that follows.
 
-
-def load_networks(model: str = TASK, *, consent: weights.Consent | None = None) -> Networks:
-    """The networks of a model folder; the hash is checked every time, the preparation is done once.
-
-    Raises Failed (no such model, hash, another task) and ConsentNeeded.
+    start: (4, 4), the pose before the first look. turn_deg, move_mm: from the pose before this one.
     """
-    manifest, content = weights.verified_bytes(weights.find_model(model), consent=consent)
-    if manifest.task != TASK:
-        raise Failed("task", f"The model {manifest.name!r} is made for {manifest.task!r}, not for alignment.",
-                     "Choose an alignment model.")
-    if manifest.sha256 not in _loaded:
-        try:
-            calibration = Calibration.from_json(manifest.extra["trust"]) if "trust" in manifest.extra else DEFAULT
-            parts = _frozen(weights.from_bytes(content, manifest.name, "cpu").float())
-        except (ValueError, RuntimeError, AttributeError) as error:
-            raise Failed("model", f"The model {manifest.name!r} is no alignment model of this version.",
-                         "Export it again, or choose another model.") from error
-        _loaded.clear()
-        _loaded[manifest.sha256] = Networks(parts, calibration, manifest.name, _quick(content, manifest.name))
-    return _loaded[manifest.sha256]
 
+    said: Prediction
+    unit: np.ndarray
+    fit: Fit
+    matrix: np.ndarray
+    start: np.ndarray
+    turn_deg: float
+    move_mm: float
 
-def _frozen(module: torch.nn.Module) -> dict[str, Passes]:
-    return {name: torch.jit.freeze(getattr(module, name).eval()) for name in STAGES}
-
-
-def _quick(content: bytes, name: str) -> dict[str, Passes] | None:
-    """The networks in bfloat16 where the CPU computes in it, tried once; None where it or this torch does not."""
-    if native_half(torch.device("cpu"))[0] is not torch.bfloat16:
-        return None
-    module = weights.from_bytes(content, name, "cpu").to(torch.bfloat16)
-    try:
-        quick = _frozen(module.to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]
-        networks = Networks({}, quick=quick)
-        for stage, form in STAGES.items():
-            networks(stage, torch.zeros(1, 1, form.size, form.size, form.size))
-    except RuntimeError:
-        return None
-    return quick
+    @property
+    def upright(self) -> float:
+        """Logit of the head standing upright in the cube: of two opposite directions the right one has the higher."""
+        return float(self.said.fields[0, UPRIGHT].mean())
 
 
 def align_volume(networks: Networks, volume: Volume, fan: np.ndarray, *,
@@ -169,10 +120,10 @@ def align_volume(networks: Networks, volume: Volume, fan: np.ndarray, *,
     best: Located | None = None
     for n, normal in enumerate(other_normals(place.normal)):  # the first is the one that was found
         ballot = _asked(networks, pyramid, place, normal)
-        for rotation in ballot.winners()[:1 if n else _FOLLOWED] if ballot is not None else ():
-            start = _second_look(networks, pyramid, place, rotation)
-            assert ballot is not None
-            found = None if start is None else _refine(networks, pyramid, ballot, start, gestational_age)
+        if ballot is None:
+            continue
+        for look in _first_looks(networks, pyramid, place, ballot.winners()[: 1 if n else _FOLLOWED]):
+            found = _refined(networks, pyramid, ballot, look, gestational_age)
             if found is not None and (best is None or found.score > best.score):
                 best = found
             if best is not None and best.score > _CERTAIN:
@@ -185,7 +136,8 @@ def align_from(networks: Networks, volume: Volume, fan: np.ndarray, start: np.nd
     pyramid = Pyramid(volume, fan)
     place = _locate(networks, pyramid)
     ballot = None if place is None else _asked(networks, pyramid, place, place.normal)
-    return None if ballot is None else _refine(networks, pyramid, ballot, start, None)
+    look = _look(networks, pyramid, start)
+    return None if ballot is None or look is None else _refined(networks, pyramid, ballot, look, None)
 
 
 def _locate(networks: Networks, pyramid: Pyramid) -> _Place | None:
@@ -195,8 +147,9 @@ def _locate(networks: Networks, pyramid: Pyramid) -> _Place | None:
     length, midplane = 0.0, None
     for looks in (_LOOKS[:1], _LOOKS[:1], _LOOKS):
         units = [cube_to_world(side, centre, axes) for axes in looks]
-        said = networks("locate", torch.cat([pyramid.cut(unit, form.size) for unit in units]))
-        places = [place for n, unit in enumerate(units) if (place := head_place(said, n, unit)) is not None]
+        said = _of_cubes(networks, "locate", pyramid, units)
+        found = [head_place(one, 0, unit) for one, unit in zip(said, units, strict=True)]
+        places = [place for place in found if place is not None]
         if not places:
             return None
         centre = np.mean([place[0] for place in places], axis=0)
@@ -209,14 +162,32 @@ def _locate(networks: Networks, pyramid: Pyramid) -> _Place | None:
     return _Place(centre, length, midplane.normal)
 
 
+def _of_cubes(networks: Networks, stage: str, pyramid: Pyramid, units: Sequence[np.ndarray]) -> list[Prediction]:
+    """What a stage says of each of these cubes (4, 4), several at a time."""
+    size = STAGES[stage].size
+    return list(each(lambda unit: networks(stage, pyramid.cut(unit, size)), units, min(len(units), threads_on("cpu"))))
+
+
 def _asked(networks: Networks, pyramid: Pyramid, place: _Place, normal: np.ndarray) -> Ballot | None:
     """What the cubes about the head say of its direction, if its midplane has this normal; None without votes."""
     form = STAGES["orient"]
     side = form.side_mm * place.length / HEAD_LENGTH_MM
     units = [cube_to_world(side, place.centre, axes) for axes in cube_axes(normal)]
-    said = networks("orient", torch.cat([pyramid.cut(unit, form.size) for unit in units]))
-    gradients = [gradient_of(said, n, unit) for n, unit in enumerate(units)]
+    said = _of_cubes(networks, "orient", pyramid, units)
+    gradients = [gradient_of(one, 0, unit) for one, unit in zip(said, units, strict=True)]
     return counted([gradient for gradient in gradients if gradient is not None], place.length)
+
+
+def _first_looks(networks: Networks, pyramid: Pyramid, place: _Place, rotations: Sequence[np.ndarray]) -> list[_Look]:
+    """The first look of `refine` in each direction, the one in which the head stands most upright first: of 46 pairs in
+    which one was right (simulated) that was the right one but once."""
+
+    def first(rotation: np.ndarray) -> _Look | None:
+        start = _second_look(networks, pyramid, place, rotation)
+        return None if start is None else _look(networks, pyramid, start)
+
+    looks = list(each(first, rotations, min(len(rotations), threads_on("cpu"))))
+    return sorted((look for look in looks if look is not None), key=lambda look: -look.upright)
 
 
 def _second_look(networks: Networks, pyramid: Pyramid, place: _Place, rotation: np.ndarray) -> np.ndarray | None:
@@ -227,49 +198,51 @@ def _second_look(networks: Networks, pyramid: Pyramid, place: _Place, rotation: 
     return None if fit is None else fit.matrix
 
 
-def _refine(networks: Networks, pyramid: Pyramid, ballot: Ballot, start: np.ndarray,
-            gestational_age: float | None) -> Located | None:
+def _look(networks: Networks, pyramid: Pyramid, matrix: np.ndarray, start: np.ndarray | None = None) -> _Look | None:
+    """One look of `refine` at the head as it stands in the pose `matrix` (4, 4); None where it sees none."""
     form = STAGES["refine"]
-    matrix, fit = start, None
-    turn = move = 0.0
-    said, unit = None, np.eye(4)
-    for number in range(_REFINEMENTS + 1):
-        last = number == _REFINEMENTS or (number > 0 and turn < _SETTLED_DEG)
-        if last and networks.quick is None:
-            break  # the last look was as good as any
-        unit = np.linalg.inv(matrix) @ np.diag([form.side_mm / 2] * 3 + [1.0])
-        said = networks("refine", pyramid.cut(unit, form.size), last=last)
-        fit = dense_fit(said, 0, unit, "refine")
-        if fit is None:
-            return None
-        following = _fused(said, fit, unit)
-        turn = angle_deg(rotation_of(following), rotation_of(matrix))
-        back = np.linalg.inv(matrix)[:3, 3]
-        move = float(np.linalg.norm(following[:3, :3] @ back + following[:3, 3]))
-        matrix = following
-        if last:
+    back = np.linalg.inv(matrix)
+    unit = back @ np.diag([form.side_mm / 2] * 3 + [1.0])
+    said = networks("refine", pyramid.cut(unit, form.size))
+    fit = dense_fit(said, 0, unit, "refine")
+    if fit is None:
+        return None
+    following = _fused(said, fit, unit)
+    turn = angle_deg(rotation_of(following), rotation_of(matrix))
+    move = float(np.linalg.norm(following[:3, :3] @ back[:3, 3] + following[:3, 3]))
+    return _Look(said, unit, fit, following, matrix if start is None else start, turn, move)
+
+
+def _refined(networks: Networks, pyramid: Pyramid, ballot: Ballot, look: _Look,
+             gestational_age: float | None) -> Located | None:
+    """Looks until the pose settles, and what to make of the last one."""
+    for _ in range(_REFINEMENTS - 1):
+        if look.turn_deg < _SETTLED_DEG:
             break
-    assert said is not None and fit is not None
-    to_canonical = matrix @ unit
+        after = _look(networks, pyramid, look.matrix, look.start)
+        if after is None:
+            return None
+        look = after
+    said, matrix = look.said, look.matrix
+    to_canonical = matrix @ look.unit
     skull = _skull(said, to_canonical, np.eye(3)) or poses.Ellipsoid(
         poses.SKULL_CENTRE_MM, poses.SKULL_SEMI_AXES_MM, np.eye(3), 20.0)
     eyes, eye_weights = eyes_of(said, to_canonical)
     head = torch.sigmoid(said.maps[0, HEAD_FINE]).numpy()
     rotation = rotation_of(matrix)
     evidence = Evidence(
-        agreement=ballot.agreement(rotation), clear=ballot.clearness(rotation),
-        upright=float(said.fields[0, UPRIGHT].mean()), residual_mm=fit.residual, inliers=fit.inliers, turn_deg=turn,
-        move_mm=move, skull_mm=skull.residual, size=size_misfit(head, to_canonical),
-        mask=mask_agreement(head, skull, to_canonical))
+        agreement=ballot.agreement(rotation), clear=ballot.clearness(rotation), upright=look.upright,
+        residual_mm=look.fit.residual, inliers=look.fit.inliers, turn_deg=look.turn_deg, move_mm=look.move_mm,
+        skull_mm=skull.residual, size=size_misfit(head, to_canonical), mask=mask_agreement(head, skull, to_canonical))
     if gestational_age is not None:
-        spread = 0.02 + 0.01 * fit.residual
+        spread = 0.02 + 0.01 * look.fit.residual
         aged = poses.with_age(matrix, gestational_age, spread=spread, centre=skull.centre)
         change = aged @ np.linalg.inv(matrix)
         skull = replace(skull, semi_axes=skull.semi_axes * scale_of(change))
         eyes = eyes @ change[:3, :3].T + change[:3, 3]
         matrix, to_canonical = aged, change @ to_canonical
-    return Located(matrix, skull, eyes, eye_weights, torch.sigmoid(said.maps[0, BRAIN]).numpy(), to_canonical, start,
-                   evidence, score(evidence, networks.calibration))
+    return Located(matrix, skull, eyes, eye_weights, torch.sigmoid(said.maps[0, BRAIN]).numpy(), to_canonical,
+                   look.start, evidence, score(evidence, networks.calibration))
 
 
 def _fused(said: Prediction, dense: Fit, unit: np.ndarray) -> np.ndarray:

@@ -89,8 +89,7 @@ def fit_ellipsoid(points: np.ndarray, axes: np.ndarray, weights: np.ndarray | No
         rows = np.vstack([u, poles])
         share = prior / (prior + len(points))
         row_weights = np.concatenate([row_weights * (1 - share), np.full(6, share / 6)])
-    root = np.sqrt(row_weights)
-    solution = np.linalg.lstsq(np.column_stack([rows**2, rows]) * root[:, None], root, rcond=1e-8)[0]
+    solution = _least_squares(np.column_stack([rows**2, rows]), np.ones(len(rows)), row_weights)
     square, linear = solution[:3], solution[3:]
     if not (square > 0).all():
         raise ValueError("the boundary points fit no ellipsoid")
@@ -107,11 +106,19 @@ def _usual_sphere(local: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, fl
     """Centre and A semi-axis of the ellipsoid of usual proportions: a sphere once the axes are squeezed."""
     ratios = SKULL_SEMI_AXES_MM / SKULL_SEMI_AXES_MM[1]
     squeezed = local / ratios
-    root = np.sqrt(weight / weight.sum())[:, None]
-    design = np.column_stack([2 * squeezed, np.ones(len(local))]) * root
-    solution = np.linalg.lstsq(design, (squeezed**2).sum(axis=1, keepdims=True) * root, rcond=1e-9)[0][:, 0]
+    middle = weight @ squeezed / weight.sum()  # about their middle: squares of what lies far away lose digits
+    squeezed = squeezed - middle
+    design = np.column_stack([2 * squeezed, np.ones(len(local))])
+    solution = _least_squares(design, (squeezed**2).sum(axis=1), weight / weight.sum())
     square = solution[3] + float(solution[:3] @ solution[:3])
-    return (solution[:3] * ratios, float(np.sqrt(square))) if square > 0 else None
+    return ((solution[:3] + middle) * ratios, float(np.sqrt(square))) if square > 0 else None
+
+
+def _least_squares(design: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """By the normal equations, in a tenth of the time for thousands of rows; the shortest where several are as good."""
+    weighted = design.T * weights
+    solution: np.ndarray = np.linalg.lstsq(weighted @ design, weighted @ target, rcond=1e-12)[0]
+    return solution
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ Pure readings of a ``Prediction`` in the world of its cube; ``network_align.py``
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from USMRISynthesisLib.normalisation.network import EYE_LEFT, EYE_RIGHT, HEAD, L
 from USMRISynthesisLib.normalisation.stages import STAGES
 
 HEAD_CELLS = 8.0  # of the fields; fewer than these hold no head
-_MOST_POINTS = 4000
+_MOST_POINTS, _PLANE_POINTS = 4000, 1500
 
 
 @functools.lru_cache(maxsize=4)
@@ -58,11 +59,11 @@ def votes(said: Prediction, n: int, unit_to_world: np.ndarray,
     return places, claimed, share[kept] * np.exp(-2 * fields[LOG_SIGMA, kept].clip(-6, 1))
 
 
-def midplane_of(said: Prediction, units: list[np.ndarray], length: float) -> poses.Midplane | None:
-    """The plane through the midline, from what `locate` says of cubes `units`; length: the head's in the world."""
-    parts = [votes(said, n, unit, "locate") for n, unit in enumerate(units)]
+def midplane_of(said: Sequence[Prediction], units: Sequence[np.ndarray], length: float) -> poses.Midplane | None:
+    """The plane through the midline, from what `locate` says of each of the cubes `units`; length: the head's there."""
+    parts = [votes(one, 0, unit, "locate") for one, unit in zip(said, units, strict=True)]
     points, claimed, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
-    step = 1 + len(points) // _MOST_POINTS
+    step = 1 + len(points) // _PLANE_POINTS
     distance = np.maximum(claimed[::step, 0], 0) * length / HEAD_LENGTH_MM
     try:
         return poses.fit_midplane(points[::step], distance, weights[::step])
@@ -94,16 +95,16 @@ def dense_fit(said: Prediction, n: int, unit_to_world: np.ndarray, stage: str) -
 def skull_points(distance: np.ndarray, unit_to_canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points (m, n) where a distance map changes sign between neighbouring cells, canonical mm, and weights (m,)."""
     n, size = distance.ndim, distance.shape[0]
-    found = []
+    found: list[np.ndarray] = []
+    inside = distance < 0
     for axis in range(n):
-        a, b = distance.take(range(size - 1), axis), distance.take(range(1, size), axis)
-        cross = np.argwhere((a < 0) != (b < 0))
-        if not len(cross):
+        here, there = ((slice(None),) * axis + (part,) for part in (slice(None, -1), slice(1, None)))
+        at = np.nonzero(inside[here] != inside[there])
+        if not len(at[0]):
             continue
-        at = tuple(cross.T)
-        part = a[at] / (a[at] - b[at])
-        places = cross.astype(np.float64)
-        places[:, axis] += part
+        a, b = distance[here][at], distance[there][at]
+        places = np.stack(at, axis=1).astype(np.float64)
+        places[:, axis] += a / (a - b)
         found.append(places)
     if not found:
         return np.zeros((0, n)), np.zeros(0)

@@ -6,6 +6,8 @@ means over what they cover and a cube costs the same whatever the file's voxels 
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,10 @@ from USMRISynthesisLib.volume import Volume
 
 # Cells along the largest side of the finest level: the finest cube that the network sees has 64.
 _FINEST = 168
+# So many voxels tell the percentiles as well as all.
+_ENOUGH = 500_000
+# A 3D cube is sampled in slabs of so many cells, because torch gives whole samples to its threads.
+_SLAB = 8
 
 
 class Pyramid:
@@ -35,21 +41,42 @@ class Pyramid:
         n = self.dimensions
         steps = np.linalg.norm(self.array_to_world[:n, :n], axis=0)[::-1]  # a voxel along (k,) j, i
         wanted = float((steps * array.shape).max()) / _FINEST
-        bins = [max(1, round(float(wanted / step))) for step in steps]
-        part = tuple(slice(None, None, max(1, b)) for b in bins)  # enough for percentiles
+        self._bins = [max(1, round(float(wanted / step))) for step in steps]
+        several = int((array.size / _ENOUGH) ** (1 / n))
+        part = tuple(slice(None, None, max(1, b, several)) for b in self._bins)
         low, high = robust_range(array[part], mask[part])
-        image, share = _binned(array, mask, bins)
-        image = np.clip((image - low) * np.float32(1 / max(high - low, 1e-6)), 0, 1)
-        self._levels = [(torch.from_numpy(np.stack([image * share, share])), np.array(bins[::-1], dtype=float))]
-        while min(self._levels[-1][0].shape[1:]) >= 16:
-            stack, factor = self._levels[-1]
-            pool = F.avg_pool3d if n == 3 else F.avg_pool2d
-            self._levels.append((pool(stack[None], 2)[0], factor * 2))
-        corners = _corners(share > 0.5) * np.array(bins[::-1]) + (np.array(bins[::-1]) - 1) / 2
+        if array.dtype.kind == "u":  # 8 bits stay 8 bits
+            low, high = round(low), round(high)
+        self._range = (low, max(high - low, 1e-6))
+        self._array, self._mask = np.clip(array, low, max(low, high)), mask
+        self._levels: dict[int, tuple[Tensor, np.ndarray]] = {}
+        corners = _corners(mask)
         places = corners @ self.array_to_world[:n, :n].T + self.array_to_world[:n, n]
         self.centre = (places.max(axis=0) + places.min(axis=0)) / 2
         self.extent = float(np.ptp(places, axis=0).max())
         self._voxel = steps[::-1]
+
+    def _level(self, number: int) -> tuple[Tensor, np.ndarray]:
+        """Level 0 is the finest, each further one half of it: (2, ...) image times share of the fan, and that share;
+        and how many voxels (n,) one cell is, x first. Made when it is first asked for: the finest mostly is not."""
+        if number not in self._levels:
+            if number < 2:
+                bins = [b * 2**number for b in self._bins]
+                low, spread = self._range
+                total, share = _binned(self._array, self._mask, bins)
+                total -= np.float32(low) * share
+                total *= np.float32(1 / spread)
+                self._levels[number] = torch.from_numpy(np.stack([total, share])), np.array(bins[::-1], dtype=float)
+            else:
+                stack, factor = self._level(number - 1)
+                pool = F.avg_pool3d if self.dimensions == 3 else F.avg_pool2d
+                self._levels[number] = pool(stack[None], 2)[0], factor * 2
+        return self._levels[number]
+
+    def _exists(self, number: int) -> bool:
+        """Whether there is such a level: the one before it has 16 cells along every side."""
+        return min(size // (b * 2 ** (number - 1))
+                   for size, b in zip(self._array.shape, self._bins, strict=True)) >= 16
 
     def cut(self, unit_to_world: np.ndarray, size: int) -> Tensor:
         """(1, 1, size, ...) in [-1, 1], -1 outside the fan.
@@ -60,31 +87,35 @@ class Pyramid:
         """
         n = self.dimensions
         cell = float(np.linalg.norm(unit_to_world[:n, 0])) * 2 / size
-        level = 0
-        while level + 1 < len(self._levels) and (self._levels[level + 1][1] * self._voxel).max() <= 1.25 * cell:
+        level, finest = 0, float((np.array(self._bins[::-1]) * self._voxel).max())
+        while self._exists(level + 1) and finest * 2 ** (level + 1) <= 1.25 * cell:
             level += 1
-        stack, factor = self._levels[level]
+        stack, factor = self._level(level)
         shape = np.array(stack.shape[1:][::-1], dtype=float)
         # A cell's index in the array to the level's own -1..1: its faces lie half a voxel outside the first and last.
         to_unit = np.eye(n + 1)
         to_unit[:n, :n] = np.diag(2 / (shape * factor))
         to_unit[:n, n] = 1 / (shape * factor) - 1
         theta = to_unit @ np.linalg.inv(self.array_to_world) @ unit_to_world
-        image, share = F.grid_sample(stack[None], _places(theta[:n], size), align_corners=False)[0]
-        inside = share > 0.5
-        value = image / share.clamp_min(1e-6) * 2 - 1
-        return torch.where(inside, value, value.new_tensor(-1.0))[None, None]
+        slabs = size // _SLAB if n == 3 and size % _SLAB == 0 else 1
+        where = _places(theta[:n], size).reshape(slabs, size // slabs, *[size] * (n - 1), n)
+        found = F.grid_sample(stack.expand(slabs, *stack.shape), where, align_corners=False)
+        image, share = found.transpose(0, 1).reshape(2, *[size] * n)
+        value = (image / share.clamp_min(1e-6)).mul_(2).sub_(1).masked_fill_(share <= 0.5, -1.0)
+        return value[None, None]
+
+
+@functools.lru_cache(maxsize=8)
+def _cells(n: int, size: int) -> Tensor:
+    """(size ** n, n + 1): the coordinates x, y(, z), 1 of a cube's cells, -1 and 1 at its faces."""
+    axis = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 / size) - 1
+    along = torch.meshgrid(*[axis] * n, indexing="ij")[::-1]
+    return torch.stack([*along, torch.ones_like(along[0])], dim=-1).reshape(-1, n + 1)
 
 
 def _places(theta: np.ndarray, size: int) -> Tensor:
-    """(1, size, ..., n): where theta (n, n + 1) brings the cells of a cube; `affine_grid`, in a third of the time."""
-    n = len(theta)
-    columns = torch.from_numpy(theta.astype(np.float32)).unbind(dim=1)
-    axis = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 / size) - 1
-    where = columns[n]
-    for along in reversed(range(n)):  # z first: all but the last sum are small
-        where = where + axis.view(-1, *[1] * (along + 1)) * columns[along]
-    return where[None]
+    """(size ** n, n): where theta (n, n + 1) brings the cells of a cube; `affine_grid`, in a third of the time."""
+    return _cells(len(theta), size) @ torch.from_numpy(theta.astype(np.float32)).T
 
 
 def plane_of(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
@@ -110,15 +141,13 @@ def _corners(mask: np.ndarray) -> np.ndarray:
 
 
 def _binned(array: np.ndarray, mask: np.ndarray, bins: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Means over blocks of voxels inside the fan, and the fan's share of each block, both float32."""
-    if max(bins) == 1:
-        return array.astype(np.float32), mask.astype(np.float32)
+    """Sums over blocks of voxels inside the fan, over a block's size, and the fan's share of each block; float32."""
     size = float(np.prod(bins))
     # 8-bit voxels are summed as whole numbers: half the memory, twice the speed.
     exact = array.dtype == np.uint8 and size * 255 < 2**16
     total = _summed(np.where(mask, array, array.dtype.type(0)), bins, np.uint16 if exact else np.float32)
-    share = _summed(mask, bins, np.uint16) / np.float32(size)
-    return total.astype(np.float32) / size / np.maximum(share, 1e-6), share.astype(np.float32)
+    share = _summed(mask, bins, np.uint16)
+    return total * np.float32(1 / size), share * np.float32(1 / size)
 
 
 def _summed(array: np.ndarray, bins: list[int], dtype: type) -> np.ndarray:

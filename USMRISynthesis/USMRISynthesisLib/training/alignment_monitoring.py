@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from ..normalisation import trust
+from ..normalisation.alignment_networks import Networks
 from ..normalisation.coordinates import angle_deg, cube_rotations, rotation_of, scale_of, small_rotation
-from ..normalisation.network_align import Located, Networks, align_from, align_volume
+from ..normalisation.network_align import Located, align_from, align_volume
 from ..volume import Volume
 from .alignment_data import Head, no_head
 
