@@ -17,6 +17,7 @@ from USMRISynthesisLib.normalisation import skull_search, skull_template
 from USMRISynthesisLib.normalisation.alignment import ELLIPSOID_Z_MM, LOW_SCORE
 from USMRISynthesisLib.normalisation.alignment import align_skull as align
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM, SIZE, canonical_axis_mm, to_canonical
+from USMRISynthesisLib.normalisation.head import Alignment
 from USMRISynthesisLib.volume import Volume
 
 DATA = Path(os.environ.get("USMRI_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -219,3 +220,34 @@ def test_an_image_too_small_for_any_head_is_refused():
     tiny = Volume(rng.integers(0, 255, (1, 100, 120), dtype=np.uint8), np.diag([0.02, 0.02, 0.02, 1.0]))
     with pytest.raises(Refused, match="Nothing in the image has a possible size for a fetal head"):
         align(tiny, whole(tiny))
+
+
+@settings(max_examples=40, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(seed=st.integers(0, 10**6), frame=st.booleans(), mirrored=st.booleans())
+def test_the_head_on_any_grid_is_the_ellipsoid_voxel_by_voxel(seed, frame, mirrored):
+    rng = np.random.default_rng(seed)
+    grid, to_canonical_mm = np.eye(4), np.eye(4)
+    grid[:3, :3] = Rotation.random(random_state=seed).as_matrix() * rng.uniform(1.5, 5, 3)
+    grid[:3, 0] *= -1 if mirrored else 1
+    to_canonical_mm[:3, :3] = rng.uniform(0.7, 1.3) * Rotation.random(random_state=seed + 1).as_matrix()
+    to_canonical_mm[:3, :3] += rng.normal(0, 0.05, (3, 3))  # a transform that was given may shear
+    shape = (1 if frame else 18, 21, 25)
+    middle = grid[:3, :3] @ ((np.array(shape[::-1]) - 1) / 2 + rng.uniform(-6, 6, 3) * (1, 1, not frame))
+    to_canonical_mm[:3, 3] = -to_canonical_mm[:3, :3] @ (middle + grid[:3, 3])
+    found = Alignment(to_canonical_mm, rng.uniform(-3, 3, 3), rng.uniform(15, 50, 3) * (1, 1, not frame),
+                      np.eye(3) if frame else Rotation.random(random_state=seed + 2).as_matrix(), 1.0, "given")
+    places = np.tensordot(to_canonical_mm[:3, :3], world(shape, grid), 1) + to_canonical_mm[:3, 3][:, None, None, None]
+    n = 2 if frame else 3
+    local = np.tensordot(found.rotation[:n, :n].T, places[:n] - found.centre[:n, None, None, None], 1)
+    radius = ((local / found.semi_axes[:n, None, None, None]) ** 2).sum(axis=0)
+    said = found.head_on(grid, shape)
+    assert said.shape == shape and said.dtype == bool
+    sure = np.abs(radius - 1) > 1e-9
+    np.testing.assert_array_equal(said[sure], (radius <= 1)[sure])
+
+
+def test_a_head_beside_the_grid_leaves_it_empty():
+    away = np.eye(4)
+    away[0, 3] = 500
+    found = Alignment(away, np.zeros(3), np.array([36.0, 44, 35]), np.eye(3), 1.0, "given")
+    assert not found.head_on(np.eye(4), (10, 11, 12)).any()

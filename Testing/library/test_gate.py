@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.fan import _close_widely, _grow
 from USMRISynthesisLib.gate import admit, find_fan, speckle_evidence
 from USMRISynthesisLib.volume import Volume
 
@@ -168,3 +169,20 @@ def test_real_mr_is_refused(pattern):
     assert paths
     for path in paths:
         assert refusal(Volume.read(path)).kind == "modality"
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), frame=st.booleans(), radius=st.floats(0.4, 9.0))
+def test_closing_by_sweeps_is_closing_by_distances(seed, frame, radius):
+    rng = np.random.default_rng(seed)
+    shape, sizes = rng.integers(3, 15, 2 if frame else 3), rng.uniform(0.6, 1.8, 2 if frame else 3).tolist()
+    mask = rng.random(shape) < rng.choice([0.02, 0.3])
+    room = int(np.ceil(radius / min(sizes))) + 2
+    wide = np.pad(mask, room)
+
+    def grown(some):
+        return (ndimage.distance_transform_edt(~some, sizes) <= radius * (1 + 1e-6)) & some.any()
+
+    expected = ~grown(~grown(wide)) if mask.any() else wide
+    np.testing.assert_array_equal(_close_widely(mask, radius, sizes), expected[(slice(room, -room),) * mask.ndim])
+    np.testing.assert_array_equal(_grow(wide, radius, sizes), grown(wide))

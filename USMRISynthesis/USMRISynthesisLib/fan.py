@@ -20,6 +20,8 @@ _CLEANING = 0.008
 _CELLS = 80
 # Up to so many neighbours a mask is grown by shifting it, beyond by sweeping it.
 _FEW_OFFSETS = 120
+# What is just within a radius stays so in float32.
+_JUST = 1 + 1e-6
 
 
 def find_fan(array: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> np.ndarray:
@@ -114,9 +116,7 @@ def _shape_of_fan(cells: np.ndarray, sizes: list[float]) -> np.ndarray:
     volumes = np.bincount(parts.ravel())
     volumes[0] = 0
     kept = (volumes >= 0.2 * volumes.max()).take(parts)
-    reach = int(np.ceil(_CLOSING * extent / min(sizes))) + 1
-    closed = _close(np.pad(kept, reach), _CLOSING * extent, sizes)[(slice(reach, -reach),) * cells.ndim]
-    return _without_holes(closed)[(slice(room, -room),) * cells.ndim]
+    return _without_holes(_close_widely(kept, _CLOSING * extent, sizes))[(slice(room, -room),) * cells.ndim]
 
 
 def _without_holes(mask: np.ndarray) -> np.ndarray:
@@ -126,37 +126,71 @@ def _without_holes(mask: np.ndarray) -> np.ndarray:
 
 
 def _grow(mask: np.ndarray, radius: float, sizes: list[float]) -> np.ndarray:
-    """Every cell within `radius` of the mask: `distance_transform_edt(~mask, sizes) <= radius`, 3-10 times faster.
+    """Every cell within a small `radius` of the mask: `distance_transform_edt(~mask, sizes) <= radius`, by shifts.
+
+    They wrap around the array's ends: within `radius` of its border the mask must be uniform.
+    """
+    offsets = _ball(radius, sizes)
+    if len(offsets) > _FEW_OFFSETS:
+        grown = _within(mask, radius, sizes, wider=True)
+        return grown[tuple(slice((more - size) // 2, (more + size) // 2)
+                           for more, size in zip(grown.shape, mask.shape, strict=True))]
+    strides = np.array([int(np.prod(mask.shape[axis + 1:])) for axis in range(mask.ndim)])
+    flat, grown = mask.ravel(), mask.ravel().copy()
+    for step in (offsets @ strides).tolist():
+        if step > 0:
+            grown[step:] |= flat[:-step]
+            grown[:-step] |= flat[step:]
+    return grown.reshape(mask.shape)
+
+
+def _close_widely(mask: np.ndarray, radius: float, sizes: list[float]) -> np.ndarray:
+    """Closed by a large `radius`, as if nothing but what is empty lay around the array."""
+    return ~_within(~_within(mask, radius, sizes, wider=True), radius, sizes, wider=False)
+
+
+def _within(mask: np.ndarray, radius: float, sizes: list[float], *, wider: bool) -> np.ndarray:
+    """Every cell within `radius` of the mask: `distance_transform_edt(~mask, sizes) <= radius`, 5-20 times faster.
 
     Only the threshold is wanted, so two of the axes need no distances squared: along the first, sweeping the planes
     there and back counts cells; along the last, a cell that has reach left hands one cell less to its neighbour.
-    Small radii wrap around the array's ends: within `radius` of its border the mask must be uniform.
+
+    wider: the result has as many cells more at each end of each axis as `radius` reaches, else as many less. Each axis
+    gets them when its turn has come, or loses them: so most steps have less than the whole to do.
     """
-    radius *= 1 + 1e-6  # what is just within stays so in float32
+    radius *= _JUST
     reach = [int(radius / size) for size in sizes]
-    offsets = np.argwhere(_ball(reach, radius, sizes)) - reach
-    if len(offsets) <= _FEW_OFFSETS:
-        strides = np.array([int(np.prod(mask.shape[axis + 1:])) for axis in range(mask.ndim)])
-        flat, grown = mask.ravel(), mask.ravel().copy()
-        for step in (offsets @ strides).tolist():
-            if step > 0:
-                grown[step:] |= flat[:-step]
-                grown[:-step] |= flat[step:]
-        return grown.reshape(mask.shape)
     far = np.int16(reach[0] + 1)
     cells = np.where(mask, np.int16(0), far)
+    cells = _longer(cells, 0, reach[0], far) if wider else cells
     for order in (range(1, len(cells)), range(len(cells) - 2, -1, -1)):
         for k in order:
             np.minimum(cells[k], cells[k - order.step] + 1, out=cells[k])
+    cells = cells if wider else _shorter(cells, 0, reach[0])
     squared = (cells * np.float32(sizes[0])) ** 2
     if mask.ndim == 3:
+        squared = _longer(squared, 1, reach[1], np.float32(np.inf)) if wider else squared
         squared = _lower_parabolas(squared, sizes[1], reach[1])
+        squared = squared if wider else _shorter(squared, 1, reach[1])
     left = np.moveaxis(np.float32(radius**2) - squared, -1, 0)
     rest = np.where(left >= 0, np.sqrt(np.maximum(left, 0)) / np.float32(sizes[-1]), -1).astype(np.int16)
+    rest = _longer(rest, 0, reach[-1], np.int16(-1)) if wider else rest
     for order in (range(1, len(rest)), range(len(rest) - 2, -1, -1)):
         for i in order:
             np.maximum(rest[i], rest[i - order.step] - 1, out=rest[i])
+    rest = rest if wider else _shorter(rest, 0, reach[-1])
     return np.ascontiguousarray(np.moveaxis(rest >= 0, 0, -1))
+
+
+def _longer(array: np.ndarray, axis: int, count: int, value: np.generic) -> np.ndarray:
+    """With `count` cells of `value` more at each end of an axis."""
+    width = [(count, count) if n == axis else (0, 0) for n in range(array.ndim)]
+    return np.pad(array, width, constant_values=value)
+
+
+def _shorter(array: np.ndarray, axis: int, count: int) -> np.ndarray:
+    """Without the `count` cells at each end of an axis."""
+    return array[(slice(None),) * axis + (slice(count, array.shape[axis] - count),)]
 
 
 def _lower_parabolas(squared: np.ndarray, size: float, reach: int) -> np.ndarray:
@@ -171,9 +205,12 @@ def _lower_parabolas(squared: np.ndarray, size: float, reach: int) -> np.ndarray
     return lowest
 
 
-def _ball(reach: list[int], radius: float, sizes: list[float]) -> np.ndarray:
+def _ball(radius: float, sizes: list[float]) -> np.ndarray:
+    """(m, n): the offsets of all cells within `radius` of one."""
+    radius *= _JUST
+    reach = [int(radius / size) for size in sizes]
     axes = [np.arange(-n, n + 1) * size for n, size in zip(reach, sizes, strict=True)]
-    return np.asarray(sum(axis**2 for axis in np.ix_(*axes)) <= radius**2)
+    return np.argwhere(sum(axis**2 for axis in np.ix_(*axes)) <= radius**2) - reach
 
 
 def _close(mask: np.ndarray, radius: float, sizes: list[float]) -> np.ndarray:

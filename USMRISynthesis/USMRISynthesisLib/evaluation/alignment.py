@@ -18,9 +18,10 @@ import numpy as np
 
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.gate import admit, find_fan
-from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, Alignment
+from USMRISynthesisLib.normalisation.alignment import LOW_SCORE
 from USMRISynthesisLib.normalisation.alignment import align_skull as align
 from USMRISynthesisLib.normalisation.canonical import canonical_axis_mm, canonical_ijk_to_ras
+from USMRISynthesisLib.normalisation.head import Alignment
 from USMRISynthesisLib.normalisation.pose import circumference_mm
 from USMRISynthesisLib.volume import Volume
 

@@ -16,7 +16,8 @@ import numpy as np
 from ..errors import Refused
 from ..gate import admit, find_fan
 from ..normalisation import learned
-from ..normalisation.alignment import LOW_SCORE, UNSEEN_SCORE, Alignment, align_skull
+from ..normalisation.alignment import LOW_SCORE, UNSEEN_SCORE, align_skull
+from ..normalisation.head import Alignment
 from ..normalisation.pose import circumference_mm
 from ..simulation.dataset import MINIMUM_CIRCUMFERENCE_MM, frame_volume
 from ..training.frames_data import Picture, annotated, real_pictures, rows_of, simulated_pictures

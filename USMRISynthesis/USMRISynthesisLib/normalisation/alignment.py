@@ -11,7 +11,7 @@ elsewhere the end nearer to the assumed anterior becomes anterior, and the face 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -21,10 +21,9 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.normalisation.canonical import (
     HC_PLANE_Z_MM,
     HEAD_LENGTH_MM,
-    SIZE,
-    canonical_axis_mm,
     resample,
 )
+from USMRISynthesisLib.normalisation.head import Alignment
 from USMRISynthesisLib.normalisation.skull import Skull, fit_skull
 from USMRISynthesisLib.normalisation.skull_template import RATIOS
 from USMRISynthesisLib.volume import Volume
@@ -43,46 +42,6 @@ ELLIPSOID_Z_MM = 2.8
 ELLIPSOID_LENGTH_MM = 0.98 * HEAD_LENGTH_MM
 # Cells of the working grid along the fan's largest side.
 _CELLS = {2: 200, 3: 96}
-
-
-@dataclass(frozen=True, eq=False)
-class Alignment:
-    """Where the head lies.
-
-    Attributes:
-        ras_to_canonical: (4, 4), RAS mm to canonical mm; a similarity, or what was given.
-        centre: (3,) of the outer skull's ellipsoid, canonical mm.
-        semi_axes: (3,) along R, A, S, canonical mm. A frame's ellipse has 0 as the third.
-        rotation: (3, 3), columns are the directions of the semi-axes.
-        score: 0-1, how well a skull fits; below ``LOW_SCORE`` it is not to be trusted.
-        method: "given", "network", "ellipse" or "ellipsoid".
-    """
-
-    ras_to_canonical: np.ndarray
-    centre: np.ndarray
-    semi_axes: np.ndarray
-    rotation: np.ndarray
-    score: float
-    method: str
-
-    def head_mask(self, z_mm: np.ndarray) -> np.ndarray:
-        """Inside of the outer skull on canonical slices.
-
-        Args:
-            z_mm: (K,), the slices' places. For a frame's ellipse they do not matter.
-
-        Returns:
-            (K, 160, 160) bool.
-        """
-        axis = canonical_axis_mm()
-        n = 3 if self.semi_axes[2] > 0 else 2
-        to_unit = (self.rotation[:n, :n] / self.semi_axes[:n]).T
-        grid = np.stack(np.meshgrid(axis, axis, indexing="xy")).reshape(2, -1)
-        mask = np.empty((len(z_mm), SIZE, SIZE), dtype=bool)
-        for k, z in enumerate(np.asarray(z_mm, dtype=np.float64)):
-            offset = grid if n == 2 else np.vstack([grid, np.full(grid.shape[1], z)])
-            mask[k] = (((to_unit @ (offset - self.centre[:n, None])) ** 2).sum(axis=0) <= 1).reshape(SIZE, SIZE)
-        return mask
 
 
 def possible_age(weeks: float | None) -> float | None:

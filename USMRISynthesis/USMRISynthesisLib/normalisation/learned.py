@@ -9,7 +9,8 @@ import numpy as np
 
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Failed
-from USMRISynthesisLib.normalisation.alignment import Alignment, from_outline
+from USMRISynthesisLib.normalisation.alignment import from_outline
+from USMRISynthesisLib.normalisation.head import Alignment
 from USMRISynthesisLib.normalisation.skull import Skull
 from USMRISynthesisLib.normalisation.skull_search import LENGTH_MM
 from USMRISynthesisLib.volume import Volume

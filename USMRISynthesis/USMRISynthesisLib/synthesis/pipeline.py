@@ -23,8 +23,9 @@ import numpy as np
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.gate import admit
-from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, Alignment, align, possible_age
+from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, align, possible_age
 from USMRISynthesisLib.normalisation.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
+from USMRISynthesisLib.normalisation.head import Alignment
 from USMRISynthesisLib.synthesis import planes as canonical_planes
 from USMRISynthesisLib.synthesis.intensity import normalise_ultrasound
 from USMRISynthesisLib.synthesis.result import (
@@ -143,7 +144,7 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
             believed = support_map(judging, us, mr, spread_of(made), head & seen, device=generator.device,
                                    cancel=cancel)
     with run.stage("Bringing it back to the image's grid", 0.92):
-        values, confidence = _back(mr, head, fan, volume, to_canonical_of, believed)
+        values, confidence = _back(mr, head, fan, volume, alignment, believed)
     manifest = generator.manifest
     provenance = _provenance(volume, alignment, transform is not None, gestational_age, run) | {
         "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256},
@@ -212,16 +213,17 @@ def _within(progress: Progress | None, low: float, high: float) -> Progress | No
     return lambda value, stage: progress(low + (high - low) * value, stage)
 
 
-def _back(mr: np.ndarray, head: np.ndarray, fan: np.ndarray, volume: Volume,
-          ras_to_canonical: np.ndarray, believed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def _back(mr: np.ndarray, head: np.ndarray, fan: np.ndarray, volume: Volume, alignment: Alignment,
+          believed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """MR in [-1, 1] and head mask on canonical slices -> int16 MR, float32 confidence on the input's grid.
 
     believed: probability on canonical slices that the MR is right; the confidence is that, where it is given.
 
-    The MR is interpolated unmasked and the mask cut at one half after that: masking first draws a dark rim.
+    The MR is interpolated unmasked and cut at the skull after that: masking first draws a dark rim.
     """
     values = np.zeros(volume.shape, dtype=np.int16)
     confidence = np.zeros(volume.shape, dtype=np.float32)
+    ras_to_canonical = alignment.ras_to_canonical
     box = _box_of(head, ras_to_canonical, volume)
     if box is None:
         return values, confidence
@@ -229,14 +231,12 @@ def _back(mr: np.ndarray, head: np.ndarray, fan: np.ndarray, volume: Volume,
     corner = volume.ijk_to_ras.copy()
     corner[:3, 3] += volume.ijk_to_ras[:3, :3] @ [part.start for part in box[::-1]]
     shape = tuple(part.stop - part.start for part in box)
-    share = from_canonical(head.astype(np.float32), ras_to_canonical, corner, shape)
-    inside = (share >= 0.5) & fan[box]
+    inside = alignment.head_on(corner, shape) & fan[box]
     back = from_canonical((mr + 1) * (MR_MAX / 2), ras_to_canonical, corner, shape)
-    values[box] = np.where(inside, np.clip(np.rint(back), 0, MR_MAX), 0)
-    if believed is not None:
-        # Never 0 inside, however doubtful: 0 is what was not seen.
-        share = np.maximum(from_canonical(believed, ras_to_canonical, corner, shape), LEAST_SUPPORT)
-    confidence[box] = np.where(inside, np.clip(share, 0, 1), 0)
+    np.copyto(values[box], np.clip(np.rint(back), 0, MR_MAX), where=inside, casting="unsafe")
+    # Never 0 inside, however doubtful: 0 is what was not seen.
+    share = from_canonical(head.astype(np.float32) if believed is None else believed, ras_to_canonical, corner, shape)
+    np.copyto(confidence[box], np.clip(share, LEAST_SUPPORT, 1), where=inside)
     return values, confidence
 
 
