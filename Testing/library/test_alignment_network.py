@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from USMRISynthesisLib.evaluation.orientation import by_group, compare, failures, place, run, summary
 from USMRISynthesisLib.gate import find_fan
 from USMRISynthesisLib.normalisation import alignment_networks, network_align, readings, trust
+from USMRISynthesisLib.normalisation.alignment import LOW_SCORE
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM
 from USMRISynthesisLib.normalisation.coordinates import angle_deg, random_rotation, rotation_of, scale_of
 from USMRISynthesisLib.normalisation.network import (
@@ -125,8 +127,9 @@ def test_a_frames_plane_is_orthonormal_and_brings_its_pixels_back():
 class Oracle(threading.local):
     """Answers as perfect networks would, from the truth and the cubes that were cut, on each thread by itself."""
 
-    def __init__(self, ras_to_canonical: np.ndarray) -> None:
+    def __init__(self, ras_to_canonical: np.ndarray, hesitant_deg: float) -> None:
         self.truth = ras_to_canonical
+        self.hesitant_deg = hesitant_deg
         self.units: list[np.ndarray] = []
 
     def stage(self, name: str):
@@ -139,6 +142,10 @@ class Oracle(threading.local):
     def _one(self, name: str, unit: np.ndarray) -> tuple[torch.Tensor, ...]:
         form = STAGES[name]
         to_canonical = self.truth @ unit
+        if name == "refine" and self.hesitant_deg:  # sees the head turned by so much at most
+            turn = Rotation.from_matrix(rotation_of(to_canonical))
+            seen = Rotation.from_rotvec(turn.as_rotvec() * min(1, np.deg2rad(self.hesitant_deg) / turn.magnitude()))
+            to_canonical = np.block([[(seen * turn.inv()).as_matrix(), np.zeros((3, 1))], [0, 0, 0, 1]]) @ to_canonical
 
         def canonical(size: int) -> np.ndarray:
             cells = grid(size).numpy().reshape(3, -1)
@@ -172,8 +179,8 @@ class Oracle(threading.local):
 def oracle(monkeypatch):
     """`oracle(ras_to_canonical)`: networks that know it."""
 
-    def make(truth: np.ndarray) -> alignment_networks.Networks:
-        knows = Oracle(truth)
+    def make(truth: np.ndarray, hesitant_deg: float = 0.0) -> alignment_networks.Networks:
+        knows = Oracle(truth, hesitant_deg)
         cut = Pyramid.cut
 
         def noted(self, unit, size):
@@ -241,6 +248,25 @@ def test_of_two_directions_the_one_in_which_the_head_stands_upright_is_followed_
     looks = network_align._first_looks(networks, pyramid, at, [np.diag([-1.0, -1, 1]) @ right, right])
     assert looks and angle_deg(rotation_of(looks[0].start), right) < 1
     assert [look.upright for look in looks] == sorted((look.upright for look in looks), reverse=True)
+
+
+def test_a_head_on_its_way_is_followed_until_it_stands(oracle):
+    placed = place(head_of(), 0)
+    truth = np.linalg.inv(placed.anatomy_to_ras)
+    start = np.eye(4)
+    start[:3, :3] = Rotation.from_rotvec(np.deg2rad([0, 0, 80])).as_matrix()
+    found = network_align.align_from(oracle(truth, 8.0), placed.volume, placed.fan, start @ truth)
+    assert found is not None and compare(placed, found).rotation_deg < 0.5 and found.score > 0.5
+
+
+def test_a_pose_that_never_settles_is_not_trusted(oracle):
+    placed = place(head_of(), 0)
+    truth = np.linalg.inv(placed.anatomy_to_ras)
+    start = np.eye(4)
+    start[:3, :3] = Rotation.from_rotvec(np.deg2rad([0, 0, 170])).as_matrix()
+    found = network_align.align_from(oracle(truth, 6.0), placed.volume, placed.fan, start @ truth)
+    assert found is not None and compare(placed, found).rotation_deg > 30
+    assert found.score <= network_align._UNSETTLED_SCORE < LOW_SCORE
 
 
 def test_a_torch_that_fails_in_bfloat16_goes_on_in_float32(monkeypatch):

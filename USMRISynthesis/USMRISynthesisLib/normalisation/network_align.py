@@ -46,7 +46,10 @@ from USMRISynthesisLib.volume import Volume
 
 _FOLLOWED = 2  # directions that got votes
 _CERTAIN = 0.9  # a score that ends the search: what else got votes mostly leads to the same pose
-_REFINEMENTS, _SETTLED_DEG = 5, 1.0
+# Looks at one direction: so many as a rule, more where the head is on its way (`_Look.turning`), fewer once it settles.
+_REFINEMENTS, _MOST_REFINEMENTS, _SETTLED_DEG = 5, 16, 0.5
+# A pose that still turns by more than this after its last look is not one: its score is no more than that.
+_UNSETTLED_DEG, _UNSETTLED_SCORE = 2.0, 0.4
 # Directions in which the midline is looked for: what one of them misjudges the others do not.
 _LOOKS = [np.eye(3), *(random_rotation(np.random.default_rng(seed)) for seed in range(3))]
 
@@ -99,6 +102,12 @@ class _Look:
     def upright(self) -> float:
         """Logit of the head standing upright in the cube: of two opposite directions the right one has the higher."""
         return float(self.said.fields[0, UPRIGHT].mean())
+
+    @property
+    def turning(self) -> bool:
+        """Whether further looks are likely to bring the head home: it turns by much, or begins to stand upright. What
+        is stuck in a wrong direction does neither: it sways by a few degrees."""
+        return self.turn_deg > 5.0 or self.upright > 1.0
 
 
 def align_volume(networks: Networks, volume: Volume, fan: np.ndarray, *,
@@ -216,8 +225,8 @@ def _look(networks: Networks, pyramid: Pyramid, matrix: np.ndarray, start: np.nd
 def _refined(networks: Networks, pyramid: Pyramid, ballot: Ballot, look: _Look,
              gestational_age: float | None) -> Located | None:
     """Looks until the pose settles, and what to make of the last one."""
-    for _ in range(_REFINEMENTS - 1):
-        if look.turn_deg < _SETTLED_DEG:
+    for done in range(1, _MOST_REFINEMENTS):
+        if look.turn_deg < _SETTLED_DEG or (done >= _REFINEMENTS and not look.turning):
             break
         after = _look(networks, pyramid, look.matrix, look.start)
         if after is None:
@@ -241,8 +250,9 @@ def _refined(networks: Networks, pyramid: Pyramid, ballot: Ballot, look: _Look,
         skull = replace(skull, semi_axes=skull.semi_axes * scale_of(change))
         eyes = eyes @ change[:3, :3].T + change[:3, 3]
         matrix, to_canonical = aged, change @ to_canonical
-    return Located(matrix, skull, eyes, eye_weights, torch.sigmoid(said.maps[0, BRAIN]).numpy(), to_canonical,
-                   look.start, evidence, score(evidence, networks.calibration))
+    brain, trust = torch.sigmoid(said.maps[0, BRAIN]).numpy(), score(evidence, networks.calibration)
+    return Located(matrix, skull, eyes, eye_weights, brain, to_canonical, look.start, evidence,
+                   min(trust, _UNSETTLED_SCORE) if look.turn_deg > _UNSETTLED_DEG else trust)
 
 
 def _fused(said: Prediction, dense: Fit, unit: np.ndarray) -> np.ndarray:
