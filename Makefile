@@ -12,7 +12,7 @@ TORCH_ARGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 TORCH := $(shell grep '^torch==' requirements.txt)
 DATA ?= $(if $(USMRI_DATA),$(USMRI_DATA),../shared/data)
 
-.PHONY: demo test test-inside check simulate simulate-support train samples clean
+.PHONY: demo test test-inside check simulate simulate-support train train-alignment samples clean
 
 demo: .venv/.runtime
 	$(BIN)/python -m USMRISynthesisLib.demo build/demo
@@ -39,6 +39,11 @@ simulate-support: .venv/.test
 train: .venv/.test
 	mkdir -p runs/start && git show e9c7f32:model_weights/default/model.pt > runs/start/model.pt
 	$(BIN)/usmri train configs/default.toml
+
+train-alignment: .venv/.test
+	$(BIN)/usmri simulate configs/alignment-heads.json data/alignment --data $(DATA)
+	mkdir -p runs/start && git show 74d0e89:model_weights/alignment/model.pt > runs/start/alignment.pt
+	$(BIN)/usmri train configs/alignment.toml
 
 samples: .venv/.test
 	$(BIN)/python -m USMRISynthesisLib.simulation.samples Resources/SampleData --data $(DATA)

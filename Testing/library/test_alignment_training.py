@@ -18,9 +18,10 @@ from USMRISynthesisLib.normalisation.canonical import canonical_ijk_to_ras
 from USMRISynthesisLib.normalisation.network import BRAIN, EYE_LEFT, FIELDS, HEAD_FINE, LOG_SIGMA, SKULL, Prediction
 from USMRISynthesisLib.normalisation.stages import STAGES
 from USMRISynthesisLib.training import checkpoint as checkpoints
+from USMRISynthesisLib.training import torchscript
 from USMRISynthesisLib.training.alignment_configuration import alignment_configuration_from, task_of
 from USMRISynthesisLib.training.alignment_data import load_heads
-from USMRISynthesisLib.training.alignment_export import build_networks
+from USMRISynthesisLib.training.alignment_export import build_networks, example, start_from
 from USMRISynthesisLib.training.alignment_loop import train_alignment
 from USMRISynthesisLib.training.alignment_losses import losses
 from USMRISynthesisLib.training.alignment_samples import Batch, draw
@@ -128,6 +129,32 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, data, trained):
         train_alignment(config)
 
 
+def test_a_run_goes_on_from_an_exported_model_of_sixteen_bits_and_learns_from_further_folders(tmp_path, data, heads):
+    torch.manual_seed(3)
+    networks = build_networks()
+    start = tmp_path / "start.pt"
+    start.write_bytes(torchscript.stages({name: n.eval() for name, n in networks.items()}, example, 2e-2))
+    others = build_networks()
+    start_from(others, str(start))
+    for name, network in networks.items():
+        for key, value in network.state_dict().items():
+            torch.testing.assert_close(others[name].state_dict()[key].float(), value.half().float())
+    config = write_config(tmp_path, data, steps=1)
+    config.write_text(config.read_text().replace("[data]", f'initial = "{start}"\n[data]\nalso = ["{data / "val"}"]'))
+    said = []
+    content = checkpoints.load(train_alignment(config, report=said.append))
+    assert said[0] == f"{len(heads) + 1} training and 1 validation heads" and len(content["cases"]) == len(heads) + 1
+    before, after = networks["refine"].state_dict(), content["networks"]["refine"]
+    moved = max(float((after[key] - value).abs().max()) for key, value in before.items() if key.endswith("0.weight"))
+    assert moved < 0.01  # no other random weights
+
+
+def test_a_start_of_eight_bits_or_of_something_else_is_refused(exported, tmp_path):
+    for path in (exported / "model.pt", tmp_path / "none.pt"):
+        with pytest.raises(Refused, match=r"no alignment networks that training can go on from. Give a model.pt"):
+            start_from(build_networks(), str(path))
+
+
 def test_an_export_loads_with_its_hash_and_answers(exported, data):
     networks = alignment_networks.load_networks(str(exported), consent=lambda sha256, name: True)
     assert set(networks.parts) == set(STAGES)
@@ -180,7 +207,8 @@ def test_an_export_holds_no_operator_that_torch_2_1_lacks(trained, tmp_path):
     module = torch.jit.load(tmp_path / "m" / "model.pt")
     known = {
         "_convolution", "add", "batch_norm", "cat", "constant_pad_nd", "expand", "leaky_relu", "max_pool3d", "mul",
-        "pad", "permute", "reshape", "size", "slice", "to", "upsample_nearest3d", "Int", "floor_divide", "view",
+        "pad", "permute", "reshape", "size", "slice", "to", "upsample_nearest3d", "Int", "floor_divide", "view", "div",
+            "type_as",
     }  # fmt: skip
     for name in STAGES:
         graph = getattr(module, name).inlined_graph

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from USMRISynthesisLib.normalisation.network import AlignmentNetwork
 from USMRISynthesisLib.synthesis.support import IMAGES, TOLD, SupportNetwork
 from USMRISynthesisLib.training import torchscript
 from USMRISynthesisLib.training.eight_bits import ByteConvolution, in_eight_bits
@@ -15,7 +16,7 @@ def seen_some(network: nn.Module, *example: torch.Tensor) -> nn.Module:
     torch.manual_seed(0)
     with torch.no_grad():
         for layer in network.modules():
-            if isinstance(layer, nn.BatchNorm2d):
+            if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d):
                 nn.init.uniform_(layer.weight, 0.5, 2)
                 nn.init.uniform_(layer.bias, -0.5, 0.5)
         network.train()(*example)
@@ -66,3 +67,17 @@ def test_a_file_of_it_is_smaller_and_reads_back_the_same():
     assert len(data) < 0.6 * len(half)
     with torch.no_grad():
         torch.testing.assert_close(loaded(*example), stored(*example), rtol=0.01, atol=0.01)
+
+
+def test_an_alignment_network_says_the_same_in_either_precision():
+    example = torch.rand(2, 1, 48, 48, 48) * 2 - 1
+    network = seen_some(AlignmentNetwork((16, 32, 96), 48, 5, True), example)
+    stored = in_eight_bits(network)
+    assert not any(isinstance(layer, nn.Conv3d | nn.BatchNorm3d) for layer in stored.modules())
+    data, loaded = torchscript.stored(torchscript.traced(stored, example))
+    assert len(data) < 1.4 * sum(p.numel() for p in network.parameters())
+    with torch.no_grad():
+        for said, rough, expected in zip(loaded(example), loaded.to(torch.bfloat16)(example.bfloat16()),
+                                         network(example), strict=True):
+            assert (said - expected).abs().max() < 0.05 * expected.abs().max()
+            assert (rough.float() - expected).abs().max() < 0.1 * expected.abs().max()

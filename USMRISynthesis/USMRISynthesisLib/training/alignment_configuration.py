@@ -19,9 +19,11 @@ TRAININGS = ("synthesis", TASK, "frames", "spacing", "support")
 
 @dataclass(frozen=True)
 class AlignmentDataConfig:
-    """Where the data are, relative to the working directory: `folder` holds simulated cases in `train/` and `val/`."""
+    """Where the data are, relative to the working directory: `folder` holds simulated cases in `train/` and `val/`,
+    each of `also` is a folder of more cases to train on."""
 
     folder: str
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class AlignmentConfig:
 
     batch: cubes a step. strength: of the disturbances of the images, 0 = off. The rate is constant over the first
     half, then falls linearly to 0.
+    initial: an exported alignment model's file that a new run starts from; "" = random weights.
     evaluate_minutes: between evaluations; evaluation_poses: random poses for each validation head.
     """
 
@@ -54,6 +57,7 @@ class AlignmentConfig:
     steps: int = 100000
     minutes: float = 0.0
     seed: int = 0
+    initial: str = ""
     precision: str = "auto"
     threads: int = 2
     batch: int = 16

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import Refused
 from ..normalisation.network import AlignmentNetwork
 from ..normalisation.stages import STAGES
 from . import model_folder, torchscript
+from .eight_bits import in_eight_bits
 
-TOLERANCE = 2e-2  # the weights are stored in half precision
+TOLERANCE = 2e-2  # scales and biases are stored in half precision, weights in eight bits
 LIMITS = (
     "Not for diagnosis. The alignment finds where a fetal head lies; it judges no anatomy.",
     "Learnt from simulated ultrasound alone, of averages of fetuses with spina bifida: nobody has tried it on real 3D "
@@ -34,17 +35,29 @@ def build_networks() -> dict[str, AlignmentNetwork]:
             for name, stage in STAGES.items()}
 
 
+def start_from(networks: Mapping[str, AlignmentNetwork], path: str) -> None:
+    """Copy the weights of an exported model's file. Raises Refused if it holds no networks of this shape."""
+    try:
+        loaded = torch.jit.load(path, "cpu").float()
+        for name, network in networks.items():
+            state = getattr(loaded, name).state_dict()
+            network.load_state_dict({key: state[key] for key in network.state_dict()})  # a trace keeps constants, too
+    except (AttributeError, KeyError, RuntimeError, ValueError, OSError) as error:
+        raise Refused("initial", f"{path} holds no alignment networks that training can go on from.",
+                      "Give a model.pt of sixteen bits, or leave initial out.") from error
+
+
 def export_alignment(content: Mapping[str, Any], folder: str | Path, *, name: str, version: str = "1",
                      figures: Mapping[str, Any] | None = None) -> Path:
     """Write the averaged networks of a loaded checkpoint as a model folder; returns the folder.
 
     Raises Refused (no such checkpoint), Failed (the saved module differs; nothing can be written).
     """
+    networks: dict[str, nn.Module] = {}
     try:
-        networks = build_networks()
-        for part, network in networks.items():
+        for part, network in build_networks().items():
             network.load_state_dict(content["averaged"][part])
-            network.eval().requires_grad_(False)
+            networks[part] = in_eight_bits(network.requires_grad_(False))
     except (KeyError, RuntimeError) as error:
         raise Refused("checkpoint", "This is no alignment checkpoint of this version.", "Train again.") from error
     data = torchscript.stages(networks, example, TOLERANCE)

@@ -23,7 +23,7 @@ from ..normalisation.network import Prediction
 from . import checkpoint as checkpoints
 from .alignment_configuration import AlignmentConfig, alignment_configuration_from, read_alignment_configuration
 from .alignment_data import Head, load_heads
-from .alignment_export import build_networks
+from .alignment_export import build_networks, start_from
 from .alignment_losses import losses, weighted
 from .alignment_monitoring import evaluate
 from .alignment_samples import Batch, draw
@@ -50,13 +50,16 @@ def train_alignment(
     device, half = prepared(threads=config.threads, precision=config.precision, seed=config.seed)
 
     cycle = config.cycle.stages()
-    training = load_heads(Path(config.data.folder) / "train")
+    folders = [Path(config.data.folder) / "train", *map(Path, config.data.also)]
+    training = [head for folder in folders for head in load_heads(folder)]
     validation = load_heads(Path(config.data.folder) / "val")
     names = [head.name for head in training]
     report(f"{len(training)} training and {len(validation)} validation heads")
 
     networks = {name: network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
                 for name, network in build_networks().items()}
+    if config.initial and state is None:
+        start_from(networks, config.initial)
     averaged = {name: copy.deepcopy(network).eval().requires_grad_(False) for name, network in networks.items()}
     optimisers = {name: torch.optim.Adam(network.parameters(), lr=config.rate) for name, network in networks.items()}
 

@@ -13,29 +13,32 @@ _LARGEST = 127.0
 
 
 class ByteConvolution(nn.Module):
-    """A 2D convolution, its weights rounded to 255 steps between each output channel's largest and its negative.
+    """A 2D or 3D convolution, its weights rounded to 255 steps between each output channel's largest and its negative.
 
-    They are multiplied out at every call, which costs next to nothing beside the convolution; biases are as they were.
+    They are multiplied out at every call, which costs next to nothing beside the convolution, or once, where the module
+    is frozen; biases are as they were. In whatever precision `largest` has been brought to.
     """
 
     weight: Tensor
     largest: Tensor
     bias: Tensor
 
-    def __init__(self, layer: nn.Conv2d) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.Conv3d) -> None:
         super().__init__()
-        if layer.groups != 1 or layer.stride != (1, 1) or layer.padding_mode != "zeros" or layer.dilation != (1, 1):
+        plain = {*layer.stride, *layer.dilation, layer.groups} == {1} and layer.padding_mode == "zeros"
+        if not plain:
             raise ValueError("only plain convolutions")
+        self.convolve = F.conv3d if isinstance(layer, nn.Conv3d) else F.conv2d
         weight = layer.weight.detach().float()
-        largest = weight.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+        largest = weight.abs().amax(dim=tuple(range(1, weight.dim())), keepdim=True).clamp(min=1e-6)
         self.padding = layer.padding
         self.register_buffer("weight", torch.round(weight / largest * _LARGEST).to(torch.int8))
         self.register_buffer("largest", largest)
         self.register_buffer("bias", torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.to(x.dtype) * (self.largest / _LARGEST)
-        return F.conv2d(x, weight, self.bias, padding=self.padding)
+        weight = self.weight.type_as(self.largest) * (self.largest / _LARGEST)
+        return self.convolve(x, weight, self.bias, padding=self.padding)
 
 
 def in_eight_bits(network: nn.Module) -> nn.Module:
@@ -43,17 +46,18 @@ def in_eight_bits(network: nn.Module) -> nn.Module:
 
     A batch norm is taken in where it follows a convolution in an `nn.Sequential`.
     """
+    norms, convolutions = (nn.BatchNorm2d, nn.BatchNorm3d), (nn.Conv2d, nn.Conv3d)
     result = copy.deepcopy(network).eval().float()
     for parent in [module for module in result.modules() if isinstance(module, nn.Sequential)]:
         layers: list[nn.Module] = []
         for layer in parent:
-            if isinstance(layer, nn.BatchNorm2d) and layers and isinstance(layers[-1], nn.Conv2d):
+            if isinstance(layer, norms) and layers and isinstance(layers[-1], convolutions):
                 layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
             else:
                 layers.append(layer)
         parent._modules = {str(n): layer for n, layer in enumerate(layers)}
     for module in list(result.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Conv2d):
+            if isinstance(child, convolutions):
                 setattr(module, name, ByteConvolution(child))
     return result
