@@ -266,7 +266,10 @@ def reasons(figures: dict[str, Any]) -> list[str]:
                   for layer in sorted(figures["layers"], key=lambda layer: -layer["seconds_a_volume"])]
     if not met(figures, "overhead_share"):
         others = sum(v for k, v in figures["stages"].items() if k not in ("Synthesising", JUDGING, "Loading the model"))
-        lines.append(f"overhead_share: {others:.2f} s beside {figures['stages']['Synthesising']:.2f} s of synthesis."
+        gate = figures["stages"]["Checking the image"]
+        whole = sum(v for k, v in figures["stages"].items() if k != "Loading the model")
+        lines.append(f"overhead_share: {others:.2f} s beside {figures['stages']['Synthesising']:.2f} s of synthesis; "
+                     f"without the gate {(others - gate) / whole:.2f}."
                      + ("" if (share := figures["overhead_share_three_planes"]) is None else
                         f" Along all three planes: {share:.2f}."))
     if figures["batch_difference_half"] is not None:
