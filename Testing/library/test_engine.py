@@ -315,6 +315,22 @@ def test_a_poor_fit_is_not_refused_but_told(head: Volume, trusted_model: Path,
     assert [text for level, text in told if level == "warning"] == result.provenance["warnings"] != []
 
 
+@pytest.mark.parametrize(("score", "method", "said"), [
+    (0.79, "network", True), (0.81, "network", False), (0.79, "given", False), (0.79, "ellipsoid", False)])
+def test_a_head_that_may_lie_the_wrong_way_round_is_made_and_told(
+        head: Volume, trusted_model: Path, monkeypatch: pytest.MonkeyPatch, to_canonical: np.ndarray, score: float,
+        method: str, said: bool) -> None:
+    from dataclasses import replace
+
+    from USMRISynthesisLib.synthesis import pipeline
+
+    align = pipeline.align
+    monkeypatch.setattr(pipeline, "align", lambda *a, **k: replace(align(*a, **k), score=score, method=method))
+    result = _synthesize(head, trusted_model, transform=to_canonical)
+    told = [text for text in result.provenance["warnings"] if "wrong way round (score 0.79)" in text]
+    assert bool(told) is said and result.trusted
+
+
 def test_progress_rises_to_one(head: Volume, trusted_model: Path, to_canonical: np.ndarray) -> None:
     seen: list[tuple[float, str]] = []
     _synthesize(head, trusted_model, transform=to_canonical, progress=lambda *line: seen.append(line))

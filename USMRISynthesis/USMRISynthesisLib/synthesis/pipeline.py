@@ -23,7 +23,7 @@ import numpy as np
 from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.gate import admit
-from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, align, possible_age
+from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, SURE_SCORE, align, possible_age
 from USMRISynthesisLib.normalisation.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
 from USMRISynthesisLib.normalisation.head import Alignment
 from USMRISynthesisLib.synthesis import planes as canonical_planes
@@ -203,6 +203,9 @@ def _locate(volume: Volume, transform: np.ndarray | None, run: _Run, *, age: flo
     if alignment.score < LOW_SCORE:
         run.say("warning", f"The head is found poorly (score {alignment.score:.2f}; below {LOW_SCORE:.2f} it is "
                 "not to be relied on): check the result against the ultrasound, or give a transform.")
+    elif alignment.method == "network" and not volume.is_frame and alignment.score < SURE_SCORE:
+        run.say("warning", f"The head may be found the wrong way round (score {alignment.score:.2f}): see that face "
+                "and cerebellum lie where the ultrasound has them, or give a transform.")
     return fan, alignment
 
 
