@@ -188,8 +188,8 @@ def _asked(networks: Networks, pyramid: Pyramid, place: _Place, normal: np.ndarr
 
 
 def _first_looks(networks: Networks, pyramid: Pyramid, place: _Place, rotations: Sequence[np.ndarray]) -> list[_Look]:
-    """The first look of `refine` in each direction, the one in which the head stands most upright first: of 46 pairs in
-    which one was right (simulated) that was the right one but once."""
+    """The first look of `refine` in each direction, the one in which the head stands most upright first: where one of
+    two was right (simulated, version 1 of the weights) that was the right one but once."""
 
     def first(rotation: np.ndarray) -> _Look | None:
         start = _second_look(networks, pyramid, place, rotation)
