@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from USMRISynthesisLib.synthesis.blocks import Decoder, Encoder
@@ -192,3 +194,25 @@ def test_norms_give_the_same_in_evaluation_as_in_training_and_keep_the_layout(ma
     assert torch.allclose(result, expected, atol=2e-5)
     assert result.is_contiguous(memory_format=torch.channels_last)
     assert norm.bfloat16()(x.bfloat16()).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("make", [instance_norm, group_norm])
+@pytest.mark.parametrize("mean", [0.0, 10.0])
+def test_a_traced_norm_is_as_exact_in_bfloat16_as_bfloat16_and_in_float32_as_float32(make, mean) -> None:
+    torch.manual_seed(0)
+    norm = make(16).eval().requires_grad_(False)
+    norm.weight.copy_(torch.empty(16).uniform_(0.5, 2).bfloat16())
+    norm.bias.copy_(torch.empty(16).uniform_(-1, 1).bfloat16())
+    in_float32, in_bfloat16 = (torch.jit.trace(copy.deepcopy(norm), torch.randn(2, 16, 40, 40), check_trace=False)
+                               for _ in range(2))  # fmt: skip
+    in_bfloat16.bfloat16()
+    for images in (1, 3):
+        levels = (mean + torch.randn(1, 16, 1, 1)) * torch.arange(1, images + 1).view(-1, 1, 1, 1)
+        x = (levels + torch.randn(images, 16, 40, 40)).bfloat16().contiguous(memory_format=torch.channels_last)
+        expected = norm.double().train()(x.double().contiguous()).float()  # by planes: see norms.py
+        assert torch.allclose(in_float32(x.float()), expected, atol=2e-5)
+        half = in_bfloat16(x)
+        assert half.dtype is torch.bfloat16 and half.is_contiguous(memory_format=torch.channels_last)
+        # A statistic kept in bfloat16 would shift a whole channel.
+        assert torch.allclose(half.float(), expected, rtol=0.005, atol=0.005)
+        assert (half.float() - expected).mean(dim=(2, 3)).abs().max() < 0.003

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +49,7 @@ def heads(tmp_path: Path) -> Path:
     return tmp_path / "heads"
 
 
-def configured(tmp_path: Path, heads: Path, model: Path, *, output: str = "run", steps: int = 3) -> Path:
+def configured(tmp_path: Path, heads: Path, model: Path, *, output: str = "run", steps: int = 30) -> Path:
     path = tmp_path / f"{output}.toml"
     path.write_text(f'task = "support"\noutput = "{tmp_path / output}"\nfolder = "{heads}"\nmodel = "{model}"\n'
                     f'steps = {steps}\nbatch = 2\nthreads = 1\nprecision = "fp32"\n')  # fmt: skip
@@ -118,6 +120,79 @@ def test_new_figures_keep_weights_and_support_map_to_the_byte_and_other_weights_
     export(other, folder, name="trained")
     assert "support" not in json.loads((folder / "manifest.json").read_text())
     assert (folder / "model.pt").read_bytes() != before
+
+
+def test_a_model_written_again_has_the_same_weights_and_names_no_file_of_the_machine(own_model, heads, tmp_path):
+    from made_training import configure, make_data
+    from USMRISynthesisLib.training.export import export
+    from USMRISynthesisLib.training.loop import train
+
+    (tmp_path / "data").mkdir()
+    saved = train(configure(tmp_path, make_data(tmp_path / "data"), steps=1), report=quiet)
+    folder = export(saved, own_model.parent / "trained", name="trained", figures={"ncc": 0.5})
+    judged = train_support(configured(tmp_path, heads, folder, output="judge"), report=quiet)
+    add_support(checkpoints.load(judged), folder)
+    torch.jit.save(torch.jit.load(folder / "model.pt"), folder / "model.pt")  # as torch does: with its sources
+    manifest = json.loads((folder / "manifest.json").read_text())
+    exported = manifest["sha256"]
+    manifest["sha256"] = hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(card.replace(exported, manifest["sha256"]))
+    assert sources(folder / "model.pt")
+    before = load_generator(str(folder), "cpu")
+
+    assert cli.main(["export", str(folder), str(folder)]) == 0
+    after = load_generator(str(folder), "cpu")
+    assert after.module is not before.module
+    assert not sources(folder / "model.pt") and not sources(folder / "support.pt")
+    cells, told = torch.rand(1, 9, 80, 80), torch.rand(1, 9, 1, 1)
+    x = torch.rand(1, after.manifest.input.channels, 160, 160).to(after.dtype)
+    with torch.inference_mode():
+        assert torch.equal(before.module(x), after.module(x))
+        assert torch.equal(before.support(cells, told), after.support(cells, told))
+    written = json.loads((folder / "manifest.json").read_text())
+    card = (folder / "README.md").read_text()
+    assert written["sha256"] in card and written["support"]["sha256"] in card
+    hashed = {"sha256": None, "support": None}
+    assert written | hashed == manifest | hashed  # figures, version, training
+    assert cli.main(["export", str(folder), str(folder), "--model-version", "3"]) == 2
+
+    printed = tmp_path / "printed.json"
+    printed.write_text(json.dumps({"split": "val", "through": "network", "cases": 8, "values": {"ncc": [0.75, 0.5, 1]},
+                                   "support_auc": [0.7, 0.6, 0.8], "support_wrong_share": 0.05,
+                                   "support_error_rho": 0.5}))  # fmt: skip
+    assert cli.main(["export", str(folder), str(folder), "--figures", str(printed)]) == 0
+    card = (folder / "README.md").read_text()
+    assert "- ncc: 0.750 [0.500, 1.000]" in card and "- auc: 0.700 [0.600, 0.800]" in card
+
+
+def sources(file: Path) -> list[str]:
+    with zipfile.ZipFile(file) as archive:
+        return [name for name in archive.namelist() if name.endswith(".debug_pkl")]
+
+
+def test_a_model_that_does_not_say_how_it_is_built_is_not_written_again(own_model, capsys):
+    before = {file.name: file.read_bytes() for file in own_model.iterdir()}
+    (own_model / "README.md").write_text("card")
+    assert cli.main(["export", str(own_model), str(own_model)]) == 1
+    assert "does not say how its networks are built" in capsys.readouterr().err
+    assert {name: (own_model / name).read_bytes() for name in before} == before
+
+
+def test_a_support_map_runs_in_half_precision_where_the_hardware_does(own_model, heads, tmp_path, monkeypatch):
+    train_support(configured(tmp_path, heads, own_model), report=quiet)
+    add_support(checkpoints.load(tmp_path / "run" / "checkpoint.pt"), own_model)
+    cells, told = torch.rand(2, 9, 80, 80), torch.rand(2, 9, 1, 1)
+    said = {}
+    for dtype in (None, torch.bfloat16):
+        engine._loaded.clear()
+        monkeypatch.setattr(engine, "native_half", lambda device, dtype=dtype: (dtype, "in this test"))
+        with torch.inference_mode():
+            said[dtype] = load_generator(str(own_model), "cpu").support(cells, told)
+    assert said[torch.bfloat16].dtype is torch.float32
+    assert torch.allclose(said[None], said[torch.bfloat16], atol=0.03 * float(said[None].abs().max()))
+    assert not torch.equal(said[None], said[torch.bfloat16])
 
 
 def test_a_model_without_a_support_map_is_not_measured(own_model, heads):
@@ -201,7 +276,7 @@ def test_heads_judged_axially_alone_stand_beside_the_others(own_model, heads, tm
     path.write_text(path.read_text() + f'learn = ["mr"]\naxial = ["{heads / "train"}"]\n')
     said: list[str] = []
     content = checkpoints.load(train_support(path, report=said.append))
-    assert content["cases"] == ["head-2", "head-1"] and content["step"] == 3
+    assert content["cases"] == ["head-2", "head-1"] and content["step"] == 30
     add_support(content, own_model)
     assert "mr, " + str(heads / "train") in (own_model / "README.md").read_text()
 

@@ -297,9 +297,17 @@ def test_an_export_holds_no_operator_that_torch_2_1_lacks(exported):
     _, folder = exported
     graph = torch.jit.load(folder / "model.pt").inlined_graph
     known = {
-        "_convolution", "add", "bmm", "cat", "contiguous", "flatten", "group_norm", "instance_norm", "leaky_relu",
-        "max_pool2d", "mul", "relu", "size", "tanh", "to", "transpose", "type_as", "unflatten", "upsample_nearest2d",
-        "view_as",
+        "__getitem__", "__isnot__", "_convolution", "add", "append", "batch_norm", "batch_norm_update_stats", "bmm",
+        "cat", "contiguous", "div", "eq", "expand_as", "flatten", "group_norm", "leaky_relu_", "len", "max_pool2d",
+        "mean", "mul", "ne", "ones_like", "relu_", "select", "size", "split", "stack", "sub", "tanh", "to", "transpose",
+        "type_as", "unflatten", "upsample_nearest2d", "view", "view_as", "zeros_like",
     }  # fmt: skip
-    used = {node.kind().removeprefix("aten::") for node in graph.nodes() if node.kind().startswith("aten::")}
+
+    def nodes(block):
+        for node in block.nodes():
+            yield node
+            for inner in node.blocks():
+                yield from nodes(inner)
+
+    used = {node.kind().removeprefix("aten::") for node in nodes(graph) if node.kind().startswith("aten::")}
     assert used <= known, used - known

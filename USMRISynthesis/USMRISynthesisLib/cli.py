@@ -187,7 +187,8 @@ def build_parser() -> argparse.ArgumentParser:
     study.add_argument("--trained", action="store_true", help="train nothing: measure the methods that are trained")
 
     export = add("export", "make a model folder from a training checkpoint")
-    export.add_argument("checkpoint", metavar="CHECKPOINT")
+    export.add_argument("checkpoint", metavar="CHECKPOINT",
+                        help="or a model folder, whose weights are kept and exported as this version runs them")
     export.add_argument("output", metavar="OUT", help="the model folder to write")
     export.add_argument("--name", help="the model's name (the folder's)")
     export.add_argument("--figures", metavar="FILE",

@@ -78,13 +78,23 @@ def train(options: Namespace) -> Outcome:
 
 
 def export(options: Namespace) -> Outcome:
-    """`usmri export CHECKPOINT OUT`: a model folder from a checkpoint."""
+    """`usmri export CHECKPOINT OUT`: a model folder from a checkpoint, or from a model folder, for today's networks."""
     from USMRISynthesisLib.training import checkpoint as checkpoints
     from USMRISynthesisLib.training.alignment_export import export_alignment
     from USMRISynthesisLib.training.export import export as export_model
     from USMRISynthesisLib.training.frames_export import export_frames
     from USMRISynthesisLib.training.spacing_export import export_spacing
 
+    if Path(options.checkpoint).is_dir():
+        from USMRISynthesisLib.training.retrace import retrace
+
+        if options.name or options.averaged_with or options.model_version != "1":
+            raise Refused("arguments", "A model folder keeps its name, version and weights.",
+                          "Leave --name, --averaged-with and --model-version, or export a checkpoint.")
+        said = Path(options.figures) if options.figures else None
+        folder = retrace(options.checkpoint, options.output, figures=_figures(said) if said else None,
+                         support_figures=_support_figures(said) if said and _judged(said) else None)
+        return f"Wrote {folder}, with the weights that {options.checkpoint} has.", {"model": str(folder)}
     content = checkpoints.load(options.checkpoint)
     exporters = {"alignment": export_alignment, "frames": export_frames, "spacing": export_spacing}
     if content.get("task") == "support":
@@ -115,6 +125,11 @@ def _support_figures(path: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused("figures", f"{path} is not what an evaluation of a model with a support map printed.",
                       "Give what `usmri evaluate synthesis --json` wrote.") from error
+
+
+def _judged(path: Path) -> bool:
+    """Whether an evaluation's JSON has a support map's figures."""
+    return "support_auc" in json.loads(path.read_text(encoding="utf-8"))
 
 
 def _figures(path: Path) -> dict[str, str]:

@@ -21,8 +21,7 @@ class CrossModalAttention(nn.Module):
 
     `norm`:
       - "none": the formula as printed; the term grows with the image, N.
-      - "mean": divided by N, so that it does not depend on the image's size. Half of the factor goes to K and
-        half to V, which keeps their product in range in half precision.
+      - "mean": divided by N, so that it does not depend on the image's size.
       - "softmax": softmax over the keys, scaled by 1/sqrt(C'), without the N x N matrix either.
 
     `eta` starts at zero: an untrained block is the identity on f_M.
@@ -70,10 +69,9 @@ def attend_linear(q: Tensor, k: Tensor, v: Tensor, mean: bool) -> Tensor:
     """
     if q.dtype == torch.float16 or q.dtype == torch.bfloat16:
         q, k, v = q.float(), k.float(), v.float()
-    if mean:
-        root = float(k.shape[2]) ** -0.5
-        k, v = k * root, v * root
     context = torch.bmm(v, k.transpose(1, 2))  # (B, C', C'): V^T K, summed over the pixels
+    if mean:
+        context = context / float(k.shape[2])
     return torch.bmm(context, q)
 
 

@@ -33,8 +33,8 @@ class ConvBlock(nn.Module):
         self.norm_2 = instance_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.leaky_relu(self.norm_1(self.conv_1(x)), self.leak)
-        return F.leaky_relu(self.norm_2(self.conv_2(x)), self.leak)
+        x = F.leaky_relu(self.norm_1(self.conv_1(x)), self.leak, inplace=True)
+        return F.leaky_relu(self.norm_2(self.conv_2(x)), self.leak, inplace=True)
 
 
 class UpBlock(nn.Module):
@@ -65,11 +65,11 @@ class UpBlock(nn.Module):
         self.norm = group_norm(out_channels)
 
     def forward(self, x: Tensor, features: list[Tensor]) -> Tensor:
-        x = F.relu(self.up_norm(self.up_conv(x)))
+        x = F.relu(self.up_norm(self.up_conv(x)), inplace=True)
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         if self.skip:
             x = torch.cat([x, features[self.level]], dim=1)
-        return F.relu(self.norm(self.conv(x)))
+        return F.relu(self.norm(self.conv(x)), inplace=True)
 
 
 class Encoder(nn.Module):

@@ -26,6 +26,7 @@ from USMRISynthesisLib.synthesis.device import (
     native_half,
 )
 from USMRISynthesisLib.synthesis.slices import assemble_input
+from USMRISynthesisLib.synthesis.support import CELL, IMAGES, TOLD, Judge
 from USMRISynthesisLib.synthesis.threads import each, threads_on
 
 BATCH = {"cpu": 2, "cuda": 16, "mps": 8}
@@ -47,7 +48,7 @@ class LoadedGenerator:
     dtype: torch.dtype
     precision_reason: str
     _content: bytes = field(repr=False)
-    support: nn.Module | None = None   # what of the output to believe; float32: bfloat16 knows steps of 0.004 near 1
+    support: Judge | None = None   # what of the output to believe
 
     def on_cpu(self) -> nn.Module:
         """The same weights in float32 on the CPU, for when the device has no memory left."""
@@ -82,7 +83,7 @@ def load_generator(model: str = "default", device: str = "auto", *,
         dtype, why, half = _choose_precision(content, manifest, chosen, module)
         _loaded[key] = LoadedGenerator(
             manifest, half or module, chosen, reason, dtype, why, content,
-            None if judging is None else _prepare(judging, manifest.name, chosen, torch.float32))
+            None if judging is None else _judge(judging, manifest.name, chosen))
     return _loaded[key]
 
 
@@ -216,6 +217,30 @@ def _choose_precision(content: bytes, manifest: weights.Manifest, device: torch.
     if error > TOLERANCE:
         return torch.float32, f"float32: {why}, but this model's output changes by {error:.1%} in it.", None
     return dtype, f"{str(dtype).removeprefix('torch.')}: {why}; the output changes by {error:.2%} rms.", half
+
+
+def _judge(content: bytes, name: str, device: torch.device) -> Judge:
+    """A support map's network, in half precision where the hardware has it and the network runs in it.
+
+    It answers with logits: near a probability of 1, bfloat16 would know steps of 0.004 only.
+    """
+    full = _prepare(content, name, device, torch.float32)
+    dtype, _ = native_half(device)
+    if dtype is None:
+        return full
+    half = _prepare(content, name, device, dtype)
+
+    def judge(cells: Tensor, told: Tensor) -> Tensor:
+        logits: Tensor = half(cells.to(dtype), told.to(dtype))
+        return logits.float()
+
+    try:
+        with torch.inference_mode():
+            judge(*(torch.zeros(1, channels, size, size, device=device)
+                    for channels, size in ((IMAGES + 2, SIZE // CELL), (TOLD, 1))))
+    except RuntimeError:   # exported by an earlier version, with weights that stay float32
+        return full
+    return judge
 
 
 def _example(manifest: weights.Manifest, device: torch.device) -> Tensor:

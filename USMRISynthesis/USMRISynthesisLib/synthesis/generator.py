@@ -89,6 +89,7 @@ class Generator(nn.Module):
         channels = config.channels
         split = config.attention_level
         self.slices = 2 * config.neighbours + 1
+        self.in_channels = config.in_channels
         self.attends = config.attention
         self.encoder_a = Encoder(config.in_channels, channels)
         self.decoder_b = Decoder(channels, skips=config.reconstruction_skips, split_level=split)

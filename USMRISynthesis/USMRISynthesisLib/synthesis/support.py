@@ -41,6 +41,8 @@ BRAIN = -0.5  # MR in [-1, 1] from which on there is brain to judge
 RIM_MM = 1.2  # how softly its edge's probability is carried outwards
 ONE_PLANE = -1.0  # in place of a spread, where there is one plane only
 
+Judge = Callable[[Tensor, Tensor], Tensor]  # what `SupportNetwork` does, or an exported one
+
 
 class SupportNetwork(nn.Module):
     """cells (N, IMAGES + 2, H, W), told (N, TOLD, 1, 1) -> logit (N, 1, H, W) of being wrong; see `Head.slices`.
@@ -174,7 +176,7 @@ def spread_of(made: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
 
 def logits(
-    network: nn.Module, head: Head, inside: np.ndarray, *, device: torch.device | str = "cpu",
+    network: Judge, head: Head, inside: np.ndarray, *, device: torch.device | str = "cpu",
     cancel: Callable[[], bool] | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Mean over the three planes of the logit of being wrong, (K, H, W) float32 on the head's cells, where `inside` is.
@@ -205,7 +207,7 @@ def logits(
 
 
 def support_map(
-    network: nn.Module,
+    network: Judge,
     us: np.ndarray,
     mr: np.ndarray,
     spread: np.ndarray | None,

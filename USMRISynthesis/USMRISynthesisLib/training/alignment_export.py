@@ -76,7 +76,7 @@ def export_alignment(content: Mapping[str, Any], folder: str | Path, *, name: st
     }  # fmt: skip
     if content.get("trust"):
         manifest["trust"] = content["trust"]
-    return model_folder.write(folder, data, manifest, card(manifest))
+    return model_folder.write(folder, {model_folder.MODEL: data}, manifest, card(manifest))
 
 
 def example(name: str) -> Tensor:

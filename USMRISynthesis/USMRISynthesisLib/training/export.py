@@ -88,10 +88,8 @@ def export(
                       "methods; no model for use comes of it.", "Train with data.shrink = 1.")
     # Weights are stored in half precision and loaded as float32: half the bytes, and no grey moves by 0.001.
     generator.eval().requires_grad_(False).half().float()
-    seeded = torch.Generator().manual_seed(0)
-    example = torch.rand(4, config.generator.in_channels, SIZE, SIZE, generator=seeded) * 2 - 1
-    kept, support = _kept(generator, Path(folder), example)
-    data = kept or _traced(generator, example)
+    kept, support = _kept(generator, Path(folder))
+    data = kept or traced(generator)
     form = config.generator
     of_its_own = {} if other else content.get("figures", {})  # those of other weights are not these
     measured = figures if figures is not None else of_its_own
@@ -118,7 +116,7 @@ def export(
     text = card(manifest)
     if support is not None:
         manifest["support"], text = support, described_card(text, support)
-    return model_folder.write(folder, data, manifest, text)
+    return model_folder.write(folder, {model_folder.MODEL: data}, manifest, text)
 
 
 def _averaged(generator: Generator, path: str) -> str:
@@ -196,9 +194,16 @@ def card(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _kept(
-    generator: Generator, folder: Path, example: torch.Tensor
-) -> tuple[bytes | None, Mapping[str, Any] | None]:
+def traced(generator: Generator) -> bytes:
+    """The generator as TorchScript bytes in half precision, checked against eager. Raises Failed."""
+    data, loaded = torchscript.stored(torchscript.traced(generator, _example(generator)[:2]))
+    worst = _difference(loaded, generator)
+    if not worst <= TOLERANCE:
+        raise Failed("export", f"The exported model differs by {worst:.1e}.", "Report it.")
+    return data
+
+
+def _kept(generator: Generator, folder: Path) -> tuple[bytes | None, Mapping[str, Any] | None]:
     """The folder's model and its entry for a support map, where it holds these weights and does the same with them."""
     try:
         content = (folder / model_folder.MODEL).read_bytes()
@@ -207,7 +212,7 @@ def _kept(
         loaded = torch.jit.load(io.BytesIO(content), "cpu").float().eval()
         theirs = loaded.state_dict()
         same = all(key in theirs and torch.equal(theirs[key], value) for key, value in generator.state_dict().items())
-        if not same or not _difference(loaded, generator, example) <= TOLERANCE:
+        if not same or not _difference(loaded, generator) <= TOLERANCE:
             return None, None
         return content, read_manifest(folder).extra.get("support")
     except (OSError, RuntimeError, Failed):
@@ -219,17 +224,15 @@ def _precision(content: bytes) -> torch.dtype | None:
     return next((value.dtype for value in torch.jit.load(io.BytesIO(content), "cpu").parameters()), None)
 
 
-def _difference(loaded: torch.nn.Module, generator: Generator, example: torch.Tensor) -> float:
+def _example(generator: Generator) -> torch.Tensor:
+    """Four inputs, always the same."""
+    seeded = torch.Generator().manual_seed(0)
+    return torch.rand(4, generator.in_channels, SIZE, SIZE, generator=seeded) * 2 - 1
+
+
+def _difference(loaded: torch.nn.Module, generator: Generator) -> float:
     """Largest difference of the two outputs, for batches of 1 to 4."""
+    example = _example(generator)
     with torch.inference_mode():
         expected = generator(example)
         return max(float((loaded(example[:count]) - expected[:count]).abs().max()) for count in range(1, 5))
-
-
-def _traced(generator: Generator, example: torch.Tensor) -> bytes:
-    """The generator as TorchScript bytes in half precision, checked against eager. Raises Failed."""
-    data, loaded = torchscript.stored(torchscript.traced(generator, example[:2]))
-    worst = _difference(loaded, generator, example)
-    if not worst <= TOLERANCE:
-        raise Failed("export", f"The exported model differs by {worst:.1e}.", "Report it.")
-    return data

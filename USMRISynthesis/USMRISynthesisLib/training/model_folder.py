@@ -62,12 +62,13 @@ def data_lines(training: Mapping[str, Any]) -> list[str]:
     return [f"- {item['name']}. {item['source']}. {item['licence']}." for item in training["data"]]
 
 
-def write(folder: str | Path, data: bytes, manifest: Mapping[str, Any], card: str) -> Path:
-    """Write the three files; returns the folder. Raises Failed where that cannot be done."""
+def write(folder: str | Path, files: Mapping[str, bytes], manifest: Mapping[str, Any], card: str) -> Path:
+    """Write networks, manifest and card; returns the folder. Raises Failed where that cannot be done."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / MODEL, data)
+        for name, data in files.items():
+            _write(folder / name, data)
         _write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         _write(folder / CARD, card.encode())
     except OSError as error:

@@ -69,7 +69,7 @@ def export_spacing(content: Mapping[str, Any], folder: str | Path, *, name: str,
         if measured else {},
         "limits": list(LIMITS), "synthetic": True,
     }  # fmt: skip
-    return model_folder.write(folder, data, manifest, card(manifest))
+    return model_folder.write(folder, {model_folder.MODEL: data}, manifest, card(manifest))
 
 
 def data_of(content: Mapping[str, Any]) -> list[dict[str, str]]:

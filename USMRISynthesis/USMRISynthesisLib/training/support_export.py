@@ -5,22 +5,21 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-import json
-import os
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from .. import weights
-from ..errors import Failed, Refused
+from ..errors import Refused
 from ..normalisation.canonical import SIZE
 from ..synthesis.support import CELL, IMAGES, ONE_PLANE, SMOOTHING_MM, TOLD, WRONG, SupportNetwork
-from . import torchscript
+from . import model_folder, torchscript
 from .eight_bits import in_eight_bits
-from .model_folder import CARD, MANIFEST
 
 FILE = "support.pt"
 TOLERANCE = 0.01  # of the largest logit: what half precision costs, which scales and biases are stored in
@@ -49,16 +48,9 @@ def add_support(content: Mapping[str, Any], folder: str | Path, figures: Mapping
         "date": datetime.date.today().isoformat(), "config": content["config"], "figures": dict(figures or {}),
     }  # fmt: skip
     described = dataclasses.replace(manifest, extra={**manifest.extra, "support": record})
-    try:
-        card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else f"# {manifest.name}\n"
-        for name, text in ((FILE, data), (MANIFEST, (json.dumps(described.to_json(), indent=2) + "\n").encode()),
-                           (CARD, described_card(card, record).encode())):
-            part = folder / f"{name}.{os.getpid()}.part"
-            part.write_bytes(text)
-            os.replace(part, folder / name)
-    except OSError as error:
-        raise Failed("export", f"{folder} cannot be written ({error.strerror}).", "Check the path.") from error
-    return folder
+    card = folder / model_folder.CARD
+    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {manifest.name}\n"
+    return model_folder.write(folder, {FILE: data}, described.to_json(), described_card(text, record))
 
 
 def described_card(card: str, record: Mapping[str, Any]) -> str:
@@ -85,16 +77,28 @@ def described_card(card: str, record: Mapping[str, Any]) -> str:
     return card[:at] + section + card[at:] if at >= 0 else card.rstrip() + "\n\n" + section.rstrip() + "\n"
 
 
+def retraced(content: bytes) -> bytes:
+    """A support.pt written again, the same weights as this version runs them. Raises Failed."""
+    network = in_eight_bits(SupportNetwork())
+    state = torch.jit.load(io.BytesIO(content), "cpu").state_dict()
+    network.load_state_dict(state)
+    return _as_script(network, network)
+
+
 def _traced(network: SupportNetwork) -> bytes:
-    """As TorchScript with weights of eight bits, traced for the reasons given in `torchscript.py`, and checked against
-    the network as it was trained. Raises Failed."""
+    """As TorchScript with weights of eight bits, checked against the network as it was trained. Raises Failed."""
+    return _as_script(in_eight_bits(network), network)
+
+
+def _as_script(rounded: nn.Module, network: nn.Module) -> bytes:
+    """A network of eight bits, traced for the reasons given in `torchscript.py`, and checked against itself and the
+    network that it was made of. Raises Failed."""
     seeded = torch.Generator().manual_seed(0)
     coarse = torch.rand(4, IMAGES + 2, SIZE // CELL // 8, SIZE // CELL // 8, generator=seeded) * 2 - 1
     cells = F.interpolate(coarse, scale_factor=8.0, mode="bilinear")  # noise alone would be nothing that it knows
     cells[:, IMAGES - 1] = cells[:, IMAGES - 1].abs()
     cells[::2, IMAGES - 1] = ONE_PLANE
     example = cells, torch.rand(4, TOLD, 1, 1, generator=seeded)
-    rounded = in_eight_bits(network)
     data, loaded = torchscript.stored(torchscript.traced(rounded, tuple(part[:2] for part in example)))
     with torch.inference_mode():
         for count in range(1, 5):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,9 +54,22 @@ def stored(module: torch.jit.ScriptModule) -> tuple[bytes, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(module.half(), buffer)
-        buffer.seek(0)
-        loaded = torch.jit.load(buffer).float()
-    return buffer.getvalue(), loaded
+        data = without_sources(buffer.getvalue())
+        loaded = torch.jit.load(io.BytesIO(data)).float()
+    return data, loaded
+
+
+def without_sources(saved: bytes) -> bytes:
+    """A saved module without what names the files of the machine that saved it: for tracebacks, and of no use to
+    whoever downloads it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(saved)) as before, zipfile.ZipFile(buffer, "w") as after:
+        for entry in before.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                kept = zipfile.ZipInfo(entry.filename)  # of 1980, as torch writes it
+                kept.compress_type = entry.compress_type
+                after.writestr(kept, before.read(entry))
+    return buffer.getvalue()
 
 
 def stages(networks: Mapping[str, nn.Module], example: Callable[[str], Tensor], tolerance: float) -> bytes:
