@@ -125,11 +125,16 @@ def test_a_frames_plane_is_orthonormal_and_brings_its_pixels_back():
 
 
 class Oracle(threading.local):
-    """Answers as perfect networks would, from the truth and the cubes that were cut, on each thread by itself."""
+    """Answers as perfect networks would, from the truth and the cubes that were cut, on each thread by itself.
 
-    def __init__(self, ras_to_canonical: np.ndarray, hesitant_deg: float) -> None:
+    hesitant_deg: `refine` sees the head turned by so much at most. mistaken: (4, 4), how `orient` takes the head to
+    lie, and `refine` one that does not stand about upright.
+    """
+
+    def __init__(self, ras_to_canonical: np.ndarray, hesitant_deg: float, mistaken: np.ndarray) -> None:
         self.truth = ras_to_canonical
         self.hesitant_deg = hesitant_deg
+        self.mistaken = mistaken
         self.units: list[np.ndarray] = []
 
     def stage(self, name: str):
@@ -141,8 +146,10 @@ class Oracle(threading.local):
 
     def _one(self, name: str, unit: np.ndarray) -> tuple[torch.Tensor, ...]:
         form = STAGES[name]
-        to_canonical = self.truth @ unit
-        if name == "refine" and self.hesitant_deg:  # sees the head turned by so much at most
+        to_canonical = upright = self.truth @ unit
+        if name == "orient" or (name == "refine" and np.trace(rotation_of(upright)) < 0):
+            to_canonical = self.mistaken @ to_canonical
+        if name == "refine" and self.hesitant_deg:
             turn = Rotation.from_matrix(rotation_of(to_canonical))
             seen = Rotation.from_rotvec(turn.as_rotvec() * min(1, np.deg2rad(self.hesitant_deg) / turn.magnitude()))
             to_canonical = np.block([[(seen * turn.inv()).as_matrix(), np.zeros((3, 1))], [0, 0, 0, 1]]) @ to_canonical
@@ -165,7 +172,7 @@ class Oracle(threading.local):
         elif name == "orient":
             fields[X] *= np.sign(to_canonical[0, 0])
         fields[LOG_SIGMA] = -4
-        fields[UPRIGHT] = (np.trace(rotation_of(to_canonical)) - 1) * 2.0
+        fields[UPRIGHT] = (np.trace(rotation_of(upright)) - 1) * 2.0
         maps = np.zeros((form.maps, *full.shape[1:]))
         if form.maps:
             maps[HEAD_FINE] = maps[BRAIN] = np.where(level(full) < 1, 8, -8)
@@ -179,8 +186,9 @@ class Oracle(threading.local):
 def oracle(monkeypatch):
     """`oracle(ras_to_canonical)`: networks that know it."""
 
-    def make(truth: np.ndarray, hesitant_deg: float = 0.0) -> alignment_networks.Networks:
-        knows = Oracle(truth, hesitant_deg)
+    def make(truth: np.ndarray, hesitant_deg: float = 0.0, mistaken: np.ndarray | None = None
+             ) -> alignment_networks.Networks:
+        knows = Oracle(truth, hesitant_deg, np.eye(4) if mistaken is None else mistaken)
         cut = Pyramid.cut
 
         def noted(self, unit, size):
@@ -248,6 +256,17 @@ def test_of_two_directions_the_one_in_which_the_head_stands_upright_is_followed_
     looks = network_align._first_looks(networks, pyramid, at, [np.diag([-1.0, -1, 1]) @ right, right])
     assert looks and angle_deg(rotation_of(looks[0].start), right) < 1
     assert [look.upright for look in looks] == sorted((look.upright for look in looks), reverse=True)
+
+
+@pytest.mark.parametrize("signs", [(1, -1, -1), (-1, 1, -1), (-1, -1, 1)])
+def test_a_head_that_the_votes_turn_around_is_looked_at_from_its_other_sides(oracle, signs, monkeypatch):
+    placed = place(head_of(), 1)
+    networks = oracle(np.linalg.inv(placed.anatomy_to_ras), mistaken=np.diag([*signs, 1.0]))
+    found = network_align.align_volume(networks, placed.volume, placed.fan)
+    assert found is not None and compare(placed, found).rotation_deg < 0.5
+    monkeypatch.setattr(network_align, "_HALF_TURNS", [])
+    voted = network_align.align_volume(networks, placed.volume, placed.fan)
+    assert voted is not None and compare(placed, voted).rotation_deg > 179 and voted.score < found.score
 
 
 def from_a_turned_start(oracle, turned_deg: float, hesitant_deg: float):

@@ -46,6 +46,8 @@ from USMRISynthesisLib.volume import Volume
 
 _FOLLOWED = 2  # directions that got votes
 _CERTAIN = 0.9  # a score that ends the search: what else got votes mostly leads to the same pose
+# A wrong pose that looks good is mostly a half turn from the right one: outline and midline fit alike.
+_HALF_TURNS = [np.diag([*signs, 1.0]) for signs in ((1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))]
 # Looks at one direction: so many as a rule, more where the head is on its way (`_Look.turning`), fewer once it settles.
 _REFINEMENTS, _MOST_REFINEMENTS, _SETTLED_DEG = 5, 16, 0.5
 # A pose that still turns by more than this after its last look is not one: its score is no more than that.
@@ -127,6 +129,7 @@ def align_volume(networks: Networks, volume: Volume, fan: np.ndarray, *,
     if place is None:
         return None
     best: Located | None = None
+    of_best: Ballot | None = None
     for n, normal in enumerate(other_normals(place.normal)):  # the first is the one that was found
         ballot = _asked(networks, pyramid, place, normal)
         if ballot is None:
@@ -134,9 +137,15 @@ def align_volume(networks: Networks, volume: Volume, fan: np.ndarray, *,
         for look in _first_looks(networks, pyramid, place, ballot.winners()[: 1 if n else _FOLLOWED]):
             found = _refined(networks, pyramid, ballot, look, gestational_age)
             if found is not None and (best is None or found.score > best.score):
-                best = found
+                best, of_best = found, ballot
             if best is not None and best.score > _CERTAIN:
                 return best
+    if best is None or of_best is None:
+        return None
+    for look in _opposite_looks(networks, pyramid, best.matrix):
+        found = _refined(networks, pyramid, of_best, look, gestational_age)
+        if found is not None and found.score > best.score:
+            best = found
     return best
 
 
@@ -197,6 +206,13 @@ def _first_looks(networks: Networks, pyramid: Pyramid, place: _Place, rotations:
 
     looks = list(each(first, rotations, min(len(rotations), threads_on("cpu"))))
     return sorted((look for look in looks if look is not None), key=lambda look: -look.upright)
+
+
+def _opposite_looks(networks: Networks, pyramid: Pyramid, matrix: np.ndarray) -> list[_Look]:
+    """Looks at the head as if the pose were a half turn off, those in which it stands upright: none where it is not."""
+    looks = each(lambda turn: _look(networks, pyramid, turn @ matrix), _HALF_TURNS,
+                 min(len(_HALF_TURNS), threads_on("cpu")))
+    return sorted((look for look in looks if look is not None and look.upright > 0), key=lambda look: -look.upright)
 
 
 def _second_look(networks: Networks, pyramid: Pyramid, place: _Place, rotation: np.ndarray) -> np.ndarray | None:
