@@ -20,10 +20,12 @@ from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM
 from USMRISynthesisLib.normalisation.coordinates import (
     Fit,
     angle_deg,
+    cube_rotations,
     cube_to_world,
     random_rotation,
     rotation_of,
     scale_of,
+    turn_about_x,
 )
 from USMRISynthesisLib.normalisation.network import BRAIN, HEAD_FINE, LOG_SIGMA, SKULL, UPRIGHT, Prediction
 from USMRISynthesisLib.normalisation.orient import Ballot, counted, cube_axes, other_normals
@@ -46,8 +48,13 @@ from USMRISynthesisLib.volume import Volume
 
 _FOLLOWED = 2  # directions that got votes
 _CERTAIN = 0.9  # a score that ends the search: what else got votes mostly leads to the same pose
-# A wrong pose that looks good is mostly a half turn from the right one: outline and midline fit alike.
-_HALF_TURNS = [np.diag([*signs, 1.0]) for signs in ((1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))]
+# A wrong pose that looks good mostly has the right midplane, and the head turned in it or the wrong way round through
+# it. Where that does not help either, any direction: steps of 45 degrees from the cube's.
+_IN_MIDPLANE = [turn_about_x(angle) @ through for through in (np.eye(3), np.diag([-1.0, -1.0, 1.0]))
+                for angle in range(0, 360, 45)][1:]  # fmt: skip
+_ANYWHERE = [turn @ step for turn in cube_rotations()
+             for step in (np.eye(3), *(np.roll(turn_about_x(45.0), n, (0, 1)) for n in range(3)))]  # fmt: skip
+_OTHER_TURNS = ((_CERTAIN, _IN_MIDPLANE), (0.8, _ANYWHERE))  # each where the score is no better
 # Looks at one direction: so many as a rule, more where the head is on its way (`_Look.turning`), fewer once it settles.
 _REFINEMENTS, _MOST_REFINEMENTS, _SETTLED_DEG = 5, 16, 0.5
 # A pose that still turns by more than this after its last look is not one: its score is no more than that.
@@ -142,10 +149,11 @@ def align_volume(networks: Networks, volume: Volume, fan: np.ndarray, *,
                 return best
     if best is None or of_best is None:
         return None
-    for look in _opposite_looks(networks, pyramid, best.matrix):
-        found = _refined(networks, pyramid, of_best, look, gestational_age)
-        if found is not None and found.score > best.score:
-            best = found
+    for enough, turns in _OTHER_TURNS:
+        for look in _other_looks(networks, pyramid, best.matrix, turns) if best.score <= enough else ():
+            found = _refined(networks, pyramid, of_best, look, gestational_age)
+            if found is not None and found.score > best.score:
+                best = found
     return best
 
 
@@ -208,11 +216,16 @@ def _first_looks(networks: Networks, pyramid: Pyramid, place: _Place, rotations:
     return sorted((look for look in looks if look is not None), key=lambda look: -look.upright)
 
 
-def _opposite_looks(networks: Networks, pyramid: Pyramid, matrix: np.ndarray) -> list[_Look]:
-    """Looks at the head as if the pose were a half turn off, those in which it stands upright: none where it is not."""
-    looks = each(lambda turn: _look(networks, pyramid, turn @ matrix), _HALF_TURNS,
-                 min(len(_HALF_TURNS), threads_on("cpu")))
-    return sorted((look for look in looks if look is not None and look.upright > 0), key=lambda look: -look.upright)
+def _other_looks(networks: Networks, pyramid: Pyramid, matrix: np.ndarray, turns: Sequence[np.ndarray]) -> list[_Look]:
+    """Looks at the head as if the pose were one of the turns (3, 3) off, the two in which it stands most upright if it
+    does so in any: in none as a rule, where the pose is right."""
+
+    def look(turn: np.ndarray) -> _Look | None:
+        return _look(networks, pyramid, np.vstack([turn @ matrix[:3], matrix[3:]]))
+
+    looks = each(look, turns, threads_on("cpu"))
+    upright = [look for look in looks if look is not None and look.upright > 0]
+    return sorted(upright, key=lambda look: -look.upright)[:_FOLLOWED]
 
 
 def _second_look(networks: Networks, pyramid: Pyramid, place: _Place, rotation: np.ndarray) -> np.ndarray | None:
