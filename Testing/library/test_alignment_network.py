@@ -12,7 +12,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from USMRISynthesisLib.evaluation.orientation import by_group, compare, failures, place, run, summary
 from USMRISynthesisLib.gate import find_fan
-from USMRISynthesisLib.normalisation import alignment_networks, network_align, readings, trust
+from USMRISynthesisLib.normalisation import alignment_networks, looks, network_align, readings, trust
 from USMRISynthesisLib.normalisation.alignment import LOW_SCORE
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM
 from USMRISynthesisLib.normalisation.coordinates import angle_deg, random_rotation, rotation_of, scale_of
@@ -172,7 +172,7 @@ class Oracle(threading.local):
         elif name == "orient":
             fields[X] *= np.sign(to_canonical[0, 0])
         fields[LOG_SIGMA] = -4
-        fields[UPRIGHT] = (np.trace(rotation_of(upright)) - 1) * 2.0
+        fields[UPRIGHT] = (np.trace(rotation_of(upright)) - 2) * 4.0
         maps = np.zeros((form.maps, *full.shape[1:]))
         if form.maps:
             maps[HEAD_FINE] = maps[BRAIN] = np.where(level(full) < 1, 8, -8)
@@ -253,9 +253,9 @@ def test_of_two_directions_the_one_in_which_the_head_stands_upright_is_followed_
     at = network_align._locate(networks, pyramid)
     assert at is not None
     right = rotation_of(truth)
-    looks = network_align._first_looks(networks, pyramid, at, [np.diag([-1.0, -1, 1]) @ right, right])
-    assert looks and angle_deg(rotation_of(looks[0].start), right) < 1
-    assert [look.upright for look in looks] == sorted((look.upright for look in looks), reverse=True)
+    first = network_align._first_looks(networks, pyramid, at, [np.diag([-1.0, -1, 1]) @ right, right])
+    assert first and angle_deg(rotation_of(first[0].start), right) < 1
+    assert [look.upright for look in first] == sorted((look.upright for look in first), reverse=True)
 
 
 @pytest.mark.parametrize("turn_deg", [(180, 0, 0), (0, 180, 0), (0, 0, 180), (-90, 0, 0), (130, 180, 0)])
@@ -266,7 +266,7 @@ def test_a_head_that_the_votes_turn_around_is_looked_at_from_its_other_sides(ora
     networks = oracle(np.linalg.inv(placed.anatomy_to_ras), mistaken=mistaken)
     found = network_align.align_volume(networks, placed.volume, placed.fan)
     assert found is not None and compare(placed, found).rotation_deg < 0.5
-    monkeypatch.setattr(network_align, "_OTHER_TURNS", [])
+    monkeypatch.setattr(network_align, "_OTHER_TURNS", ())
     voted = network_align.align_volume(networks, placed.volume, placed.fan)
     assert voted is not None and compare(placed, voted).rotation_deg > 89 and voted.score < found.score
 
@@ -289,7 +289,7 @@ def test_a_head_on_its_way_is_followed_until_it_stands(oracle):
 
 def test_a_pose_that_never_settles_is_not_trusted(oracle):
     off, score = from_a_turned_start(oracle, 170, 6.0)
-    assert off > 30 and score <= network_align._UNSETTLED_SCORE < LOW_SCORE
+    assert off > 30 and score <= looks.UNSETTLED_SCORE < LOW_SCORE
 
 
 def test_a_torch_that_fails_in_bfloat16_goes_on_in_float32(monkeypatch):
