@@ -32,7 +32,7 @@ from USMRISynthesisLib.volume import Volume
 AGE_WEEKS = (14.0, 42.0)
 # Below this an alignment is not to be trusted; the user should look, or give a transform.
 LOW_SCORE = 0.5
-# Of volumes that the network aligned with less than this, some are turned around (docs/normalisation.md).
+# Volumes that the network aligned with less than this were turned around now and then (docs/normalisation.md).
 SURE_SCORE = 0.8
 # The most that a skull is worth in which the network saw no head.
 UNSEEN_SCORE = 0.2
