@@ -180,6 +180,25 @@ def test_a_model_that_does_not_say_how_it_is_built_is_not_written_again(own_mode
     assert {name: (own_model / name).read_bytes() for name in before} == before
 
 
+def test_networks_of_another_task_lose_their_sources_only_and_take_no_figures(tmp_path, monkeypatch, capsys):
+    bundled = tmp_path / "model_weights"
+    shutil.copytree(weights.find_model("frames"), bundled / "frames")
+    monkeypatch.setattr(weights, "bundled_folders", lambda: [bundled])
+    folder = bundled / "frames"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    state = torch.jit.load(folder / "model.pt").state_dict()
+    assert cli.main(["export", str(folder), str(tmp_path / "again")]) == 0
+    written = json.loads((tmp_path / "again" / "manifest.json").read_text())
+    again = torch.jit.load(tmp_path / "again" / "model.pt").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in state.items()) and len(again) == len(state)
+    assert written | {"sha256": None} == manifest | {"sha256": None}
+    assert weights.hash_matches(tmp_path / "again") and not sources(tmp_path / "again" / "model.pt")
+    figures = {"split": "val", "through": "network", "cases": 1, "values": {"ncc": [1, 1, 1]}}
+    (tmp_path / "printed.json").write_text(json.dumps(figures))
+    assert cli.main(["export", str(folder), str(folder), "--figures", str(tmp_path / "printed.json")]) == 2
+    assert "Only a synthesis model" in capsys.readouterr().err
+
+
 def test_a_support_map_runs_in_half_precision_where_the_hardware_does(own_model, heads, tmp_path, monkeypatch):
     train_support(configured(tmp_path, heads, own_model), report=quiet)
     add_support(checkpoints.load(tmp_path / "run" / "checkpoint.pt"), own_model)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import weights
-from ..errors import Failed
+from ..errors import Failed, Refused
 from ..manifest import REMEDY, Manifest
 from ..synthesis.generator import Generator
 from . import model_folder, torchscript
@@ -34,12 +34,15 @@ def retrace(
 ) -> Path:
     """Write the model in `source`, with its support map, to `folder`, which may be the same; returns the folder.
 
-    Name, version and training stay, and so do figures where none are given; they are synthesis's only. Networks of
-    another task stay as they are but for what names the files of the machine that exported them. Raises Failed (no
-    model, its hash is wrong, a saved module differs, nothing can be written), ConsentNeeded.
+    Name, version and training stay, and so do figures where none are given. Networks of another task than synthesis
+    stay as they are but for what names the files of the machine that exported them. Raises Refused (figures for another
+    task), Failed (no model, its hash is wrong, a saved module differs, nothing can be written), ConsentNeeded.
     """
     source = Path(source)
     manifest, content = weights.verified_bytes(source)
+    if figures and manifest.task != "synthesis":
+        raise Refused("figures", f"Only a synthesis model can be given new figures, and {manifest.name!r} is for "
+                      f"{manifest.task}.", "Leave --figures, or export its checkpoint.")
     support = weights.support_bytes(source, manifest)
     files = {model_folder.MODEL: _again(manifest, content, source / manifest.file)}
     said: dict[str, Any] = json.loads(_text(source / model_folder.MANIFEST)) | {"file": model_folder.MODEL}
