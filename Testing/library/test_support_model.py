@@ -20,7 +20,7 @@ from USMRISynthesisLib.synthesis.engine import load_generator
 from USMRISynthesisLib.synthesis.result import BEAM_ONLY, PROBABILITY
 from USMRISynthesisLib.training import checkpoint as checkpoints
 from USMRISynthesisLib.training.support_configuration import support_configuration_from
-from USMRISynthesisLib.training.support_export import add_support
+from USMRISynthesisLib.training.support_export import add_support, retraced
 from USMRISynthesisLib.training.support_loop import train_support
 from USMRISynthesisLib.volume import Volume
 
@@ -178,6 +178,13 @@ def test_a_model_that_does_not_say_how_it_is_built_is_not_written_again(own_mode
     assert cli.main(["export", str(own_model), str(own_model)]) == 1
     assert "does not say how its networks are built" in capsys.readouterr().err
     assert {name: (own_model / name).read_bytes() for name in before} == before
+
+
+def test_a_support_map_of_another_form_is_not_written_again(tmp_path):
+    file = tmp_path / "support.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Conv2d(1, 1, 1)), file)
+    with pytest.raises(Failed, match="not one of eight bits"):
+        retraced(file.read_bytes())
 
 
 def test_networks_of_another_task_lose_their_sources_only_and_take_no_figures(tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from USMRISynthesisLib.normalisation.alignment import SURE_SCORE
 from USMRISynthesisLib.normalisation.alignment_networks import Networks
 from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM
 from USMRISynthesisLib.normalisation.coordinates import (
@@ -44,7 +45,7 @@ _IN_MIDPLANE = [turn_about_x(angle) @ through for through in (np.eye(3), np.diag
                 for angle in range(0, 360, 45)][1:]  # fmt: skip
 _ANYWHERE = [turn @ step for turn in cube_rotations()
              for step in (np.eye(3), *(np.roll(turn_about_x(45.0), n, (0, 1)) for n in range(3)))]  # fmt: skip
-_OTHER_TURNS = ((_CERTAIN, _IN_MIDPLANE), (0.8, _ANYWHERE))  # each where the score is no better
+_OTHER_TURNS = ((_CERTAIN, _IN_MIDPLANE), (SURE_SCORE, _ANYWHERE))  # each where the score is no better
 # Directions in which the midline is looked for: what one of them misjudges the others do not.
 _LOOKS = [np.eye(3), *(random_rotation(np.random.default_rng(seed)) for seed in range(3))]
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .. import weights
-from ..errors import Refused
+from ..errors import Failed, Refused
 from ..normalisation.canonical import SIZE
 from ..synthesis.support import CELL, IMAGES, ONE_PLANE, SMOOTHING_MM, TOLD, WRONG, SupportNetwork
 from . import model_folder, torchscript
@@ -49,7 +49,10 @@ def add_support(content: Mapping[str, Any], folder: str | Path, figures: Mapping
     }  # fmt: skip
     described = dataclasses.replace(manifest, extra={**manifest.extra, "support": record})
     card = folder / model_folder.CARD
-    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {manifest.name}\n"
+    try:
+        text = card.read_text(encoding="utf-8") if card.is_file() else f"# {manifest.name}\n"
+    except OSError as error:
+        raise Failed("export", f"The model's card cannot be read ({error.strerror}).", "Check the path.") from error
     return model_folder.write(folder, {FILE: data}, described.to_json(), described_card(text, record))
 
 
@@ -80,8 +83,11 @@ def described_card(card: str, record: Mapping[str, Any]) -> str:
 def retraced(content: bytes) -> bytes:
     """A support.pt written again, the same weights as this version runs them. Raises Failed."""
     network = in_eight_bits(SupportNetwork())
-    state = torch.jit.load(io.BytesIO(content), "cpu").state_dict()
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(torch.jit.load(io.BytesIO(content), "cpu").state_dict())
+    except RuntimeError as error:
+        raise Failed("export", "The model's support map is not one of eight bits.", "Export it from its checkpoint."
+                     ) from error
     return _as_script(network, network)
 
 
