@@ -15,7 +15,7 @@ DATA ?= $(if $(USMRI_DATA),$(USMRI_DATA),../shared/data)
 .PHONY: demo test test-inside check simulate simulate-support train train-alignment samples clean
 
 demo: .venv/.runtime
-	$(BIN)/python -m USMRISynthesisLib.demo build/demo
+	$(BIN)/python -m USMRISynthesisLib.cli.demo build/demo
 
 test: .venv/.test
 	$(BIN)/python Testing/host/check_system.py

@@ -5,6 +5,7 @@
 What no script can see is left to a person: the topic "3d-slicer-extension" on the code's site, and that the pictures
 are good ones.
 """
+
 from __future__ import annotations
 
 import ast
@@ -19,10 +20,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MODULE = ROOT / "USMRISynthesis"
 DESCRIPTION = ROOT / "Resources" / "USMRISynthesis.json"
-SCHEMA = "https://raw.githubusercontent.com/Slicer/Slicer/main/Schemas/slicer-extension-catalog-entry-schema-v1.0.2.json#"
+SCHEMA = (
+    "https://raw.githubusercontent.com/Slicer/Slicer/main/Schemas/slicer-extension-catalog-entry-schema-v1.0.2.json#"
+)
 MAX_CLONE_MB = 100
-ALLOWED_IMPORTS = {*sys.stdlib_module_names, "slicer", "qt", "ctk", "vtk", "SimpleITK", "numpy", "scipy",
-                   "USMRISynthesisLib", "USMRISynthesisScene"}
+ALLOWED_IMPORTS = {
+    *sys.stdlib_module_names,
+    "slicer",
+    "qt",
+    "ctk",
+    "vtk",
+    "SimpleITK",
+    "numpy",
+    "scipy",
+    "USMRISynthesisLib",
+    "USMRISynthesisScene",
+}
 
 
 def problems() -> Iterator[str]:
@@ -47,8 +60,15 @@ def _description() -> Iterator[str]:
     wanted = re.search(r'set\(EXTENSION_DEPENDS "([^"]*)"\)', cmake)
     if wanted is None or content.get("build_dependencies") != wanted.group(1).split():
         yield "The description and CMakeLists.txt name different dependencies."
-    unknown = set(content) - {"$schema", "build_dependencies", "build_subdirectory", "category", "scm_revision",
-                              "scm_url", "tier"}
+    unknown = set(content) - {
+        "$schema",
+        "build_dependencies",
+        "build_subdirectory",
+        "category",
+        "scm_revision",
+        "scm_url",
+        "tier",
+    }
     if unknown:
         yield f"The schema does not know {', '.join(sorted(unknown))}."
     if f'EXTENSION_HOMEPAGE "{content.get("scm_url", "").removesuffix(".git")}"' not in cmake:
@@ -81,8 +101,12 @@ def _pictures() -> Iterator[str]:
 
 def _texts() -> Iterator[str]:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, pattern in {"what it is not for": r"(?i)not for diagnosis", "a tutorial": r"(?m)^#+ .*Tutorial",
-                          "a citation": r"(?m)^#+ Cite", "the licence": r"Licence: Apache-2\.0"}.items():
+    for name, pattern in {
+        "what it is not for": r"(?i)not for diagnosis",
+        "a tutorial": r"(?m)^#+ .*Tutorial",
+        "a citation": r"(?m)^#+ Cite",
+        "the licence": r"Licence: Apache-2\.0",
+    }.items():
         if not re.search(pattern, readme):
             yield f"The README lacks {name}."
     if "Apache License" not in (ROOT / "LICENSE").read_text(encoding="utf-8"):
@@ -99,8 +123,13 @@ def _imports() -> Iterator[str]:
     """What Slicer loads at its start may import only what Slicer brings, and never torch."""
     for path in [MODULE / "USMRISynthesis.py", *sorted((MODULE / "USMRISynthesisScene").glob("*.py"))]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            names = ([one.name for one in node.names] if isinstance(node, ast.Import) else
-                     [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+            names = (
+                [one.name for one in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
             for name in names:
                 if name.split(".")[0] not in ALLOWED_IMPORTS:
                     yield f"{path.name} imports {name} when it is loaded."

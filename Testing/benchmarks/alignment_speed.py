@@ -7,6 +7,7 @@ way is the sample head on a grid of that size; the slow way is the same speckle 
 is certain, so that all are followed up. Each is measured in a process of its own: best of several, the peak of the
 first. `load` is what else ran: above 1 the seconds of a clock are not to be quoted, those of the processor may be.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,9 +22,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-from USMRISynthesisLib.gate import find_fan
-from USMRISynthesisLib.normalisation.canonical import resample
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.geometry.canonical import resample
+from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.ultrasound.gate import find_fan
 
 SAMPLES = Path(__file__).resolve().parents[2] / "Resources" / "SampleData"
 KINDS = ("sure", "slow", "frame")
@@ -43,7 +44,7 @@ def prepared(kind: str, size: int, folder: Path) -> Path:
     fine = resample(head.array, np.linalg.inv(head.ijk_to_ras) @ matrix, (size, size, size), 1, 0.0)
     volume = Volume(np.clip(np.rint(fine), 0, 255).astype(np.uint8), matrix)
     if kind == "slow":
-        from USMRISynthesisLib.training.alignment_monitoring import emptied
+        from USMRISynthesisLib.evaluation.alignment.negatives import emptied
 
         volume = emptied(volume, find_fan(volume.array, volume.spacing), np.random.default_rng(1))
     volume.write(path, compress=False)
@@ -53,7 +54,7 @@ def prepared(kind: str, size: int, folder: Path) -> Path:
 def child(path: Path, times: int) -> dict[str, float]:
     """Measure in this process: seconds of clock and processor, and the peak over what importing took, MB."""
     from speed import forget_peak, memory_mb  # torch comes with it: its import is no part of the work
-    from USMRISynthesisLib.normalisation import frame_align, network_align  # noqa: F401
+    from USMRISynthesisLib.alignment.volume import search as network_align  # noqa: F401
     from USMRISynthesisLib.synthesis import pipeline
 
     before = forget_peak()
@@ -65,8 +66,13 @@ def child(path: Path, times: int) -> dict[str, float]:
         clocks.append(time.perf_counter() - clock)
         processors.append(time.process_time() - processor)
         peak = peak or memory_mb("VmHWM") - before
-    return {"seconds": min(clocks), "processor_seconds": min(processors), "first_seconds": clocks[0],
-            "peak_mb_over_import": peak, "score": result.provenance["alignment"]["score"]}
+    return {
+        "seconds": min(clocks),
+        "processor_seconds": min(processors),
+        "first_seconds": clocks[0],
+        "peak_mb_over_import": peak,
+        "score": result.provenance["alignment"]["score"],
+    }
 
 
 def main() -> int:
@@ -84,8 +90,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
             path = prepared(kind, options.size, Path(folder))
-            done = subprocess.run([sys.executable, __file__, "--child", str(path), "--times", str(options.times)],
-                                  check=True, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, __file__, "--child", str(path), "--times", str(options.times)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
             for name, value in json.loads(done.stdout.splitlines()[-1]).items():
                 figures[f"{kind}_{name}"] = round(value, 3)
     print(json.dumps(figures) if options.json else "\n".join(f"{key:30s} {value}" for key, value in figures.items()))

@@ -3,6 +3,7 @@
 R0 is the paper's method taken literally: eager, batch 1, an N x N attention at full resolution, all of B. R1 is the
 same with the attention at its real level. The limit is the best convolution rate in the precision of the shipped path.
 """
+
 from __future__ import annotations
 
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from USMRISynthesisLib.normalisation.canonical import SIZE
+from USMRISynthesisLib.geometry.canonical import SIZE
 from USMRISynthesisLib.synthesis.attention import CrossModalAttention
 from USMRISynthesisLib.synthesis.engine import BATCH
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
@@ -65,7 +66,7 @@ def convolution_rate(dtype: torch.dtype, times: int) -> tuple[float, str]:
         layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         layer = layer.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         x = torch.rand(4, channels, side, side).to(dtype).contiguous(memory_format=torch.channels_last)
-        seconds = best(lambda: layer(x), times)   # noqa: B023 - used at once
+        seconds = best(lambda: layer(x), times)  # noqa: B023 - used at once
         found.append((2 * 9 * channels**2 * side**2 * 4 / seconds / 1e9, f"{channels} channels at {side}"))
     return max(found)
 
@@ -99,11 +100,14 @@ def convolutions_alone(config: GeneratorConfig, dtype: torch.dtype, times: int) 
     found = []
     for (before, after, kernel, side), count in seen.items():
         layer = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False).to(dtype)
-        layer = torch.jit.freeze(torch.jit.trace(layer.eval().to(memory_format=torch.channels_last),
-                                                 torch.zeros(1, before, side, side, dtype=dtype)))
+        layer = torch.jit.freeze(
+            torch.jit.trace(
+                layer.eval().to(memory_format=torch.channels_last), torch.zeros(1, before, side, side, dtype=dtype)
+            )
+        )
         x = torch.rand(BATCH["cpu"], before, side, side).to(dtype).contiguous(memory_format=torch.channels_last)
         # Twenty at a time: one is shorter than the clock of a shared machine is steady.
-        seconds = best(lambda: [layer(x) for _ in range(20)], times) / 20 / BATCH["cpu"]   # noqa: B023 - used at once
+        seconds = best(lambda: [layer(x) for _ in range(20)], times) / 20 / BATCH["cpu"]  # noqa: B023 - used at once
         gflop = 2 * kernel**2 * before * after * side**2 / 1e9
         found.append((f"{kernel}x{kernel}, {before:3d} -> {after:3d} channels at {side}", count, gflop, seconds))
     return found

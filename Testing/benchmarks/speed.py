@@ -6,6 +6,7 @@ R0, R1 and the limit are those of `references.py`; R0 and R1 run on a few slices
 best of several; peak memory is taken in processes of its own. Without `model_weights/default` an untrained model of the
 same shape is measured: speed does not depend on the weights, precision does.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,7 +22,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")   # as the worker and the command line do
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the worker and the command line do
 
 import numpy as np
 import torch
@@ -33,21 +34,21 @@ from references import (
     gflop_a_slice,
     reference_seconds,
 )
-from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Cancelled, Failed
-from USMRISynthesisLib.normalisation.canonical import SIZE, canonical_axis_mm
-from USMRISynthesisLib.synthesis import planes
+from USMRISynthesisLib.geometry import planes
+from USMRISynthesisLib.geometry.canonical import SIZE, canonical_axis_mm
+from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.models import store as weights
 from USMRISynthesisLib.synthesis.attention import attend_linear
 from USMRISynthesisLib.synthesis.engine import load_generator, run_slices
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 from USMRISynthesisLib.synthesis.pipeline import synthesize
-from USMRISynthesisLib.volume import Volume
-from USMRISynthesisLib.worker_client import WorkerProcess
+from USMRISynthesisLib.worker.client import WorkerProcess
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 SAMPLE = Path(__file__).resolve().parents[2] / "Resources" / "SampleData" / "fetal-head-simulated.nrrd"
 JUDGING = "Judging what to believe"
-GOALS = {   # key: (at least or at most, value, what it is)
+GOALS = {  # key: (at least or at most, value, what it is)
     "attention_ratio_25600": (">=", 100, "attention at 160 x 160: naive time / ours"),
     "attention_difference": ("<=", 1e-5, "largest difference to naive"),
     "attention_peak_mb": ("<=", 50, "its peak memory, MB"),
@@ -75,9 +76,16 @@ def run_shipped(model: str, count: int, *, full: bool = False, **options: Any) -
     generator = load_generator(model, "cpu")
     form = generator.manifest.input
     us, z_mm = canonical_stack(count)
-    return run_slices(generator.on_cpu() if full else generator.module, us, z_mm, neighbours=form.neighbours,
-                      location=form.location, plane=planes.code("axial", form.planes),
-                      dtype=torch.float32 if full else generator.dtype, **options)
+    return run_slices(
+        generator.on_cpu() if full else generator.module,
+        us,
+        z_mm,
+        neighbours=form.neighbours,
+        location=form.location,
+        plane=planes.code("axial", form.planes),
+        dtype=torch.float32 if full else generator.dtype,
+        **options,
+    )
 
 
 def batch_difference(model: str, *, full: bool) -> float:
@@ -173,8 +181,9 @@ def child(what: str, model: str) -> None:
 
 def peak_mb(what: str, model: str) -> float:
     """`child` in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, "--child", what, "--model", model], capture_output=True,
-                          text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", what, "--model", model], capture_output=True, text=True, check=True
+    )
     return float(done.stdout.split()[-1])
 
 
@@ -184,16 +193,34 @@ def untrained(folder: Path) -> str:
     config = GeneratorConfig()
     generator = Generator(config).eval()
     folder.mkdir()
-    with torch.no_grad(), warnings.catch_warnings():   # as training.export does it
+    with torch.no_grad(), warnings.catch_warnings():  # as training.export does it
         warnings.simplefilter("ignore")
         example = torch.zeros(2, config.in_channels, SIZE, SIZE)
         torch.jit.trace(generator, example, check_trace=False).save(str(folder / weights.WEIGHTS))
     sha256 = hashlib.sha256((folder / weights.WEIGHTS).read_bytes()).hexdigest()
-    (folder / weights.MANIFEST).write_text(json.dumps({
-        "name": "untrained", "task": "synthesis", "version": "0", "sha256": sha256, "synthetic": True,
-        "input": {"size": SIZE, "spacing_mm": 0.6, "channels": config.in_channels, "intensity": "",
-                  "neighbours": config.neighbours, "location": config.location},
-        "output": {}, "training": None, "figures": None, "limits": None}))
+    (folder / weights.MANIFEST).write_text(
+        json.dumps(
+            {
+                "name": "untrained",
+                "task": "synthesis",
+                "version": "0",
+                "sha256": sha256,
+                "synthetic": True,
+                "input": {
+                    "size": SIZE,
+                    "spacing_mm": 0.6,
+                    "channels": config.in_channels,
+                    "intensity": "",
+                    "neighbours": config.neighbours,
+                    "location": config.location,
+                },
+                "output": {},
+                "training": None,
+                "figures": None,
+                "limits": None,
+            }
+        )
+    )
     weights.verified_bytes(folder, consent=lambda *_: True)
     return str(folder)
 
@@ -203,8 +230,9 @@ def shape_of(model: str) -> GeneratorConfig:
     training = weights.read_manifest(weights.find_model(model)).training
     stored = training.get("config", {}).get("generator", {}) if isinstance(training, dict) else {}
     known = {field.name for field in fields(GeneratorConfig)}
-    return GeneratorConfig(**{key: tuple(value) if isinstance(value, list) else value
-                              for key, value in stored.items() if key in known})
+    return GeneratorConfig(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items() if key in known}
+    )
 
 
 def measure(model: str, quick: bool) -> dict[str, Any]:
@@ -223,26 +251,39 @@ def measure(model: str, quick: bool) -> dict[str, Any]:
     volume_seconds = min(volume_seconds, best(lambda: run_shipped(model, 160), 1))
     layers = convolutions_alone(config, generator.dtype, times)
     rate, shape = max((rate, shape), convolution_rate(generator.dtype, times))
-    gflop = gflop_a_slice(config)   # convolutions and attention; normalisation and pooling count as nothing
+    gflop = gflop_a_slice(config)  # convolutions and attention; normalisation and pooling count as nothing
     share, parts = overhead(model, Volume.read(SAMPLE))
     several = len(generator.manifest.input.planes) > 1
     return {
-        "attention_ratio_25600": naive / ours, "attention_difference": difference,
-        "attention_peak_mb": peak_mb("attention", model), "r0_ratio": r0 / volume_seconds,
-        "r1_ratio": r1 / volume_seconds, "fraction_of_limit": gflop * 160 / volume_seconds / rate,
-        "generator_peak_mb": peak_mb("generator", model), "pipeline_peak_mb": peak_mb("pipeline", model),
+        "attention_ratio_25600": naive / ours,
+        "attention_difference": difference,
+        "attention_peak_mb": peak_mb("attention", model),
+        "r0_ratio": r0 / volume_seconds,
+        "r1_ratio": r1 / volume_seconds,
+        "fraction_of_limit": gflop * 160 / volume_seconds / rate,
+        "generator_peak_mb": peak_mb("generator", model),
+        "pipeline_peak_mb": peak_mb("pipeline", model),
         "overhead_share": share,
         "overhead_share_three_planes": overhead(model, Volume.read(SAMPLE), planes.ALL)[0] if several else None,
         "batch_difference": batch_difference(model, full=True),
         "batch_difference_half": None if generator.dtype is torch.float32 else batch_difference(model, full=False),
         "convolutions_fraction": sum(n * g for _, n, g, _ in layers) / sum(n * s for _, n, _, s in layers) / rate,
         "convolutions_seconds": 160 * sum(n * s for _, n, _, s in layers),
-        "layers": [{"layer": what, "count": n, "gflop": g, "fraction_of_limit": g / s / rate,
-                    "seconds_a_volume": 160 * n * s} for what, n, g, s in layers],
+        "layers": [
+            {"layer": what, "count": n, "gflop": g, "fraction_of_limit": g / s / rate, "seconds_a_volume": 160 * n * s}
+            for what, n, g, s in layers
+        ],
         "cancel_seconds": cancel_seconds(model, Volume.read(SAMPLE)),
-        "volume_seconds": volume_seconds, "r0_seconds": r0, "r1_seconds": r1, "gflop_a_slice": gflop,
-        "limit_gflops": rate, "limit_shape": shape, "precision": generator.precision_reason,
-        "width": config.width, "threads": torch.get_num_threads(), "stages": parts,
+        "volume_seconds": volume_seconds,
+        "r0_seconds": r0,
+        "r1_seconds": r1,
+        "gflop_a_slice": gflop,
+        "limit_gflops": rate,
+        "limit_shape": shape,
+        "precision": generator.precision_reason,
+        "width": config.width,
+        "threads": torch.get_num_threads(),
+        "stages": parts,
     }
 
 
@@ -257,25 +298,36 @@ def reasons(figures: dict[str, Any]) -> list[str]:
     lines = []
     if not met(figures, "fraction_of_limit"):
         alone = figures["convolutions_fraction"]
-        lines.append(f"fraction_of_limit: the same convolutions alone, without norms, take "
-                     f"{figures['convolutions_seconds']:.2f} s, {alone:.2f} of the limit; the shipped path reaches "
-                     f"{figures['fraction_of_limit'] / alone:.0%} of that. The rest is norms, ReLU, pooling and "
-                     "concatenation, which count as nothing. Each convolution alone:")
-        lines += [f"  {layer['fraction_of_limit']:5.2f} of the limit, {layer['seconds_a_volume']:6.3f} s a volume: "
-                  f"{layer['count']} x {layer['layer']}"
-                  for layer in sorted(figures["layers"], key=lambda layer: -layer["seconds_a_volume"])]
+        lines.append(
+            f"fraction_of_limit: the same convolutions alone, without norms, take "
+            f"{figures['convolutions_seconds']:.2f} s, {alone:.2f} of the limit; the shipped path reaches "
+            f"{figures['fraction_of_limit'] / alone:.0%} of that. The rest is norms, ReLU, pooling and "
+            "concatenation, which count as nothing. Each convolution alone:"
+        )
+        lines += [
+            f"  {layer['fraction_of_limit']:5.2f} of the limit, {layer['seconds_a_volume']:6.3f} s a volume: "
+            f"{layer['count']} x {layer['layer']}"
+            for layer in sorted(figures["layers"], key=lambda layer: -layer["seconds_a_volume"])
+        ]
     if not met(figures, "overhead_share"):
         others = sum(v for k, v in figures["stages"].items() if k not in ("Synthesising", JUDGING, "Loading the model"))
         gate = figures["stages"]["Checking the image"]
         whole = sum(v for k, v in figures["stages"].items() if k != "Loading the model")
-        lines.append(f"overhead_share: {others:.2f} s beside {figures['stages']['Synthesising']:.2f} s of synthesis; "
-                     f"without the gate {(others - gate) / whole:.2f}."
-                     + ("" if (share := figures["overhead_share_three_planes"]) is None else
-                        f" Along all three planes: {share:.2f}."))
+        lines.append(
+            f"overhead_share: {others:.2f} s beside {figures['stages']['Synthesising']:.2f} s of synthesis; "
+            f"without the gate {(others - gate) / whole:.2f}."
+            + (
+                ""
+                if (share := figures["overhead_share_three_planes"]) is None
+                else f" Along all three planes: {share:.2f}."
+            )
+        )
     if figures["batch_difference_half"] is not None:
         half = figures["batch_difference_half"]
-        lines.append(f"batch_difference in half precision: {half:.2g}, {half * 500:.1f} of the MR's 1000 grey levels; "
-                     "bfloat16 keeps 8 bits, so that its last place is 0.0039 near 1.")
+        lines.append(
+            f"batch_difference in half precision: {half:.2g}, {half * 500:.1f} of the MR's 1000 grey levels; "
+            "bfloat16 keeps 8 bits, so that its last place is 0.0039 near 1."
+        )
     return lines
 
 
@@ -302,11 +354,15 @@ def main() -> int:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 1.5 * figures["threads"]:
         print(f"OTHER PROGRAMS WERE RUNNING (load {load:.1f}): times and ratios below are not to be quoted.")
-    print(f"torch {torch.__version__}, {figures['threads']} threads, load {load:.1f}; width {figures['width']}, "
-          f"{figures['gflop_a_slice']:.2f} GFLOP a slice. {figures['precision']}")
-    print(f"Limit: {figures['limit_gflops']:.0f} GFLOP/s ({figures['limit_shape']}). A volume of 160 slices: "
-          f"shipped {figures['volume_seconds']:.2f} s, R1 {figures['r1_seconds']:.1f} s, "
-          f"R0 {figures['r0_seconds']:.0f} s (R1 and R0 from a few slices).")
+    print(
+        f"torch {torch.__version__}, {figures['threads']} threads, load {load:.1f}; width {figures['width']}, "
+        f"{figures['gflop_a_slice']:.2f} GFLOP a slice. {figures['precision']}"
+    )
+    print(
+        f"Limit: {figures['limit_gflops']:.0f} GFLOP/s ({figures['limit_shape']}). A volume of 160 slices: "
+        f"shipped {figures['volume_seconds']:.2f} s, R1 {figures['r1_seconds']:.1f} s, "
+        f"R0 {figures['r0_seconds']:.0f} s (R1 and R0 from a few slices)."
+    )
     print("\n".join(f"  {seconds:7.3f} s  {stage}" for stage, seconds in figures["stages"].items()))
     for key, (sign, goal, what) in GOALS.items():
         word = "met   " if met(figures, key) else "MISSED"

@@ -49,7 +49,7 @@ def clean_scene() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Model folders with random weights that the user has agreed to run: of axial slices, and of all three planes."""
-    from USMRISynthesisLib.synthesis.planes import PLANES
+    from USMRISynthesisLib.geometry.planes import PLANES
 
     top, config = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("config")
     folders = {"tiny": top / "tiny", "three": top / "three"}

@@ -94,7 +94,7 @@ def ijk_to_ras(node: Any) -> np.ndarray:
 def add_result(source: Any) -> Any:
     """A made-up MR-like image: smooth brain where the head is bright enough."""
     from scipy.ndimage import gaussian_filter
-    from USMRISynthesisLib.volume import Volume
+    from USMRISynthesisLib.io.volume import Volume
     from USMRISynthesisScene import nodes
 
     voxels = slicer.util.arrayFromVolume(source).astype(float)

@@ -20,8 +20,8 @@ import sys
 import time
 
 from USMRISynthesisLib import __version__
-from USMRISynthesisLib.synthesis.result import SYNTHETIC
-from USMRISynthesisLib.volume import Volume  # the process is started in the module's folder
+from USMRISynthesisLib.io.synthetic import SYNTHETIC
+from USMRISynthesisLib.io.volume import Volume  # the process is started in the module's folder
 
 
 def say(request: dict, event: str, **content: object) -> None:

@@ -13,7 +13,7 @@ import qt
 import slicer
 from host_slicer.file_reader import drop_file
 from scenery import PICTURES, add_frame, add_head, is_idle, leftovers, play, scene_state, spin_until
-from USMRISynthesisLib import weights
+from USMRISynthesisLib.models import store as weights
 from USMRISynthesisScene import offline, torch_install
 from USMRISynthesisScene.export import provenance_of
 from USMRISynthesisScene.model_choice import planes_to_run

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import slicer
 from scenery import PICTURES, add_head, head_array, leftovers, play, scene_state, spin_until
-from USMRISynthesisLib.synthesis.planes import PLANES
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.geometry.planes import PLANES
+from USMRISynthesisLib.io.volume import Volume
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def any_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scripted worker's parts stand for models that are there."""
     import types
 
-    from USMRISynthesisLib import weights
+    from USMRISynthesisLib.models import store as weights
 
     monkeypatch.setattr(weights, "find_model", Path)
     monkeypatch.setattr(weights, "read_manifest", lambda folder: types.SimpleNamespace(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import slicer
 from scenery import REPOSITORY, add_head, add_stack, head_array
-from USMRISynthesisLib import weights
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.models import store as weights
 from USMRISynthesisScene import nodes
 
 PAGE = (REPOSITORY / "docs" / "console.md").read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ def test_inside_slicer(module: Any, model: Path, name: str) -> None:
 
 @needs_samples
 def test_reload_and_test_passes_with_the_installed_model(module: Any) -> None:
-    from USMRISynthesisLib.weights import installed_models
+    from USMRISynthesisLib.models.store import installed_models
 
     if not installed_models():
         pytest.skip("no model is installed yet")

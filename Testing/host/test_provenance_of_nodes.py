@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import slicer
 from scenery import add_head, ijk_to_ras, is_idle, play, spin_until
-from USMRISynthesisLib.provenance import read_sidecar
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.io.provenance import read_sidecar
+from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisScene import export, inputs, marking, nodes
 
 

@@ -22,7 +22,7 @@ import qt
 import slicer
 from host_slicer.slice_view import leave_mouse, move_mouse
 from scenery import add_head, is_idle, leftovers, spin_until
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisScene import layout, marking, nodes
 from USMRISynthesisScene.handoff import SEGMENTATION_ROLE, SEGMENTS
 from USMRISynthesisScene.process import WorkerProcess

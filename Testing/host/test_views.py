@@ -11,7 +11,7 @@ import pytest
 import slicer
 from host_slicer.slice_view import leave_mouse, move_mouse, picture_of, picture_of_3d, write_png
 from scenery import PICTURES, add_frame, add_head, add_result, is_idle, play, spin_until
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisScene import layout, marking, nodes
 from USMRISynthesisScene.export import provenance_of
 from USMRISynthesisScene.process import WorkerProcess
@@ -216,9 +216,9 @@ def test_window_at_the_mouse_stays_within_the_view_and_ends_with_its_box(done: A
 def test_model_with_a_support_map_is_asked_for_once_and_its_map_comes_over_the_mr_like_view(
         panel: Any, ui: Any, three_planes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real worker and an untrained map, whose probabilities lie near a half."""
-    from USMRISynthesisLib import weights
-    from USMRISynthesisLib.synthesis.support import SupportNetwork
-    from USMRISynthesisLib.training.support_export import add_support
+    from USMRISynthesisLib.models import store as weights
+    from USMRISynthesisLib.synthesis.reliability import SupportNetwork
+    from USMRISynthesisLib.training.reliability.export import add_support
 
     folder = tmp_path / "with-map"
     shutil.copytree(three_planes, folder)

@@ -1,4 +1,5 @@
 """What the library's tests share: a tiny model with random weights, and a head that a gate lets through."""
+
 from __future__ import annotations
 
 import hashlib
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.io.volume import Volume
 
 # Threads that wait must not spin: on a busy machine that costs ten times the work. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -31,13 +32,14 @@ def tiny_model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 
     torch.manual_seed(7)
-    generator = Generator(GeneratorConfig(width=4, multipliers=(1, 2, 2), skips=(1,),
-                                          reconstruction_skips=(1,), attention_level=1)).eval()
-    with torch.no_grad():   # zero-initialised: the attention would do nothing
+    generator = Generator(
+        GeneratorConfig(width=4, multipliers=(1, 2, 2), skips=(1,), reconstruction_skips=(1,), attention_level=1)
+    ).eval()
+    with torch.no_grad():  # zero-initialised: the attention would do nothing
         for parameter in generator.attention.parameters():
             parameter.normal_(std=0.5)
     path = tmp_path_factory.mktemp("weights") / "model.pt"
-    with warnings.catch_warnings(), torch.no_grad():   # as training.export does it
+    with warnings.catch_warnings(), torch.no_grad():  # as training.export does it
         warnings.simplefilter("ignore")
         torch.jit.trace(generator, torch.zeros(2, 4, 160, 160), check_trace=False).save(str(path))
     return path
@@ -68,11 +70,26 @@ def _write_model(folder: Path, weights: bytes, **changes: object) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.pt").write_bytes(weights)
     manifest = {
-        "name": "tiny", "task": "synthesis", "version": "0", "sha256": hashlib.sha256(weights).hexdigest(),
-        "input": {"size": 160, "spacing_mm": 0.6, "channels": 4, "neighbours": 1, "location": True,
-                  "intensity": "robust percentiles in the fan to [-1, 1]", "exponent": 1.0},
-        "output": {"channels": 1, "range": [-1, 1]}, "training": "none: random weights", "figures": {},
-        "limits": ["for tests"], "synthetic": True, **changes}
+        "name": "tiny",
+        "task": "synthesis",
+        "version": "0",
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "input": {
+            "size": 160,
+            "spacing_mm": 0.6,
+            "channels": 4,
+            "neighbours": 1,
+            "location": True,
+            "intensity": "robust percentiles in the fan to [-1, 1]",
+            "exponent": 1.0,
+        },
+        "output": {"channels": 1, "range": [-1, 1]},
+        "training": "none: random weights",
+        "figures": {},
+        "limits": ["for tests"],
+        "synthetic": True,
+        **changes,
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -82,8 +99,10 @@ def head() -> Volume:
     """A 3D ultrasound-like head: bright skull, speckled brain, dark ventricles, a cone-shaped fan; 1.6 mm."""
     rng = np.random.default_rng(3)
     shape, spacing = (64, 72, 72), 1.6
-    k, j, i = (np.arange(n)[tuple(slice(None) if a == b else None for b in range(3))] - (n - 1) / 2
-               for a, n in enumerate(shape))
+    k, j, i = (
+        np.arange(n)[tuple(slice(None) if a == b else None for b in range(3))] - (n - 1) / 2
+        for a, n in enumerate(shape)
+    )
     x, y, z = i * spacing, j * spacing, k * spacing
     radius = np.sqrt((x / 34) ** 2 + (y / 44) ** 2 + (z / 33) ** 2)
     image = 70 * rng.rayleigh(0.8, shape)

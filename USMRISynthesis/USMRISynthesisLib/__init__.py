@@ -5,22 +5,28 @@
 
 Importing the package loads neither torch nor SimpleITK: 3D Slicer imports it at start-up.
 """
+
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from USMRISynthesisLib.spacing.respace import Respaced, respace
+    from USMRISynthesisLib.io.volume import Volume
+    from USMRISynthesisLib.spacing.pipeline import Respaced, respace
     from USMRISynthesisLib.synthesis.pipeline import synthesize
     from USMRISynthesisLib.synthesis.result import Synthesis
-    from USMRISynthesisLib.volume import Volume
 
 __all__ = ["Respaced", "Synthesis", "Volume", "__version__", "respace", "synthesize"]
 __version__ = "0.1.0"
 
-_HOMES = {"Volume": "volume", "Synthesis": "synthesis.result", "synthesize": "synthesis.pipeline",
-          "Respaced": "spacing.respace", "respace": "spacing.respace"}
+_HOMES = {
+    "Volume": "io.volume",
+    "Synthesis": "synthesis.result",
+    "synthesize": "synthesis.pipeline",
+    "Respaced": "spacing.pipeline",
+    "respace": "spacing.pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

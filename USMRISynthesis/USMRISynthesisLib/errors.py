@@ -37,6 +37,7 @@ class Failed(USMRIError):
 class Cancelled(USMRIError):
     """The user cancelled. Exit code 1."""
 
-    def __init__(self, kind: str = "cancelled", message: str = "Cancelled.",
-                 remedy: str = "Nothing was changed.") -> None:
+    def __init__(
+        self, kind: str = "cancelled", message: str = "Cancelled.", remedy: str = "Nothing was changed."
+    ) -> None:
         super().__init__(kind, message, remedy)

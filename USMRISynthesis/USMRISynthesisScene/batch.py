@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import qt
 from slicer.i18n import tr as _
-from USMRISynthesisLib.batch import Batch, Case
+from USMRISynthesisLib.batch.ledger import Batch, Case
 from USMRISynthesisLib.errors import Cancelled, USMRIError
 
 from USMRISynthesisScene.process import Event, WorkerProtocol

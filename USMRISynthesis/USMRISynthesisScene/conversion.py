@@ -7,7 +7,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.gate import MAX_EXTENT_MM, MAX_UNIT_EXTENT_MM, MIN_EXTENT_MM
+from USMRISynthesisLib.ultrasound.gate import MAX_EXTENT_MM, MAX_UNIT_EXTENT_MM, MIN_EXTENT_MM
 
 from USMRISynthesisScene.nodes import DICOM_UIDS
 

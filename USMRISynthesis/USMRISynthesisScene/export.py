@@ -10,10 +10,10 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import Failed
-from USMRISynthesisLib.export_dicom import write_dicom
-from USMRISynthesisLib.export_report import Report, write_report
-from USMRISynthesisLib.provenance import write_with_sidecar
-from USMRISynthesisLib.volume import COMMENT, Volume
+from USMRISynthesisLib.io.dicom_write import write_dicom
+from USMRISynthesisLib.io.provenance import write_with_sidecar
+from USMRISynthesisLib.io.report import Report, write_report
+from USMRISynthesisLib.io.volume import COMMENT, Volume
 from vtk.util.numpy_support import vtk_to_numpy
 
 from USMRISynthesisScene import layout, marking, nodes

@@ -8,7 +8,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.io.volume import Volume
 from vtk.util.numpy_support import numpy_to_vtk
 
 from USMRISynthesisScene import nodes

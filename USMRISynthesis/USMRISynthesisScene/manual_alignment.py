@@ -8,7 +8,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.normalisation.canonical import HEAD_LENGTH_MM
+from USMRISynthesisLib.geometry.canonical import HEAD_LENGTH_MM
 
 from USMRISynthesisScene import nodes
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from slicer.i18n import tr as _
-from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import USMRIError
-from USMRISynthesisLib.synthesis.planes import ALL, CHOICES, PLANES, chosen
+from USMRISynthesisLib.geometry.planes import ALL, CHOICES, PLANES, chosen
+from USMRISynthesisLib.models import store as weights
 
 TASK = "synthesis"
 PLANE_WORDS = {"axial": _("Axial"), "coronal": _("Coronal"), "sagittal": _("Sagittal"), ALL: _("All three combined")}

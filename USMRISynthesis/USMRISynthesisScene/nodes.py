@@ -18,9 +18,10 @@ import numpy as np
 import slicer
 import vtk
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.provenance import marks
-from USMRISynthesisLib.synthesis.result import DOUBT, GRAVE_DOUBT, PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.io.provenance import marks
+from USMRISynthesisLib.io.synthetic import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
+from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.synthesis.result import DOUBT, GRAVE_DOUBT
 
 SOURCE_ROLE = "USMRISynthesis.SourceUltrasound"
 TRANSFORM_ROLE = "USMRISynthesis.CanonicalTransform"

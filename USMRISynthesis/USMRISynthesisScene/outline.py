@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
-from USMRISynthesisLib.normalisation.alignment import ELLIPSOID_LENGTH_MM, ELLIPSOID_Z_MM
-from USMRISynthesisLib.normalisation.skull_template import RATIOS
+from USMRISynthesisLib.alignment.skull.fit import ELLIPSOID_LENGTH_MM, ELLIPSOID_Z_MM
+from USMRISynthesisLib.alignment.skull.template import RATIOS
 
 OUTLINE_ROLE = "USMRISynthesis.HeadOutline"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import qt
 from slicer.i18n import tr as _
-from USMRISynthesisLib.batch import Batch, Case
+from USMRISynthesisLib.batch.ledger import Batch, Case
 from USMRISynthesisLib.errors import Refused, USMRIError
 
 from USMRISynthesisScene.answering import allow

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Union
 
 from slicer import vtkMRMLLinearTransformNode, vtkMRMLScalarVolumeNode, vtkMRMLVectorVolumeNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
-from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import USMRIError
-from USMRISynthesisLib.synthesis.planes import CHOICES
+from USMRISynthesisLib.geometry.planes import CHOICES
+from USMRISynthesisLib.models import store as weights
 
 from USMRISynthesisScene import settings
 

@@ -15,7 +15,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.io.volume import Volume
 
 from USMRISynthesisScene import nodes
 from USMRISynthesisScene.worker_run import Reports, Task, WorkerRun, require_in_scene

@@ -12,7 +12,7 @@ from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
-from USMRISynthesisLib.provenance import marks, sidecar_of
+from USMRISynthesisLib.io.provenance import marks, sidecar_of
 
 from USMRISynthesisScene import nodes
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import slicer
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.io.volume import Volume
 
 from USMRISynthesisScene import handoff, nodes
 from USMRISynthesisScene.process import WorkerProcess, WorkerProtocol

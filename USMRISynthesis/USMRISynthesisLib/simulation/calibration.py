@@ -12,9 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..gate import find_fan
-from .dataset import MINIMUM_CIRCUMFERENCE_MM, frame_volume, read_frame_index, split_of
-from .display import APPEARANCE, BRAIN_LIMIT_MM, BRAIN_PERCENTILES, SKULL_PERCENTILES
+from USMRISynthesisLib.simulation.dataset import MINIMUM_CIRCUMFERENCE_MM, frame_volume, read_frame_index, split_of
+from USMRISynthesisLib.simulation.scanner.display import (
+    APPEARANCE,
+    BRAIN_LIMIT_MM,
+    BRAIN_PERCENTILES,
+    SKULL_PERCENTILES,
+)
+from USMRISynthesisLib.ultrasound.gate import find_fan
 
 _EVERY = 2  # frames of one fetus are alike
 

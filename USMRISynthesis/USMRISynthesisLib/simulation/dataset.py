@@ -17,22 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import Failed, Refused
-from ..gate import find_fan
-from ..normalisation.canonical import HEAD_LENGTH_MM, to_canonical
-from ..volume import Volume
-from . import atlas as atlases
-from .configuration import DatasetConfig, Head
+from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.geometry.canonical import HEAD_LENGTH_MM, to_canonical
+from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.simulation.anatomy import atlas as atlases
+from USMRISynthesisLib.simulation.config import DatasetConfig, Head
+from USMRISynthesisLib.ultrasound.gate import find_fan
 
 if TYPE_CHECKING:
-    from .beam import Beam
+    from USMRISynthesisLib.simulation.scanner.beam import Beam
 
 MINIMUM_CIRCUMFERENCE_MM = 150.0
 
 
 def simulate_case(data: Path, spec: Head, frames: int = 0) -> dict[str, Any]:
     """One head with its ultrasound and truth, as the arrays of a case file; `frames` 2D frames of it besides."""
-    from . import acquisition, anatomy, frame, wide
+    from USMRISynthesisLib.simulation.anatomy import head as anatomy
+    from USMRISynthesisLib.simulation.scanner import frame, wide
+    from USMRISynthesisLib.simulation.scanner import volume as acquisition
 
     head = anatomy.build(atlases.load(data, spec.atlas), spec.seed, anomaly=spec.anomaly)
     us, fan, sweep = acquisition.simulate_canonical(head, spec.seed, spec.ranges, spec.view)
@@ -182,7 +184,7 @@ def frame_volume(data: Path, row: dict[str, str]) -> Volume:
 
 
 def split_of(file: str) -> str:
-    """"train", "val" or "test" (70/15/15) of a frame, by its fetus: the number before the first underscore."""
+    """ "train", "val" or "test" (70/15/15) of a frame, by its fetus: the number before the first underscore."""
     fetus = int(file.split("_")[0])
     part = int(hashlib.sha256(f"fetus {fetus}".encode()).hexdigest(), 16) % 100
     return "train" if part < 70 else "val" if part < 85 else "test"

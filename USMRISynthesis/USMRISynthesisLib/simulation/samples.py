@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..volume import Volume
-from . import acquisition, anatomy, atlas
-from .dataset import frame_volume, read_frame_index
-from .warp import rotation_matrix, sample
+from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.simulation.anatomy import atlas
+from USMRISynthesisLib.simulation.anatomy import head as anatomy
+from USMRISynthesisLib.simulation.anatomy.warp import rotation_matrix, sample
+from USMRISynthesisLib.simulation.dataset import frame_volume, read_frame_index
+from USMRISynthesisLib.simulation.scanner import volume as acquisition
 
 SIMULATED = ("GA26-operated", 11, "right")  # a week that no weights were trained on
 REAL_FRAME = "540_HC.png"  # of a fetus that no weights were trained on

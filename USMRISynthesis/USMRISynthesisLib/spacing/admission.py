@@ -1,18 +1,19 @@
 """Is it MR? What can be told from the file's own words and from the values; the rest is the user's to know."""
+
 from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
 
-from USMRISynthesisLib import gate
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.synthesis.result import SYNTHETIC_KEY
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.io.synthetic import SYNTHETIC_KEY
+from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.ultrasound import gate
 
 _MODALITY_KEYS = ("0008|0060", "DICOM.Modality", "Modality", "modality")
-_LABELS = 32            # so few different whole numbers are labels, not intensities
+_LABELS = 32  # so few different whole numbers are labels, not intensities
 _HOUNSFIELD_AIR = -900
-_GRAIN_PIXELS = 0.8     # sigma of the blur that takes the noise of MR away, and leaves speckle
+_GRAIN_PIXELS = 0.8  # sigma of the blur that takes the noise of MR away, and leaves speckle
 
 
 def admit(volume: Volume) -> None:
@@ -27,19 +28,26 @@ def admit(volume: Volume) -> None:
     if array.dtype.kind not in "iuf":
         raise Refused("modality", "The image holds no grey levels.", "Choose an MR volume.")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise Refused("values", "The image holds values that are not numbers.",
-                      "Replace them (NaN, infinity) and save it again.")
+        raise Refused(
+            "values", "The image holds values that are not numbers.", "Replace them (NaN, infinity) and save it again."
+        )
     sample = array.reshape(-1)[:: 1 + array.size // 300_000]
     if array.dtype.kind != "f" or np.array_equal(sample, np.rint(sample)):
         levels = len(np.unique(sample))
         if 1 < levels <= _LABELS:
-            raise Refused("labels", f"The image has {levels} different values only: it looks like a segmentation.",
-                          "Choose an MR volume.")
+            raise Refused(
+                "labels",
+                f"The image has {levels} different values only: it looks like a segmentation.",
+                "Choose an MR volume.",
+            )
     if float(np.min(sample)) <= _HOUNSFIELD_AIR and float(np.percentile(sample, 10)) < -200:
         raise Refused("modality", "The values look like CT (Hounsfield units), not MR.", "Choose an MR volume.")
     if not said and SYNTHETIC_KEY not in volume.metadata and speckled(volume):
-        raise Refused("modality", "The image has the speckle of ultrasound, and nothing says that it is MR.",
-                      "Choose an MR volume; if this is one, load it from DICOM or save it with Modality = MR.")
+        raise Refused(
+            "modality",
+            "The image has the speckle of ultrasound, and nothing says that it is MR.",
+            "Choose an MR volume; if this is one, load it from DICOM or save it with Modality = MR.",
+        )
 
 
 def speckled(volume: Volume) -> bool:

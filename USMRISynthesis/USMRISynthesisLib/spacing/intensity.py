@@ -1,4 +1,5 @@
 """MR in any units to about 0-1 for the networks, and back. Nothing is clipped: the way back is exact."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 What comes out looks like MR of fine slices and may be morphed: no pair for the real image, which is why the
 super-resolution network learns from it degraded again, and why nothing of it reaches a user.
 """
+
 from __future__ import annotations
 
 from typing import Any

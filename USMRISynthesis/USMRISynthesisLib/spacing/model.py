@@ -1,14 +1,15 @@
 """A slice-spacing model from its folder: hash checked, on its device, kept warm between requests."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
 
-from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models.device import choose_device
 from USMRISynthesisLib.spacing.network import CONDITIONS
-from USMRISynthesisLib.synthesis.device import choose_device
 
 DEFAULT = "spacing"
 
@@ -23,7 +24,7 @@ class LoadedModel:
     reason: str
 
 
-_loaded: dict[tuple[str, str], LoadedModel] = {}   # (sha256, device)
+_loaded: dict[tuple[str, str], LoadedModel] = {}  # (sha256, device)
 
 
 def load_model(model: str = DEFAULT, device: str = "auto", *, consent: weights.Consent | None = None) -> LoadedModel:
@@ -31,14 +32,20 @@ def load_model(model: str = DEFAULT, device: str = "auto", *, consent: weights.C
     chosen, reason = choose_device(device)
     manifest, content = weights.verified_bytes(weights.find_model(model), consent=consent)
     if manifest.task != "spacing":
-        raise Failed("task", f"The model {manifest.name!r} is made for {manifest.task!r}, not for slice spacing.",
-                     f"Choose a slice-spacing model, {DEFAULT!r} for example.")
+        raise Failed(
+            "task",
+            f"The model {manifest.name!r} is made for {manifest.task!r}, not for slice spacing.",
+            f"Choose a slice-spacing model, {DEFAULT!r} for example.",
+        )
     key = (manifest.sha256, str(chosen))
     if key not in _loaded:
         _loaded.clear()
         module = weights.from_bytes(content, manifest.name, "cpu").float().to(chosen)
         if next(module.super_resolution.head.parameters()).shape[1] != 1 + CONDITIONS:
-            raise Failed("model", f"The model {manifest.name!r} was made for another version of this software.",
-                         "Train and export it again, or choose another model.")
+            raise Failed(
+                "model",
+                f"The model {manifest.name!r} was made for another version of this software.",
+                "Train and export it again, or choose another model.",
+            )
         _loaded[key] = LoadedModel(manifest, module.eval(), chosen, reason)
     return _loaded[key]

@@ -4,14 +4,15 @@ Xuan et al. 2021 fix the scheme (a VAE synthesises, a super-resolution network l
 and widths are our own. Both take any size: they pad to multiples of 4, their coarsest step, and cut off again. No
 training code here.
 """
+
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-CONDITIONS = 4   # rows of `engine.conditions`
-RESIDUAL = 0.1   # what a linear estimate lacks is small: without it, a step of training is larger than that
+CONDITIONS = 4  # rows of `engine.conditions`
+RESIDUAL = 0.1  # what a linear estimate lacks is small: without it, a step of training is larger than that
 
 
 def _conv(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:
@@ -36,12 +37,29 @@ class SliceVAE(nn.Module):
         super().__init__()
         self.channels = channels
         self.encoder = nn.Sequential(
-            _conv(1, width), nn.ReLU(), _conv(width, 2 * width, 2), nn.ReLU(), Residual(2 * width),
-            _conv(2 * width, 2 * width, 2), nn.ReLU(), Residual(2 * width), _conv(2 * width, 2 * channels))
+            _conv(1, width),
+            nn.ReLU(),
+            _conv(width, 2 * width, 2),
+            nn.ReLU(),
+            Residual(2 * width),
+            _conv(2 * width, 2 * width, 2),
+            nn.ReLU(),
+            Residual(2 * width),
+            _conv(2 * width, 2 * channels),
+        )
         self.decoder = nn.Sequential(
-            _conv(channels, 2 * width), Residual(2 * width), Residual(2 * width),
-            nn.Upsample(scale_factor=2.0), _conv(2 * width, 2 * width), nn.ReLU(), Residual(2 * width),
-            nn.Upsample(scale_factor=2.0), _conv(2 * width, width), nn.ReLU(), _conv(width, 1))
+            _conv(channels, 2 * width),
+            Residual(2 * width),
+            Residual(2 * width),
+            nn.Upsample(scale_factor=2.0),
+            _conv(2 * width, 2 * width),
+            nn.ReLU(),
+            Residual(2 * width),
+            nn.Upsample(scale_factor=2.0),
+            _conv(2 * width, width),
+            nn.ReLU(),
+            _conv(width, 1),
+        )
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latent of slices whose sides are multiples of 4."""
@@ -54,7 +72,7 @@ class SliceVAE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the mean latent of each slice decodes to; any size."""
-        return self.decode(self.encode(padded(x))[0])[:, :, :x.shape[2], :x.shape[3]]
+        return self.decode(self.encode(padded(x))[0])[:, :, : x.shape[2], : x.shape[3]]
 
 
 class SuperResolution(nn.Module):
@@ -68,8 +86,7 @@ class SuperResolution(nn.Module):
         self.residual = RESIDUAL
         self.head = nn.Sequential(_conv(1 + CONDITIONS, width), nn.ReLU(), Residual(width))
         self.down = nn.Sequential(_conv(width, 2 * width, 2), nn.ReLU(), Residual(2 * width))
-        self.bottom = nn.Sequential(_conv(2 * width, 4 * width, 2), nn.ReLU(), Residual(4 * width),
-                                    Residual(4 * width))
+        self.bottom = nn.Sequential(_conv(2 * width, 4 * width, 2), nn.ReLU(), Residual(4 * width), Residual(4 * width))
         self.up = nn.Conv2d(4 * width, 2 * width, 1)
         self.middle = Residual(2 * width)
         self.top = nn.Conv2d(2 * width, width, 1)

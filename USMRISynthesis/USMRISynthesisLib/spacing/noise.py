@@ -4,6 +4,7 @@ The linear estimate assumes y = W x + e with x of covariance C and e uncorrelate
 ratio of the variances of e and x, `noise`, is what the image itself makes most likely: nothing is tuned, no background
 is needed. On averages over many fetuses it is at its lower bound, on real stacks of a moving one it is 0.05 to 0.25.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -25,7 +26,7 @@ def noise_of(thick: np.ndarray, m: int) -> float:
     n = len(thick)
     lines = np.ascontiguousarray(thick, dtype=np.float64).reshape(n, -1)
     lines = lines[:, :: 1 + lines.shape[1] // _ENOUGH_LINES]
-    contrasts = np.linalg.qr(np.c_[np.ones(n), np.eye(n)[:, 1:]])[0][:, 1:]   # all that a line's mean is not
+    contrasts = np.linalg.qr(np.c_[np.ones(n), np.eye(n)[:, 1:]])[0][:, 1:]  # all that a line's mean is not
     blur = contrasts.T @ degradation(n, m)
     variances, directions = np.linalg.eigh(blur @ prior(m) @ blur.T)
     energies = np.square((contrasts @ directions).T @ lines).mean(axis=1)

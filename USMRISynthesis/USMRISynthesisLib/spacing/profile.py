@@ -6,6 +6,7 @@ the same formula, and everything below is one product along the slice axis.
 
     thick = degradation(22, 66) @ fine            # (22, 66) times (66, pixels)
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -13,8 +14,8 @@ from scipy import ndimage
 
 SIGMA_OF_FWHM = 1 / np.sqrt(8 * np.log(2))
 MIN_FACTOR, MAX_FACTOR = 1.5, 6.0
-_CORRELATION_SLICES = 6.0   # fine slices over which the prior's correlation falls to 1/e; 2 to 30 differ by 0.1 dB
-CLEAN = 1e-3                # variance of the thick slices' noise, of the prior's: keeps the inverse tame
+_CORRELATION_SLICES = 6.0  # fine slices over which the prior's correlation falls to 1/e; 2 to 30 differ by 0.1 dB
+CLEAN = 1e-3  # variance of the thick slices' noise, of the prior's: keeps the inverse tame
 
 
 def positions(n: int, m: int) -> np.ndarray:

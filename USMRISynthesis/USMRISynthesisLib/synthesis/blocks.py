@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .norms import group_norm, instance_norm
+from USMRISynthesisLib.synthesis.norms import group_norm, instance_norm
 
 LEAK = 0.2
 
@@ -51,17 +51,13 @@ class UpBlock(nn.Module):
     majority, and real frames, which have no paired loss, came out as nonsense.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, skip_channels: int, *, level: int, skip: bool
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, skip_channels: int, *, level: int, skip: bool) -> None:
         super().__init__()
         self.level = level
         self.skip = skip
         self.up_conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         self.up_norm = group_norm(out_channels)
-        self.conv = nn.Conv2d(
-            out_channels + (skip_channels if skip else 0), out_channels, 3, padding=1, bias=False
-        )
+        self.conv = nn.Conv2d(out_channels + (skip_channels if skip else 0), out_channels, 3, padding=1, bias=False)
         self.norm = group_norm(out_channels)
 
     def forward(self, x: Tensor, features: list[Tensor]) -> Tensor:

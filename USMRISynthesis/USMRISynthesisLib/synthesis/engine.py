@@ -6,6 +6,7 @@
 Small batches win on a CPU: two slices stay in the cache, sixteen cost page faults. Its threads take a batch each
 (`threads.py`). What comes out is the same whatever the batch: every slice is normalised by itself.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -16,25 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from USMRISynthesisLib import weights
 from USMRISynthesisLib.errors import Cancelled, Failed
-from USMRISynthesisLib.normalisation.canonical import SIZE, SPACING_MM
-from USMRISynthesisLib.synthesis.device import (
-    TOLERANCE,
-    choose_device,
-    half_precision_error,
-    native_half,
-)
+from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
+from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models.device import TOLERANCE, choose_device, half_precision_error, native_half
+from USMRISynthesisLib.models.parallel import each, threads_on
+from USMRISynthesisLib.synthesis.reliability import CELL, IMAGES, TOLD, Judge
 from USMRISynthesisLib.synthesis.slices import assemble_input
-from USMRISynthesisLib.synthesis.support import CELL, IMAGES, TOLD, Judge
-from USMRISynthesisLib.synthesis.threads import each, threads_on
 
 BATCH = {"cpu": 2, "cuda": 16, "mps": 8}
 BACKGROUND = -1.0
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
-Log = Callable[[str, str], None]   # (level, text)
+Log = Callable[[str, str], None]  # (level, text)
 
 
 @dataclass(eq=False)
@@ -48,18 +44,19 @@ class LoadedGenerator:
     dtype: torch.dtype
     precision_reason: str
     _content: bytes = field(repr=False)
-    support: Judge | None = None   # what of the output to believe
+    support: Judge | None = None  # what of the output to believe
 
     def on_cpu(self) -> nn.Module:
         """The same weights in float32 on the CPU, for when the device has no memory left."""
         return _prepare(self._content, self.manifest.name, torch.device("cpu"), torch.float32)
 
 
-_loaded: dict[tuple[str, str], LoadedGenerator] = {}   # (sha256, device): a second request starts warm
+_loaded: dict[tuple[str, str], LoadedGenerator] = {}  # (sha256, device): a second request starts warm
 
 
-def load_generator(model: str = "default", device: str = "auto", *,
-                   consent: weights.Consent | None = None) -> LoadedGenerator:
+def load_generator(
+    model: str = "default", device: str = "auto", *, consent: weights.Consent | None = None
+) -> LoadedGenerator:
     """Find, verify and prepare a generator; the hash is checked every time, the preparation is done once.
 
     Raises Failed (no such model or device, hash, task) and ConsentNeeded.
@@ -69,29 +66,54 @@ def load_generator(model: str = "default", device: str = "auto", *,
     manifest, content = weights.verified_bytes(folder, consent=consent)
     judging = weights.support_bytes(folder, manifest, consent=consent)
     if manifest.task != "synthesis":
-        raise Failed("task", f"The model {manifest.name!r} is made for {manifest.task!r}, not for synthesis.",
-                     "Choose a synthesis model.")
+        raise Failed(
+            "task",
+            f"The model {manifest.name!r} is made for {manifest.task!r}, not for synthesis.",
+            "Choose a synthesis model.",
+        )
     if (manifest.input.size, manifest.input.spacing_mm) != (SIZE, SPACING_MM):
-        raise Failed("model", f"The model {manifest.name!r} takes slices of {manifest.input.size} pixels of "
-                     f"{manifest.input.spacing_mm:g} mm, not {SIZE} of {SPACING_MM:g} mm.",
-                     "Choose another model.")
+        raise Failed(
+            "model",
+            f"The model {manifest.name!r} takes slices of {manifest.input.size} pixels of "
+            f"{manifest.input.spacing_mm:g} mm, not {SIZE} of {SPACING_MM:g} mm.",
+            "Choose another model.",
+        )
     key = (manifest.sha256, str(chosen))
     if key not in _loaded or _loaded[key].manifest != manifest:
-        _loaded.clear()   # one model at a time: weights and workspaces are what memory goes to
+        _loaded.clear()  # one model at a time: weights and workspaces are what memory goes to
         module = _prepare(content, manifest.name, chosen, torch.float32)
         _check_channels(module, manifest, chosen)
         dtype, why, half = _choose_precision(content, manifest, chosen, module)
         _loaded[key] = LoadedGenerator(
-            manifest, half or module, chosen, reason, dtype, why, content,
-            None if judging is None else _judge(judging, manifest.name, chosen))
+            manifest,
+            half or module,
+            chosen,
+            reason,
+            dtype,
+            why,
+            content,
+            None if judging is None else _judge(judging, manifest.name, chosen),
+        )
     return _loaded[key]
 
 
-def run_slices(model: nn.Module, us: np.ndarray, z_mm: np.ndarray, *, neighbours: int, location: bool,
-               plane: float | None = None, device: torch.device | str = "cpu", batch: int | None = None,
-               progress: Progress | None = None, cancel: Cancel | None = None,
-               wanted: np.ndarray | None = None, dtype: torch.dtype = torch.float32,
-               on_cpu: Callable[[], nn.Module] | None = None, log: Log | None = None) -> np.ndarray:
+def run_slices(
+    model: nn.Module,
+    us: np.ndarray,
+    z_mm: np.ndarray,
+    *,
+    neighbours: int,
+    location: bool,
+    plane: float | None = None,
+    device: torch.device | str = "cpu",
+    batch: int | None = None,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+    wanted: np.ndarray | None = None,
+    dtype: torch.dtype = torch.float32,
+    on_cpu: Callable[[], nn.Module] | None = None,
+    log: Log | None = None,
+) -> np.ndarray:
     """Run canonical slices through the generator.
 
     us: (K, H, W) in [-1, 1], -1 outside the fan; z_mm: (K,) in mm; plane: what names it to a model of several
@@ -103,8 +125,9 @@ def run_slices(model: nn.Module, us: np.ndarray, z_mm: np.ndarray, *, neighbours
     on with. All are told to `log`.
     Raises Cancelled, and Failed when there is no memory even so.
     """
-    use = _Use(model, torch.device(device), dtype, max(1, batch or BATCH.get(torch.device(device).type, 2)),
-               threads_on(device))
+    use = _Use(
+        model, torch.device(device), dtype, max(1, batch or BATCH.get(torch.device(device).type, 2)), threads_on(device)
+    )
     todo = np.flatnonzero((us > BACKGROUND).any(axis=(1, 2)) if wanted is None else wanted)
     output = np.full(us.shape, BACKGROUND, dtype=np.float32)
     stack = torch.from_numpy(np.ascontiguousarray(us, dtype=np.float32))
@@ -115,7 +138,7 @@ def run_slices(model: nn.Module, us: np.ndarray, z_mm: np.ndarray, *, neighbours
         def made(some: np.ndarray, use: _Use = use) -> np.ndarray:
             return _forward(use, _channels(stack, heights, some, neighbours, location, plane))
 
-        parts = [todo[first:first + use.batch] for first in range(done, len(todo), use.batch)]
+        parts = [todo[first : first + use.batch] for first in range(done, len(todo), use.batch)]
         try:
             with closing(each(made, parts, min(use.threads, len(parts)))) as results:
                 for some in parts:
@@ -145,8 +168,9 @@ class _Use:
     threads: int
 
 
-def _channels(stack: Tensor, z_mm: Tensor, some: np.ndarray, neighbours: int, location: bool,
-              plane: float | None) -> Tensor:
+def _channels(
+    stack: Tensor, z_mm: Tensor, some: np.ndarray, neighbours: int, location: bool, plane: float | None
+) -> Tensor:
     """Input channels (N, C, H, W) of the slices `some`; only the stretch of the stack they need is copied."""
     low, high = max(0, int(some[0]) - neighbours), min(len(stack), int(some[-1]) + neighbours + 1)
     # At the stretch's ends slices repeat, too: those are dropped again, or are the stack's true ends.
@@ -166,15 +190,18 @@ def _smaller(error: BaseException, use: _Use, on_cpu: Callable[[], nn.Module] | 
     if use.device.type == "cuda":
         torch.cuda.empty_cache()
     if use.batch > 1:
-        _warn(log, f"Out of memory with {use.batch} slices at a time on {use.device.type}: "
-                   f"continuing with {use.batch // 2}.")
+        _warn(
+            log,
+            f"Out of memory with {use.batch} slices at a time on {use.device.type}: continuing with {use.batch // 2}.",
+        )
         return replace(use, batch=use.batch // 2)
     if use.threads > 1:
         _warn(log, f"Out of memory with a slice on each of {use.threads} threads: continuing with one slice at a time.")
         return replace(use, threads=1)
     if use.device.type == "cpu" or on_cpu is None:
-        raise Failed("memory", "There is not enough memory for a single slice.",
-                     "Close other programs and try again.") from error
+        raise Failed(
+            "memory", "There is not enough memory for a single slice.", "Close other programs and try again."
+        ) from error
     _warn(log, f"Out of memory on {use.device.type} even with one slice: continuing on the CPU.")
     return _Use(on_cpu(), torch.device("cpu"), torch.float32, BATCH["cpu"], threads_on("cpu"))
 
@@ -213,13 +240,14 @@ class _AsItIs(nn.Module):
         self.frozen = frozen
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        with torch.jit.optimized_execution(False):   # of this thread
+        with torch.jit.optimized_execution(False):  # of this thread
             result: Tensor = self.frozen(*inputs)
         return result
 
 
-def _choose_precision(content: bytes, manifest: weights.Manifest, device: torch.device,
-                      module: nn.Module) -> tuple[torch.dtype, str, nn.Module | None]:
+def _choose_precision(
+    content: bytes, manifest: weights.Manifest, device: torch.device, module: nn.Module
+) -> tuple[torch.dtype, str, nn.Module | None]:
     """Half precision where the hardware has it and this model bears it, checked on one fixed input."""
     dtype, why = native_half(device)
     if dtype is None:
@@ -250,9 +278,13 @@ def _judge(content: bytes, name: str, device: torch.device) -> Judge:
 
     try:
         with torch.inference_mode():
-            judge(*(torch.zeros(1, channels, size, size, device=device)
-                    for channels, size in ((IMAGES + 2, SIZE // CELL), (TOLD, 1))))
-    except RuntimeError:   # exported by an earlier version, with weights that stay float32
+            judge(
+                *(
+                    torch.zeros(1, channels, size, size, device=device)
+                    for channels, size in ((IMAGES + 2, SIZE // CELL), (TOLD, 1))
+                )
+            )
+    except RuntimeError:  # exported by an earlier version, with weights that stay float32
         return full
     return judge
 
@@ -281,5 +313,8 @@ def _check_channels(module: nn.Module, manifest: weights.Manifest, device: torch
             raise
         shape = ()
     if shape != (1, 1, manifest.input.size, manifest.input.size):
-        raise Failed("model", f"The model {manifest.name!r} does not take the input its manifest describes.",
-                     "Export it again, or choose another model.")
+        raise Failed(
+            "model",
+            f"The model {manifest.name!r} does not take the input its manifest describes.",
+            "Export it again, or choose another model.",
+        )

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .attention import NORMS, CrossModalAttention
-from .blocks import Decoder, Encoder
-from .place import PlaceCode
-from .planes import PLANES
+from USMRISynthesisLib.geometry.planes import PLANES
+from USMRISynthesisLib.synthesis.attention import NORMS, CrossModalAttention
+from USMRISynthesisLib.synthesis.blocks import Decoder, Encoder
+from USMRISynthesisLib.synthesis.position import PlaceCode
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@
 
 torch is imported when the network is needed and not before: a refused input is refused without it.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -20,34 +21,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from USMRISynthesisLib import weights
+from USMRISynthesisLib.alignment.align import align, possible_age
+from USMRISynthesisLib.alignment.common.confidence import LOW_SCORE, SURE_SCORE
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
-from USMRISynthesisLib.gate import admit
-from USMRISynthesisLib.normalisation.alignment import LOW_SCORE, SURE_SCORE, align, possible_age
-from USMRISynthesisLib.normalisation.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
-from USMRISynthesisLib.normalisation.head import Alignment
-from USMRISynthesisLib.synthesis import planes as canonical_planes
-from USMRISynthesisLib.synthesis.intensity import normalise_ultrasound
-from USMRISynthesisLib.synthesis.result import (
-    BEAM_ONLY,
-    PROBABILITY,
-    PROVENANCE_KEY,
-    SYNTHETIC,
-    SYNTHETIC_KEY,
-    Normalised,
-    Synthesis,
-)
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.geometry import planes as canonical_planes
+from USMRISynthesisLib.geometry.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
+from USMRISynthesisLib.geometry.head import Alignment
+from USMRISynthesisLib.io.synthetic import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
+from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.synthesis.result import BEAM_ONLY, PROBABILITY, Normalised, Synthesis
+from USMRISynthesisLib.ultrasound.gate import admit
+from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
 
 if TYPE_CHECKING:
-    from USMRISynthesisLib.weights import Consent
+    from USMRISynthesisLib.models.store import Consent
 
 MR_MAX = 1000
 LEAST_SUPPORT = 1e-3
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
-Log = Callable[[str, str], None]   # (level, text)
+Log = Callable[[str, str], None]  # (level, text)
 
 
 @dataclass
@@ -79,11 +74,21 @@ class _Run:
             self.log(level, text)
 
 
-def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", planes: str = "axial",
-               transform: np.ndarray | None = None, progress: Progress | None = None,
-               cancel: Cancel | None = None, log: Log | None = None, consent: "Consent | None" = None,
-               batch: int | None = None, unreliable: bool = False,
-               gestational_age: float | None = None) -> Synthesis:
+def synthesize(
+    volume: Volume,
+    *,
+    model: str = "default",
+    device: str = "auto",
+    planes: str = "axial",
+    transform: np.ndarray | None = None,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+    log: Log | None = None,
+    consent: "Consent | None" = None,
+    batch: int | None = None,
+    unreliable: bool = False,
+    gestational_age: float | None = None,
+) -> Synthesis:
     """Make an MR-like image from a fetal head ultrasound.
 
     Args:
@@ -109,16 +114,20 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
         known = weights.read_manifest(weights.find_model(model))
         canonical_planes.asked(planes, known.input.planes, known.name)
     run = _Run(progress, cancel, log)
-    fan, alignment = _locate(volume, transform, run, age=gestational_age,
-                             unreliable=unreliable or transform is not None)
+    fan, alignment = _locate(
+        volume, transform, run, age=gestational_age, unreliable=unreliable or transform is not None
+    )
     with run.stage("Loading the model", 0.12):
         try:
             from USMRISynthesisLib.synthesis.engine import BATCH, load_generator
-            from USMRISynthesisLib.synthesis.stack import combined, run_planes, wanted_slices
-        except (ImportError, OSError) as error:   # OSError: an installation that broke half-way
-            raise Failed("torch", "PyTorch is not installed, or its installation is broken.",
-                         "In Slicer, install it through the PyTorch extension; elsewhere: "
-                         "pip install 'USMRISynthesisLib[standalone]'.") from error
+            from USMRISynthesisLib.synthesis.multiplane import combined, run_planes, wanted_slices
+        except (ImportError, OSError) as error:  # OSError: an installation that broke half-way
+            raise Failed(
+                "torch",
+                "PyTorch is not installed, or its installation is broken.",
+                "In Slicer, install it through the PyTorch extension; elsewhere: "
+                "pip install 'USMRISynthesisLib[standalone]'.",
+            ) from error
 
         generator = load_generator(model, device, consent=consent)
         run.say("info", f"{generator.device_reason} {generator.precision_reason}")
@@ -133,42 +142,65 @@ def synthesize(volume: Volume, *, model: str = "default", device: str = "auto", 
     judging = None if volume.is_frame else generator.support  # it learnt from volumes: of a frame it knows nothing
     with run.stage("Synthesising", 0.22):
         made = run_planes(
-            generator, us, z_mm, planes=planes, inside=head & seen, batch=batch, cancel=cancel, log=run.say,
-            progress=_within(progress, 0.22, 0.92 if judging is None else 0.86))
+            generator,
+            us,
+            z_mm,
+            planes=planes,
+            inside=head & seen,
+            batch=batch,
+            cancel=cancel,
+            log=run.say,
+            progress=_within(progress, 0.22, 0.92 if judging is None else 0.86),
+        )
         mr = combined(made)
     believed = None
     if judging is not None:
-        from USMRISynthesisLib.synthesis.support import spread_of, support_map
+        from USMRISynthesisLib.synthesis.reliability import spread_of, support_map
 
         with run.stage("Judging what to believe", 0.86):
-            believed = support_map(judging, us, mr, spread_of(made), head & seen, device=generator.device,
-                                   cancel=cancel)
+            believed = support_map(
+                judging, us, mr, spread_of(made), head & seen, device=generator.device, cancel=cancel
+            )
     with run.stage("Bringing it back to the image's grid", 0.92):
         values, confidence = _back(mr, head, fan, volume, alignment, believed)
     manifest = generator.manifest
     provenance = _provenance(volume, alignment, transform is not None, gestational_age, run) | {
         "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256},
         "device": {"name": str(generator.device), "reason": generator.device_reason},
-        "precision": {"name": str(generator.dtype).removeprefix("torch."),
-                      "reason": generator.precision_reason},
-        "batch": batch or BATCH.get(generator.device.type, 2), "planes": planes, "seed": None,
-        "support": {"meaning": BEAM_ONLY} if believed is None else
-                   {"meaning": PROBABILITY, "sha256": manifest.extra["support"]["sha256"],
-                    "mean": round(float(confidence[confidence > 0].mean()), 3) if confidence.any() else None},
+        "precision": {"name": str(generator.dtype).removeprefix("torch."), "reason": generator.precision_reason},
+        "batch": batch or BATCH.get(generator.device.type, 2),
+        "planes": planes,
+        "seed": None,
+        "support": {"meaning": BEAM_ONLY}
+        if believed is None
+        else {
+            "meaning": PROBABILITY,
+            "sha256": manifest.extra["support"]["sha256"],
+            "mean": round(float(confidence[confidence > 0].mean()), 3) if confidence.any() else None,
+        },
         "parameters": {"device": device, "planes": planes, "transform_given": transform is not None},
         "slices": {"planes": list(made), "synthesised": int(wanted_slices(head & seen).sum()), "of": len(z_mm)},
     }
     if progress is not None:
         progress(1.0, "Done")
-    note = {"Comment": SYNTHETIC, SYNTHETIC_KEY: SYNTHETIC,
-            PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)}
-    return Synthesis(Volume(values, volume.ijk_to_ras, note), alignment.ras_to_canonical.copy(),
-                     Volume(confidence, volume.ijk_to_ras), provenance)
+    note = {"Comment": SYNTHETIC, SYNTHETIC_KEY: SYNTHETIC, PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)}
+    return Synthesis(
+        Volume(values, volume.ijk_to_ras, note),
+        alignment.ras_to_canonical.copy(),
+        Volume(confidence, volume.ijk_to_ras),
+        provenance,
+    )
 
 
-def normalise(volume: Volume, *, transform: np.ndarray | None = None, progress: Progress | None = None,
-              cancel: Cancel | None = None, log: Log | None = None,
-              gestational_age: float | None = None) -> Normalised:
+def normalise(
+    volume: Volume,
+    *,
+    transform: np.ndarray | None = None,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+    log: Log | None = None,
+    gestational_age: float | None = None,
+) -> Normalised:
     """Bring a fetal head ultrasound into canonical space without synthesising anything; arguments as `synthesize`'s.
 
     Raises: Refused, Cancelled.
@@ -176,19 +208,22 @@ def normalise(volume: Volume, *, transform: np.ndarray | None = None, progress: 
     run = _Run(progress, cancel, log)
     fan, alignment = _locate(volume, transform, run, age=gestational_age)
     with run.stage("Resampling to canonical space", 0.6):
-        slices, z_mm = to_canonical(np.where(fan, volume.array, 0), volume.ijk_to_ras,
-                                    alignment.ras_to_canonical)
+        slices, z_mm = to_canonical(np.where(fan, volume.array, 0), volume.ijk_to_ras, alignment.ras_to_canonical)
     grid = canonical_ijk_to_ras()
     if len(z_mm) == 1:
         grid[2, 3] = z_mm[0]
     if progress is not None:
         progress(1.0, "Done")
-    return Normalised(Volume(slices, grid), alignment.ras_to_canonical.copy(),
-                      _provenance(volume, alignment, transform is not None, gestational_age, run))
+    return Normalised(
+        Volume(slices, grid),
+        alignment.ras_to_canonical.copy(),
+        _provenance(volume, alignment, transform is not None, gestational_age, run),
+    )
 
 
-def _locate(volume: Volume, transform: np.ndarray | None, run: _Run, *, age: float | None = None,
-            unreliable: bool = True) -> tuple[np.ndarray, Alignment]:
+def _locate(
+    volume: Volume, transform: np.ndarray | None, run: _Run, *, age: float | None = None, unreliable: bool = True
+) -> tuple[np.ndarray, Alignment]:
     """Gate and alignment: the fan, and where the head is. Refused without `unreliable` where that is not known."""
     with run.stage("Checking the image", 0.0):
         possible_age(age)
@@ -196,16 +231,24 @@ def _locate(volume: Volume, transform: np.ndarray | None, run: _Run, *, age: flo
     with run.stage("Finding the head", 0.04):
         alignment = align(volume, fan, transform=transform, gestational_age=age)
     if alignment.score < LOW_SCORE and not unreliable:
-        raise Refused("unreliable", f"The head was not found reliably (score {alignment.score:.2f}; "
-                      f"{LOW_SCORE:.2f} is needed).",
-                      "Give a transform to canonical space (in Slicer, three landmarks make one), or go on all the "
-                      "same with --unreliable.")
+        raise Refused(
+            "unreliable",
+            f"The head was not found reliably (score {alignment.score:.2f}; {LOW_SCORE:.2f} is needed).",
+            "Give a transform to canonical space (in Slicer, three landmarks make one), or go on all the "
+            "same with --unreliable.",
+        )
     if alignment.score < LOW_SCORE:
-        run.say("warning", f"The head is found poorly (score {alignment.score:.2f}; below {LOW_SCORE:.2f} it is "
-                "not to be relied on): check the result against the ultrasound, or give a transform.")
+        run.say(
+            "warning",
+            f"The head is found poorly (score {alignment.score:.2f}; below {LOW_SCORE:.2f} it is "
+            "not to be relied on): check the result against the ultrasound, or give a transform.",
+        )
     elif alignment.method == "network" and not volume.is_frame and alignment.score < SURE_SCORE:
-        run.say("warning", f"The head may be found the wrong way round (score {alignment.score:.2f}): see that face "
-                "and cerebellum lie where the ultrasound has them, or give a transform.")
+        run.say(
+            "warning",
+            f"The head may be found the wrong way round (score {alignment.score:.2f}): see that face "
+            "and cerebellum lie where the ultrasound has them, or give a transform.",
+        )
     return fan, alignment
 
 
@@ -216,8 +259,14 @@ def _within(progress: Progress | None, low: float, high: float) -> Progress | No
     return lambda value, stage: progress(low + (high - low) * value, stage)
 
 
-def _back(mr: np.ndarray, head: np.ndarray, fan: np.ndarray, volume: Volume, alignment: Alignment,
-          believed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def _back(
+    mr: np.ndarray,
+    head: np.ndarray,
+    fan: np.ndarray,
+    volume: Volume,
+    alignment: Alignment,
+    believed: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """MR in [-1, 1] and head mask on canonical slices -> int16 MR, float32 confidence on the input's grid.
 
     believed: probability on canonical slices that the MR is right; the confidence is that, where it is given.
@@ -248,16 +297,15 @@ def _box_of(head: np.ndarray, ras_to_canonical: np.ndarray, volume: Volume) -> t
     where = [np.flatnonzero(head.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
     if not len(where[0]):
         return None
-    low, high = (np.array([line[end] for line in where[::-1]]) for end in (0, -1))   # (i, j, k)
+    low, high = (np.array([line[end] for line in where[::-1]]) for end in (0, -1))  # (i, j, k)
     corners = np.stack(np.meshgrid(*zip(low - 1, high + 1, strict=True), indexing="ij")).reshape(3, -1)
     to_input = np.linalg.inv(ras_to_canonical @ volume.ijk_to_ras) @ canonical_ijk_to_ras()
     at = to_input[:3, :3] @ corners + to_input[:3, 3:]
     box = []
-    for first, last, size in zip(np.floor(at.min(axis=1)), np.ceil(at.max(axis=1)), volume.shape[::-1],
-                                 strict=True):
+    for first, last, size in zip(np.floor(at.min(axis=1)), np.ceil(at.max(axis=1)), volume.shape[::-1], strict=True):
         box.append(slice(int(np.clip(first, 0, size)), int(np.clip(last + 1, 0, size))))
     if volume.is_frame:
-        box[2] = slice(0, 1)   # a frame lies in one plane, whatever its z
+        box[2] = slice(0, 1)  # a frame lies in one plane, whatever its z
     if any(part.stop <= part.start for part in box):
         return None
     return tuple(box[::-1])
@@ -266,19 +314,32 @@ def _box_of(head: np.ndarray, ras_to_canonical: np.ndarray, volume: Volume) -> t
 def _provenance(volume: Volume, alignment: Alignment, given: bool, age: float | None, run: _Run) -> dict[str, Any]:
     """What every result can say about itself. No names and no paths: files are often named after patients."""
     from USMRISynthesisLib import __version__
-    from USMRISynthesisLib.provenance import versions
+    from USMRISynthesisLib.io.provenance import versions
 
     voxels = np.ascontiguousarray(volume.array)
     return {
         "notice": SYNTHETIC,
-        "software": {"name": "USMRISynthesis", "version": __version__, "python": platform.python_version(),
-                     **versions()},
-        "input": {"shape_kji": list(volume.shape), "spacing_ijk_mm": list(volume.spacing),
-                  "type": str(voxels.dtype), "voxels_sha256": hashlib.sha256(voxels.data).hexdigest()},
-        "alignment": {"method": alignment.method, "score": round(float(alignment.score), 4),
-                      "ras_to_canonical": alignment.ras_to_canonical.ravel().tolist(),
-                      "transform_given": given, "gestational_age_weeks": age},
+        "software": {
+            "name": "USMRISynthesis",
+            "version": __version__,
+            "python": platform.python_version(),
+            **versions(),
+        },
+        "input": {
+            "shape_kji": list(volume.shape),
+            "spacing_ijk_mm": list(volume.spacing),
+            "type": str(voxels.dtype),
+            "voxels_sha256": hashlib.sha256(voxels.data).hexdigest(),
+        },
+        "alignment": {
+            "method": alignment.method,
+            "score": round(float(alignment.score), 4),
+            "ras_to_canonical": alignment.ras_to_canonical.ravel().tolist(),
+            "transform_given": given,
+            "gestational_age_weeks": age,
+        },
         "alignment_trusted": bool(alignment.score >= LOW_SCORE),
         "canonical": {"size": SIZE},
-        "seconds": run.seconds, "warnings": run.messages,
+        "seconds": run.seconds,
+        "warnings": run.messages,
     }

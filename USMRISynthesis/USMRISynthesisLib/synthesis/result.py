@@ -1,4 +1,5 @@
 """What a synthesis returns. No torch here: a process that only talks to the worker needs these names too."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -6,15 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.io.volume import Volume
 
-SYNTHETIC = "SYNTHETIC - not for diagnosis"
-# Keys in the headers of NRRD and MetaImage files, and attributes of nodes in Slicer.
-SYNTHETIC_KEY = "USMRISynthesis.Synthetic"
-PROVENANCE_KEY = "USMRISynthesis.Provenance"
 # What a confidence volume means; its provenance says which.
-PROBABILITY = ("probability that the MR-like grey is right within 15 % of the brightest fluid's, learnt and calibrated "
-               "on simulated heads")
+PROBABILITY = (
+    "probability that the MR-like grey is right within 15 % of the brightest fluid's, learnt and calibrated "
+    "on simulated heads"
+)
 # Below the first probability of being right a voxel is covered wherever it is shown, in yellow; at the second, in red.
 DOUBT, GRAVE_DOUBT = 0.9, 0.75
 BEAM_ONLY = "1 where the beam looked inside the head; it does not say how right the image is"

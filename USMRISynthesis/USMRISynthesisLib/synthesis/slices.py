@@ -8,9 +8,7 @@ from torch import Tensor
 LOCATION_SCALE_MM = 48.0  # half the canonical space: its slices lie in about -1..1
 
 
-def assemble_input(
-    slices: Tensor, z_mm: Tensor, neighbours: int, location: bool, plane: float | None = None
-) -> Tensor:
+def assemble_input(slices: Tensor, z_mm: Tensor, neighbours: int, location: bool, plane: float | None = None) -> Tensor:
     """Channels of every slice of a stack: slices k-n..k+n (edges repeat), `plane` if given, z_mm / 48 if `location`.
 
     slices (K, H, W) in [-1, 1] and z_mm (K,) in mm, the position along the stack; plane: see `planes.code`

@@ -1,0 +1,1 @@
+"""Training of all networks; not part of the Slicer package."""

@@ -1,0 +1,183 @@
+"""The support map: what it sees and learns, what it says, its measure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from USMRISynthesisLib.errors import Cancelled
+from USMRISynthesisLib.evaluation.synthesis import reliability as evaluation
+from USMRISynthesisLib.geometry.planes import PLANES
+from USMRISynthesisLib.synthesis.reliability import (
+    WRONG,
+    SupportNetwork,
+    carried_outwards,
+    cells_of,
+    error_of,
+    head_of,
+    neighbourhood,
+    spread_of,
+    support_map,
+)
+from USMRISynthesisLib.training.reliability.data import Judged, Made, _mirrored, changed, draw, slices_of
+from USMRISynthesisLib.training.reliability.loop import calibrate
+
+
+def judged_head(seed: int) -> Judged:
+    """A head that is wrong just where its MR is bright: what a network can learn within seconds."""
+    rng = np.random.default_rng(seed)
+    us = rng.integers(0, 255, (80, 80, 80)).astype(np.uint8)
+    mr = np.full(us.shape, 90, np.uint8)
+    wrong = np.zeros(us.shape, bool)
+    row, column = rng.integers(15, 35, 2)
+    wrong[25:60, row : row + 30, column : column + 30] = True
+    mr[wrong] = 220
+    inside = np.zeros(us.shape, np.uint8)
+    inside[20:60, 10:70, 10:70] = 255
+    error, share = wrong * np.uint8(200), wrong * np.uint8(255)
+    return Judged(f"head-{seed}", us, (Made(mr, error, share, None), Made(mr, error, share, wrong * np.uint8(40))),
+                  inside)  # fmt: skip
+
+
+def voxels(cells: np.ndarray) -> np.ndarray:
+    return cells.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+
+
+def wrong_of(mr: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    return error_of(mr, truth, np.ones(truth.shape, bool)) > WRONG
+
+
+def test_wrong_is_what_is_off_by_more_than_a_step_between_tissues_and_not_an_edge_half_a_voxel_off():
+    truth = np.zeros((8, 60, 60), np.float32)
+    truth[:, 20:40, 20:40] = 0.5
+    spot = np.zeros_like(truth)
+    spot[:, 5:13, 5:13] = 1
+    assert not wrong_of(truth + 0.1 * spot, truth).any()
+    assert wrong_of(truth + 0.25 * spot, truth)[:, 7:11, 7:11].all()
+    assert not wrong_of(truth + 0.4, truth).any()  # brighter as a whole: MR has no units
+    moved = (truth + np.roll(truth, 1, axis=2)) / 2
+    assert not wrong_of(moved, truth).any()
+    assert wrong_of(np.roll(truth, 4, axis=2), truth).any()
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_mirrored_slice_is_the_slice_of_the_mirrored_head(plane):
+    head = judged_head(0)
+    rng = np.random.default_rng(1)
+
+    def turned(cells):
+        return None if cells is None else cells[:, :, ::-1]
+
+    made = tuple(Made(*map(turned, (m.mr, m.error, m.wrong, m.spread))) for m in head.made)
+    other = Judged("mirrored", turned(head.us), made, turned(head.inside))
+    k = int(rng.choice(head.enough[plane]))
+    there = 79 - k if plane == "sagittal" else k
+    for n in range(2):
+        mirrored = _mirrored(slices_of(head, n, plane, np.array([k])), plane)
+        for a, b in zip(mirrored, slices_of(other, n, plane, np.array([there])), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_a_batch_is_of_one_plane_and_of_several_and_its_truth_is_its_own():
+    batch = draw([judged_head(0)], 12, np.random.default_rng(1))
+    bright = (batch.cells[:, 4:5] > 0).float()
+    assert torch.equal(bright, batch.wrong)
+    spread = batch.cells[:, 6:7]
+    several = spread.amin(dim=(1, 2, 3)) >= 0
+    assert 0 < several.sum() < 12 and (spread[~several] == -1).all()
+    assert torch.equal(spread[several] > 0, bright[several] > 0)
+
+
+def test_every_plane_tells_where_a_slice_lies_and_left_and_right_are_alike():
+    head = head_of(*(np.zeros((160, 160, 160), np.float32),) * 2, None)
+    for n, plane in enumerate(PLANES):
+        cells, told = head.slices(plane, np.array([0, 39, 40, 79]))
+        row, column, depth = cells[0, -2], cells[0, -1], told[:, 0, 0, 0]
+        assert told[:, -3 + n].all() and told[:, -3:].sum() == 4
+        assert row[0, 0] == -1 and row[-1, 0] == 1 and column[0, -1] == 1
+        sagittal = plane == "sagittal"
+        assert column[0, 0] == (-1 if sagittal else 1)
+        assert depth[0] == (1 if sagittal else -1) and depth[3] == 1 and (depth[1] == depth[2]) == sagittal
+
+
+def test_a_cell_is_the_mean_of_eight_voxels():
+    voxels_here = np.zeros((4, 4, 4), np.float32)
+    voxels_here[:2, :2, :2] = 1
+    voxels_here[3, 3, 3] = 4
+    assert cells_of(voxels_here).tolist() == [[[1, 0], [0, 0]], [[0, 0], [0, 0.5]]]
+    assert cells_of(voxels_here > 2)[1, 1, 1] == 0.125
+
+
+def test_what_is_wrong_moves_with_the_images():
+    batch = draw([judged_head(0)], 6, np.random.default_rng(1))
+    other = changed(batch, np.random.default_rng(2))
+    assert [part.shape for part in other] == [part.shape for part in batch]
+    bright = (other.cells[:, 4:5] > 0.1).float()
+    assert float((bright - other.wrong).abs().mean()) < 0.008 < float((batch.wrong - other.wrong).abs().mean())
+    assert torch.equal(batch.cells[:, 7:], other.cells[:, 7:])  # where it lies stays: a head lies elsewhere
+    again = changed(batch, np.random.default_rng(2))
+    assert all(torch.equal(a, b) for a, b in zip(other, again, strict=True))
+
+
+def test_the_ends_of_the_stack_stand_in_for_slices_beyond_it():
+    stack = np.arange(6, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
+    assert neighbourhood(stack, np.array([0, 3, 5]))[:, :, 0, 0].tolist() == [[0, 0, 1], [2, 3, 4], [4, 5, 5]]
+
+
+def test_it_learns_what_goes_wrong_and_its_probabilities_are_shares():
+    torch.manual_seed(0)
+    network = SupportNetwork()
+    heads = [judged_head(n) for n in range(3)]
+    optimiser = torch.optim.Adam(network.parameters(), 2e-3)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        batch = draw(heads, 4, rng)
+        said = network.readings(*batch[:2])[:, :1]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(said, batch.wrong)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    network.eval()
+    calibrate(network, [judged_head(7)])
+    held = judged_head(8)
+    inside = voxels(held.inside) > 0
+    for made in held.made:
+        us, mr = (voxels(stack).astype(np.float32) / 127.5 - 1 for stack in (held.us, made.mr))
+        spread = None if made.spread is None else voxels(made.spread) / np.float32(51)
+        said = support_map(network, us, mr, spread, inside)
+        assert said.shape == us.shape and 0 <= said.min() and said.max() <= 1
+        wrong = voxels(made.wrong)[inside] > 0
+        assert evaluation.auc(1 - said[inside], wrong) > 0.9
+        assert abs((1 - said[inside]).mean() - wrong.mean()) < 0.08
+
+
+def test_planes_that_agree_have_no_spread_and_one_plane_has_none_to_tell():
+    same = np.zeros((2, 3, 3), np.float32)
+    assert not spread_of({"axial": same, "coronal": same}).any() and spread_of({"axial": same}) is None
+    assert (spread_of({"axial": same, "coronal": same + 0.2}) == np.float32(0.5)).all()
+
+
+def test_cancelling_ends_it():
+    with pytest.raises(Cancelled):
+        support_map(SupportNetwork(), np.zeros((16, 160, 160)), np.zeros((16, 160, 160)), None,
+                    np.ones((16, 160, 160), bool), cancel=lambda: True)  # fmt: skip
+
+
+def test_auc_counts_ties_half_and_is_even_for_one_kind():
+    truth = np.array([True, False, True, False])
+    assert evaluation.auc(np.array([0.9, 0.1, 0.8, 0.2]), truth) == 1.0
+    assert evaluation.auc(np.zeros(4), truth) == 0.5
+    assert evaluation.auc(np.array([0.1, 0.9, 0.2, 0.8]), truth) == 0.0
+    assert evaluation.auc(np.arange(3.0), np.ones(3, bool)) == 0.5
+
+
+def test_what_is_said_of_brain_stands_and_beside_it_the_brain_near_by_speaks():
+    brain = np.zeros((20, 40, 40), bool)
+    brain[:, 10:30, 10:30] = True
+    said = np.where(brain, 0.95, 0.1).astype(np.float32)  # of the skull a network that never learnt it says anything
+    said[:, 10:30, 10:14] = 0.5
+    result = carried_outwards(said, brain)
+    np.testing.assert_array_equal(result[brain], said[brain])
+    assert abs(result[10, 20, 31] - 0.95) < 0.01 and abs(result[10, 20, 8] - 0.5) < 0.05
+    assert abs(result[0, 0, 0] - said[brain].mean()) < 0.01
+    assert (carried_outwards(said, np.zeros_like(brain)) == 0).all()

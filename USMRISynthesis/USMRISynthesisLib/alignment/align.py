@@ -1,0 +1,128 @@
+"""From an ultrasound image to canonical space: where the head lies, how large it is, and how sure that is.
+
+The networks find a volume's head in any orientation, and a frame's outline. Where their weights or
+torch are not there, the skull alone is fitted (``skull/fit.py``), and orientation is assumed, never claimed: a volume's
+RAS axes are taken to be the fetal anatomy's to within about 25 degrees. The ellipsoid may tilt a little to outline the
+head, but the assumed axes stay: on simulated heads its tilt explained a third of the true pitch and a seventh of the
+yaw, and following it made the orientation worse. A frame is taken to show the head-circumference plane, its ellipse's
+major axis along +-A. Which end is the face the network says where it is sure, which no real frame could verify;
+elsewhere the end nearer to the assumed anterior becomes anterior, and the face is left open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from USMRISynthesisLib.alignment.common.confidence import UNSEEN_SCORE
+from USMRISynthesisLib.alignment.skull.fit import Skull, align_skull, from_outline
+from USMRISynthesisLib.alignment.skull.search import LENGTH_MM
+from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.geometry.head import Alignment
+from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.models import store
+
+# Gestational ages that are taken as a prior, weeks: the growth standard's.
+AGE_WEEKS = (14.0, 42.0)
+MODEL = "alignment"
+FRAMES_MODEL = "frames"
+# The logit from which on the face is taken to be where the network says; below it, it is left open.
+SURE_OF_FRONT = 2.0
+
+
+def possible_age(weeks: float | None) -> float | None:
+    """A gestational age in weeks that can be a prior, or None. Raises Refused for any other."""
+    if weeks is None or AGE_WEEKS[0] <= weeks <= AGE_WEEKS[1]:
+        return weeks
+    raise Refused(
+        "gestational-age",
+        f"A gestational age of {weeks:g} weeks is outside {AGE_WEEKS[0]:g} to {AGE_WEEKS[1]:g}.",
+        "Give it in weeks, or leave it out.",
+    )
+
+
+def align(
+    volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None = None, gestational_age: float | None = None
+) -> Alignment:
+    """Find the head: by the networks where they are installed, else by its skull; the outline alone with a transform.
+
+    Args:
+        volume: an admitted ultrasound volume or frame.
+        fan: (k, j, i) bool, from the gate.
+        transform: (4, 4) RAS mm to canonical mm, kept exactly; its scale should bring the head to 88 mm.
+        gestational_age: weeks, where it is known: a prior for the size of a volume's head; a frame shows its own.
+
+    Raises:
+        Refused: nothing in the image has a possible size for a head, the transform is not invertible, or no head has
+            that age.
+        Failed: the network's weights are damaged.
+    """
+    gestational_age = possible_age(gestational_age)
+    model = FRAMES_MODEL if volume.is_frame else MODEL
+    if transform is not None or not is_installed(model):
+        return align_skull(volume, fan, transform=transform)
+    try:
+        if volume.is_frame:
+            found = outline_by_network(volume, fan)
+        else:
+            found = align_by_network(volume, fan, gestational_age=gestational_age)
+    except (ImportError, OSError):  # no torch, or an installation that broke half-way
+        return align_skull(volume, fan)
+    if found is not None:
+        return found
+    outline = align_skull(volume, fan)  # something to show; the network says that it is no head
+    return replace(outline, score=min(outline.score, UNSEEN_SCORE))
+
+
+def is_installed(model: str = MODEL) -> bool:
+    """Whether there is an alignment model of this name, without loading it."""
+    try:
+        store.find_model(model)
+    except Failed:
+        return False
+    return True
+
+
+def align_by_network(
+    volume: Volume, fan: np.ndarray, *, gestational_age: float | None = None, model: str = MODEL
+) -> Alignment | None:
+    """Where the network sees the head; None where it sees none.
+
+    Args:
+        volume: an admitted 3D volume; fan: (k, j, i) bool.
+        gestational_age: weeks, a prior for the scale.
+
+    Raises:
+        ImportError: there is no torch. Failed: the model is not there or not intact.
+    """
+    from USMRISynthesisLib.alignment.volume.model import load_networks
+    from USMRISynthesisLib.alignment.volume.search import align_volume
+
+    found = align_volume(load_networks(model), volume, fan, gestational_age=gestational_age)
+    if found is None:
+        return None
+    skull = found.ellipsoid
+    return Alignment(found.matrix, skull.centre, skull.semi_axes, skull.axes, found.score, "network")
+
+
+def outline_by_network(volume: Volume, fan: np.ndarray, *, model: str = FRAMES_MODEL) -> Alignment | None:
+    """Where the network sees a frame's head; None where it sees none of a possible size.
+
+    Args:
+        volume: an admitted 2D frame; fan: (1, j, i) bool.
+
+    Raises:
+        ImportError: there is no torch. Failed: the model is not there or not intact.
+    """
+    from USMRISynthesisLib.alignment.frame.outline import align_frame, load_network
+
+    found = align_frame(load_network(model), volume, fan)
+    if found is None or not LENGTH_MM[0] <= found.ellipse.length <= LENGTH_MM[1]:
+        return None
+    major, minor = found.ellipse.directions.T
+    skull = Skull(found.ellipse.centre, found.ellipse.semi_axes[::-1], np.column_stack([minor, major]))
+    front = None
+    if abs(found.front) >= SURE_OF_FRONT:
+        front = found.plane_to_ras[:3, :2] @ major * np.sign(found.front)
+    return from_outline(skull, found.plane_to_ras, found.score, front=front)

@@ -1,0 +1,193 @@
+"""How far an alignment is to be trusted: one number, from what the passes of the network say about each other.
+
+A logistic regression on standardised evidence, fitted on held-out simulated heads in random poses and on images
+without a head (``calibrate``). It is stored in the model's manifest, so that it belongs to the weights. Where none is
+stored, the built-in one stands for it. The score is the probability that the pose is right to within GOOD_DEG and
+GOOD_MM; callers do not rely on an alignment below one half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+GOOD_DEG, GOOD_MM = 15.0, 8.0
+# Below this an alignment is not to be trusted; the user should look, or give a transform.
+LOW_SCORE = 0.5
+# Volumes that the network aligned with less than this were turned around now and then (docs/normalisation.md).
+SURE_SCORE = 0.8
+# The most that a skull is worth in which the network saw no head.
+UNSEEN_SCORE = 0.2
+# Evidence outside these is as bad, or as good, as at the limit: a network may be sure of anything on strange input.
+_LIMIT = 6.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about one alignment without its truth.
+
+    Attributes:
+        agreement: share of the votes for about this direction, 0-1; clear: how plainly these votes tell front from
+            back and top from bottom, 0 to about 1.
+        upright: logit of the head standing upright in the final cube.
+        residual_mm: what the dense coordinates leave over from one similarity.
+        inliers: share of their weight that agrees, 0-1.
+        turn_deg, move_mm: between the last two passes, about the head's centre.
+        skull_mm: distance of the skull's boundary from its ellipsoid.
+        size: cube root of the head mask's volume over that of a usual head, as its absolute logarithm.
+        mask: mean of the head's probability inside the ellipsoid less that outside it.
+    """
+
+    agreement: float
+    clear: float
+    upright: float
+    residual_mm: float
+    inliers: float
+    turn_deg: float
+    move_mm: float
+    skull_mm: float
+    size: float
+    mask: float
+
+
+@dataclass(frozen=True)
+class FrameEvidence:
+    """What is known about an ellipse in a frame without its truth.
+
+    Attributes:
+        headed: logit of a head filling the square.
+        spread: how far the ellipses of the views lie apart, residual: what the cells' distances leave over from the
+            ellipse, error: what the cells expect to be wrong by; all as shares of the head's length, in percent.
+        mask: mean of the head's probability inside the ellipse less that outside it.
+        fan: share of the outline that lies in the fan.
+    """
+
+    headed: float
+    spread: float
+    residual: float
+    error: float
+    mask: float
+    fan: float
+
+
+NAMES = tuple(field.name for field in fields(Evidence))
+FRAME_NAMES = tuple(field.name for field in fields(FrameEvidence))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """mean, spread: of each piece of evidence; weights: of the standardised evidence; bias: of the logit."""
+
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+
+    def to_json(self, names: Sequence[str] = NAMES) -> dict[str, Any]:
+        return {
+            "names": list(names),
+            "mean": list(self.mean),
+            "spread": list(self.spread),
+            "weights": list(self.weights),
+            "bias": self.bias,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], names: Sequence[str] = NAMES) -> Calibration:
+        """Raises ValueError for anything else, or for evidence under other names."""
+        try:
+            if tuple(content["names"]) != tuple(names):
+                raise ValueError("the evidence has other names")
+            rows = [tuple(float(v) for v in content[key]) for key in ("mean", "spread", "weights")]
+            found = cls(rows[0], rows[1], rows[2], float(content["bias"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError("this is no calibration") from error
+        if any(len(row) != len(names) for row in rows) or not np.isfinite(np.concatenate([*rows, [found.bias]])).all():
+            raise ValueError("this is no calibration")
+        return found
+
+
+DEFAULT = Calibration(
+    mean=(1.0, 0.7, 0.0, 1.0, 0.52, 4.0, 0.5, 1.0, 0.02, 0.94),
+    spread=(0.45, 0.4, 3.0, 0.4, 0.02, 9.0, 0.6, 0.5, 0.02, 0.03),
+    weights=(0.4, 0.5, 1.5, -1.0, 0.1, -0.3, -0.6, -0.2, -0.4, 0.2),
+    bias=-2.0,
+)
+
+
+DEFAULT_FRAME = Calibration(
+    mean=(3.0, 1.0, 0.6, 0.8, 0.95, 0.95),
+    spread=(3.0, 1.0, 0.4, 0.5, 0.05, 0.1),
+    weights=(1.5, -1.0, -0.5, -0.5, 0.5, 0.3),
+    bias=2.0,
+)
+
+
+def score(evidence: Evidence | FrameEvidence, calibration: Calibration = DEFAULT) -> float:
+    """0-1: how probable it is that the pose is right."""
+    values = _standardised(np.array([astuple(evidence)]), calibration)
+    return float(_logistic(values @ np.array(calibration.weights) + calibration.bias)[0])
+
+
+def calibrate(
+    evidence: Sequence[Evidence] | Sequence[FrameEvidence],
+    good: Sequence[bool],
+    *,
+    penalty: float = 1.0,
+    like: Calibration = DEFAULT,
+) -> Calibration:
+    """Fit the logistic regression by Newton steps, with a ridge that keeps separable samples finite.
+
+    No weight may go against what its evidence means, as `like` has it: such evidence is left out, and the rest fitted
+    again.
+
+    Raises:
+        ValueError: fewer than four samples, or only one kind.
+    """
+    rows, labels = np.array([astuple(e) for e in evidence], dtype=np.float64), np.asarray(good, dtype=np.float64)
+    if len(rows) < 4 or labels.min() == labels.max():
+        raise ValueError("a calibration needs alignments that are right and some that are wrong")
+    middle, spread = np.median(rows, axis=0), np.maximum(rows.std(axis=0), 1e-3)
+    size = rows.shape[1]
+    frame = Calibration(tuple(middle.tolist()), tuple(spread.tolist()), (0.0,) * size, 0.0)
+    x = _standardised(rows, frame)
+    expected = np.sign(like.weights)
+    used = np.ones(size, dtype=bool)
+    while True:
+        weights, bias = _newton(x[:, used], labels, penalty)
+        whole = np.zeros(size)
+        whole[used] = weights
+        against = whole * expected < 0
+        if not against.any():
+            return Calibration(frame.mean, frame.spread, tuple(whole.tolist()), bias)
+        used &= ~against
+
+
+def _standardised(rows: np.ndarray, calibration: Calibration) -> np.ndarray:
+    rows = np.nan_to_num(rows, nan=0.0, posinf=1e6, neginf=-1e6)
+    limited = np.clip((rows - np.array(calibration.mean)) / np.array(calibration.spread), -_LIMIT, _LIMIT)
+    return np.asarray(limited)
+
+
+def _newton(x: np.ndarray, labels: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
+    design = np.column_stack([x, np.ones(len(x))])
+    ridge = np.diag([penalty] * x.shape[1] + [1e-3])
+    # Both kinds weigh alike, however many of each there are.
+    weight = np.where(labels > 0.5, 0.5 / labels.mean(), 0.5 / (1 - labels.mean()))
+    solution = np.zeros(design.shape[1])
+    for _ in range(50):
+        chance = _logistic(design @ solution)
+        slope = design.T @ (weight * (labels - chance)) - ridge @ solution
+        curve = (design * (weight * chance * (1 - chance))[:, None]).T @ design + ridge
+        step = np.linalg.solve(curve, slope)
+        solution = solution + step * min(1.0, 3.0 / max(float(np.abs(step).max()), 1e-9))
+        if np.abs(step).max() < 1e-8:
+            break
+    return solution[:-1], float(solution[-1])
+
+
+def _logistic(logit: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logit, -60, 60))))

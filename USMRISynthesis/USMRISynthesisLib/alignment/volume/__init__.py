@@ -1,0 +1,1 @@
+"""Alignment of 3D volumes: detection, coarse orientation and refinement by networks."""

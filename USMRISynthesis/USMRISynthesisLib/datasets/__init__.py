@@ -1,0 +1,1 @@
+"""Cases for training and evaluation, from simulations, frames, scans and MR stacks."""

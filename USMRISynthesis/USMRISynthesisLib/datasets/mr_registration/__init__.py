@@ -1,0 +1,1 @@
+"""Fetal brain MR volumes into canonical space."""

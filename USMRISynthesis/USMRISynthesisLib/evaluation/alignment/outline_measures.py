@@ -1,0 +1,57 @@
+"""Measures of the head's outline in frames: Dice, circumference, the face's end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from USMRISynthesisLib.alignment.align import SURE_OF_FRONT
+from USMRISynthesisLib.alignment.frame.network import grid
+from USMRISynthesisLib.alignment.frame.outline import Network, face_logit
+from USMRISynthesisLib.datasets.frames import Picture
+from USMRISynthesisLib.geometry.ellipse import Ellipse
+
+_CELLS = 192
+
+
+def faces(network: Network, pictures: Sequence[Picture]) -> dict[str, float]:
+    """How often the face's end is told rightly where it is known, at the head's true place; {} without any."""
+    logits = [
+        face_logit(network, picture.pyramid, picture.ellipse)
+        * float(np.sign(picture.ellipse.directions[:, 0] @ picture.front))
+        for picture in pictures
+        if picture.front is not None
+    ]
+    if not logits:
+        return {}
+    sure = np.abs(logits) >= SURE_OF_FRONT
+    right = np.array(logits) > 0
+    return {
+        "simulated_face_right_share": float(right.mean()),
+        "simulated_face_sure_share": float(sure.mean()),
+        "simulated_face_right_where_sure_share": float(right[sure].mean()) if sure.any() else float("nan"),
+    }
+
+
+def figures(dice: np.ndarray, difference: np.ndarray) -> dict[str, float]:
+    """Of Dice and absolute difference of the circumference (mm), one a frame."""
+    worst = max(1, len(dice) // 10)
+    return {
+        "dice_mean": float(dice.mean()),
+        "dice_median": float(np.median(dice)),
+        "dice_weakest_tenth": float(np.sort(dice)[:worst].mean()),
+        "difference_mm_mean": float(difference.mean()),
+        "difference_mm_median": float(np.median(difference)),
+        "difference_mm_p90": float(np.percentile(difference, 90, method="higher")),
+        "difference_mm_weakest_tenth": float(np.sort(difference)[-worst:].mean()),
+    }
+
+
+def overlap(one: Ellipse, other: Ellipse) -> float:
+    """Dice of two ellipses, on a grid that holds both."""
+    lines = np.concatenate([one.outline(), other.outline()], axis=1)
+    low, high = lines.min(axis=1), lines.max(axis=1)
+    places = (grid(_CELLS).numpy() + 1) / 2 * (high - low)[:, None, None] + low[:, None, None]
+    a, b = one.distance(places) < 0, other.distance(places) < 0
+    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))

@@ -1,0 +1,1 @@
+"""Measures of images, deformation and distributions."""

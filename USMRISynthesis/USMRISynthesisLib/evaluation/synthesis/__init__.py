@@ -1,0 +1,1 @@
+"""Evaluation of the synthesis against truth, baselines and real frames."""

@@ -1,0 +1,53 @@
+"""Slices along other axes of canonical space than the axial, and all three planes.
+
+A stack (k, j, i) of canonical space read in a plane has that plane's slices along its first axis; rows and columns run
+towards the front or the top, and to the right or the front:
+
+    axial      (k, j, i)   slices along z, rows y, columns x
+    coronal    (j, k, i)   slices along y, rows z, columns x
+    sagittal   (i, k, j)   slices along x, rows z, columns y
+
+numpy only: what can be chosen is known where there is no torch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from USMRISynthesisLib.errors import Refused
+
+PLANES = ("axial", "coronal", "sagittal")
+ALL = "all"
+CHOICES = (*PLANES, ALL)
+_AXES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
+_CODES = {"axial": -1.0, "coronal": 0.0, "sagittal": 1.0}
+
+
+def oriented(stack: np.ndarray, plane: str) -> np.ndarray:
+    """A view of (k, j, i) with the plane's slices along the first axis."""
+    return stack.transpose(_AXES[plane])
+
+
+def upright(stack: np.ndarray, plane: str) -> np.ndarray:
+    """The way back: a view (k, j, i) of what `oriented` gave."""
+    return stack.transpose(np.argsort(_AXES[plane]))
+
+
+def code(plane: str, planes: tuple[str, ...]) -> float | None:
+    """The value of the input's constant channel that names the plane; None for a model that knows one plane only."""
+    return _CODES[plane] if len(planes) > 1 else None
+
+
+def asked(planes: str, known: tuple[str, ...], model: str) -> tuple[str, ...]:
+    """The planes behind a choice, for a model that knows `known`. Raises Refused where it does not have them."""
+    wanted = chosen(planes, known)
+    if wanted is None:
+        raise Refused("planes", f"The model {model!r} takes {' and '.join(known)} slices, not {planes!r}.",
+                      f"Choose {' or '.join(known)}, or another model.")  # fmt: skip
+    return wanted
+
+
+def chosen(planes: str, known: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The planes behind a choice; None where a model that knows `known` does not have them."""
+    wanted = PLANES if planes == ALL else (planes,)
+    return wanted if set(wanted) <= set(known) else None

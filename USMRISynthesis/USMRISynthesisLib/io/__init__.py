@@ -1,0 +1,1 @@
+"""Volumes, transforms, provenance, DICOM and reports: what is read from and written to disk."""

@@ -1,0 +1,218 @@
+"""The MR-like volume as DICOM that cannot be taken for a scan: a derived, synthetic image for each slice.
+
+The class is Secondary Capture: no MR class may describe what no MR scanner made. Every file says what it is in Image
+Type (DERIVED), Synthetic Data (YES), Content Qualification (RESEARCH) and its descriptions. Place and orientation are
+in the same frame of reference as the source, where that is DICOM too; patient and study come from there as well.
+
+    write_dicom("folder", mr_volume, provenance, source="ultrasound.dcm")
+
+pydicom, which Slicer brings, is imported when something is written.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.io.synthetic import SYNTHETIC
+from USMRISynthesisLib.io.volume import Volume
+
+SERIES = "MR-like from ultrasound, SYNTHETIC"
+_CARRIED = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyInstanceUID",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "StudyDescription",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "FrameOfReferenceUID",
+    "PositionReferenceIndicator",
+)
+_LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def write_dicom(
+    folder: str | os.PathLike[str],
+    mr: Volume,
+    provenance: Mapping[str, Any],
+    *,
+    source: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """Write one file a slice into a folder, all or none.
+
+    Args:
+        folder: must exist; files of the same names are replaced.
+        mr: greyscale, 0 or above; integers are kept, other numbers are rounded by a rescale slope to 16 bits.
+        provenance: of the result; model, versions and hashes go into the derivation description.
+        source: a DICOM file of the ultrasound, whose patient, study and frame of reference are carried over.
+
+    Returns:
+        The files, in the order of the slices.
+
+    Raises:
+        Refused: the grid is sheared, or the source is not DICOM.
+        Failed: pydicom is missing, the folder cannot be written.
+    """
+    target = Path(folder)
+    if not target.is_dir():
+        raise Failed("folder", f"The folder {target.name} does not exist.", "Create it or choose another one.")
+    common = _common(mr, provenance, _source(source))
+    stored, slope = _stored(mr.array)
+    staged = None
+    try:
+        staged = Path(tempfile.mkdtemp(prefix=".writing-", dir=target))
+        names = [f"synthetic-{index + 1:04d}.dcm" for index in range(mr.shape[0])]
+        for index, name in enumerate(names):
+            _slice(common, mr, stored[index], slope, index).save_as(staged / name, enforce_file_format=True)
+        for name in names:
+            os.replace(staged / name, target / name)
+    except OSError as error:
+        raise Failed(
+            "write",
+            f"Writing DICOM failed: {error.strerror or 'it could not be saved'}.",
+            "Check free space and permissions of the folder.",
+        ) from error
+    finally:
+        if staged is not None:
+            shutil.rmtree(staged, ignore_errors=True)
+    return [target / name for name in names]
+
+
+def _pydicom() -> Any:
+    try:
+        import pydicom
+        import pydicom.uid
+    except ImportError as error:
+        raise Failed(
+            "pydicom",
+            "DICOM needs the Python package pydicom, which is not installed.",
+            "Install it with pip; Slicer brings it.",
+        ) from error
+    return pydicom
+
+
+def _source(path: str | os.PathLike[str] | None) -> Any:
+    if path is None:
+        return None
+    pydicom = _pydicom()
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True)
+    except (OSError, pydicom.errors.InvalidDicomError) as error:
+        raise Refused(
+            "source",
+            f"{Path(path).name} is not a readable DICOM file.",
+            "Choose a DICOM file of the ultrasound, or none.",
+        ) from error
+
+
+def _stored(array: np.ndarray) -> tuple[np.ndarray, float]:
+    """uint16 voxels and the slope that turns them back into values."""
+    highest = float(array.max(initial=0))
+    if array.dtype.kind in "ui" and highest <= 65535:
+        return np.clip(array, 0, None).astype(np.uint16), 1.0
+    slope = highest / 65535 or 1.0
+    return np.rint(np.clip(array, 0, None) / slope).astype(np.uint16), slope
+
+
+def _common(mr: Volume, provenance: Mapping[str, Any], source: Any) -> Any:
+    """What all slices share."""
+    pydicom = _pydicom()
+    directions = (_LPS_RAS @ mr.ijk_to_ras)[:3, :3] / mr.spacing
+    if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
+        raise Refused(
+            "shear",
+            "The volume's axes are not at right angles, which DICOM images must be.",
+            "Resample it to a plain grid first.",
+        )
+    one, uid = pydicom.Dataset(), pydicom.uid.generate_uid
+    now = datetime.now()
+    for name in (
+        "PatientName",
+        "PatientID",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+        "ReferringPhysicianName",
+    ):
+        setattr(one, name, "")
+    one.StudyInstanceUID, one.FrameOfReferenceUID, one.PositionReferenceIndicator = uid(), uid(), ""
+    if source is not None:
+        for name in _CARRIED:
+            if name in source:
+                setattr(one, name, getattr(source, name))
+        reference = pydicom.Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+        one.SourceImageSequence = [reference]
+    one.SOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
+    one.SeriesInstanceUID, one.Modality, one.ConversionType = uid(), "OT", "WSD"
+    one.SeriesDescription, one.SeriesNumber = SERIES, 9001
+    one.ImageType = ["DERIVED", "SECONDARY"]
+    one.add_new(0x0008001C, "CS", "YES")  # Synthetic Data
+    one.ContentQualification = "RESEARCH"
+    one.ImageComments = SYNTHETIC
+    one.BurnedInAnnotation = "NO"
+    model, software = provenance.get("model", {}), provenance.get("software", {})
+    one.DerivationDescription = (
+        f"{SYNTHETIC}. Computed from ultrasound by {software.get('name', 'USMRISynthesis')} "
+        f"{software.get('version', '')}, model {model.get('name', '')} {model.get('version', '')}, "
+        f"SHA-256 {model.get('sha256', '')}"
+    )[:1024]
+    one.Manufacturer = "USMRISynthesis"
+    one.SoftwareVersions = str(software.get("version", ""))
+    one.ContentDate = one.SeriesDate = now.strftime("%Y%m%d")
+    one.ContentTime = one.SeriesTime = now.strftime("%H%M%S")
+    one.Laterality = ""  # of a paired body part, which a head is not
+    one.PatientOrientation = [_letters(directions[:, 0]), _letters(directions[:, 1])]
+    one.ImageOrientationPatient = [round(float(value), 9) for value in (*directions[:, 0], *directions[:, 1])]
+    one.PixelSpacing = [_decimal(mr.spacing[1]), _decimal(mr.spacing[0])]
+    one.SliceThickness = one.SpacingBetweenSlices = _decimal(mr.spacing[2])
+    return one
+
+
+def _slice(common: Any, mr: Volume, voxels: np.ndarray, slope: float, index: int) -> Any:
+    """The data set of one slice."""
+    pydicom = _pydicom()
+    one = pydicom.Dataset()
+    one.update(common)
+    one.SOPInstanceUID, one.InstanceNumber = pydicom.uid.generate_uid(), index + 1
+    place = (_LPS_RAS @ mr.ijk_to_ras @ [0, 0, index, 1])[:3]
+    one.ImagePositionPatient = [_decimal(value) for value in place]
+    one.Rows, one.Columns = voxels.shape
+    one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+    one.BitsAllocated = one.BitsStored = 16
+    one.HighBit, one.PixelRepresentation = 15, 0
+    one.RescaleIntercept, one.RescaleSlope, one.RescaleType = 0, _decimal(slope), "US"
+    one.WindowCenter, one.WindowWidth = 500, 1000
+    one.PixelData = voxels.astype("<u2").tobytes()
+    one.file_meta = pydicom.dataset.FileMetaDataset()
+    one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
+    one.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    return one
+
+
+def _letters(direction: np.ndarray) -> str:
+    """A direction in LPS, (3,), as DICOM writes it: "L", "PH", the nearest letters first."""
+    order = sorted(range(3), key=lambda axis: -abs(direction[axis]))
+    return "".join("RAF"[axis] if direction[axis] < 0 else "LPH"[axis] for axis in order if abs(direction[axis]) > 0.1)
+
+
+def _decimal(value: float) -> str:
+    """A decimal string of at most 16 characters, exact to a millionth of a millimetre or better."""
+    return f"{float(value):.9g}"

@@ -1,0 +1,8 @@
+"""The mark that every synthetic image carries. Standard library only: Slicer imports it at start-up."""
+
+from __future__ import annotations
+
+SYNTHETIC = "SYNTHETIC - not for diagnosis"
+# Keys in the headers of NRRD and MetaImage files, and attributes of nodes in Slicer.
+SYNTHETIC_KEY = "USMRISynthesis.Synthetic"
+PROVENANCE_KEY = "USMRISynthesis.Provenance"

@@ -1,0 +1,1 @@
+"""Model folders: manifests, verified loading, devices and parallel execution."""

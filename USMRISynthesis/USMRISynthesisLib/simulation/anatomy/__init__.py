@@ -1,0 +1,1 @@
+"""Fetal heads deformed from MR averages, as label volumes."""

@@ -1,0 +1,1 @@
+"""From labels to ultrasound: acoustics, beam, display."""

@@ -1,0 +1,1 @@
+"""Training of slice-spacing reduction (after Xuan 2021)."""

@@ -1,0 +1,1 @@
+"""Methods and ablations trained on the same data."""

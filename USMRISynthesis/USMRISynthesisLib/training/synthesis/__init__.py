@@ -1,0 +1,1 @@
+"""Training of the generator (Jiao 2019/2020, with supervised pairs)."""

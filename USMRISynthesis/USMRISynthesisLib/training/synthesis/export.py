@@ -1,0 +1,247 @@
+"""From a checkpoint to a model folder: TorchScript file, manifest, model card.
+
+usmri export runs/default/best.pt model_weights/default
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
+from USMRISynthesisLib.models.manifest import read_manifest
+from USMRISynthesisLib.synthesis.generator import Generator
+from USMRISynthesisLib.training.common import checkpoint as checkpoints
+from USMRISynthesisLib.training.common import model_folder, torchscript
+from USMRISynthesisLib.training.common.config import TrainingConfig, configuration_from
+from USMRISynthesisLib.training.common.model_folder import ATLAS, HC18, INTENSITY, LAB
+from USMRISynthesisLib.training.reliability.export import described_card
+from USMRISynthesisLib.training.synthesis.warm_start import start_from
+
+TOLERANCE = 1e-5
+LIMITS = (
+    "Not for diagnosis. The output is synthetic: it can show anatomy that is not there and leave out anatomy that is.",
+    "The MR side was learnt from averages of fetuses with spina bifida, deformed towards normal sizes of ventricles "
+    "and cerebellum: nobody has measured how much of their anatomy shows in the output of another fetus.",
+    "The ultrasound side was learnt from simulated ultrasound: no real 3D fetal ultrasound was used, and no "
+    "real ultrasound with its MR.",
+    "What the beam did not reach - behind the skull, in shadow, outside the fan - is filled in from what the "
+    "network has seen elsewhere.",
+    "Abnormal anatomy is likely to be drawn as normal.",
+    "It has not been tried on patients, and works on heads of 21-34 weeks in canonical space only.",
+)
+
+LAB_LIMITS = (
+    LIMITS[0],
+    "It was trained on a lab's own ultrasound and MR, of different fetuses: it met no real ultrasound with its MR.",
+    *LIMITS[3:5],
+    "It has not been tried on patients. Heads of other ages, machines and sites than the lab's were not seen.",
+)
+WITHOUT_PAIRS = (
+    "The model was trained without simulated pairs: the inside of the head is largely invented, however much it looks "
+    "like MR."
+)
+
+
+def export(
+    checkpoint: str | Path,
+    folder: str | Path,
+    *,
+    name: str,
+    version: str = "1",
+    figures: Mapping[str, Any] | None = None,
+    limits: Sequence[str] | None = None,
+    averaged_with: str | None = None,
+) -> Path:
+    """Write the averaged generator of a checkpoint.pt or best.pt as a model folder; returns the folder.
+
+    `figures` replaces the held-out figures that the checkpoint carries, `limits` those that go with the data.
+    averaged_with: another checkpoint or exported model, an earlier stage of the same run; the weights are the mean of
+    the two (Wortsman et al., ICML 2022: between weights that share a start the loss has no barrier). Nothing
+    is written before the saved module, read back, has given the eager result, with the weights rounded as they are
+    stored, to 1e-5 for batches of 1 to 4. It is neither frozen nor optimised for one machine: that is done after
+    loading, where device and precision are known. Weights that the folder holds already stay to the byte, since no two
+    traces are alike, with their support map.
+
+    Raises Refused (no checkpoint), Failed (the saved module differs; nothing can be written).
+    """
+    content = checkpoints.load(checkpoint)
+    try:
+        config = configuration_from(content["config"])
+        generator = Generator(config.generator)
+        generator.load_state_dict(content["averaged"])
+    except (KeyError, RuntimeError) as error:
+        raise Refused(
+            "checkpoint", f"{checkpoint} is not a training checkpoint of this version.", "Train again."
+        ) from error
+    other = None if averaged_with is None else _averaged(generator, averaged_with)
+    if config.data.shrink != 1:
+        raise Refused(
+            "checkpoint",
+            f"{checkpoint} was trained on slices shrunk by {config.data.shrink}, to compare "
+            "methods; no model for use comes of it.",
+            "Train with data.shrink = 1.",
+        )
+    # Weights are stored in half precision and loaded as float32: half the bytes, and no grey moves by 0.001.
+    generator.eval().requires_grad_(False).half().float()
+    kept, support = _kept(generator, Path(folder))
+    data = kept or traced(generator)
+    form = config.generator
+    of_its_own = {} if other else content.get("figures", {})  # those of other weights are not these
+    measured = figures if figures is not None else of_its_own
+    manifest: dict[str, Any] = {
+        **model_folder.identity(name, "synthesis", version, data),
+        "input": {
+            "size": SIZE,
+            "spacing_mm": SPACING_MM,
+            "channels": form.in_channels,
+            "neighbours": form.neighbours,
+            "location": form.location,
+            "planes": list(form.planes),
+            "exponent": form.exponent,
+            "intensity": INTENSITY,
+        },
+        "output": {"channels": 1, "range": [-1, 1], "meaning": "MR-like T2 contrast of the centre slice"},
+        "training": model_folder.origin(content, data_of(config)) | ({"averaged_with": other} if other else {}),
+        "figures": {"measured_on": "simulated ultrasound of held-out cases", **measured} if measured else {},
+        "limits": list(limits_of(config) if limits is None else limits),
+        "synthetic": True,
+    }
+    if WITHOUT_PAIRS in manifest["limits"]:
+        manifest["caution"] = WITHOUT_PAIRS  # said with every result
+    text = card(manifest)
+    if support is not None:
+        manifest["support"], text = support, described_card(text, support)
+    return model_folder.write(folder, {model_folder.MODEL: data}, manifest, text)
+
+
+def _averaged(generator: Generator, path: str) -> str:
+    """Bring the generator halfway to other weights, in place; returns the SHA-256 of their file. Raises Refused."""
+    file = Path(path)
+    if not file.is_file():
+        raise Refused("checkpoint", f"There is no file {file.name}.", "Give a checkpoint or an exported model.pt.")
+    other = copy.deepcopy(generator)
+    start_from(other, path)
+    with torch.no_grad():
+        for mine, theirs in zip(generator.parameters(), other.parameters(), strict=True):
+            mine.lerp_(theirs, 0.5)
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def data_of(config: TrainingConfig) -> list[dict[str, str]]:
+    """What the weights were learnt from, and what those were learnt from that they went on from."""
+    simulated = bool(config.batch.simulated or config.batch.framed or config.initial)
+    known = [ATLAS] if simulated else []
+    known += [HC18] if config.batch.real or (config.batch.scanned and config.initial) else []
+    return known + ([LAB] if config.batch.scanned else [])
+
+
+def limits_of(config: TrainingConfig) -> tuple[str, ...]:
+    """Where the model must not be relied on."""
+    pairs = config.objective.supervised and (config.batch.simulated or config.batch.framed)
+    limits = LAB_LIMITS if config.batch.scanned else LIMITS
+    return limits if pairs or (config.initial and not config.batch.scanned) else (*limits, WITHOUT_PAIRS)
+
+
+def card(manifest: Mapping[str, Any]) -> str:
+    """The model card, from the manifest's own values."""
+    form, training = manifest["input"], manifest["training"]
+    batch = training["config"]["batch"]
+    objective = training["config"]["objective"]
+    weights = ", ".join(f"{k} {v:g}" for k, v in objective.items() if type(v) in (int, float) and v)
+    lines = [
+        f"# {manifest['name']} {manifest['version']}",
+        "",
+        "Turns fetal brain ultrasound in canonical space into MR-like slices.",
+        "**Synthetic: not for diagnosis.**",
+        "",
+        "## Limits",
+        "",
+        *(f"- {limit}" for limit in manifest["limits"]),
+        "",
+        "## Input and output",
+        "",
+        f"- {form['channels']} channels, {form['size']} x {form['size']} pixels of {form['spacing_mm']:g} mm: "
+        f"{2 * form['neighbours'] + 1} neighbouring slices ({' or '.join(form.get('planes', ['axial']))})"
+        + (", then the plane (-1, 0, 1)" if len(form.get("planes", [])) > 1 else "")
+        + (", then the location z / 48 mm." if form["location"] else "."),
+        f"- Intensity: {form['intensity']}. The exponent is {form.get('exponent', 1.0):g}.",
+        f"- Output: {manifest['output']['meaning']}, in [-1, 1].",
+        "",
+        "## Training",
+        "",
+        *model_folder.data_lines(training),
+        f"- {training['cases']} volumes, {training['steps']} steps of {batch['simulated']} simulated "
+        f"and {batch.get('scanned', 0)} real slices, {batch.get('framed', 0)} simulated and {batch['real']} real "
+        f"frames, seed {training['seed']}, {training['date']}.",
+        *(
+            [f"- It went on from other weights: {training['config']['initial']}."]
+            if training["config"].get("initial")
+            else []
+        ),
+        *(
+            [f"- The mean of these weights and of those with SHA-256 `{training['averaged_with']}`."]
+            if training.get("averaged_with")
+            else []
+        ),
+        f"- Weights of the objective's terms: {weights}.",
+        "",
+        "## Figures",
+        "",
+        *model_folder.figure_lines(manifest["figures"]),
+        "",
+        f"SHA-256 of `{manifest['file']}`: `{manifest['sha256']}`",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def traced(generator: Generator) -> bytes:
+    """The generator as TorchScript bytes in half precision, checked against eager. Raises Failed."""
+    data, loaded = torchscript.stored(torchscript.traced(generator, _example(generator)[:2]))
+    worst = _difference(loaded, generator)
+    if not worst <= TOLERANCE:
+        raise Failed("export", f"The exported model differs by {worst:.1e}.", "Report it.")
+    return data
+
+
+def _kept(generator: Generator, folder: Path) -> tuple[bytes | None, Mapping[str, Any] | None]:
+    """The folder's model and its entry for a support map, where it holds these weights and does the same with them."""
+    try:
+        content = (folder / model_folder.MODEL).read_bytes()
+        if _precision(content) != torch.float16:
+            return None, None
+        loaded = torch.jit.load(io.BytesIO(content), "cpu").float().eval()
+        theirs = loaded.state_dict()
+        same = all(key in theirs and torch.equal(theirs[key], value) for key, value in generator.state_dict().items())
+        if not same or not _difference(loaded, generator) <= TOLERANCE:
+            return None, None
+        return content, read_manifest(folder).extra.get("support")
+    except (OSError, RuntimeError, Failed):
+        return None, None
+
+
+def _precision(content: bytes) -> torch.dtype | None:
+    """What a model's weights are stored in."""
+    return next((value.dtype for value in torch.jit.load(io.BytesIO(content), "cpu").parameters()), None)
+
+
+def _example(generator: Generator) -> torch.Tensor:
+    """Four inputs, always the same."""
+    seeded = torch.Generator().manual_seed(0)
+    return torch.rand(4, generator.in_channels, SIZE, SIZE, generator=seeded) * 2 - 1
+
+
+def _difference(loaded: torch.nn.Module, generator: Generator) -> float:
+    """Largest difference of the two outputs, for batches of 1 to 4."""
+    example = _example(generator)
+    with torch.inference_mode():
+        expected = generator(example)
+        return max(float((loaded(example[:count]) - expected[:count]).abs().max()) for count in range(1, 5))

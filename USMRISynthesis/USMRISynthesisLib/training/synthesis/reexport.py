@@ -1,0 +1,93 @@
+"""An exported model written again: the same weights, run as this version of the networks runs them.
+
+    usmri export model_weights/default model_weights/default
+
+A TorchScript file holds the operators of the version that exported it; ones that compute the same in less time reach
+weights that are there already only so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models.manifest import REMEDY, Manifest
+from USMRISynthesisLib.synthesis.generator import Generator
+from USMRISynthesisLib.training.common import model_folder, torchscript
+from USMRISynthesisLib.training.common.config import configuration_from
+from USMRISynthesisLib.training.reliability.export import FILE, described_card, retraced
+from USMRISynthesisLib.training.synthesis.export import card, traced
+from USMRISynthesisLib.training.synthesis.warm_start import start_from
+
+
+def retrace(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    figures: Mapping[str, str] | None = None,
+    support_figures: Mapping[str, str] | None = None,
+) -> Path:
+    """Write the model in `source`, with its support map, to `folder`, which may be the same; returns the folder.
+
+    Name, version and training stay, and so do figures where none are given. Networks of another task than synthesis
+    stay as they are but for what names the files of the machine that exported them. Raises Refused (figures for another
+    task), Failed (no model, its hash is wrong, a saved module differs, nothing can be written), ConsentNeeded.
+    """
+    source = Path(source)
+    manifest, content = weights.verified_bytes(source)
+    if figures and manifest.task != "synthesis":
+        raise Refused(
+            "figures",
+            f"Only a synthesis model can be given new figures, and {manifest.name!r} is for {manifest.task}.",
+            "Leave --figures, or export its checkpoint.",
+        )
+    support = weights.support_bytes(source, manifest)
+    files = {model_folder.MODEL: _again(manifest, content, source / manifest.file)}
+    said: dict[str, Any] = json.loads(_text(source / model_folder.MANIFEST)) | {"file": model_folder.MODEL}
+    hashes = {manifest.sha256: _hash(files[model_folder.MODEL])}
+    said["sha256"] = hashes[manifest.sha256]
+    if support is not None:
+        files[FILE] = retraced(support)
+        hashes[said["support"]["sha256"]] = _hash(files[FILE])
+        said["support"] = {**said["support"], "file": FILE, "sha256": hashes[said["support"]["sha256"]]}
+    text = _text(source / model_folder.CARD)
+    for before, after in hashes.items():
+        text = text.replace(before, after)
+    if figures:
+        said["figures"] = {"measured_on": manifest.figures["measured_on"], **figures}
+        text = card(said)
+        if support is not None:
+            said["support"]["figures"] = dict(support_figures or said["support"]["figures"])
+            text = described_card(text, said["support"])
+    return model_folder.write(folder, files, said, text)
+
+
+def _again(manifest: Manifest, content: bytes, file: Path) -> bytes:
+    if manifest.task != "synthesis":
+        return torchscript.without_sources(content)
+    try:
+        generator = Generator(configuration_from(manifest.training["config"]).generator)
+    except (KeyError, TypeError) as error:
+        raise Failed(
+            "model",
+            f"The manifest of {manifest.name!r} does not say how its networks are built.",
+            "Export it from its checkpoint.",
+        ) from error
+    start_from(generator, str(file))
+    return traced(generator.eval().requires_grad_(False))
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Failed("model", f"The model's {file.name} cannot be read ({error.strerror}).", REMEDY) from error

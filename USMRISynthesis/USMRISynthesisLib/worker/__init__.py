@@ -1,0 +1,1 @@
+"""The child process that runs the networks, and its client. `python -m USMRISynthesisLib.worker` starts it."""

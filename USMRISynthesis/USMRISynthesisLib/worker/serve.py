@@ -1,0 +1,330 @@
+"""The child process that does the synthesis: JSON lines, requests in on stdin and events out on stdout.
+
+It stays warm: torch and the loaded models are kept between requests. It exits when its stdin closes, so it
+never outlives the program that started it. `python -m USMRISynthesisLib.worker` or `PythonSlicer worker/__main__.py`.
+
+Requests (`id` is any string or number; unknown fields are ignored)::
+
+    {"id": 1, "op": "synthesize", "input": PATH, "output": PATH,
+     "model": "default", "device": "auto", "planes": "axial", "transform": [16 numbers, row by row] | null,
+     "confidence": PATH | null,      # where to write the confidence volume, if it is wanted
+     "masks": PATH | null,           # where to write uint8 masks: 1 in the fan, 2 in the head inside it
+     "compress": false,              # whether to compress the output
+     "trust_model": false,           # true after the user has agreed to run a model of their own
+     "unreliable": false,            # true to go on although the head was not found reliably
+     "gestational_age": null}        # weeks, 14-42, where it is known: a prior for the head's size
+    {"id": 2, "op": "normalise", "input": PATH, "output": PATH, "transform": [16] | null, "gestational_age": null}
+    {"id": 2, "op": "respace", "input": PATH, "output": PATH, "model": "spacing", "device": "auto",
+     "spacing": MM | null, "axis": "i" | "j" | "k" | null, "consistency": false, "compress": false,
+     "trust_model": false}
+    {"id": 3, "op": "ping"}
+    {"op": "cancel", "id": 1}        # running or still waiting; answered by the job's own "cancelled" error
+
+Events, each with the `id` of its request (null where a line could not be understood)::
+
+    {"id": 1, "event": "progress", "value": 0.0-1.0, "stage": "Synthesising"}
+    {"id": 1, "event": "log", "level": "info" | "warning", "text": "..."}
+    {"id": 1, "event": "done", "result": {"output": PATH, "confidence": PATH | null, "masks": PATH | null,
+        "ras_to_canonical": [16], "trusted": bool, "score": 0-1, "method": "...", "provenance": {...}}}
+    {"id": 1, "event": "error", "category": "refused" | "failed" | "cancelled", "kind": "...",
+     "message": "...", "remedy": "..."}      # kind "consent" also: "model", "sha256"
+
+`respace` answers `done` with `{"output", "consistency", "provenance"}`, `ping` with `{"version", "pid", "python"}`.
+Every request ends in one `done` or one `error`.
+Jobs run one after the other. The output appears complete or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
+
+Request = dict[str, Any]
+EXIT_GRACE_S = 5.0  # a job that has not noticed by then that nobody listens any more is abandoned
+
+
+class Worker:
+    """Reads requests on a thread of its own, so that a cancel arrives while a job runs in the main thread.
+
+    Worker(sys.stdin, events).serve()
+    """
+
+    def __init__(self, requests: TextIO, events: TextIO) -> None:
+        self._requests = requests
+        self._events = events
+        self._writing = threading.Lock()
+        self._jobs: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._cancelled: set[Any] = set()
+        self._closing = threading.Event()
+        self._operations: dict[str, Callable[[Request], dict[str, Any]]] = {
+            "ping": self._ping,
+            "synthesize": self._synthesize,
+            "normalise": self._normalise,
+            "respace": self._respace,
+        }
+
+    def serve(self) -> None:
+        """Run until stdin closes or `close` is called."""
+        threading.Thread(target=self._read, name="requests", daemon=True).start()
+        while True:
+            job = self._jobs.get()
+            if job is None or self._closing.is_set():
+                return
+            self._run(job)
+
+    def close(self) -> None:
+        """Stop after the slices in hand. Safe in a signal handler."""
+        self._closing.set()
+        self._jobs.put(None)
+
+    def _read(self) -> None:
+        for line in self._requests:
+            if line.strip():
+                self._accept(line)
+        self.close()
+        last = threading.Timer(EXIT_GRACE_S, os._exit, args=(1,))
+        last.daemon = True
+        last.start()
+
+    def _accept(self, line: str) -> None:
+        try:
+            request = json.loads(line)
+        except ValueError:
+            request = None
+        if not isinstance(request, dict):
+            self._error(
+                None,
+                Failed(
+                    "request", "A line that is not a request was received.", "Requests are JSON objects, one a line."
+                ),
+            )
+            return
+        identity = request.get("id")
+        if not isinstance(identity, (str, int, float)):
+            self._error(None, Failed("request", "A request without an id was received.", "Give every request an id."))
+        elif request.get("op") == "cancel":
+            self._cancelled.add(identity)
+        elif request.get("op") not in self._operations:
+            self._error(
+                identity,
+                Failed(
+                    "request",
+                    f"There is no operation {request.get('op')!r}.",
+                    f"Known: {', '.join(self._operations)}, cancel.",
+                ),
+            )
+        else:
+            self._jobs.put(request)
+
+    def _run(self, job: Request) -> None:
+        identity = job["id"]
+        try:
+            if self._is_cancelled(identity):
+                raise Cancelled
+            result = self._operations[job["op"]](job)
+        except USMRIError as error:
+            self._error(identity, error)
+        except MemoryError:
+            self._error(
+                identity,
+                Failed(
+                    "memory",
+                    "There is not enough memory for this image.",
+                    "Close other programs, or use a smaller image.",
+                ),
+            )
+        except Exception as error:
+            # The traceback goes to stderr for the log; the user gets a sentence.
+            traceback.print_exc(file=sys.stderr)
+            self._error(
+                identity,
+                Failed(
+                    "internal",
+                    f"An unexpected fault stopped the work ({type(error).__name__}).",
+                    "Please report it with the log.",
+                ),
+            )
+        else:
+            self._emit(identity, "done", result=result)
+        finally:
+            self._cancelled.discard(identity)
+
+    def _ping(self, job: Request) -> dict[str, Any]:
+        from USMRISynthesisLib import __version__
+
+        return {"version": __version__, "pid": os.getpid(), "python": sys.version.split()[0]}
+
+    def _synthesize(self, job: Request) -> dict[str, Any]:
+        from USMRISynthesisLib.io.volume import Volume
+        from USMRISynthesisLib.synthesis.pipeline import synthesize
+
+        source, target = _path(job, "input"), _path(job, "output")
+        trusted = job.get("trust_model") is True
+        volume = Volume.read(source)
+        result = synthesize(
+            volume,
+            model=str(job.get("model") or "default"),
+            device=str(job.get("device") or "auto"),
+            planes=str(job.get("planes") or "axial"),
+            transform=_transform(job),
+            progress=self._progress(job),
+            cancel=self._cancel(job),
+            log=self._log(job),
+            consent=lambda sha256, name: trusted,
+            unreliable=job.get("unreliable") is True,
+            gestational_age=_weeks(job),
+        )
+        if job.get("confidence"):
+            result.confidence.write(_path(job, "confidence"), compress=False)
+        if job.get("masks"):
+            from USMRISynthesisLib.ultrasound.gate import find_fan
+
+            fan = find_fan(volume.array, volume.spacing)
+            masks = fan.astype("uint8") + (fan & (result.confidence.array > 0))
+            Volume(masks, volume.ijk_to_ras).write(_path(job, "masks"), compress=False)
+        result.mr.write(target, compress=job.get("compress") is True)
+        provenance = result.provenance
+        return {
+            "output": str(target),
+            "confidence": job.get("confidence"),
+            "masks": job.get("masks"),
+            "ras_to_canonical": result.transform.ravel().tolist(),
+            "trusted": result.trusted,
+            "score": provenance["alignment"]["score"],
+            "method": provenance["alignment"]["method"],
+            "provenance": provenance,
+        }
+
+    def _normalise(self, job: Request) -> dict[str, Any]:
+        from USMRISynthesisLib.io.volume import Volume
+        from USMRISynthesisLib.synthesis.pipeline import normalise
+
+        source, target = _path(job, "input"), _path(job, "output")
+        result = normalise(
+            Volume.read(source),
+            transform=_transform(job),
+            progress=self._progress(job),
+            cancel=self._cancel(job),
+            log=self._log(job),
+            gestational_age=_weeks(job),
+        )
+        result.canonical.write(target, compress=False)
+        return {
+            "output": str(target),
+            "confidence": None,
+            "ras_to_canonical": result.transform.ravel().tolist(),
+            "trusted": result.trusted,
+            "score": result.provenance["alignment"]["score"],
+            "method": result.provenance["alignment"]["method"],
+            "provenance": result.provenance,
+        }
+
+    def _respace(self, job: Request) -> dict[str, Any]:
+        from USMRISynthesisLib.io.volume import Volume
+        from USMRISynthesisLib.spacing.pipeline import respace
+
+        source, target = _path(job, "input"), _path(job, "output")
+        trusted = job.get("trust_model") is True
+        result = respace(
+            Volume.read(source),
+            spacing=job.get("spacing"),
+            axis=job.get("axis"),
+            model=str(job.get("model") or "spacing"),
+            device=str(job.get("device") or "auto"),
+            consistency=job.get("consistency") is True,
+            progress=self._progress(job),
+            cancel=self._cancel(job),
+            consent=lambda sha256, name: trusted,
+        )
+        result.mr.write(target, compress=job.get("compress") is True)
+        return {"output": str(target), "consistency": result.consistency, "provenance": result.provenance}
+
+    def _is_cancelled(self, identity: Any) -> bool:
+        return identity in self._cancelled or self._closing.is_set()
+
+    def _cancel(self, job: Request) -> Callable[[], bool]:
+        return lambda: self._is_cancelled(job["id"])
+
+    def _progress(self, job: Request) -> Callable[[float, str], None]:
+        return lambda value, stage: self._emit(job["id"], "progress", value=round(value, 4), stage=stage)
+
+    def _log(self, job: Request) -> Callable[[str, str], None]:
+        return lambda level, text: self._emit(job["id"], "log", level=level, text=text)
+
+    def _error(self, identity: Any, error: USMRIError) -> None:
+        category = (
+            "refused" if isinstance(error, Refused) else "cancelled" if isinstance(error, Cancelled) else "failed"
+        )
+        consent = (
+            {"model": error.name, "sha256": error.sha256}
+            if error.kind == "consent" and hasattr(error, "sha256") and hasattr(error, "name")
+            else {}
+        )
+        self._emit(
+            identity, "error", category=category, kind=error.kind, message=error.message, remedy=error.remedy, **consent
+        )
+
+    def _emit(self, identity: Any, event: str, **content: Any) -> None:
+        line = json.dumps({"id": identity, "event": event, **content}, allow_nan=False) + "\n"
+        try:
+            with self._writing:
+                self._events.write(line)
+                self._events.flush()
+        except (OSError, ValueError):  # nobody reads any more
+            self.close()
+
+
+def _path(job: Request, name: str) -> Path:
+    value = job.get(name)
+    if not isinstance(value, str) or not value:
+        raise Failed("request", f"The request has no {name!r} path.", "Give it one.")
+    return Path(value)
+
+
+def _transform(job: Request) -> Any:
+    """The request's 16 numbers as a 4x4 array, or None."""
+    values = job.get("transform")
+    if values is None:
+        return None
+    import numpy as np
+
+    try:
+        matrix = np.asarray(values, dtype=np.float64).reshape(4, 4)
+    except (TypeError, ValueError) as error:
+        raise Failed("transform", "The transform is not 16 numbers.", "Give a 4x4 matrix, row by row.") from error
+    return matrix
+
+
+def _weeks(job: Request) -> float | None:
+    """The request's gestational age, or None."""
+    value = job.get("gestational_age")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise Failed("request", "The gestational age is not a number.", "Give it in weeks, or leave it out.")
+    return None if value is None else float(value)
+
+
+def main() -> int:
+    """Serve on this process's stdin and stdout. stdout carries events and nothing else, whatever prints."""
+    # Before torch is loaded: threads that wait must not spin, or a busy machine (Slicer draws) slows it tenfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    os.dup2(2, 1)  # what C code or a library prints joins stderr
+    sys.stdout = sys.stderr
+    requests = os.fdopen(os.dup(0), "r", encoding="utf-8", errors="replace", newline="\n")
+    worker = Worker(requests, events)
+    for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: worker.close())
+    worker.serve()
+    events.close()
+    return 0
