@@ -23,6 +23,8 @@ class qSlicerLayoutManager(bare_class("qSlicerLayoutManager")):  # type: ignore[
         self._three_d: list[Any] = []
         self._value_layout = 0
         self.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        for widget in self._widgets.values():
+            widget._settle()    # long before anybody uses them
 
     def layoutLogic(self) -> Any:
         return self._logic
@@ -54,6 +56,18 @@ class qSlicerLayoutManager(bare_class("qSlicerLayoutManager")):  # type: ignore[
         root = ElementTree.fromstring(node.GetLayoutDescription(node.GetViewArrangement()))
         return [view.get("singletontag") for view in root.iter("view")
                 if view.get("class") == "vtkMRMLSliceNode"]
+
+    def _forget_views(self, kept: tuple[str, ...] = ("Red", "Yellow", "Green")) -> None:
+        """As after a start of Slicer: the slice views of other layouts are to be made yet."""
+        for name in [one for one in self._widgets if one not in kept]:
+            widget = self._widgets.pop(name)
+            slicer.app.applicationLogic().GetSliceLogics().RemoveItem(widget.sliceLogic())
+            slice_node, composite = widget.mrmlSliceNode(), widget.mrmlSliceCompositeNode()
+            widget.sliceView().setMRMLSliceNode(None)
+            widget.sliceLogic().SetMRMLScene(None)
+            for node in (composite, slice_node):
+                if node is not None and node.GetScene() is not None:
+                    node.GetScene().RemoveNode(node)
 
     def _create_views(self) -> None:
         views = self._logic.GetViewNodes()

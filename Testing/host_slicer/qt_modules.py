@@ -41,5 +41,5 @@ class CtkModule(types.ModuleType):
 def slicer_qt_classes() -> dict[str, type]:
     """qMRML... and qSlicer... widget classes, to be found in `slicer`."""
     return {name: slicer_class(name) for name in ("qMRMLWidget", "qMRMLNodeComboBox", "qMRMLSliceWidget",
-                                                  "qMRMLSliceView", "qSlicerWidget", "qSlicerApplication",
+                                                  "qMRMLSliceView", "qMRMLSliceControllerWidget", "qSlicerWidget", "qSlicerApplication",
                                                   "qSlicerLayoutManager")}
