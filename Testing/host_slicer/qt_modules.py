@@ -40,6 +40,6 @@ class CtkModule(types.ModuleType):
 
 def slicer_qt_classes() -> dict[str, type]:
     """qMRML... and qSlicer... widget classes, to be found in `slicer`."""
-    return {name: slicer_class(name) for name in ("qMRMLWidget", "qMRMLNodeComboBox", "qMRMLSliceWidget",
-                                                  "qMRMLSliceView", "qMRMLSliceControllerWidget", "qSlicerWidget", "qSlicerApplication",
-                                                  "qSlicerLayoutManager")}
+    names = ("qMRMLWidget", "qMRMLNodeComboBox", "qMRMLSliceWidget", "qMRMLSliceView", "qMRMLSliceControllerWidget",
+             "qSlicerWidget", "qSlicerApplication", "qSlicerLayoutManager")
+    return {name: slicer_class(name) for name in names}

@@ -49,7 +49,7 @@ class qMRMLSliceView(bare_class("qMRMLSliceView")):  # type: ignore[misc]
         self._annotation.SetMaximumFontSize(14)
         self._overlay.AddViewProp(self._annotation)
         self._managers = vtk_manager_group(self._renderer)
-        self._style = slicer.vtkMRMLSliceViewInteractorStyle()   # the first to hear the mouse; it aborts what it handles
+        self._style = slicer.vtkMRMLSliceViewInteractorStyle()   # hears the mouse first; aborts what it handles
         self._style.SetDisplayableManagers(self._managers)
         self._style.SetInteractor(self._interactor)
         self._slice_node: Any = None

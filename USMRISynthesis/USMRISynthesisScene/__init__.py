@@ -12,6 +12,7 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     torch_install.py    is torch there, and who installs it
     offline.py          PyTorch without network
     layout.py           ultrasound | fused | MR-like, side by side
+    view_fit.py         slices through the head, which fills the views
     reveal.py           the MR-like image alone, in a window at the mouse
     rendering.py        the MR-like image in 3D
     export.py           captures, report, DICOM

@@ -36,6 +36,7 @@ def capture_views(output: slicer.vtkMRMLScalarVolumeNode, fusion: float = layout
         raise Failed("no-views", _("There are no views to capture."), _("Start Slicer with its main window."))
     marking.keep_marked()
     slicer.app.processEvents()
+    layout.settle()
     manager = slicer.app.layoutManager()
     return {title: _picture(manager.sliceWidget(tag).sliceView()) for tag, title in _TITLES.items()}
 

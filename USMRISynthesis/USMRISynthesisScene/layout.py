@@ -1,7 +1,8 @@
 """Ultrasound | fused | MR-like, side by side, in views of their own: one plane, three planes, or with a 3D view.
 
 The views of one plane form one view group and are linked and hot-linked: scrolling, zooming and turning one moves all
-three. The user's own views are not touched, and the layout that was there before is one click away.
+three. What they show is not linked, since that is what they differ in. The user's own views are not touched, and the
+layout that was there before is one click away.
 """
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import slicer
-import vtk
 
 from USMRISynthesisScene.nodes import is_frame
+from USMRISynthesisScene.view_fit import MOST_TURNS, Settling, fit_views, head_region
 
 LAYOUT_ID = 27182           # any number that Slicer (below 1000) and other extensions do not use
 PLANES_LAYOUT_ID = LAYOUT_ID + 1
@@ -23,6 +24,7 @@ SPACE = "USMRI-3D"
 PLANES = ("Axial", "Coronal", "Sagittal")
 FUSION = 0.5
 _PREVIOUS = "USMRISynthesis.PreviousLayout"
+_settling: Settling | None = None
 
 _VIEWS = ((ULTRASOUND, "US", "#4C9BE8"), (FUSED, "US + MR-like", "#8E7CC3"), (MR, "MR-like", "#E8A33D"))
 
@@ -95,13 +97,26 @@ def comparison_widgets(*roles: str) -> Iterator[Any]:
 def leave_comparison() -> None:
     """Back to the layout from which the comparison was opened."""
     if is_shown():
+        if _settling is not None:
+            _settling.stop()
         manager = slicer.app.layoutManager()
         previous = manager.layoutLogic().GetLayoutNode().GetAttribute(_PREVIOUS)
         manager.setLayout(int(previous) if previous else slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
 
 
+def keep_layers_apart() -> None:
+    """Volumes and opacities of a comparison view stay its own, whatever links the views.
+
+    Slicer's link logic would copy them to all views of the group, also when a program changes them: the slider in the
+    view's bar follows, and counts as the user. The mask that stops this is not saved with a scene.
+    """
+    for widget in comparison_widgets(ULTRASOUND, FUSED, MR):
+        widget.mrmlSliceCompositeNode().SetInteractionFlagsModifier(0)
+
+
 def set_fusion(fusion: float) -> None:
     """Opacity, 0-1, of the MR-like image over the ultrasound in the fused views."""
+    keep_layers_apart()
     for widget in comparison_widgets(FUSED):
         if widget.mrmlSliceCompositeNode().GetForegroundVolumeID():
             widget.mrmlSliceCompositeNode().SetForegroundOpacity(fusion)
@@ -109,26 +124,29 @@ def set_fusion(fusion: float) -> None:
 
 def show_labels(labels: slicer.vtkMRMLLabelMapVolumeNode | None) -> None:
     """Outline a label map in the ultrasound views and the fused views; None takes it away."""
+    keep_layers_apart()
     for widget in comparison_widgets(ULTRASOUND, FUSED):
         composite = widget.mrmlSliceCompositeNode()
-        with _Unlinked([composite]):
-            composite.SetLabelVolumeID(labels.GetID() if labels is not None else None)
-            composite.SetLabelOpacity(1.0)
+        composite.SetLabelVolumeID(labels.GetID() if labels is not None else None)
+        composite.SetLabelOpacity(1.0)
         widget.mrmlSliceNode().SetUseLabelOutline(True)
 
 
 def show_over(role: str, volume: slicer.vtkMRMLScalarVolumeNode | None, opacity: float = 0.4) -> None:
     """Lay a volume, such as the support map, over the views of a role; None takes it away."""
+    keep_layers_apart()
     for widget in comparison_widgets(role):
         composite = widget.mrmlSliceCompositeNode()
-        with _Unlinked([composite]):
-            composite.SetForegroundVolumeID(volume.GetID() if volume is not None else None)
-            composite.SetForegroundOpacity(opacity if volume is not None else 0.0)
+        composite.SetForegroundVolumeID(volume.GetID() if volume is not None else None)
+        composite.SetForegroundOpacity(opacity if volume is not None else 0.0)
 
 
 def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMRMLScalarVolumeNode,
                     fusion: float = FUSION, layout: int = LAYOUT_ID) -> bool:
-    """Switch to a comparison layout and show the two volumes in it.
+    """Switch to a comparison layout and show the two volumes in it, filled by the head.
+
+    Views that are new or change their size are fitted again as soon as they have settled, which is after this
+    function has returned; `settle` waits for it.
 
     Args:
         fusion: opacity of the MR-like image over the ultrasound in the middle view, 0-1.
@@ -137,6 +155,7 @@ def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMR
     Returns:
         False where there are no views (Slicer without a main window).
     """
+    global _settling
     manager = slicer.app.layoutManager()
     if manager is None:
         return False
@@ -145,74 +164,59 @@ def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMR
         manager.layoutLogic().GetLayoutNode().SetAttribute(_PREVIOUS, str(manager.layout))
     if layout == PLANES_LAYOUT_ID and is_frame(ultrasound):
         layout = LAYOUT_ID
+    settled = manager.layout == layout and not is_settling()
+    if _settling is not None:
+        _settling.stop()
     manager.setLayout(layout)
-    widgets = list(comparison_widgets(ULTRASOUND, FUSED, MR))
-    with _Unlinked([widget.mrmlSliceCompositeNode() for widget in widgets], linked=True):
+    keep_layers_apart()
+    for plane in planes_shown():
+        for role, background, foreground in ((ULTRASOUND, ultrasound, None), (FUSED, ultrasound, mr), (MR, mr, None)):
+            widget = manager.sliceWidget(view_tag(role, plane))
+            composite = widget.mrmlSliceCompositeNode()
+            composite.SetBackgroundVolumeID(background.GetID())
+            composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
+            composite.SetForegroundOpacity(fusion if foreground else 0.0)
+            composite.SetLabelVolumeID(None)
+            composite.SetLinkedControl(True)
+            composite.SetHotLinkedControl(True)
+            widget.mrmlSliceNode().SetViewGroup(VIEW_GROUP + PLANES.index(plane))   # the layout: to new views only
+    region = head_region(mr)
+
+    def fit() -> bool:
+        if not _is_compared(ultrasound, mr, layout):
+            return False
         for plane in planes_shown():
-            for role, background, foreground in ((ULTRASOUND, ultrasound, None), (FUSED, ultrasound, mr),
-                                                 (MR, mr, None)):
-                widget = manager.sliceWidget(view_tag(role, plane))
-                composite = widget.mrmlSliceCompositeNode()
-                composite.SetBackgroundVolumeID(background.GetID())
-                composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
-                composite.SetForegroundOpacity(fusion if foreground else 0.0)
-                composite.SetLabelVolumeID(None)
-                _face(widget, ultrasound, plane)
+            fit_views([manager.sliceWidget(view_tag(role, plane)) for role in (ULTRASOUND, FUSED, MR)],
+                      ultrasound, region, plane)
+        return True
+
+    if settled:
+        fit()
+    else:
+        _settling = Settling(fit, [one.mrmlSliceNode() for one in comparison_widgets(ULTRASOUND, FUSED, MR)])
     return True
 
 
-class _Unlinked:
-    """While composites are set: a linked view would copy its volumes to the others. Afterwards as before, or linked."""
-
-    def __init__(self, composites: list[Any], linked: bool | None = None) -> None:
-        self._composites = composites
-        self._after = [(one.GetLinkedControl() if linked is None else linked,
-                        one.GetHotLinkedControl() if linked is None else linked) for one in composites]
-
-    def __enter__(self) -> None:
-        for composite in self._composites:
-            composite.SetHotLinkedControl(False)
-            composite.SetLinkedControl(False)
-
-    def __exit__(self, *_: object) -> None:
-        for composite, (linked, hot) in zip(self._composites, self._after, strict=True):
-            composite.SetLinkedControl(linked)
-            composite.SetHotLinkedControl(hot)
+def is_settling() -> bool:
+    """Whether views that were opened just now may still change their size and their slice."""
+    return _settling is not None and _settling.pending
 
 
-def _face(widget: slicer.qMRMLSliceWidget, volume: slicer.vtkMRMLScalarVolumeNode, plane: str) -> None:
-    """Look at the volume's own planes, since an oblique volume or a frame has no anatomical ones."""
-    slice_node = widget.mrmlSliceNode()
-    slice_node.SetViewGroup(VIEW_GROUP + PLANES.index(plane))     # the layout gives it to new views only
-    slice_node.SetOrientation(plane)
-    if is_frame(volume):
-        _look_along_k(slice_node, volume)
-    else:
-        slice_node.RotateToVolumePlane(volume)
-    widget.sliceLogic().FitSliceToBackground()
-    slice_node.UpdateMatrices()
-    bounds = [0.0] * 6
-    volume.GetRASBounds(bounds)
-    slice_node.JumpSliceByOffsetting(*[(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)])
+def settle() -> None:
+    """Wait until views that were opened just now show what they shall, as captures must. Processes events."""
+    for _turn in range(MOST_TURNS):
+        if is_settling():
+            slicer.app.processEvents()
 
 
-def _look_along_k(slice_node: slicer.vtkMRMLSliceNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """A frame fills the view only when the slice lies in its plane, i to the right and j downwards."""
-    to_world = vtk.vtkMatrix4x4()
-    parent = volume.GetParentTransformNode()
-    if parent is not None and parent.IsTransformToWorldLinear():
-        parent.GetMatrixTransformToWorld(to_world)
-    ijk_to_ras = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(ijk_to_ras)
-    vtk.vtkMatrix4x4.Multiply4x4(to_world, ijk_to_ras, ijk_to_ras)
-    right, down = ([ijk_to_ras.GetElement(row, axis) for row in range(3)] for axis in (0, 1))
-    up = [-value for value in down]
-    vtk.vtkMath.Normalize(right)
-    vtk.vtkMath.Normalize(up)
-    normal = [0.0, 0.0, 0.0]
-    vtk.vtkMath.Cross(right, up, normal)
-    centre = [0.0] * 6
-    volume.GetRASBounds(centre)
-    middle = [(centre[2 * axis] + centre[2 * axis + 1]) / 2 for axis in range(3)]
-    slice_node.SetSliceToRASByNTP(*normal, *right, *middle, 0)
-
+def _is_compared(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMRMLScalarVolumeNode, layout: int) -> bool:
+    """Whether the views still show these two; not so after the scene, the layout or the volumes have changed."""
+    manager, scene = slicer.app.layoutManager(), slicer.mrmlScene
+    if manager is None or manager.layout != layout or scene.IsClosing():
+        return False
+    if ultrasound.GetScene() is not scene or mr.GetScene() is not scene:
+        return False
+    shown = [(widget.mrmlSliceCompositeNode().GetBackgroundVolumeID(), node.GetID())
+             for role, node in ((ULTRASOUND, ultrasound), (FUSED, ultrasound), (MR, mr))
+             for widget in comparison_widgets(role)]
+    return all(one == other for one, other in shown)

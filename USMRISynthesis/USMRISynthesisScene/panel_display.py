@@ -44,6 +44,7 @@ class DisplaySection:
 
     def refresh(self) -> None:
         """What can be used now."""
+        layout.keep_layers_apart()      # a scene that was loaded brings its views without it
         output = self._result()
         allow((self.ui.compareButton, self.ui.contourCheckBox, self.ui.windowComboBox, self.ui.fadeSlider,
                self.ui.viewsComboBox, self.ui.revealCheckBox), output is not None, NO_RESULT)

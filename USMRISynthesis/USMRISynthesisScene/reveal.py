@@ -9,6 +9,7 @@ from slicer.util import VTKObservationMixin
 from USMRISynthesisScene import layout
 
 HALF_SIDE = 45      # pixels
+_PRIORITY = 10.0    # before Slicer's interactor style, which ends the event after it has moved the crosshair
 
 
 class Reveal:
@@ -47,8 +48,8 @@ class _Window(VTKObservationMixin):
         self._renderer = self._view.renderWindow().GetRenderers().GetFirstRenderer()
         self._renderer.AddViewProp(self._actor)
         interactor = self._view.interactor()
-        self.addObserver(interactor, vtk.vtkCommand.MouseMoveEvent, self._on_move)
-        self.addObserver(interactor, vtk.vtkCommand.LeaveEvent, self._on_leave)
+        self.addObserver(interactor, vtk.vtkCommand.MouseMoveEvent, self._on_move, priority=_PRIORITY)
+        self.addObserver(interactor, vtk.vtkCommand.LeaveEvent, self._on_leave, priority=_PRIORITY)
 
     def close(self) -> None:
         self.removeObservers()
