@@ -135,7 +135,7 @@ def test_one_plane_after_three_fits_again() -> None:
         resize_view(view(role), (318, 140))
     layout.show_comparison(source, output)
     for role in ROLES:
-        resize_view(view(role), (318, 441))     # what the layout does, later
+        resize_view(view(role), (150, 441))     # what the layout does, later
     let_settle()
     assert_filled_by_the_head(view(layout.MR))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
-from host_slicer.slice_view import leave_mouse, move_mouse, picture_of, picture_of_3d, write_png
+from host_slicer.slice_view import leave_mouse, move_mouse, picture_of, picture_of_3d, scroll, write_png
 from scenery import PICTURES, add_frame, add_head, add_result, is_idle, play, spin_until
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisScene import layout, marking, nodes
@@ -140,6 +140,54 @@ def test_support_map_lies_in_green_over_the_ultrasound_only(done: Any, ui: Any) 
     assert np.array_equal(picture_of(view(layout.ULTRASOUND)), before[layout.ULTRASOUND])
 
 
+@pytest.mark.parametrize("shown", ["One plane", "Three planes"])
+def test_fading_changes_the_fused_views_only(shown: str, done: Any, ui: Any) -> None:
+    choose(ui, shown)
+    ui.supportCheckBox.click()
+    others = {(role, plane): (view(role, plane).mrmlSliceCompositeNode().GetForegroundOpacity(),
+                              picture_of(view(role, plane)))
+              for role in (layout.ULTRASOUND, layout.MR) for plane in layout.planes_shown()}
+    assert {opacity for opacity, _picture in others.values()} == {0.0, 0.4}
+    for linked, hot in ((True, True), (True, False), (False, False), (False, True)):
+        for widget in layout.comparison_widgets(layout.ULTRASOUND, layout.FUSED, layout.MR):
+            widget.mrmlSliceCompositeNode().SetLinkedControl(linked)
+            widget.mrmlSliceCompositeNode().SetHotLinkedControl(hot)
+        for share in (0.0, 1.0):
+            ui.fadeSlider._spin.setValue(share)
+            for plane in layout.planes_shown():
+                assert view(layout.FUSED, plane).mrmlSliceCompositeNode().GetForegroundOpacity() == share
+            for (role, plane), (opacity, picture) in others.items():
+                assert view(role, plane).mrmlSliceCompositeNode().GetForegroundOpacity() == opacity
+                assert np.array_equal(picture_of(view(role, plane)), picture)
+
+
+def test_slicer_s_own_fade_in_one_view_leaves_the_support_map_alone(done: Any, ui: Any) -> None:
+    ui.compareButton.click()
+    ui.supportCheckBox.click()
+    before = {role: picture_of(view(role)) for role in (layout.ULTRASOUND, layout.MR)}
+    for role, opacity in ((layout.FUSED, 0.0), (layout.MR, 0.75), (layout.FUSED, 1.0)):
+        view(role).sliceController().setForegroundOpacity(opacity)
+        assert view(role).mrmlSliceCompositeNode().GetForegroundOpacity() == opacity
+        assert view(layout.ULTRASOUND).mrmlSliceCompositeNode().GetForegroundOpacity() == 0.4
+        for one, picture in before.items():
+            assert np.array_equal(picture_of(view(one)), picture)
+
+
+def test_support_map_keeps_its_opacity_in_a_scene_that_was_loaded(done: Any, ui: Any, panel: Any) -> None:
+    """What keeps the layers apart is not saved with a scene."""
+    ui.compareButton.click()
+    ui.supportCheckBox.click()
+    for role in (layout.ULTRASOUND, layout.FUSED, layout.MR):
+        view(role).mrmlSliceCompositeNode().ResetInteractionFlagsModifier()
+    panel.panel.refresh()
+    view(layout.FUSED).sliceController().setForegroundOpacity(1.0)
+    assert view(layout.ULTRASOUND).mrmlSliceCompositeNode().GetForegroundOpacity() == 0.4
+    for role in (layout.ULTRASOUND, layout.FUSED, layout.MR):
+        view(role).mrmlSliceCompositeNode().ResetInteractionFlagsModifier()
+    ui.fadeSlider._spin.setValue(0.25)
+    assert view(layout.ULTRASOUND).mrmlSliceCompositeNode().GetForegroundOpacity() == 0.4
+
+
 def test_a_probability_covers_what_is_not_to_be_believed_in_the_mr_like_view(panel: Any, ui: Any) -> None:
     source = add_head()
     ui.makeSupportCheckBox.checked = True
@@ -194,6 +242,24 @@ def test_window_at_the_mouse_shows_the_mr_like_image_alone(done: Any, ui: Any) -
     assert np.abs(seen[window].astype(int) - mr[window]).mean() < 2       # what it shows is what the other view shows
     leave_mouse(view(layout.FUSED))
     assert np.array_equal(picture_of(view(layout.FUSED)), fused)
+
+
+def test_window_at_the_mouse_leaves_the_mouse_to_slicer(done: Any, ui: Any) -> None:
+    ui.compareButton.click()
+    crosshair = slicer.util.getNode("vtkMRMLCrosshairNodedefault")
+    moved, places = [0, 0, 0], []
+    for _ in range(2):
+        move_mouse(view(layout.FUSED), 40, 60)
+        move_mouse(view(layout.FUSED), 160, 130)
+        crosshair.GetCursorPositionRAS(moved)
+        before = view(layout.FUSED).sliceLogic().GetSliceOffset()
+        scroll(view(layout.FUSED), 2)
+        places.append((list(moved), view(layout.FUSED).sliceLogic().GetSliceOffset() - before))
+        scroll(view(layout.FUSED), -2)
+        ui.revealCheckBox.click()
+    assert places[0][0] == places[1][0] != [0, 0, 0]        # without the window, with it
+    assert places[0][1] == places[1][1] != 0
+    assert view(layout.MR).sliceLogic().GetSliceOffset() == view(layout.FUSED).sliceLogic().GetSliceOffset()
 
 
 def test_window_at_the_mouse_stays_within_the_view_and_ends_with_its_box(done: Any, ui: Any) -> None:
