@@ -11,7 +11,7 @@ import vtk
 from host_slicer.slice_view import let_settle, picture_of, resize_view, scroll, write_png
 from PySide6 import QtCore
 from scenery import PICTURES, add_frame, add_head, add_result, ijk_to_ras, put_under_a_transform
-from USMRISynthesisLib.volume import Volume
+from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisScene import export, layout, nodes, view_fit
 
 ROLES = (layout.ULTRASOUND, layout.FUSED, layout.MR)

@@ -19,7 +19,7 @@ from USMRISynthesisScene.nodes import is_frame
 
 MARGIN = 1.2        # of the extent of the head inside its skull: room for the skull and the texts
 _QUIET_TURNS = 2    # of the event loop, after which a view counts as settled
-MOST_TURNS = 20    # a layout that goes on changing is somebody else's doing
+MOST_TURNS = 20     # a layout that goes on changing is somebody else's doing
 
 
 @dataclass(frozen=True)
