@@ -1,6 +1,8 @@
 """New comparison views come to show the head's middle, uncropped and filled by it, and nobody is disturbed."""
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -181,6 +183,16 @@ def test_scene_closed_before_the_views_have_settled() -> None:
     slicer.mrmlScene.Clear(False)
     let_settle()
     assert not layout.is_settling()
+
+
+def test_waiting_for_the_views_keeps_no_volume_in_memory() -> None:
+    source, output = small_head_in_a_large_volume("plain")
+    layout.show_comparison(source, output)
+    slicer.mrmlScene.Clear(False)
+    volumes = [weakref.ref(source), weakref.ref(output)]
+    del source, output
+    gc.collect()
+    assert [one() for one in volumes] == [None, None]
 
 
 def test_second_comparison_before_the_first_has_settled_wins() -> None:

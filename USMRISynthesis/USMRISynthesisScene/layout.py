@@ -7,12 +7,13 @@ layout that was there before is one click away.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import slicer
 
 from USMRISynthesisScene.nodes import is_frame
-from USMRISynthesisScene.view_fit import MOST_TURNS, Settling, fit_views, head_region
+from USMRISynthesisScene.view_fit import MOST_TURNS, Region, Settling, fit_views, head_region
 
 LAYOUT_ID = 27182           # any number that Slicer (below 1000) and other extensions do not use
 PLANES_LAYOUT_ID = LAYOUT_ID + 1
@@ -180,16 +181,7 @@ def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMR
             composite.SetLinkedControl(True)
             composite.SetHotLinkedControl(True)
             widget.mrmlSliceNode().SetViewGroup(VIEW_GROUP + PLANES.index(plane))   # the layout: to new views only
-    region = head_region(mr)
-
-    def fit() -> bool:
-        if not _is_compared(ultrasound, mr, layout):
-            return False
-        for plane in planes_shown():
-            fit_views([manager.sliceWidget(view_tag(role, plane)) for role in (ULTRASOUND, FUSED, MR)],
-                      ultrasound, region, plane)
-        return True
-
+    fit = partial(_fit, ultrasound.GetID(), mr.GetID(), head_region(mr), layout)    # keeps no volume in memory
     if settled:
         fit()
     else:
@@ -209,14 +201,17 @@ def settle() -> None:
             slicer.app.processEvents()
 
 
-def _is_compared(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMRMLScalarVolumeNode, layout: int) -> bool:
-    """Whether the views still show these two; not so after the scene, the layout or the volumes have changed."""
-    manager, scene = slicer.app.layoutManager(), slicer.mrmlScene
-    if manager is None or manager.layout != layout or scene.IsClosing():
+def _fit(ultrasound_id: str, mr_id: str, region: Region, layout: int) -> bool:
+    """Fit the views, if they still show these two volumes; not so after scene, layout or volumes have changed."""
+    manager = slicer.app.layoutManager()
+    ultrasound = slicer.mrmlScene.GetNodeByID(ultrasound_id)
+    if manager is None or manager.layout != layout or slicer.mrmlScene.IsClosing() or ultrasound is None:
         return False
-    if ultrasound.GetScene() is not scene or mr.GetScene() is not scene:
-        return False
-    shown = [(widget.mrmlSliceCompositeNode().GetBackgroundVolumeID(), node.GetID())
-             for role, node in ((ULTRASOUND, ultrasound), (FUSED, ultrasound), (MR, mr))
-             for widget in comparison_widgets(role)]
-    return all(one == other for one, other in shown)
+    for role, shown in ((ULTRASOUND, ultrasound_id), (FUSED, ultrasound_id), (MR, mr_id)):
+        for widget in comparison_widgets(role):
+            if widget.mrmlSliceCompositeNode().GetBackgroundVolumeID() != shown:
+                return False
+    for plane in planes_shown():
+        fit_views([manager.sliceWidget(view_tag(role, plane)) for role in (ULTRASOUND, FUSED, MR)],
+                  ultrasound, region, plane)
+    return True
