@@ -151,7 +151,8 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
                    outputVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None, model: str = "default",
                    device: str = "auto", planes: str = "axial", transform: Any = None,
                    progress: Any = None, support: bool = False, masks: bool = False,
-                   unreliable: bool = False, gestational_age: float | None = None) -> slicer.vtkMRMLScalarVolumeNode:
+                   unreliable: bool = False, gestational_age: float | None = None,
+                   allow_low_confidence: bool = False) -> slicer.vtkMRMLScalarVolumeNode:
         """Make an MR-like volume and return its node. Blocks until it is done.
 
         :param usVolumeNode: greyscale ultrasound of the head, a 3D volume or one frame
@@ -164,7 +165,8 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         :param progress: called as progress(fraction, stage)
         :param support: also add the map of how probable it is that the grey is right; of a frame, where the beam was
         :param masks: also add a segmentation of the fan and the head
-        :param unreliable: go on although the head was not found reliably, which is refused otherwise
+        :param allow_low_confidence: go on although the head was not found reliably, which is refused otherwise;
+            ``unreliable`` is its former name
         :param gestational_age: weeks (14 to 42) where it is known, a prior for the head's size
         :raises USMRISynthesisLib.errors.USMRIError: Refused, Failed or Cancelled; the message names the remedy
         """
@@ -173,8 +175,8 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
 
         require_torch()
         self.synthesizer.start(usVolumeNode, outputVolumeNode, model=model, device=device, planes=planes,
-                               transform=transform, support=support, masks=masks, unreliable=unreliable,
-                               gestational_age=gestational_age,
+                               transform=transform, support=support, masks=masks,
+                               unreliable=unreliable or allow_low_confidence, gestational_age=gestational_age,
                                reports=Reports(progress=progress) if progress else Reports())
         return self.synthesizer.wait()
 

@@ -44,9 +44,9 @@ def prepared(kind: str, size: int, folder: Path) -> Path:
     fine = resample(head.array, np.linalg.inv(head.ijk_to_ras) @ matrix, (size, size, size), 1, 0.0)
     volume = Volume(np.clip(np.rint(fine), 0, 255).astype(np.uint8), matrix)
     if kind == "slow":
-        from USMRISynthesisLib.evaluation.alignment.negatives import emptied
+        from USMRISynthesisLib.evaluation.alignment.negatives import remove_head
 
-        volume = emptied(volume, find_fan(volume.array, volume.spacing), np.random.default_rng(1))
+        volume = remove_head(volume, find_fan(volume.array, volume.spacing), np.random.default_rng(1))
     volume.write(path, compress=False)
     return path
 

@@ -38,7 +38,7 @@ from USMRISynthesisLib.errors import Cancelled, Failed
 from USMRISynthesisLib.geometry import planes
 from USMRISynthesisLib.geometry.canonical import SIZE, canonical_axis_mm
 from USMRISynthesisLib.io.volume import Volume
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 from USMRISynthesisLib.synthesis.attention import attend_linear
 from USMRISynthesisLib.synthesis.engine import load_generator, run_slices
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
@@ -82,7 +82,7 @@ def run_shipped(model: str, count: int, *, full: bool = False, **options: Any) -
         z_mm,
         neighbours=form.neighbours,
         location=form.location,
-        plane=planes.code("axial", form.planes),
+        plane=planes.plane_code("axial", form.planes),
         dtype=torch.float32 if full else generator.dtype,
         **options,
     )
@@ -196,9 +196,9 @@ def untrained(folder: Path) -> str:
     with torch.no_grad(), warnings.catch_warnings():  # as training.export does it
         warnings.simplefilter("ignore")
         example = torch.zeros(2, config.in_channels, SIZE, SIZE)
-        torch.jit.trace(generator, example, check_trace=False).save(str(folder / weights.WEIGHTS))
-    sha256 = hashlib.sha256((folder / weights.WEIGHTS).read_bytes()).hexdigest()
-    (folder / weights.MANIFEST).write_text(
+        torch.jit.trace(generator, example, check_trace=False).save(str(folder / store.WEIGHTS))
+    sha256 = hashlib.sha256((folder / store.WEIGHTS).read_bytes()).hexdigest()
+    (folder / store.MANIFEST).write_text(
         json.dumps(
             {
                 "name": "untrained",
@@ -221,13 +221,13 @@ def untrained(folder: Path) -> str:
             }
         )
     )
-    weights.verified_bytes(folder, consent=lambda *_: True)
+    store.verified_bytes(folder, consent=lambda *_: True)
     return str(folder)
 
 
 def shape_of(model: str) -> GeneratorConfig:
     """The generator's shape from its manifest, or the default one."""
-    training = weights.read_manifest(weights.find_model(model)).training
+    training = store.read_manifest(store.find_model(model)).training
     stored = training.get("config", {}).get("generator", {}) if isinstance(training, dict) else {}
     known = {field.name for field in fields(GeneratorConfig)}
     return GeneratorConfig(
@@ -343,10 +343,10 @@ def main() -> int:
         child(options.child, options.model)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        os.environ[weights.CONFIG_DIR_VARIABLE] = str(Path(folder) / "config")
+        os.environ[store.CONFIG_DIR_VARIABLE] = str(Path(folder) / "config")
         model = options.model
         try:
-            weights.verified_bytes(weights.find_model(model), consent=lambda *_: True)
+            store.verified_bytes(store.find_model(model), consent=lambda *_: True)
         except Failed as error:
             print(f"{error}\nMeasuring an UNTRAINED model of the default shape instead.")
             model = untrained(Path(folder) / "untrained")

@@ -6,7 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-from USMRISynthesisLib.simulation.anatomy import labels as tissues
+from USMRISynthesisLib.simulation.anatomy.labels import (
+    BACKGROUND,
+    CORTEX,
+    VENTRICLES,
+    WHITE_MATTER,
+)
 from USMRISynthesisLib.simulation.scanner.wide import SIZE
 
 EYES = np.array([[-12.0, 30.0, -20.0], [12.0, 30.0, -20.0]])
@@ -50,8 +55,8 @@ def layered_case(seed: int) -> dict:
     radius = np.sqrt((k / 60) ** 2 + (j / 66) ** 2 + (i / 52) ** 2)
     shift = rng.uniform(-3, 3)
     labels = np.select([radius > 1, np.hypot(j, i - shift) < 12, radius > 0.8],
-                       [tissues.BACKGROUND, tissues.VENTRICLES, tissues.CORTEX], tissues.WHITE_MATTER)  # fmt: skip
-    grey = np.select([labels == tissues.VENTRICLES, labels == tissues.CORTEX, labels == tissues.WHITE_MATTER],
+                       [BACKGROUND, VENTRICLES, CORTEX], WHITE_MATTER)  # fmt: skip
+    grey = np.select([labels == VENTRICLES, labels == CORTEX, labels == WHITE_MATTER],
                      [240, 100, 150], 0)  # fmt: skip
     us = np.clip(grey * rng.gamma(4, 0.25, grey.shape) * 0.5, 0, 255)
     return {"us": us.astype(np.uint8), "t2": grey.astype(np.uint8), "labels": labels.astype(np.uint8),

@@ -13,7 +13,7 @@ import qt
 import slicer
 from host_slicer.file_reader import drop_file
 from scenery import PICTURES, add_frame, add_head, is_idle, leftovers, play, scene_state, spin_until
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 from USMRISynthesisScene import offline, torch_install
 from USMRISynthesisScene.export import provenance_of
 from USMRISynthesisScene.model_choice import planes_to_run
@@ -219,7 +219,7 @@ def test_model_list_holds_what_is_made_for_synthesis_and_a_cancelled_choice_chan
 def test_module_opens_and_explains_itself_without_models(host: Any, module: Any, tmp_path: Path,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     slicer.app.userSettings().remove("USMRISynthesis")
-    monkeypatch.setattr(weights, "bundled_folders", lambda: [tmp_path])
+    monkeypatch.setattr(store, "bundled_folders", lambda: [tmp_path])
     widget = host.open_module(module)
     try:
         assert widget.ui.statusLabel.text == (

@@ -33,10 +33,10 @@ def any_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scripted worker's parts stand for models that are there."""
     import types
 
-    from USMRISynthesisLib.models import store as weights
+    from USMRISynthesisLib.models import store
 
-    monkeypatch.setattr(weights, "find_model", Path)
-    monkeypatch.setattr(weights, "read_manifest", lambda folder: types.SimpleNamespace(
+    monkeypatch.setattr(store, "find_model", Path)
+    monkeypatch.setattr(store, "read_manifest", lambda folder: types.SimpleNamespace(
         sha256=str(folder), task="synthesis", name=str(folder), version="0", extra={},
         input=types.SimpleNamespace(planes=PLANES)))
 

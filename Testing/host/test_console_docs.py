@@ -10,7 +10,7 @@ import pytest
 import slicer
 from scenery import REPOSITORY, add_head, add_stack, head_array
 from USMRISynthesisLib.io.volume import Volume
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 from USMRISynthesisScene import nodes
 
 PAGE = (REPOSITORY / "docs" / "console.md").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def test_examples_run_as_they_stand(host: Any, module: Any, three_planes: Path, 
     Volume(head_array((1, 120, 112), (1.0, 1, 1)), np.diag([1.0, 1, 1, 1])).write(tmp_path / "in" / "frame.nrrd")
     monkeypatch.setattr(slicer.app, "_value_temporaryPath", str(tmp_path))
     # The tests' small model in place of the large one, wherever "default" is meant.
-    monkeypatch.setattr(weights, "find_model", lambda name, find=weights.find_model: three_planes if name == "default"
+    monkeypatch.setattr(store, "find_model", lambda name, find=store.find_model: three_planes if name == "default"
                         else find(name))
     names: dict[str, Any] = {"slicer": slicer}
     host.set_main_window(False)

@@ -282,13 +282,13 @@ def test_window_at_the_mouse_stays_within_the_view_and_ends_with_its_box(done: A
 def test_model_with_a_support_map_is_asked_for_once_and_its_map_comes_over_the_mr_like_view(
         panel: Any, ui: Any, three_planes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real worker and an untrained map, whose probabilities lie near a half."""
-    from USMRISynthesisLib.models import store as weights
-    from USMRISynthesisLib.synthesis.reliability import SupportNetwork
+    from USMRISynthesisLib.models import store
+    from USMRISynthesisLib.synthesis.reliability import ReliabilityNetwork
     from USMRISynthesisLib.training.reliability.export import add_support
 
     folder = tmp_path / "with-map"
     shutil.copytree(three_planes, folder)
-    add_support({"model_sha256": weights.read_manifest(folder).sha256, "averaged": SupportNetwork().state_dict(),
+    add_support({"model_sha256": store.read_manifest(folder).sha256, "averaged": ReliabilityNetwork().state_dict(),
                  "step": 0, "cases": [], "config": {"learn": ["made"], "calibrate": ["made"], "seed": 0}}, folder)
     asked: list[str] = []
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: asked.append(text) or True)

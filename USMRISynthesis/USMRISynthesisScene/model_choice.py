@@ -6,8 +6,8 @@ from typing import Any
 
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import USMRIError
-from USMRISynthesisLib.geometry.planes import ALL, CHOICES, PLANES, chosen
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.geometry.planes import ALL, CHOICES, PLANES, supported_planes
+from USMRISynthesisLib.models import store
 
 TASK = "synthesis"
 PLANE_WORDS = {"axial": _("Axial"), "coronal": _("Coronal"), "sagittal": _("Sagittal"), ALL: _("All three combined")}
@@ -30,23 +30,23 @@ class ModelChoice:
 
 def installed() -> list[str]:
     """The models that come with the module; "default" where there is none, so that the reason can be told."""
-    return weights.models_for(TASK) or ["default"]
+    return store.models_for(TASK) or ["default"]
 
 
 def look_at(name: str) -> ModelChoice:
     """Read the manifest of a model given by name or folder. Nothing is loaded and no hash is computed."""
     try:
-        folder = weights.find_model(name)
-        manifest = weights.read_manifest(folder)
+        folder = store.find_model(name)
+        manifest = store.read_manifest(folder)
     except USMRIError as error:
         words = f"{error.message} {_remedy()}" if error.kind == "no-model" else str(error)
         return ModelChoice(PLANES[:1], words, False)
     if manifest.task != TASK:
         words = _("The model {name} is made for another task.").format(name=manifest.name)
         return ModelChoice(PLANES[:1], f"{words} {_remedy()}", False)
-    planes = tuple(one for one in CHOICES if chosen(one, manifest.input.planes) is not None)
+    planes = tuple(one for one in CHOICES if supported_planes(one, manifest.input.planes) is not None)
     parts = [_("{name}, version {version}.").format(name=manifest.name, version=manifest.version)]
-    if not weights.is_bundled(folder):
+    if not store.is_bundled(folder):
         parts.append(_("Of your own: you are asked once whether it may run."))
     if caution := manifest.extra.get("caution"):
         parts.append(str(caution))
@@ -56,7 +56,7 @@ def look_at(name: str) -> ModelChoice:
 
 
 def _remedy() -> str:
-    names = weights.models_for(TASK)
+    names = store.models_for(TASK)
     return (_("Choose {models}, or a folder of your own with a manifest.json in it.").format(models=", ".join(names))
             if names else _("Install the extension again, or choose a folder of your own with a manifest.json in it."))
 

@@ -7,7 +7,7 @@ from slicer import vtkMRMLLinearTransformNode, vtkMRMLScalarVolumeNode, vtkMRMLV
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 from USMRISynthesisLib.errors import USMRIError
 from USMRISynthesisLib.geometry.planes import CHOICES
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 
 from USMRISynthesisScene import settings
 
@@ -82,7 +82,7 @@ def remember_choices(parameters: SynthesisParameters) -> None:
 def _known_model(name: str) -> str:
     """A model that was removed meanwhile is not proposed."""
     try:
-        weights.find_model(name)
+        store.find_model(name)
     except USMRIError:
         return "default"
     return name

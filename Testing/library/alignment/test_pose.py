@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from USMRISynthesisLib.alignment.common import confidence as trust
+from USMRISynthesisLib.alignment.common import confidence
 from USMRISynthesisLib.alignment.volume import pose as poses
 from USMRISynthesisLib.geometry.similarity import (
     affine,
@@ -216,12 +216,14 @@ def test_age_pulls_an_unsure_size_and_leaves_a_sure_one():
     np.testing.assert_allclose(moved(place, unsure)[0], centre, atol=1e-9)
 
 
-def evidence(rng: np.random.Generator, good: bool) -> trust.Evidence:
+def features(rng: np.random.Generator, good: bool) -> confidence.Features:
     shift = 1.0 if good else -1.0
-    return trust.Evidence(
+    return confidence.Features(
         *(
             float(m + s * (np.sign(w) * shift * 0.7 + rng.normal()))
-            for m, s, w in zip(trust.DEFAULT.mean, trust.DEFAULT.spread, trust.DEFAULT.weights, strict=True)
+            for m, s, w in zip(
+                confidence.DEFAULT.mean, confidence.DEFAULT.spread, confidence.DEFAULT.weights, strict=True
+            )
         )
     )
 
@@ -229,21 +231,21 @@ def evidence(rng: np.random.Generator, good: bool) -> trust.Evidence:
 def test_a_calibration_separates_right_from_wrong_and_survives_its_file():
     rng = np.random.default_rng(0)
     labels = [bool(rng.random() < 0.8) for _ in range(300)]
-    rows = [evidence(rng, label) for label in labels]
-    fitted = trust.Calibration.from_json(trust.calibrate(rows, labels).to_json())
-    scores = np.array([trust.score(row, fitted) for row in rows])
+    rows = [features(rng, label) for label in labels]
+    fitted = confidence.Calibration.from_json(confidence.calibrate(rows, labels).to_json())
+    scores = np.array([confidence.predict_proba(row, fitted) for row in rows])
     right = np.array(labels)
     assert ((scores > 0.5) == right).mean() > 0.9
-    assert all(w * d >= 0 for w, d in zip(fitted.weights, trust.DEFAULT.weights, strict=True))
-    strange = trust.Evidence(1e9, -1e9, float("inf"), float("nan"), 0, 1e9, 1e9, 1e9, 1e9, -1)
-    assert 0 <= trust.score(strange, fitted) <= 1
+    assert all(w * d >= 0 for w, d in zip(fitted.weights, confidence.DEFAULT.weights, strict=True))
+    strange = confidence.Features(1e9, -1e9, float("inf"), float("nan"), 0, 1e9, 1e9, 1e9, 1e9, -1)
+    assert 0 <= confidence.predict_proba(strange, fitted) <= 1
 
 
 def test_a_calibration_needs_both_kinds_and_the_right_names():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="some that are wrong"):
-        trust.calibrate([evidence(rng, True) for _ in range(9)], [True] * 9)
-    content = trust.DEFAULT.to_json()
+        confidence.calibrate([features(rng, True) for _ in range(9)], [True] * 9)
+    content = confidence.DEFAULT.to_json()
     for broken in ({**content, "names": ["a"]}, {**content, "mean": [1.0]}, {}, {**content, "bias": None}):
         with pytest.raises(ValueError):
-            trust.Calibration.from_json(broken)
+            confidence.Calibration.from_json(broken)

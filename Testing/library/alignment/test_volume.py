@@ -10,21 +10,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
-from USMRISynthesisLib.alignment.common import confidence as trust
-from USMRISynthesisLib.alignment.common.confidence import LOW_SCORE
+from USMRISynthesisLib.alignment.common import confidence
+from USMRISynthesisLib.alignment.common.confidence import MIN_CONFIDENCE
 from USMRISynthesisLib.alignment.common.pyramid import Pyramid, plane_of
-from USMRISynthesisLib.alignment.volume import (
-    model as alignment_networks,
-)
-from USMRISynthesisLib.alignment.volume import (
-    readout as readings,
-)
-from USMRISynthesisLib.alignment.volume import (
-    refine as looks,
-)
-from USMRISynthesisLib.alignment.volume import (
-    search as network_align,
-)
+from USMRISynthesisLib.alignment.volume import model, readout, refine, search
 from USMRISynthesisLib.alignment.volume.network import (
     BRAIN,
     EYE_LEFT,
@@ -32,6 +21,7 @@ from USMRISynthesisLib.alignment.volume.network import (
     HEAD_FINE,
     LOG_SIGMA,
     SKULL,
+    STAGES,
     UPRIGHT,
     AlignmentNetwork,
     Prediction,
@@ -42,8 +32,7 @@ from USMRISynthesisLib.alignment.volume.network import (
     unfold,
 )
 from USMRISynthesisLib.alignment.volume.pose import EYES_MM, SKULL_CENTRE_MM, SKULL_SEMI_AXES_MM
-from USMRISynthesisLib.alignment.volume.stages import STAGES
-from USMRISynthesisLib.alignment.volume.votes import counted, cube_axes
+from USMRISynthesisLib.alignment.volume.votes import RotationVotes, cube_axes
 from USMRISynthesisLib.datasets.heads import Head
 from USMRISynthesisLib.evaluation.alignment.poses import by_group, compare, failures, place, run, summary
 from USMRISynthesisLib.geometry.canonical import HEAD_LENGTH_MM
@@ -61,11 +50,11 @@ def test_folding_loses_nothing():
 @pytest.mark.parametrize(("maps", "upright"), [(0, False), (5, True)])
 def test_a_network_says_as_many_things_as_its_stage_asks(maps, upright):
     torch.manual_seed(0)
-    said = Prediction(*AlignmentNetwork((8, 16), 16, maps, upright)(torch.randn(2, 1, 16, 16, 16)))
-    assert said.maps.shape == (2, maps, 16, 16, 16) and said.fields.shape == (2, 6, 8, 8, 8)
+    prediction = Prediction(*AlignmentNetwork((8, 16), 16, maps, upright)(torch.randn(2, 1, 16, 16, 16)))
+    assert prediction.maps.shape == (2, maps, 16, 16, 16) and prediction.fields.shape == (2, 6, 8, 8, 8)
     # Where the head stands nearly upright, coordinates start from the cube's own.
     start = grid(8) if upright else torch.zeros(3, 8, 8, 8)
-    assert (said.fields[0, X : Z + 1] - start).abs().mean() < 0.3
+    assert (prediction.fields[0, X : Z + 1] - start).abs().mean() < 0.3
 
 
 @pytest.mark.parametrize("wrong", [0, 3])
@@ -81,13 +70,13 @@ def test_votes_for_the_same_direction_win_whichever_side_the_normal_points_to(wr
         gradients.append(rows + rng.normal(0, 0.05, (3, 3)))
     for n in range(wrong):
         gradients[n] = 0.4 * gradients[n] * np.array([[1], [-1], [-1]])  # the half turn, less plainly
-    ballot = counted(gradients, 88 / 1.3)
-    assert ballot is not None
-    first, *others = ballot.winners()
+    votes = RotationVotes.from_gradients(gradients, 88 / 1.3)
+    assert votes is not None
+    first, *others = votes.modes()
     assert angle_deg(first, truth) < 5 and len(others) == (wrong > 0)
-    assert abs(ballot.agreement(first) - (8 - wrong) / (8 - 0.6 * wrong)) < 0.06
-    assert ballot.clearness(first) > 0.9 and ballot.clearness(first @ cube_axes(first[0])[2]) <= 0.5
-    assert counted([np.zeros((3, 3))], 80.0) is None
+    assert abs(votes.agreement(first) - (8 - wrong) / (8 - 0.6 * wrong)) < 0.06
+    assert votes.margin(first) > 0.9 and votes.margin(first @ cube_axes(first[0])[2]) <= 0.5
+    assert RotationVotes.from_gradients([np.zeros((3, 3))], 80.0) is None
 
 
 def test_grid_cells_lie_between_the_faces():
@@ -198,9 +187,7 @@ class Oracle(threading.local):
 def oracle(monkeypatch):
     """`oracle(ras_to_canonical)`: networks that know it."""
 
-    def make(
-        truth: np.ndarray, hesitant_deg: float = 0.0, mistaken: np.ndarray | None = None
-    ) -> alignment_networks.Networks:
+    def make(truth: np.ndarray, hesitant_deg: float = 0.0, mistaken: np.ndarray | None = None) -> model.Networks:
         knows = Oracle(truth, hesitant_deg, np.eye(4) if mistaken is None else mistaken)
         cut = Pyramid.cut
 
@@ -209,7 +196,7 @@ def oracle(monkeypatch):
             return cut(self, unit, size)
 
         monkeypatch.setattr(Pyramid, "cut", noted)
-        return alignment_networks.Networks({name: knows.stage(name) for name in STAGES})
+        return model.Networks({name: knows.stage(name) for name in STAGES})
 
     return make
 
@@ -229,13 +216,13 @@ def head_of(seed: int = 0) -> Head:
 def test_perfect_networks_bring_any_head_home(oracle, number):
     placed = place(head_of(number), number)
     networks = oracle(np.linalg.inv(placed.anatomy_to_ras))
-    found = network_align.align_volume(networks, placed.volume, placed.fan)
+    found = search.find_head(networks, placed.volume, placed.fan)
     assert found is not None
     outcome = compare(placed, found)
     assert outcome.rotation_deg < 0.5 and outcome.translation_mm < 0.5 and abs(outcome.scale_percent) < 0.5
     assert outcome.mask_dice > 0.95 and outcome.eye_mm < 1.0 and not outcome.flipped
     np.testing.assert_allclose(found.ellipsoid.semi_axes, SKULL_SEMI_AXES_MM, atol=0.8)
-    assert found.evidence.agreement > 0.99 and found.score > 0.5
+    assert found.features.agreement > 0.99 and found.score > 0.5
     corner = np.array([30.0, -20, 10, 1])
     round_trip = np.linalg.inv(found.matrix) @ (found.matrix @ corner)
     np.testing.assert_allclose(round_trip, corner, atol=1e-9)
@@ -244,31 +231,33 @@ def test_perfect_networks_bring_any_head_home(oracle, number):
 def test_where_bfloat16_is_quick_every_look_is_in_it(oracle):
     placed = place(head_of(), 0)
     networks = oracle(np.linalg.inv(placed.anatomy_to_ras))
-    full, asked = networks.parts, []
+    full, calls = networks.parts, []
 
     def noted(name: str):
         def answer(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            asked.append((name, x.dtype))
+            calls.append((name, x.dtype))
             return full[name](x)
 
         return answer
 
     networks.parts, networks.quick = {}, {name: noted(name) for name in STAGES}
-    found = network_align.align_volume(networks, placed.volume, placed.fan)
+    found = search.find_head(networks, placed.volume, placed.fan)
     assert found is not None and compare(placed, found).translation_mm < 0.5
-    assert set(asked) == {(name, torch.bfloat16) for name in STAGES}
+    assert set(calls) == {(name, torch.bfloat16) for name in STAGES}
 
 
 def test_of_two_directions_the_one_in_which_the_head_stands_upright_is_followed_first(oracle):
     placed = place(head_of(), 3)
     truth = np.linalg.inv(placed.anatomy_to_ras)
     networks, pyramid = oracle(truth), Pyramid(placed.volume, placed.fan)
-    at = network_align._locate(networks, pyramid)
+    at = search._detect(networks, pyramid)
     assert at is not None
     right = rotation_of(truth)
-    first = network_align._first_looks(networks, pyramid, at, [np.diag([-1.0, -1, 1]) @ right, right])
+    first = search._refine_candidates(networks, pyramid, at, [np.diag([-1.0, -1, 1]) @ right, right])
     assert first and angle_deg(rotation_of(first[0].start), right) < 1
-    assert [look.upright for look in first] == sorted((look.upright for look in first), reverse=True)
+    assert [refinement.upright for refinement in first] == sorted(
+        (refinement.upright for refinement in first), reverse=True
+    )
 
 
 @pytest.mark.parametrize("turn_deg", [(180, 0, 0), (0, 180, 0), (0, 0, 180), (-90, 0, 0), (130, 180, 0)])
@@ -277,10 +266,10 @@ def test_a_head_that_the_votes_turn_around_is_looked_at_from_its_other_sides(ora
     mistaken = np.eye(4)
     mistaken[:3, :3] = Rotation.from_euler("xyz", turn_deg, degrees=True).as_matrix()
     networks = oracle(np.linalg.inv(placed.anatomy_to_ras), mistaken=mistaken)
-    found = network_align.align_volume(networks, placed.volume, placed.fan)
+    found = search.find_head(networks, placed.volume, placed.fan)
     assert found is not None and compare(placed, found).rotation_deg < 0.5
-    monkeypatch.setattr(network_align, "_OTHER_TURNS", ())
-    voted = network_align.align_volume(networks, placed.volume, placed.fan)
+    monkeypatch.setattr(search, "_ALTERNATIVE_TURNS", ())
+    voted = search.find_head(networks, placed.volume, placed.fan)
     assert voted is not None and compare(placed, voted).rotation_deg > 89 and voted.score < found.score
 
 
@@ -290,7 +279,7 @@ def from_a_turned_start(oracle, turned_deg: float, hesitant_deg: float):
     truth = np.linalg.inv(placed.anatomy_to_ras)
     start = np.eye(4)
     start[:3, :3] = Rotation.from_rotvec(np.deg2rad([0, 0, turned_deg])).as_matrix()
-    found = network_align.align_from(oracle(truth, hesitant_deg), placed.volume, placed.fan, start @ truth)
+    found = search.find_head_from(oracle(truth, hesitant_deg), placed.volume, placed.fan, start @ truth)
     assert found is not None
     return compare(placed, found).rotation_deg, found.score
 
@@ -302,27 +291,27 @@ def test_a_head_on_its_way_is_followed_until_it_stands(oracle):
 
 def test_a_pose_that_never_settles_is_not_trusted(oracle):
     off, score = from_a_turned_start(oracle, 170, 6.0)
-    assert off > 30 and score <= looks.UNSETTLED_SCORE < LOW_SCORE
+    assert off > 30 and score <= refine.UNSETTLED_SCORE < MIN_CONFIDENCE
 
 
 def test_a_torch_that_fails_in_bfloat16_goes_on_in_float32(monkeypatch):
     def broken(self, stage, x):
         raise RuntimeError("not implemented for 'BFloat16'")
 
-    monkeypatch.setattr(alignment_networks, "native_half", lambda device: (torch.bfloat16, "as the test wants it"))
-    monkeypatch.setattr(alignment_networks.Networks, "__call__", broken)
-    alignment_networks._loaded.clear()
-    assert alignment_networks.load_networks().quick is None
-    alignment_networks._loaded.clear()
+    monkeypatch.setattr(model, "native_half", lambda device: (torch.bfloat16, "as the test wants it"))
+    monkeypatch.setattr(model.Networks, "__call__", broken)
+    model._loaded.clear()
+    assert model.load_networks().quick is None
+    model._loaded.clear()
 
 
 def test_the_shipped_networks_find_the_sample_alike_in_both_precisions():
     volume = Volume.read(Path(__file__).resolve().parents[3] / "Resources" / "SampleData" / "fetal-head-simulated.nrrd")
-    networks, fan = alignment_networks.load_networks(), find_fan(volume.array, volume.spacing)
+    networks, fan = model.load_networks(), find_fan(volume.array, volume.spacing)
     if networks.quick is None:
         pytest.skip("this CPU does not compute in bfloat16")
-    quick = network_align.align_volume(networks, volume, fan)
-    slow = network_align.align_volume(replace(networks, quick=None), volume, fan)
+    quick = search.find_head(networks, volume, fan)
+    slow = search.find_head(replace(networks, quick=None), volume, fan)
     assert quick is not None and slow is not None
     change = quick.matrix @ np.linalg.inv(slow.matrix)
     assert angle_deg(rotation_of(change), np.eye(3)) < 1.0 and np.linalg.norm(change[:3, 3]) < 1.0
@@ -333,8 +322,8 @@ def test_the_shipped_networks_find_the_sample_alike_in_both_precisions():
 def test_gestational_age_moves_the_size_only_a_little_when_the_image_is_clear(oracle):
     placed = place(head_of(), 0)
     networks = oracle(np.linalg.inv(placed.anatomy_to_ras))
-    plain = network_align.align_volume(networks, placed.volume, placed.fan)
-    aged = network_align.align_volume(networks, placed.volume, placed.fan, gestational_age=34.0)
+    plain = search.find_head(networks, placed.volume, placed.fan)
+    aged = search.find_head(networks, placed.volume, placed.fan, gestational_age=34.0)
     assert plain is not None and aged is not None
     ratio = np.linalg.det(aged.matrix[:3, :3] @ np.linalg.inv(plain.matrix[:3, :3])) ** (1 / 3)
     assert 0.9 < ratio < 1.1 and abs(ratio - 1) > 1e-4
@@ -344,7 +333,7 @@ def test_gestational_age_moves_the_size_only_a_little_when_the_image_is_clear(or
 def test_nothing_is_found_where_the_networks_see_no_head(oracle):
     placed = place(head_of(), 1)
     networks = oracle(np.diag([1e-3, 1e-3, 1e-3, 1]) + np.array([[0, 0, 0, 900.0]] * 3 + [[0, 0, 0, 0]]))
-    assert network_align.align_volume(networks, placed.volume, placed.fan) is None
+    assert search.find_head(networks, placed.volume, placed.fan) is None
     outcome = compare(placed, None)
     assert outcome.flipped and outcome.score == 0
 
@@ -352,7 +341,7 @@ def test_nothing_is_found_where_the_networks_see_no_head(oracle):
 def test_figures_list_what_failed_and_what_the_score_caught(oracle):
     head = head_of()
     networks = oracle(np.linalg.inv(place(head, 0).anatomy_to_ras))
-    outcomes = run([head], 2, lambda volume, fan: network_align.align_volume(networks, volume, fan))
+    outcomes = run([head], 2, lambda volume, fan: search.find_head(networks, volume, fan))
     figures = summary(outcomes)
     assert figures["flip_share"] == 0.5  # the second pose is another one, which this oracle does not know
     assert len(failures(outcomes)) == 1 and set(by_group(outcomes)) == {"view left", "week 26"}
@@ -373,10 +362,10 @@ def test_a_place_is_the_same_every_time():
 def test_skull_points_lie_on_the_level_between_cells():
     cells = grid(24).numpy()
     distance = np.sqrt((cells**2).sum(axis=0)) - 0.7
-    points, weights = readings.skull_points(distance, np.diag([50.0, 50, 50, 1]))
+    points, weights = readout.skull_points(distance, np.diag([50.0, 50, 50, 1]))
     assert len(points) == len(weights) > 200
     np.testing.assert_allclose(np.linalg.norm(points, axis=1), 35.0, atol=0.3)
-    empty, none = readings.skull_points(np.ones((8, 8, 8)), np.eye(4))
+    empty, none = readout.skull_points(np.ones((8, 8, 8)), np.eye(4))
     assert empty.shape == (0, 3) and len(none) == 0
 
 
@@ -384,13 +373,13 @@ def test_a_start_that_nobody_voted_for_is_not_trusted(oracle):
     placed = place(head_of(), 2)
     truth = np.linalg.inv(placed.anatomy_to_ras)
     flipped = np.diag([-1.0, -1, 1, 1]) @ truth
-    found = network_align.align_from(oracle(truth), placed.volume, placed.fan, flipped)
-    assert found is None or found.evidence.agreement > 0.99  # the dense coordinates turned it back
-    ballot = counted([truth[:3, :3]] * 4, HEAD_LENGTH_MM / 0.9)
-    assert ballot is not None and ballot.agreement(rotation_of(flipped)) == 0
+    found = search.find_head_from(oracle(truth), placed.volume, placed.fan, flipped)
+    assert found is None or found.features.agreement > 0.99  # the dense coordinates turned it back
+    votes = RotationVotes.from_gradients([truth[:3, :3]] * 4, HEAD_LENGTH_MM / 0.9)
+    assert votes is not None and votes.agreement(rotation_of(flipped)) == 0
 
 
 def test_the_head_fits_its_cubes():
     for form in STAGES.values():
         assert form.side_mm > 1.2 * HEAD_LENGTH_MM and form.size % 2 ** len(form.widths) == 0
-    assert trust.score(trust.Evidence(0.3, 0.2, -4, 20, 0.3, 40, 20, 8, 0.6, 0.1)) < 0.1
+    assert confidence.predict_proba(confidence.Features(0.3, 0.2, -4, 20, 0.3, 40, 20, 8, 0.6, 0.1)) < 0.1

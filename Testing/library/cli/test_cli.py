@@ -230,7 +230,7 @@ def test_a_doubtful_alignment_is_warned_about_on_stderr(
 ) -> None:
     from USMRISynthesisLib.synthesis import pipeline
 
-    monkeypatch.setattr(pipeline, "LOW_SCORE", 1.1)
+    monkeypatch.setattr(pipeline, "MIN_CONFIDENCE", 1.1)
     assert (
         cli.main(
             [

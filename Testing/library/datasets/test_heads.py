@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from factories.heads import EYES, data_set, simulated_case
-from USMRISynthesisLib.alignment.volume.network import grid
-from USMRISynthesisLib.alignment.volume.stages import STAGES
+from USMRISynthesisLib.alignment.volume.network import STAGES, grid
 from USMRISynthesisLib.datasets.heads import MIRROR, anatomical_pose, eyes_of, load_heads, no_head, sample
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.geometry.similarity import angle_deg, fit_similarity, rotation_of

@@ -24,12 +24,21 @@ from USMRISynthesisLib.evaluation.synthesis import (
     evaluate as synthesis,
 )
 from USMRISynthesisLib.evaluation.synthesis import (
-    frame_distance as frames_distance,
-)
-from USMRISynthesisLib.evaluation.synthesis import (
     real_frames,
 )
-from USMRISynthesisLib.simulation.anatomy import labels as tissues
+from USMRISynthesisLib.simulation.anatomy.labels import (
+    BRAINSTEM,
+    CAVUM,
+    CEREBELLUM,
+    CHOROID,
+    CORPUS_CALLOSUM,
+    CORTEX,
+    DEEP_GREY,
+    EXTERNAL_CSF,
+    MASS,
+    VENTRICLES,
+    WHITE_MATTER,
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +50,14 @@ def truth() -> np.ndarray:
     return np.where(inside, np.clip(0.45 + texture * 1.5, 0.05, 1), 0).astype(np.float32)
 
 
-def bent(image: np.ndarray, pixels: float) -> np.ndarray:
+def deformations(image: np.ndarray, pixels: float) -> np.ndarray:
     y, x = np.mgrid[:96, :96].astype(float)
     return ndimage.map_coordinates(image, [y + pixels * np.sin(x / 9), x + pixels * np.cos(y / 9)], order=1)
 
 
 def test_the_score_grows_with_what_has_to_be_bent_back(truth):
     brain = truth > 0
-    scores = [deformation.register(bent(truth, pixels), truth, brain).score for pixels in (0.0, 1.5, 3.0)]
+    scores = [deformation.register(deformations(truth, pixels), truth, brain).score for pixels in (0.0, 1.5, 3.0)]
     assert scores[0] < 0.02 < scores[1] < scores[2]
 
 
@@ -57,13 +66,13 @@ def test_turning_and_stretching_the_whole_image_is_not_scored(truth):
     stretched = ndimage.affine_transform(truth, [[1.04, 0.03], [-0.03, 1.04]], offset=[-2.0, 1.0], order=1)
     assert (
         deformation.register(stretched, truth, brain).score
-        < 0.3 * deformation.register(bent(truth, 3.0), truth, brain).score + 0.02
+        < 0.3 * deformation.register(deformations(truth, 3.0), truth, brain).score + 0.02
     )
 
 
 def test_the_same_slices_give_the_same_numbers(truth):
     brain = truth > 0
-    first, second = (deformation.register(bent(truth, 2), truth, brain) for _ in range(2))
+    first, second = (deformation.register(deformations(truth, 2), truth, brain) for _ in range(2))
     assert (first.score, first.information) == pytest.approx((second.score, second.information), abs=1e-4)
 
 
@@ -73,12 +82,12 @@ def test_an_image_without_content_gets_the_worst_score_and_is_not_dropped(truth)
     mean = ndimage.gaussian_filter(truth, 6) * brain
     scored = {
         name: deformation.register(image, truth, brain)
-        for name, image in {"mean": mean, "flat": flat, "bent": bent(truth, 3.0), "empty": truth * 0}.items()
+        for name, image in {"mean": mean, "flat": flat, "bent": deformations(truth, 3.0), "empty": truth * 0}.items()
     }
     assert scored["flat"].score < scored["bent"].score  # the loophole
-    gated = deformation.gated(scored)
-    assert gated["bent"] == scored["bent"].score
-    assert gated["flat"] == gated["empty"] == max(one.score for one in scored.values())
+    penalised_scores = deformation.penalised_scores(scored)
+    assert penalised_scores["bent"] == scored["bent"].score
+    assert penalised_scores["flat"] == penalised_scores["empty"] == max(one.score for one in scored.values())
 
 
 def test_mutual_information_is_none_with_noise_and_entropy_with_itself():
@@ -91,17 +100,17 @@ def test_mutual_information_is_none_with_noise_and_entropy_with_itself():
 
 
 def test_every_tissue_of_the_brain_has_a_class_and_what_is_no_brain_has_none():
-    brain = {tissues.WHITE_MATTER, tissues.VENTRICLES, tissues.CEREBELLUM, tissues.EXTERNAL_CSF, tissues.CORTEX,
-             tissues.DEEP_GREY, tissues.BRAINSTEM, tissues.CORPUS_CALLOSUM, tissues.CAVUM, tissues.CHOROID,
-             tissues.MASS}  # fmt: skip
+    brain = {WHITE_MATTER, VENTRICLES, CEREBELLUM, EXTERNAL_CSF, CORTEX,
+             DEEP_GREY, BRAINSTEM, CORPUS_CALLOSUM, CAVUM, CHOROID,
+             MASS}  # fmt: skip
     mapped = segmenter.class_map(np.arange(22, dtype=np.uint8))
     assert {int(label) for label in np.flatnonzero(mapped)} == brain
 
 
 def test_tissue_dice_counts_each_tissue_that_is_there():
     labels = np.zeros((2, 20, 20), np.uint8)
-    labels[:, 2:12, 2:12] = tissues.CORTEX
-    labels[:, 12:18, 2:18] = tissues.WHITE_MATTER
+    labels[:, 2:12, 2:12] = CORTEX
+    labels[:, 12:18, 2:18] = WHITE_MATTER
     found = segmenter.class_map(labels)
     everywhere = np.ones(labels.shape, bool)
     assert segmenter.tissue_dice(found, labels, everywhere) == {"cortex": 1.0, "white matter": 1.0}
@@ -122,7 +131,7 @@ def heads(tmp_path_factory):
 
 def test_a_faithful_method_beats_every_baseline_and_truth_is_the_most_that_can_be_had(heads, tmp_path, monkeypatch):
     monkeypatch.setattr(segmenter, "STEPS", 40)
-    monkeypatch.setattr(comparison, "BENT_SLICES", (84,))
+    monkeypatch.setattr(comparison, "DEFORMATION_SLICES", (84,))
 
     def faithful(case: Case) -> np.ndarray:
         return ndimage.gaussian_filter(case.t2, 1.0)
@@ -245,11 +254,13 @@ def test_frames_that_look_like_true_mr_of_their_plane_lie_nearer_to_it_than_the_
     truths = [case.t2[80] for case in cases(tmp_path / "train")]
     torch.manual_seed(0)
     network, asked = segmenter.Segmenter().eval(), iter(truths * 9)
-    figures = frames_distance.evaluate(file, lambda us, fan: next(asked), tmp_path / "val", tmp_path / "train", network)
-    assert set(figures) == set(frames_distance.FIGURES)
+    figures = real_frames.kernel_distances(
+        file, lambda us, fan: next(asked), tmp_path / "val", tmp_path / "train", network
+    )
+    assert set(figures) == set(real_frames.DISTANCE_FIGURES)
     assert all(low <= value <= high for value, low, high in figures.values())
     assert figures["frames_kid"][0] < 0.5 * figures["frames_kid_ultrasound"][0]
-    assert "frames_kid_truth" in frames_distance.table(figures)
+    assert "frames_kid_truth" in real_frames.distance_table(figures)
 
 
 def test_the_picture_shows_each_frame_above_what_is_made_of_it_and_says_synthetic(tmp_path):

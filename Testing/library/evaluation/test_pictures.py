@@ -40,8 +40,8 @@ def test_only_the_synthetic_panels_carry_the_notice(head: Volume, tmp_path: Path
 
 def test_what_is_not_to_be_believed_is_covered_in_a_fourth_panel(head: Volume, frame: Volume, tmp_path: Path) -> None:
     mr = _mr_of(head)
-    support = np.where(np.arange(head.shape[2]) < head.shape[2] // 2, 0.1, 0.95) * np.ones(head.shape)
-    case = Case("", head, mr, support=Volume(support.astype(np.float32), head.ijk_to_ras))
+    reliability = np.where(np.arange(head.shape[2]) < head.shape[2] // 2, 0.1, 0.95) * np.ones(head.shape)
+    case = Case("", head, mr, reliability=Volume(reliability.astype(np.float32), head.ijk_to_ras))
     for name, _, panels in pictures._rows(case):
         assert len(panels) == 4
         plain, covered = (np.asarray(panels[n]).astype(int) for n in (1, 3))
@@ -52,7 +52,7 @@ def test_what_is_not_to_be_believed_is_covered_in_a_fourth_panel(head: Volume, f
         assert 0.02 < red.mean() < 0.7 and (covered[~red] == plain[~red]).mean() > 0.97
         assert red[(plain == 0).all(axis=-1)].mean() < 0.03  # nothing is said where nothing was made
     one = Volume(np.full(frame.shape, 0.5, np.float32), frame.ijk_to_ras)
-    compare([case, Case("2D", frame, _mr_of(frame), support=one), Case("3D", head, mr)], tmp_path / "compare.png")
+    compare([case, Case("2D", frame, _mr_of(frame), reliability=one), Case("3D", head, mr)], tmp_path / "compare.png")
     assert Image.open(tmp_path / "compare.png").width > 600
 
 

@@ -115,8 +115,8 @@ def test_the_auc_counts_pairs() -> None:
 
 
 def test_statistics_tell_what_differs_and_nothing_else(sides: dict[str, frames.Frames]) -> None:
-    alike, _ = two_sample.judge_statistics(sides["real"], sides["alike"])
-    other, clues = two_sample.judge_statistics(sides["real"], sides["other"])
+    alike, _ = two_sample.classify_statistics(sides["real"], sides["alike"])
+    other, clues = two_sample.classify_statistics(sides["real"], sides["other"])
     assert alike.interval[0] < 0.55 and alike.auc < 0.75
     assert other.auc > 0.95 and clues[0].name.startswith("speckle") and clues[0].simulated > clues[0].real
     assert clues[0].covered < 0.2  # real values lie beyond what was simulated
@@ -125,8 +125,8 @@ def test_statistics_tell_what_differs_and_nothing_else(sides: dict[str, frames.F
 def test_the_network_tells_coarse_texture_apart_and_is_no_better_than_chance_on_the_same_kind() -> None:
     sides = [_frames(str(seed), 96, seed, speckle) for seed, speckle in ((0, 0.3), (1, 0.3), (2, 1.5))]
     real, alike, other = (replace(side, us=side.us[:, 48:112, 48:112]) for side in sides)
-    assert two_sample.judge_pictures(real, other, epochs=10).auc > 0.9
-    assert 0.2 < two_sample.judge_pictures(real, alike, epochs=2).auc < 0.8
+    assert two_sample.classify_frames(real, other, epochs=10).auc > 0.9
+    assert 0.2 < two_sample.classify_frames(real, alike, epochs=2).auc < 0.8
 
 
 def test_nothing_beyond_the_head_is_left_within_it(sides: dict[str, frames.Frames]) -> None:
@@ -164,7 +164,7 @@ def test_the_last_line_holds_the_figures_and_the_picture_its_order(
     real, simulated = (sides[name].take(np.arange(32)) for name in ("real", "alike"))
     monkeypatch.setattr(frames, "real_frames", lambda data: real)
     monkeypatch.setattr(simulator, "simulate", lambda *_, **__: (simulated, measured))
-    monkeypatch.setattr(two_sample, "judge_pictures", functools.partial(two_sample.judge_pictures, epochs=1))
+    monkeypatch.setattr(two_sample, "classify_frames", functools.partial(two_sample.classify_frames, epochs=1))
     monkeypatch.setattr(volumes, "speckle_snr", lambda: [1.9, 1.92])
     monkeypatch.setattr(volumes, "seconds", lambda *_, **__: {"acquisition": 4.0, "anatomy": 3.0})
     monkeypatch.setattr("USMRISynthesisLib.simulation.anatomy.atlas.available", lambda data: ["GA24-made"])

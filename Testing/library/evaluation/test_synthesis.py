@@ -11,7 +11,7 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.synthesis import evaluate as synthesis
 from USMRISynthesisLib.evaluation.synthesis.frame_prediction import mean_frame
 from USMRISynthesisLib.geometry.canonical import canonical_axis_mm
-from USMRISynthesisLib.simulation.anatomy import labels as tissues
+from USMRISynthesisLib.simulation.anatomy.labels import MASS
 
 
 def _case(path: Path, ventricle_mm: float, seed: int, anomaly: str = "none") -> None:
@@ -109,7 +109,7 @@ def test_what_is_made_of_a_mass_counts(simulated: Path, tmp_path: Path) -> None:
     with np.load(path) as file:
         case = dict(file)
     healthy = case["t2"].astype(np.float32) / 255
-    case["labels"][70:90, 60:80, 60:80] = tissues.MASS
+    case["labels"][70:90, 60:80, 60:80] = MASS
     case["t2"][70:90, 60:80, 60:80] = 10
     np.savez(path, **case)
     found = next(cases(tmp_path / "val"))

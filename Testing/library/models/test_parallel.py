@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from USMRISynthesisLib.models.parallel import MOST, each, threads_on
+from USMRISynthesisLib.models.parallel import MOST, map_in_order, threads_on
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_results_come_in_the_items_order_whichever_is_ready_first(threads: int) 
             late.set()
         return item * item
 
-    assert list(each(work, range(5), threads)) == [0, 1, 4, 9, 16]
+    assert list(map_in_order(work, range(5), threads)) == [0, 1, 4, 9, 16]
     assert torch.get_num_threads() == 2
 
 
@@ -37,13 +37,13 @@ def test_every_thread_has_its_share_of_processors_and_one_alone_has_them_all() -
     def seen(_: int) -> tuple[str, int]:
         return threading.current_thread().name, torch.get_num_threads()
 
-    assert {count for _, count in each(seen, range(4), 2)} == {1}
-    assert list(each(seen, range(2), 1)) == [(threading.current_thread().name, 2)] * 2
+    assert {count for _, count in map_in_order(seen, range(4), 2)} == {1}
+    assert list(map_in_order(seen, range(2), 1)) == [(threading.current_thread().name, 2)] * 2
 
 
 def test_no_more_is_begun_than_there_are_threads() -> None:
     begun = []
-    results = each(begun.append, range(9), 2)
+    results = map_in_order(begun.append, range(9), 2)
     assert begun == []
     next(results)
     results.close()
@@ -60,7 +60,7 @@ def test_an_error_comes_in_its_turn_and_leaves_nothing_running() -> None:
         finished.append(item)
         return item
 
-    results = each(work, range(6), 2)
+    results = map_in_order(work, range(6), 2)
     assert next(results) == 0
     with pytest.raises(MemoryError):
         next(results)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from USMRISynthesisLib.errors import Failed
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 from USMRISynthesisLib.models.store import ConsentNeeded, find_model, load, read_manifest
 
 WriteModel = Callable[..., Path]
@@ -19,7 +19,7 @@ def bundled(tmp_path: Path, tiny_model_file: Path, write_model: WriteModel, monk
     """A bundled folder with the models `default` and `other`."""
     for name in ("default", "other"):
         write_model(tmp_path / "bundled" / name, tiny_model_file.read_bytes(), name=name)
-    monkeypatch.setattr(weights, "bundled_folders", lambda: [tmp_path / "bundled"])
+    monkeypatch.setattr(store, "bundled_folders", lambda: [tmp_path / "bundled"])
     return tmp_path / "bundled"
 
 
@@ -45,7 +45,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(bundled: Path) -> None:
 def test_models_are_offered_for_what_they_are_made(bundled: Path, write_model: WriteModel) -> None:
     write_model(bundled / "heads", b"", task="alignment")
     write_model(bundled / "damaged", b"", sha256="abc")
-    assert weights.models_for("synthesis") == ["default", "other"] and weights.models_for("alignment") == ["heads"]
+    assert store.models_for("synthesis") == ["default", "other"] and store.models_for("alignment") == ["heads"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_consent_is_asked_once_for_each_hash_and_kept(tiny_model: Path, config_d
 
 @pytest.mark.parametrize("consent", [None, lambda sha256, name: False])
 def test_without_consent_nothing_is_loaded_or_remembered(
-    tiny_model: Path, config_dir: Path, consent: weights.Consent | None
+    tiny_model: Path, config_dir: Path, consent: store.Consent | None
 ) -> None:
     with pytest.raises(ConsentNeeded, match="--trust-model") as caught:
         load(tiny_model, "cpu", consent=consent)

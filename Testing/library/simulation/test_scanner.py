@@ -14,7 +14,13 @@ from USMRISynthesisLib.errors import Failed
 from USMRISynthesisLib.geometry.canonical import HEAD_LENGTH_MM, canonical_axis_mm
 from USMRISynthesisLib.simulation.anatomy import atlas
 from USMRISynthesisLib.simulation.anatomy import head as anatomy
-from USMRISynthesisLib.simulation.anatomy import labels as tissues
+from USMRISynthesisLib.simulation.anatomy.labels import (
+    CHOROID,
+    EXTERNAL_CSF,
+    LABEL_NAMES,
+    VENTRICLES,
+    WHITE_MATTER,
+)
 from USMRISynthesisLib.simulation.anatomy.warp import canonical_points, sample, smooth_displacement, spline_field
 from USMRISynthesisLib.simulation.scanner import acoustics as tissue
 from USMRISynthesisLib.simulation.scanner import display, frame, physics
@@ -145,8 +151,8 @@ def test_a_frames_bright_ring_lies_where_its_truth_has_the_skull(head: anatomy.A
 
 def test_ventricles_scatter_less_than_the_fluid_around_the_brain_and_that_less_than_brain() -> None:
     scatter = {label: values[2] for label, values in tissue.PROPERTIES.items()}
-    assert scatter[tissues.VENTRICLES] < scatter[tissues.EXTERNAL_CSF] < scatter[tissues.WHITE_MATTER]
-    assert scatter[tissues.WHITE_MATTER] < scatter[tissues.CHOROID] and set(scatter) == set(tissues.LABEL_NAMES)
+    assert scatter[VENTRICLES] < scatter[EXTERNAL_CSF] < scatter[WHITE_MATTER]
+    assert scatter[WHITE_MATTER] < scatter[CHOROID] and set(scatter) == set(LABEL_NAMES)
 
 
 def test_the_grey_map_gives_the_brain_the_levels_of_real_frames(head: anatomy.Anatomy) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from USMRISynthesisLib.alignment.common.confidence import LOW_SCORE
+from USMRISynthesisLib.alignment.common.confidence import MIN_CONFIDENCE
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.geometry.canonical import canonical_axis_mm
 from USMRISynthesisLib.io.synthetic import SYNTHETIC
@@ -328,7 +328,7 @@ def test_a_poor_fit_is_not_refused_but_told(
     from USMRISynthesisLib.synthesis import pipeline
 
     align = pipeline.align
-    monkeypatch.setattr(pipeline, "align", lambda *a, **k: replace(align(*a, **k), score=LOW_SCORE - 0.01))
+    monkeypatch.setattr(pipeline, "align", lambda *a, **k: replace(align(*a, **k), score=MIN_CONFIDENCE - 0.01))
     told: list[tuple[str, str]] = []
     result = _synthesize(head, trusted_model, transform=to_canonical, log=lambda *line: told.append(line))
     assert not result.trusted and result.provenance["alignment_trusted"] is False
@@ -400,7 +400,7 @@ def test_normalise_gives_the_head_in_canonical_space(head: Volume, to_canonical:
 def test_importing_the_package_and_what_slicer_loads_brings_no_torch() -> None:
     code = (
         "import sys, USMRISynthesisLib as u, USMRISynthesisLib.io.volume, USMRISynthesisLib.ultrasound.gate, "
-        "USMRISynthesisLib.normalisation, USMRISynthesisLib.alignment.align, "
+        "USMRISynthesisLib.alignment.align, "
         "USMRISynthesisLib.models.store, USMRISynthesisLib.worker.client, USMRISynthesisLib.cli.command_line, "
         "USMRISynthesisLib.cli.infer, USMRISynthesisLib.cli.study; u.synthesize; u.Volume; u.Synthesis; "
         "sys.exit('torch' in sys.modules)"

@@ -22,7 +22,7 @@ from USMRISynthesisLib.synthesis import pipeline
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 from USMRISynthesisLib.synthesis.multiplane import combined, wanted_slices
 from USMRISynthesisLib.synthesis.pipeline import synthesize
-from USMRISynthesisLib.synthesis.position import PlaceCode
+from USMRISynthesisLib.synthesis.position import PositionalEncoding
 from USMRISynthesisLib.synthesis.slices import assemble_input
 from USMRISynthesisLib.training.common.config import BatchConfig
 from USMRISynthesisLib.training.synthesis.data import Batch, Slices
@@ -34,28 +34,28 @@ SMALL = {"width": 2, "multipliers": (1, 2, 2), "skips": (1,), "reconstruction_sk
 @given(st.sampled_from(planes.PLANES), st.tuples(*[st.integers(1, 6)] * 3))
 def test_a_stack_turned_to_a_plane_comes_back_as_it_was(plane: str, shape: tuple[int, int, int]) -> None:
     stack = np.arange(np.prod(shape)).reshape(shape)
-    np.testing.assert_array_equal(planes.upright(planes.oriented(stack, plane), plane), stack)
+    np.testing.assert_array_equal(planes.from_plane(planes.to_plane(stack, plane), plane), stack)
 
 
 def test_rows_and_columns_of_each_plane_run_as_documented() -> None:
     stack = np.zeros((4, 5, 6))
     stack[3, 2, 1] = 1
     for plane, place in (("axial", (3, 2, 1)), ("coronal", (2, 3, 1)), ("sagittal", (1, 3, 2))):
-        assert tuple(np.argwhere(planes.oriented(stack, plane))[0]) == place
+        assert tuple(np.argwhere(planes.to_plane(stack, plane))[0]) == place
 
 
 def test_the_code_of_a_place_is_the_same_in_every_plane() -> None:
     """A voxel's x, y and z do not depend on the plane that it is seen in; only the plane's own weights tell."""
     torch.manual_seed(0)
-    code = PlaceCode(3, planes=True)
+    code = PositionalEncoding(3, planes=True)
     torch.nn.init.normal_(code.out.weight)
     at = torch.linspace(-1, 1, 9)
     made = {}
     for plane in planes.PLANES:
-        named = torch.full((9, 1, 1, 1), planes.code(plane, planes.PLANES))
+        named = torch.full((9, 1, 1, 1), planes.plane_code(plane, planes.PLANES))
         with torch.inference_mode():
             slices = code(torch.zeros(9, 3, 9, 9), at.view(9, 1, 1, 1), named)
-        made[plane] = np.stack([planes.upright(slices[:, c].numpy(), plane) for c in range(3)])
+        made[plane] = np.stack([planes.from_plane(slices[:, c].numpy(), plane) for c in range(3)])
     np.testing.assert_allclose(made["coronal"], made["axial"], atol=1e-5)
     np.testing.assert_allclose(made["sagittal"], made["axial"], atol=1e-5)
     assert np.ptp(made["axial"][:, 4, 4, :]) > 0.01 and np.ptp(made["axial"][:, :, 4, 4]) > 0.01
@@ -63,11 +63,11 @@ def test_the_code_of_a_place_is_the_same_in_every_plane() -> None:
 
 def test_the_input_names_the_plane_before_the_location() -> None:
     config = GeneratorConfig(planes=planes.PLANES, place=True, **SMALL)
-    named = planes.code("sagittal", config.planes)
+    named = planes.plane_code("sagittal", config.planes)
     x = assemble_input(torch.zeros(4, 16, 16), torch.linspace(-24, 24, 4), 1, True, named)
     assert x.shape[1] == config.in_channels == 5
     assert (x[:, 3] == 1).all() and torch.allclose(x[:, 4, 0, 0], torch.linspace(-0.5, 0.5, 4))
-    assert planes.code("axial", ("axial",)) is None
+    assert planes.plane_code("axial", ("axial",)) is None
 
 
 def test_weights_of_one_plane_go_on_unchanged_in_a_generator_of_three() -> None:
@@ -92,9 +92,11 @@ def test_planes_that_a_generator_cannot_have_are_refused() -> None:
 
 
 def test_choices_name_planes_and_a_model_without_them_has_none() -> None:
-    assert planes.chosen("all", planes.PLANES) == planes.PLANES
-    assert planes.chosen("coronal", planes.PLANES) == ("coronal",)
-    assert planes.chosen("all", ("axial",)) is None and planes.chosen("sagittal", ("axial",)) is None
+    assert planes.supported_planes("all", planes.PLANES) == planes.PLANES
+    assert planes.supported_planes("coronal", planes.PLANES) == ("coronal",)
+    assert (
+        planes.supported_planes("all", ("axial",)) is None and planes.supported_planes("sagittal", ("axial",)) is None
+    )
 
 
 def test_the_median_is_of_all_three_planes_each_smoothed_across_its_own_slices() -> None:
@@ -130,7 +132,7 @@ def _drawn(folder: Path, plane: str, flip: float) -> tuple[Batch, np.ndarray]:
         cases, None, np.random.default_rng(5), batch=BatchConfig(12, 0, 0, axial=0.0),
         changes=replace(STILL, flip=flip), generator=GeneratorConfig(planes=(plane,), **SMALL),
     )  # fmt: skip
-    return slices.draw(), planes.oriented(cases[0].t2, plane).astype(np.float32) / 127.5 - 1
+    return slices.draw(), planes.to_plane(cases[0].t2, plane).astype(np.float32) / 127.5 - 1
 
 
 @pytest.mark.parametrize("plane", planes.PLANES)

@@ -7,7 +7,7 @@ import io
 import pytest
 import torch
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
-from USMRISynthesisLib.synthesis.position import PlaceCode
+from USMRISynthesisLib.synthesis.position import PositionalEncoding
 
 SMALL = {"width": 2, "multipliers": (1, 2, 2), "skips": (1,), "reconstruction_skips": (1,), "attention_level": 1}
 NO_PLANE = torch.zeros(2, 1, 1, 1)
@@ -26,7 +26,7 @@ def test_a_new_code_changes_nothing() -> None:
 
 
 def test_a_learnt_code_tells_left_from_right_front_from_back_and_low_from_high() -> None:
-    code = PlaceCode(3)
+    code = PositionalEncoding(3)
     torch.nn.init.normal_(code.out.weight)
     feature = torch.zeros(2, 3, 10, 10)
     with torch.inference_mode():
@@ -38,7 +38,7 @@ def test_a_learnt_code_tells_left_from_right_front_from_back_and_low_from_high()
 
 
 def test_the_coordinates_run_from_corner_to_corner_at_any_size() -> None:
-    code = PlaceCode(1)
+    code = PositionalEncoding(1)
     for size in (5, 40):
         plane = torch.nn.functional.interpolate(code.corners, size=(size, size), mode="bilinear", align_corners=True)
         torch.testing.assert_close(plane[0, 0, 0], torch.linspace(-1, 1, size))

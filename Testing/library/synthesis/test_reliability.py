@@ -10,14 +10,14 @@ from USMRISynthesisLib.evaluation.synthesis import reliability as evaluation
 from USMRISynthesisLib.geometry.planes import PLANES
 from USMRISynthesisLib.synthesis.reliability import (
     WRONG,
-    SupportNetwork,
-    carried_outwards,
+    ReliabilityNetwork,
     cells_of,
     error_of,
+    extrapolate_rim,
     head_of,
     neighbourhood,
+    reliability_map,
     spread_of,
-    support_map,
 )
 from USMRISynthesisLib.training.reliability.data import Judged, Made, _mirrored, changed, draw, slices_of
 from USMRISynthesisLib.training.reliability.loop import calibrate
@@ -91,9 +91,9 @@ def test_a_batch_is_of_one_plane_and_of_several_and_its_truth_is_its_own():
 def test_every_plane_tells_where_a_slice_lies_and_left_and_right_are_alike():
     head = head_of(*(np.zeros((160, 160, 160), np.float32),) * 2, None)
     for n, plane in enumerate(PLANES):
-        cells, told = head.slices(plane, np.array([0, 39, 40, 79]))
-        row, column, depth = cells[0, -2], cells[0, -1], told[:, 0, 0, 0]
-        assert told[:, -3 + n].all() and told[:, -3:].sum() == 4
+        cells, conditions = head.slices(plane, np.array([0, 39, 40, 79]))
+        row, column, depth = cells[0, -2], cells[0, -1], conditions[:, 0, 0, 0]
+        assert conditions[:, -3 + n].all() and conditions[:, -3:].sum() == 4
         assert row[0, 0] == -1 and row[-1, 0] == 1 and column[0, -1] == 1
         sagittal = plane == "sagittal"
         assert column[0, 0] == (-1 if sagittal else 1)
@@ -126,13 +126,13 @@ def test_the_ends_of_the_stack_stand_in_for_slices_beyond_it():
 
 def test_it_learns_what_goes_wrong_and_its_probabilities_are_shares():
     torch.manual_seed(0)
-    network = SupportNetwork()
+    network = ReliabilityNetwork()
     heads = [judged_head(n) for n in range(3)]
     optimiser = torch.optim.Adam(network.parameters(), 2e-3)
     rng = np.random.default_rng(0)
     for _ in range(40):
         batch = draw(heads, 4, rng)
-        said = network.readings(*batch[:2])[:, :1]
+        said = network.predictions(*batch[:2])[:, :1]
         loss = torch.nn.functional.binary_cross_entropy_with_logits(said, batch.wrong)
         optimiser.zero_grad()
         loss.backward()
@@ -144,7 +144,7 @@ def test_it_learns_what_goes_wrong_and_its_probabilities_are_shares():
     for made in held.made:
         us, mr = (voxels(stack).astype(np.float32) / 127.5 - 1 for stack in (held.us, made.mr))
         spread = None if made.spread is None else voxels(made.spread) / np.float32(51)
-        said = support_map(network, us, mr, spread, inside)
+        said = reliability_map(network, us, mr, spread, inside)
         assert said.shape == us.shape and 0 <= said.min() and said.max() <= 1
         wrong = voxels(made.wrong)[inside] > 0
         assert evaluation.auc(1 - said[inside], wrong) > 0.9
@@ -159,7 +159,7 @@ def test_planes_that_agree_have_no_spread_and_one_plane_has_none_to_tell():
 
 def test_cancelling_ends_it():
     with pytest.raises(Cancelled):
-        support_map(SupportNetwork(), np.zeros((16, 160, 160)), np.zeros((16, 160, 160)), None,
+        reliability_map(ReliabilityNetwork(), np.zeros((16, 160, 160)), np.zeros((16, 160, 160)), None,
                     np.ones((16, 160, 160), bool), cancel=lambda: True)  # fmt: skip
 
 
@@ -176,8 +176,8 @@ def test_what_is_said_of_brain_stands_and_beside_it_the_brain_near_by_speaks():
     brain[:, 10:30, 10:30] = True
     said = np.where(brain, 0.95, 0.1).astype(np.float32)  # of the skull a network that never learnt it says anything
     said[:, 10:30, 10:14] = 0.5
-    result = carried_outwards(said, brain)
+    result = extrapolate_rim(said, brain)
     np.testing.assert_array_equal(result[brain], said[brain])
     assert abs(result[10, 20, 31] - 0.95) < 0.01 and abs(result[10, 20, 8] - 0.5) < 0.05
     assert abs(result[0, 0, 0] - said[brain].mean()) < 0.01
-    assert (carried_outwards(said, np.zeros_like(brain)) == 0).all()
+    assert (extrapolate_rim(said, np.zeros_like(brain)) == 0).all()

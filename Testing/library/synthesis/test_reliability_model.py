@@ -16,7 +16,7 @@ from USMRISynthesisLib.cli import command_line as cli
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.evaluation.synthesis import reliability as evaluation
 from USMRISynthesisLib.io.volume import Volume
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 from USMRISynthesisLib.synthesis import engine
 from USMRISynthesisLib.synthesis.engine import load_generator
 from USMRISynthesisLib.synthesis.result import BEAM_ONLY, PROBABILITY
@@ -36,7 +36,7 @@ def own_model(trusted_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     bundled = tmp_path / "model_weights"
     folder = bundled / "own"
     shutil.copytree(trusted_model, folder)
-    monkeypatch.setattr(weights, "bundled_folders", lambda: [bundled])
+    monkeypatch.setattr(store, "bundled_folders", lambda: [bundled])
     engine._loaded.clear()
     yield folder
     engine._loaded.clear()
@@ -72,14 +72,14 @@ def test_trained_exported_used_and_measured(own_model, heads, tmp_path, head):
     assert cli.main([*exporting, "--figures", str(printed)]) == 0
     assert "- auc: 0.700 [0.600, 0.800]" in (own_model / "README.md").read_text()
     assert cli.main(exporting) == 0
-    assert weights.hash_matches(own_model)
+    assert store.hash_matches(own_model)
     card = (own_model / "README.md").read_text()
     assert card.count("## Support map") == 1 and "untested" in card
     add_support(checkpoints.load(tmp_path / "run" / "checkpoint.pt"), own_model)  # again: replaced, not added
     again = (own_model / "README.md").read_text()
     assert len(again) == len(card) and again.count("## Support map") == 1
 
-    manifest = weights.read_manifest(own_model)
+    manifest = store.read_manifest(own_model)
     assert manifest.extra["support"]["file"] == "support.pt"
     result = synthesize(head, model=str(own_model), device="cpu", unreliable=True)
     assert result.provenance["support"]["meaning"] == PROBABILITY
@@ -147,11 +147,11 @@ def test_a_model_written_again_has_the_same_weights_and_names_no_file_of_the_mac
     after = load_generator(str(folder), "cpu")
     assert after.module is not before.module
     assert not sources(folder / "model.pt") and not sources(folder / "support.pt")
-    cells, told = torch.rand(1, 9, 80, 80), torch.rand(1, 9, 1, 1)
+    cells, conditions = torch.rand(1, 9, 80, 80), torch.rand(1, 9, 1, 1)
     x = torch.rand(1, after.manifest.input.channels, 160, 160).to(after.dtype)
     with torch.inference_mode():
         assert torch.equal(before.module(x), after.module(x))
-        assert torch.equal(before.support(cells, told), after.support(cells, told))
+        assert torch.equal(before.reliability(cells, conditions), after.reliability(cells, conditions))
     written = json.loads((folder / "manifest.json").read_text())
     card = (folder / "README.md").read_text()
     assert written["sha256"] in card and written["support"]["sha256"] in card
@@ -190,8 +190,8 @@ def test_a_support_map_of_another_form_is_not_written_again(tmp_path):
 
 def test_networks_of_another_task_lose_their_sources_only_and_take_no_figures(tmp_path, monkeypatch, capsys):
     bundled = tmp_path / "model_weights"
-    shutil.copytree(weights.find_model("frames"), bundled / "frames")
-    monkeypatch.setattr(weights, "bundled_folders", lambda: [bundled])
+    shutil.copytree(store.find_model("frames"), bundled / "frames")
+    monkeypatch.setattr(store, "bundled_folders", lambda: [bundled])
     folder = bundled / "frames"
     manifest = json.loads((folder / "manifest.json").read_text())
     state = torch.jit.load(folder / "model.pt").state_dict()
@@ -200,7 +200,7 @@ def test_networks_of_another_task_lose_their_sources_only_and_take_no_figures(tm
     again = torch.jit.load(tmp_path / "again" / "model.pt").state_dict()
     assert all(torch.equal(value, again[name]) for name, value in state.items()) and len(again) == len(state)
     assert written | {"sha256": None} == manifest | {"sha256": None}
-    assert weights.hash_matches(tmp_path / "again") and not sources(tmp_path / "again" / "model.pt")
+    assert store.hash_matches(tmp_path / "again") and not sources(tmp_path / "again" / "model.pt")
     figures = {"split": "val", "through": "network", "cases": 1, "values": {"ncc": [1, 1, 1]}}
     (tmp_path / "printed.json").write_text(json.dumps(figures))
     assert cli.main(["export", str(folder), str(folder), "--figures", str(tmp_path / "printed.json")]) == 2
@@ -210,13 +210,13 @@ def test_networks_of_another_task_lose_their_sources_only_and_take_no_figures(tm
 def test_a_support_map_runs_in_half_precision_where_the_hardware_does(own_model, heads, tmp_path, monkeypatch):
     train_support(configured(tmp_path, heads, own_model), report=quiet)
     add_support(checkpoints.load(tmp_path / "run" / "checkpoint.pt"), own_model)
-    cells, told = torch.rand(2, 9, 80, 80), torch.rand(2, 9, 1, 1)
+    cells, conditions = torch.rand(2, 9, 80, 80), torch.rand(2, 9, 1, 1)
     said = {}
     for dtype in (None, torch.bfloat16):
         engine._loaded.clear()
         monkeypatch.setattr(engine, "native_half", lambda device, dtype=dtype: (dtype, "in this test"))
         with torch.inference_mode():
-            said[dtype] = load_generator(str(own_model), "cpu").support(cells, told)
+            said[dtype] = load_generator(str(own_model), "cpu").reliability(cells, conditions)
     assert said[torch.bfloat16].dtype is torch.float32
     assert torch.allclose(said[None], said[torch.bfloat16], atol=0.03 * float(said[None].abs().max()))
     assert not torch.equal(said[None], said[torch.bfloat16])
@@ -271,7 +271,7 @@ def test_a_support_map_of_another_version_is_not_loaded_and_its_remedy_works(own
     assert "manifest.json" in refused.value.remedy
     del manifest["support"]
     (own_model / "manifest.json").write_text(json.dumps(manifest))
-    assert load_generator(str(own_model), "cpu").support is None
+    assert load_generator(str(own_model), "cpu").reliability is None
 
 
 def test_further_heads_are_calibrated_on(own_model, heads, tmp_path):

@@ -20,9 +20,9 @@ from USMRISynthesisLib.alignment.volume.network import (
     HEAD_FINE,
     LOG_SIGMA,
     SKULL,
+    STAGES,
     Prediction,
 )
-from USMRISynthesisLib.alignment.volume.stages import STAGES
 from USMRISynthesisLib.cli import command_line as cli
 from USMRISynthesisLib.datasets.heads import load_heads
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
@@ -130,8 +130,8 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, data, trained):
         train_alignment(config, cancel=lambda: next(asked) == 2, report=str)
     parts = checkpoints.load(train_alignment(config, report=str))
     whole = checkpoints.load(trained)
-    for stage, weights in whole["averaged"].items():
-        assert all(torch.equal(value, parts["averaged"][stage][name]) for name, value in weights.items()), stage
+    for stage, state in whole["averaged"].items():
+        assert all(torch.equal(value, parts["averaged"][stage][name]) for name, value in state.items()), stage
     with pytest.raises(Refused, match="already holds a run"):
         train_alignment(config, resume=False)
     config.write_text(config.read_text().replace("batch = 1", "batch = 2"))
@@ -173,7 +173,7 @@ def test_an_export_loads_with_its_hash_and_answers(exported, data):
     assert "not for diagnosis" in (exported / "README.md").read_text().lower()
     case = simulated_case(9)
     volume = Volume(case["us"][::2, ::2, ::2], canonical_ijk_to_ras() @ np.diag([2, 2, 2, 1.0]))
-    found = network_align.align_volume(networks, volume, case["fan"][::2, ::2, ::2])
+    found = network_align.find_head(networks, volume, case["fan"][::2, ::2, ::2])
     assert found is None or found.score < 0.9  # five steps teach nothing, and it says so
     damaged = Path(shutil.copytree(exported, exported.parent / "damaged"))
     (damaged / "model.pt").write_bytes((damaged / "model.pt").read_bytes() + b" ")
@@ -223,18 +223,18 @@ def test_the_evaluation_prints_the_figures_and_draws_what_it_measured(exported, 
 
 def test_the_corridors_alignment_is_the_networks_where_it_is_installed(exported, monkeypatch):
     from USMRISynthesisLib.alignment import align as alignment
-    from USMRISynthesisLib.models import store as weights
+    from USMRISynthesisLib.models import store
 
-    monkeypatch.setattr(weights, "bundled_folders", lambda: [exported.parent])
+    monkeypatch.setattr(store, "bundled_folders", lambda: [exported.parent])
     case = simulated_case(9)
     step = canonical_ijk_to_ras() @ np.diag([2, 2, 2, 1.0])
     volume, fan = Volume(case["us"][::2, ::2, ::2], step), np.ascontiguousarray(case["fan"][::2, ::2, ::2])
     found = alignment.align(volume, fan)
-    assert found.method == "network" or found.score <= alignment.UNSEEN_SCORE
+    assert found.method == "network" or found.score <= alignment.NO_HEAD
     assert alignment.align(volume, fan, transform=np.eye(4)).method == "given"
-    monkeypatch.setattr(alignment, "align_by_network", lambda *_, **__: None)
-    assert alignment.align(volume, fan).score <= alignment.UNSEEN_SCORE < alignment.LOW_SCORE
-    monkeypatch.setattr(weights, "bundled_folders", lambda: [])
+    monkeypatch.setattr(alignment, "align_volume", lambda *_, **__: None)
+    assert alignment.align(volume, fan).score <= alignment.NO_HEAD < alignment.MIN_CONFIDENCE
+    monkeypatch.setattr(store, "bundled_folders", lambda: [])
     assert alignment.align(volume, fan).method == "ellipsoid"
 
 

@@ -18,12 +18,12 @@ from USMRISynthesisLib.alignment.frame.network import COS, DISTANCE, FIELDS, HEA
 from USMRISynthesisLib.cli import command_line as cli
 from USMRISynthesisLib.datasets.frames import real_pictures, simulated_pictures
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
-from USMRISynthesisLib.evaluation.alignment import outlines as frame_outlines
-from USMRISynthesisLib.evaluation.alignment.negatives import beside
+from USMRISynthesisLib.evaluation.alignment import frames as frame_outlines
+from USMRISynthesisLib.evaluation.alignment.negatives import off_head_crops
 from USMRISynthesisLib.evaluation.alignment.outline_measures import overlap
 from USMRISynthesisLib.geometry.ellipse import Ellipse
 from USMRISynthesisLib.io.volume import Volume
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 from USMRISynthesisLib.training.alignment.config import task_of
 from USMRISynthesisLib.training.common import checkpoint as checkpoints
 from USMRISynthesisLib.training.outline.config import frames_configuration_from
@@ -151,9 +151,9 @@ def test_faces_are_asked_upright_and_upside_down(pictures):
 
 def test_an_ellipse_that_the_network_sees_is_found(pictures, oracle):
     picture = pictures[0][0]
-    found = frame_align.align_frame(oracle(picture.ellipse), picture.volume, picture.fan)
+    found = frame_align.find_outline(oracle(picture.ellipse), picture.volume, picture.fan)
     assert found is not None and overlap(found.ellipse, picture.ellipse) > 0.995
-    assert found.evidence.spread < 0.3 and found.evidence.fan > 0.9
+    assert found.features.spread < 0.3 and found.features.fan > 0.9
     assert abs(found.midline @ picture.ellipse.directions[:, 0]) > 0.999
 
 
@@ -161,12 +161,12 @@ def test_the_face_decides_which_end_becomes_anterior_only_where_it_is_sure(pictu
     picture = pictures[0][0]
     network = oracle(picture.ellipse)
     monkeypatch.setattr(frame_align, "load_network", lambda *_, **__: network)
-    open_ = alignment.outline_by_network(picture.volume, picture.fan)
+    open_ = alignment.segment_head_2d(picture.volume, picture.fan)
     anterior = {}
     for sign in (1.0, -1.0):
         for logit in (9.0, 0.5):
             network.face = lambda x, value=sign * logit: torch.tensor([value, value, -value, -value])
-            found = alignment.outline_by_network(picture.volume, picture.fan)
+            found = alignment.segment_head_2d(picture.volume, picture.fan)
             anterior[sign, logit] = found.ras_to_canonical[1, :3]
     np.testing.assert_allclose(anterior[1.0, 9.0], -anterior[-1.0, 9.0])
     for sign in (1.0, -1.0):
@@ -175,7 +175,7 @@ def test_the_face_decides_which_end_becomes_anterior_only_where_it_is_sure(pictu
 
 def test_parts_beside_the_head_hold_none_of_it(pictures):
     for picture in pictures[0]:
-        for part in beside(picture):
+        for part in off_head_crops(picture):
             assert min(part.volume.shape[1:]) >= 60
 
 
@@ -231,25 +231,25 @@ def test_an_export_loads_with_its_hash_and_is_no_alignment_of_volumes(exported):
 
 def test_the_corridor_takes_the_network_where_it_is_installed(exported, pictures, monkeypatch):
     picture = pictures[0][0]
-    monkeypatch.setattr(weights, "bundled_folders", lambda: [exported.parent])
-    monkeypatch.setattr(alignment, "outline_by_network", lambda *_, **__: None)
+    monkeypatch.setattr(store, "bundled_folders", lambda: [exported.parent])
+    monkeypatch.setattr(alignment, "segment_head_2d", lambda *_, **__: None)
     unseen = alignment.align(picture.volume, picture.fan)
-    assert unseen.method == "ellipse" and unseen.score <= alignment.UNSEEN_SCORE
+    assert unseen.method == "ellipse" and unseen.score <= alignment.NO_HEAD
     monkeypatch.undo()
-    monkeypatch.setattr(weights, "bundled_folders", lambda: [])
+    monkeypatch.setattr(store, "bundled_folders", lambda: [])
     fitted = alignment.align(picture.volume, picture.fan)
-    assert fitted.method == "ellipse" and fitted.score > alignment.UNSEEN_SCORE
+    assert fitted.method == "ellipse" and fitted.score > alignment.NO_HEAD
     assert alignment.align(picture.volume, picture.fan, transform=np.eye(4)).method == "given"
 
 
 def test_without_torch_the_skull_is_fitted(exported, pictures, monkeypatch):
     picture = pictures[0][0]
-    monkeypatch.setattr(weights, "bundled_folders", lambda: [exported.parent])
+    monkeypatch.setattr(store, "bundled_folders", lambda: [exported.parent])
 
     def missing(*_, **__):
         raise ImportError("no torch")
 
-    monkeypatch.setattr(alignment, "outline_by_network", missing)
+    monkeypatch.setattr(alignment, "segment_head_2d", missing)
     assert alignment.align(picture.volume, picture.fan).method == "ellipse"
 
 
@@ -257,7 +257,7 @@ def test_what_the_network_sees_becomes_the_alignment(data, pictures, oracle, mon
     picture = pictures[0][1]
     network = oracle(picture.ellipse)
     monkeypatch.setattr(frame_align, "load_network", lambda *_, **__: network)
-    found = alignment.outline_by_network(picture.volume, picture.fan)
+    found = alignment.segment_head_2d(picture.volume, picture.fan)
     assert found is not None and found.method == "network"
     row = next(row for row in frame_outlines.rows_of(data, "train") if row["file"] == picture.name)
     outcome = frame_outlines.outline(row, picture.volume, lambda *_: found)
@@ -269,11 +269,11 @@ def test_what_the_network_sees_becomes_the_alignment(data, pictures, oracle, mon
     monkeypatch.setattr(
         frame_align, "load_network", lambda *_, **__: oracle(picture.ellipse.moved(np.diag([4.0, 4.0, 1.0])))
     )
-    assert alignment.outline_by_network(large, picture.fan) is None  # no head is 31 cm long
+    assert alignment.segment_head_2d(large, picture.fan) is None  # no head is 31 cm long
 
 
 def test_evaluation_prints_both_ways_and_draws_the_weakest(exported, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "bundled_folders", lambda: [exported.parent])
+    monkeypatch.setattr(store, "bundled_folders", lambda: [exported.parent])
     figures = frame_outlines.evaluate_frames(data, pictures=tmp_path)
     assert {
         "hc18_dice_mean",
@@ -283,7 +283,7 @@ def test_evaluation_prints_both_ways_and_draws_the_weakest(exported, data, tmp_p
         "hc18_difference_mm_weakest_tenth",
     } <= set(figures)
     assert figures["hc18_frames"] == 1 and (tmp_path / "frames-weakest.png").is_file()
-    monkeypatch.setattr(weights, "bundled_folders", lambda: [])
+    monkeypatch.setattr(store, "bundled_folders", lambda: [])
     assert frame_outlines.evaluate_frames(data)["hc18_method"] == "skull"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from USMRISynthesisLib.alignment.volume.network import AlignmentNetwork
-from USMRISynthesisLib.synthesis.reliability import IMAGES, TOLD, SupportNetwork
+from USMRISynthesisLib.synthesis.reliability import CONDITIONS, IMAGES, ReliabilityNetwork
 from USMRISynthesisLib.training.common import torchscript
 from USMRISynthesisLib.training.common.quantisation import ByteConvolution, in_eight_bits
 
@@ -46,8 +46,8 @@ def test_other_convolutions_are_refused(options):
 
 
 def test_a_support_network_says_the_same_and_stays_as_it_is():
-    example = torch.rand(3, IMAGES + 2, 16, 16), torch.rand(3, TOLD, 1, 1)
-    network = seen_some(SupportNetwork(), *example)
+    example = torch.rand(3, IMAGES + 2, 16, 16), torch.rand(3, CONDITIONS, 1, 1)
+    network = seen_some(ReliabilityNetwork(), *example)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     stored = in_eight_bits(network)
     assert not any(isinstance(layer, nn.Conv2d | nn.BatchNorm2d) for layer in stored.modules())
@@ -59,8 +59,8 @@ def test_a_support_network_says_the_same_and_stays_as_it_is():
 
 
 def test_a_file_of_it_is_smaller_and_reads_back_the_same():
-    example = torch.rand(2, IMAGES + 2, 16, 16), torch.rand(2, TOLD, 1, 1)
-    network = seen_some(SupportNetwork(), *example)
+    example = torch.rand(2, IMAGES + 2, 16, 16), torch.rand(2, CONDITIONS, 1, 1)
+    network = seen_some(ReliabilityNetwork(), *example)
     stored = in_eight_bits(network)
     half, _ = torchscript.stored(torchscript.traced(network, example))
     data, loaded = torchscript.stored(torchscript.traced(stored, example))

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from USMRISynthesisLib.alignment.common.confidence import UNSEEN_SCORE
+from USMRISynthesisLib.alignment.common.confidence import NO_HEAD
 from USMRISynthesisLib.alignment.skull.fit import Skull, align_skull, from_outline
 from USMRISynthesisLib.alignment.skull.search import LENGTH_MM
 from USMRISynthesisLib.errors import Failed, Refused
@@ -28,10 +28,10 @@ AGE_WEEKS = (14.0, 42.0)
 MODEL = "alignment"
 FRAMES_MODEL = "frames"
 # The logit from which on the face is taken to be where the network says; below it, it is left open.
-SURE_OF_FRONT = 2.0
+CONFIDENT_FRONT = 2.0
 
 
-def possible_age(weeks: float | None) -> float | None:
+def validate_gestational_age(weeks: float | None) -> float | None:
     """A gestational age in weeks that can be a prior, or None. Raises Refused for any other."""
     if weeks is None or AGE_WEEKS[0] <= weeks <= AGE_WEEKS[1]:
         return weeks
@@ -58,21 +58,21 @@ def align(
             that age.
         Failed: the network's weights are damaged.
     """
-    gestational_age = possible_age(gestational_age)
+    gestational_age = validate_gestational_age(gestational_age)
     model = FRAMES_MODEL if volume.is_frame else MODEL
     if transform is not None or not is_installed(model):
         return align_skull(volume, fan, transform=transform)
     try:
         if volume.is_frame:
-            found = outline_by_network(volume, fan)
+            found = segment_head_2d(volume, fan)
         else:
-            found = align_by_network(volume, fan, gestational_age=gestational_age)
+            found = align_volume(volume, fan, gestational_age=gestational_age)
     except (ImportError, OSError):  # no torch, or an installation that broke half-way
         return align_skull(volume, fan)
     if found is not None:
         return found
     outline = align_skull(volume, fan)  # something to show; the network says that it is no head
-    return replace(outline, score=min(outline.score, UNSEEN_SCORE))
+    return replace(outline, score=min(outline.score, NO_HEAD))
 
 
 def is_installed(model: str = MODEL) -> bool:
@@ -84,7 +84,7 @@ def is_installed(model: str = MODEL) -> bool:
     return True
 
 
-def align_by_network(
+def align_volume(
     volume: Volume, fan: np.ndarray, *, gestational_age: float | None = None, model: str = MODEL
 ) -> Alignment | None:
     """Where the network sees the head; None where it sees none.
@@ -97,16 +97,16 @@ def align_by_network(
         ImportError: there is no torch. Failed: the model is not there or not intact.
     """
     from USMRISynthesisLib.alignment.volume.model import load_networks
-    from USMRISynthesisLib.alignment.volume.search import align_volume
+    from USMRISynthesisLib.alignment.volume.search import find_head
 
-    found = align_volume(load_networks(model), volume, fan, gestational_age=gestational_age)
+    found = find_head(load_networks(model), volume, fan, gestational_age=gestational_age)
     if found is None:
         return None
     skull = found.ellipsoid
     return Alignment(found.matrix, skull.centre, skull.semi_axes, skull.axes, found.score, "network")
 
 
-def outline_by_network(volume: Volume, fan: np.ndarray, *, model: str = FRAMES_MODEL) -> Alignment | None:
+def segment_head_2d(volume: Volume, fan: np.ndarray, *, model: str = FRAMES_MODEL) -> Alignment | None:
     """Where the network sees a frame's head; None where it sees none of a possible size.
 
     Args:
@@ -115,14 +115,14 @@ def outline_by_network(volume: Volume, fan: np.ndarray, *, model: str = FRAMES_M
     Raises:
         ImportError: there is no torch. Failed: the model is not there or not intact.
     """
-    from USMRISynthesisLib.alignment.frame.outline import align_frame, load_network
+    from USMRISynthesisLib.alignment.frame.outline import find_outline, load_network
 
-    found = align_frame(load_network(model), volume, fan)
+    found = find_outline(load_network(model), volume, fan)
     if found is None or not LENGTH_MM[0] <= found.ellipse.length <= LENGTH_MM[1]:
         return None
     major, minor = found.ellipse.directions.T
     skull = Skull(found.ellipse.centre, found.ellipse.semi_axes[::-1], np.column_stack([minor, major]))
     front = None
-    if abs(found.front) >= SURE_OF_FRONT:
+    if abs(found.front) >= CONFIDENT_FRONT:
         front = found.plane_to_ras[:3, :2] @ major * np.sign(found.front)
     return from_outline(skull, found.plane_to_ras, found.score, front=front)

@@ -33,7 +33,7 @@ from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
 from USMRISynthesisLib.io.provenance import file_sha256, marks, put_in_place, read_sidecar, stem_of
 from USMRISynthesisLib.io.synthetic import SYNTHETIC
 from USMRISynthesisLib.io.volume import VOLUME_FORMATS
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 
 STATUS_FILE = "batch.json"
 WAITING, RUNNING, DONE, KEPT, REFUSED, FAILED, CANCELLED = (
@@ -135,10 +135,10 @@ class Batch:
         source, output = Path(source).resolve(), Path(output).resolve()
         if not source.is_dir():
             raise Refused("input-folder", f"There is no folder {source.name}.", "Give a folder of ultrasound images.")
-        from USMRISynthesisLib.alignment.align import possible_age  # here: it brings scipy along
+        from USMRISynthesisLib.alignment.align import validate_gestational_age  # here: it brings scipy along
 
-        possible_age(gestational_age)
-        manifest = weights.read_manifest(weights.find_model(model))
+        validate_gestational_age(gestational_age)
+        manifest = store.read_manifest(store.find_model(model))
         self.cases = find_cases(source, output)
         if not self.cases:
             raise Refused(

@@ -78,7 +78,13 @@ def build_parser() -> argparse.ArgumentParser:
     synthesize.add_argument(
         "--trust-model", action="store_true", help="agree to run a model that did not come with the product; remembered"
     )
-    synthesize.add_argument("--unreliable", action="store_true", help="go on although the head was not found reliably")
+    synthesize.add_argument(
+        "--allow-low-confidence",
+        "--unreliable",
+        dest="unreliable",
+        action="store_true",
+        help="go on although the head was not found reliably",
+    )
     add_age(synthesize)
 
     batch = add("batch", "make an MR-like image of every ultrasound image in a folder; goes on where it stopped")
@@ -96,7 +102,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     batch.add_argument("--fresh", action="store_true", help="make again what is done already")
     batch.add_argument(
-        "--unreliable", action="store_true", help="go on with images in which the head is not found reliably"
+        "--allow-low-confidence",
+        "--unreliable",
+        dest="unreliable",
+        action="store_true",
+        help="go on with images in which the head is not found reliably",
     )
     batch.add_argument(
         "--trust-model", action="store_true", help="agree to run a model that did not come with the product; remembered"

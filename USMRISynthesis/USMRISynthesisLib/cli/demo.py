@@ -81,7 +81,7 @@ def demonstrate(
             provenance["results"][target.name] = {"source": path.name, **result.provenance}
     compare(cases, output / "compare.png")
     (output / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-    doubted = ", and what not to believe" if any(case.support is not None for case in cases) else ""
+    doubted = ", and what not to believe" if any(case.reliability is not None for case in cases) else ""
     print(f"\nLook at {output / 'compare.png'}: ultrasound, MR-like, fused{doubted}. {SYNTHETIC}.")
     for name in sorted(path.name for path in output.iterdir()):
         print(f"  {output / name}")

@@ -137,27 +137,27 @@ def normalise(options: Namespace) -> Outcome:
 
 def info(options: Namespace) -> Outcome:
     """`usmri info [MODEL]`: what is installed, whether the models are intact, and where they would run."""
-    from USMRISynthesisLib.models import store as weights
+    from USMRISynthesisLib.models import store
 
     if options.model:
-        folder = weights.find_model(options.model)
-        manifest = weights.read_manifest(folder).to_json()
-        intact = weights.hash_matches(folder)
+        folder = store.find_model(options.model)
+        manifest = store.read_manifest(folder).to_json()
+        intact = store.hash_matches(folder)
         return (
             f"{json.dumps(manifest, indent=2, ensure_ascii=False)}\n{_intact(intact)}",
-            {"model": manifest, "intact": intact, "bundled": weights.is_bundled(folder)},
+            {"model": manifest, "intact": intact, "bundled": store.is_bundled(folder)},
         )
     models = []
-    for folder in weights.installed_models():
+    for folder in store.installed_models():
         try:
-            manifest_ = weights.read_manifest(folder)
+            manifest_ = store.read_manifest(folder)
             models.append(
                 {
                     "name": folder.name,
                     "task": manifest_.task,
                     "version": manifest_.version,
                     "sha256": manifest_.sha256,
-                    "intact": weights.hash_matches(folder),
+                    "intact": store.hash_matches(folder),
                 }
             )
         except Failed as error:

@@ -29,16 +29,13 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
         evaluate as synthesis,
     )
     from USMRISynthesisLib.evaluation.synthesis import (
-        frame_distance as frames_distance,
-    )
-    from USMRISynthesisLib.evaluation.synthesis import (
         real_frames,
     )
     from USMRISynthesisLib.evaluation.synthesis import (
         reliability as support,
     )
     from USMRISynthesisLib.evaluation.synthesis.frame_prediction import frame_prediction
-    from USMRISynthesisLib.models import store as weights
+    from USMRISynthesisLib.models import store
 
     if not options.quick:
         import torchmetrics  # noqa: F401 - where it is not installed that is said now, not after minutes of work
@@ -46,7 +43,7 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
         perceptual.perceptual()  # likewise, where its weights are others
     folder = Path(options.cases or "data/sim")
     train, *also = [Path(name) for name in options.train] or [folder / "train"]
-    make = synthesis.corridor_prediction if options.through == "product" else synthesis.canonical_prediction
+    make = synthesis.pipeline_prediction if options.through == "product" else synthesis.canonical_prediction
     predict, progress = make(options.model, options.device, options.planes), console.progress(options)
     result = synthesis.evaluate(
         folder,
@@ -69,7 +66,7 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     }
     methods |= {
         name: synthesis.canonical_prediction(name, options.device)
-        for name in weights.models_for("synthesis")
+        for name in store.models_for("synthesis")
         if name not in methods
     } | _studied(options.study)
     result["methods"] = comparison.compare(
@@ -89,7 +86,7 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
         made = frame_prediction(options.model, options.device)
         result |= real_frames.evaluate(frames, made, limit=options.limit, progress=progress)
         known = segmenter.trained([train, *also], Path(KEPT))
-        distances = frames_distance.evaluate(
+        distances = real_frames.kernel_distances(
             frames, made, folder / options.split, train, known, limit=options.limit, progress=progress
         )
         result |= distances
@@ -97,7 +94,7 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
             "\n\nreal frames (HC18, fetuses held out; annotated pose; no truth)\n"
             + "\n".join(f"{key:32s} {result[key]:8.3f}" for key in real_frames.FIGURES)
             + "\n\n"
-            + frames_distance.table(distances)
+            + real_frames.distance_table(distances)
         )
     return text, result
 

@@ -244,9 +244,10 @@ def evaluate(options: Namespace) -> Outcome:
         folder = Path(options.data) / "hc18"
         if not (folder / "index.csv").is_file():
             raise Refused("data", "There are no HC18 frames.", "Give the folder that holds hc18/ with --data.")
-        values = evaluate_frames(folder, limit=options.limit)
-        lines = ["head ellipse on real HC18 frames", *(f"{key:32s} {value:8.3f}" for key, value in values.items())]
-        return "\n".join(lines), {"hc18": values}
+        values = evaluate_frames(Path(options.data), limit=options.limit)
+        lines = ["head ellipse on real HC18 frames"]
+        lines += [f"{key:36s} {value:8.3f}" for key, value in values.items() if isinstance(value, float)]
+        return "\n".join(lines), values
     from USMRISynthesisLib.cli.methods import evaluate_synthesis
 
     return evaluate_synthesis(options)
@@ -289,9 +290,9 @@ def _picture(name: str) -> Path:
 
 def _has_alignment(options: Namespace) -> bool:
     """Whether there is an alignment model to measure, and cases to measure it on."""
-    from USMRISynthesisLib.models import store as weights
+    from USMRISynthesisLib.models import store
 
     if options.model != "default":
         return True
-    named = {folder.name for folder in weights.installed_models()}
+    named = {folder.name for folder in store.installed_models()}
     return "alignment" in named and Path(options.cases or "data/sim").is_dir()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.geometry.planes import PLANES, oriented
+from USMRISynthesisLib.geometry.planes import PLANES, to_plane
 from USMRISynthesisLib.ultrasound.intensity import robust_range
 
 UNPACKED = "unpacked"  # beside the .npz files: the volumes as .npy, which can be memory-mapped
@@ -112,7 +112,7 @@ def _read_case(content: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[
 
 def pixels(mask: np.ndarray) -> list[list[int]]:
     """How many are true in each slice of (K, K, K) in each of the three planes."""
-    return [np.count_nonzero(oriented(mask, plane), axis=(1, 2)).tolist() for plane in PLANES]
+    return [np.count_nonzero(to_plane(mask, plane), axis=(1, 2)).tolist() for plane in PLANES]
 
 
 def unpacked(

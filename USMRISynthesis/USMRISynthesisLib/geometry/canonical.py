@@ -17,6 +17,8 @@ SIZE = 160
 SPACING_MM = 0.6
 HC_PLANE_Z_MM = 0.0
 HEAD_LENGTH_MM = 88.0
+# Homogeneous LPS mm (ITK, DICOM) to RAS mm (Slicer, this library), and back: it is its own inverse.
+LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _INTERPOLATORS = {0: sitk.sitkNearestNeighbor, 1: sitk.sitkLinear, 3: sitk.sitkBSpline}
 

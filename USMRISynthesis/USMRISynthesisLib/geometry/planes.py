@@ -23,31 +23,31 @@ _AXES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
 _CODES = {"axial": -1.0, "coronal": 0.0, "sagittal": 1.0}
 
 
-def oriented(stack: np.ndarray, plane: str) -> np.ndarray:
+def to_plane(stack: np.ndarray, plane: str) -> np.ndarray:
     """A view of (k, j, i) with the plane's slices along the first axis."""
     return stack.transpose(_AXES[plane])
 
 
-def upright(stack: np.ndarray, plane: str) -> np.ndarray:
-    """The way back: a view (k, j, i) of what `oriented` gave."""
+def from_plane(stack: np.ndarray, plane: str) -> np.ndarray:
+    """The way back: a view (k, j, i) of what `to_plane` gave."""
     return stack.transpose(np.argsort(_AXES[plane]))
 
 
-def code(plane: str, planes: tuple[str, ...]) -> float | None:
+def plane_code(plane: str, planes: tuple[str, ...]) -> float | None:
     """The value of the input's constant channel that names the plane; None for a model that knows one plane only."""
     return _CODES[plane] if len(planes) > 1 else None
 
 
-def asked(planes: str, known: tuple[str, ...], model: str) -> tuple[str, ...]:
+def resolve_planes(planes: str, known: tuple[str, ...], model: str) -> tuple[str, ...]:
     """The planes behind a choice, for a model that knows `known`. Raises Refused where it does not have them."""
-    wanted = chosen(planes, known)
+    wanted = supported_planes(planes, known)
     if wanted is None:
         raise Refused("planes", f"The model {model!r} takes {' and '.join(known)} slices, not {planes!r}.",
                       f"Choose {' or '.join(known)}, or another model.")  # fmt: skip
     return wanted
 
 
-def chosen(planes: str, known: tuple[str, ...]) -> tuple[str, ...] | None:
+def supported_planes(planes: str, known: tuple[str, ...]) -> tuple[str, ...] | None:
     """The planes behind a choice; None where a model that knows `known` does not have them."""
     wanted = PLANES if planes == ALL else (planes,)
     return wanted if set(wanted) <= set(known) else None

@@ -121,10 +121,15 @@ def scale_of(matrix: np.ndarray) -> float:
 
 
 def rotation_of(matrix: np.ndarray) -> np.ndarray:
-    """The nearest rotation (n, n) to a matrix's linear part."""
+    """The nearest rotation (n, n) to the linear part of a homogeneous matrix (n + 1, n + 1)."""
     n = len(matrix) - 1
-    u, _, v = np.linalg.svd(matrix[:n, :n])
-    sign = np.ones(n)
+    return nearest_rotation(matrix[:n, :n])
+
+
+def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
+    """The proper rotation (n, n) nearest to a matrix (n, n) in the Frobenius norm."""
+    u, _, v = np.linalg.svd(matrix)
+    sign = np.ones(len(matrix))
     sign[-1] = np.sign(np.linalg.det(u @ v)) or 1.0
     return np.asarray((u * sign) @ v)
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.geometry.canonical import LPS_RAS
 from USMRISynthesisLib.io.synthetic import SYNTHETIC
 from USMRISynthesisLib.io.volume import Volume
 
@@ -41,7 +42,6 @@ _CARRIED = (
     "FrameOfReferenceUID",
     "PositionReferenceIndicator",
 )
-_LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def write_dicom(
@@ -130,7 +130,7 @@ def _stored(array: np.ndarray) -> tuple[np.ndarray, float]:
 def _common(mr: Volume, provenance: Mapping[str, Any], source: Any) -> Any:
     """What all slices share."""
     pydicom = _pydicom()
-    directions = (_LPS_RAS @ mr.ijk_to_ras)[:3, :3] / mr.spacing
+    directions = (LPS_RAS @ mr.ijk_to_ras)[:3, :3] / mr.spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
         raise Refused(
             "shear",
@@ -191,7 +191,7 @@ def _slice(common: Any, mr: Volume, voxels: np.ndarray, slope: float, index: int
     one = pydicom.Dataset()
     one.update(common)
     one.SOPInstanceUID, one.InstanceNumber = pydicom.uid.generate_uid(), index + 1
-    place = (_LPS_RAS @ mr.ijk_to_ras @ [0, 0, index, 1])[:3]
+    place = (LPS_RAS @ mr.ijk_to_ras @ [0, 0, index, 1])[:3]
     one.ImagePositionPatient = [_decimal(value) for value in place]
     one.Rows, one.Columns = voxels.shape
     one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"

@@ -16,9 +16,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.geometry.canonical import LPS_RAS
 
 FORMATS = (".tfm", ".txt", ".h5")
-_LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def write_transform(ras_to_canonical: np.ndarray, path: str | os.PathLike[str]) -> None:
@@ -32,7 +32,7 @@ def write_transform(ras_to_canonical: np.ndarray, path: str | os.PathLike[str]) 
         )
     if not path.parent.is_dir():
         raise Failed("folder", f"The folder for {path.name} does not exist.", "Create it or choose another one.")
-    matrix = _LPS_RAS @ np.linalg.inv(ras_to_canonical) @ _LPS_RAS
+    matrix = LPS_RAS @ np.linalg.inv(ras_to_canonical) @ LPS_RAS
     transform = sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
     try:
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
@@ -75,4 +75,4 @@ def read_transform(path: str | os.PathLike[str]) -> np.ndarray:
             f"The transform in {path.name} cannot be inverted.",
             "Give a rigid, similarity or affine transform.",
         )
-    return np.linalg.inv(_LPS_RAS @ matrix @ _LPS_RAS)
+    return np.linalg.inv(LPS_RAS @ matrix @ LPS_RAS)

@@ -32,6 +32,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.geometry.canonical import LPS_RAS
 from USMRISynthesisLib.io import nifti
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 COMMENT = "Comment"
 VOLUME_FORMATS = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
 PICTURE_FORMATS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-
-_LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +201,7 @@ class Volume:
         elif array.dtype == np.float16:
             array = array.astype(np.float32)
         image = sitk.GetImageFromArray(array.astype(array.dtype.newbyteorder("="), copy=False))
-        matrix = _LPS_RAS @ self.ijk_to_ras
+        matrix = LPS_RAS @ self.ijk_to_ras
         image.SetSpacing(self.spacing)
         image.SetDirection((matrix[:3, :3] / self.spacing).ravel().tolist())
         image.SetOrigin(matrix[:3, 3].tolist())
@@ -296,7 +295,7 @@ def _matrix_of(image: sitk.Image) -> np.ndarray:
     lps = np.eye(4)
     lps[:n, :n] = np.reshape(image.GetDirection(), (n, n)) * image.GetSpacing()
     lps[:n, 3] = image.GetOrigin()
-    return _LPS_RAS @ lps
+    return LPS_RAS @ lps
 
 
 def _metaimage_comment(path: Path) -> dict[str, str]:

@@ -26,7 +26,7 @@ def threads_on(device: torch.device | str) -> int:
     return min(MOST, torch.get_num_threads()) if torch.device(device).type == "cpu" else 1
 
 
-def each(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Generator[Result, None, None]:
+def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Generator[Result, None, None]:
     """`work` of each item, in their order, on so many threads; with one, here and now, as torch's settings are.
 
     No more than one item a thread is begun before it is asked for. Ending early, or an error, waits for what was begun.

@@ -138,7 +138,7 @@ def verified_bytes(folder: str | Path, *, consent: Consent | None = None) -> tup
     return manifest, content
 
 
-def support_bytes(folder: str | Path, manifest: Manifest, *, consent: Consent | None = None) -> bytes | None:
+def reliability_bytes(folder: str | Path, manifest: Manifest, *, consent: Consent | None = None) -> bytes | None:
     """The bytes of the model's support map network (`support` in the manifest), checked alike; None where it has none.
 
     Raises Failed when the file is missing, is not the one in the manifest, or is of another version, ConsentNeeded

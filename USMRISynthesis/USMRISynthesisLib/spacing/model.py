@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from USMRISynthesisLib.errors import Failed
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 from USMRISynthesisLib.models.device import choose_device
 from USMRISynthesisLib.spacing.network import CONDITIONS
 
@@ -18,7 +18,7 @@ DEFAULT = "spacing"
 class LoadedModel:
     """A verified model; `module(x, conditions)` is the super-resolution network, `module.vae` what trained it."""
 
-    manifest: weights.Manifest
+    manifest: store.Manifest
     module: torch.jit.ScriptModule
     device: torch.device
     reason: str
@@ -27,10 +27,10 @@ class LoadedModel:
 _loaded: dict[tuple[str, str], LoadedModel] = {}  # (sha256, device)
 
 
-def load_model(model: str = DEFAULT, device: str = "auto", *, consent: weights.Consent | None = None) -> LoadedModel:
+def load_model(model: str = DEFAULT, device: str = "auto", *, consent: store.Consent | None = None) -> LoadedModel:
     """Find, verify and load. Raises Failed (no such model or device, hash, task) and ConsentNeeded."""
     chosen, reason = choose_device(device)
-    manifest, content = weights.verified_bytes(weights.find_model(model), consent=consent)
+    manifest, content = store.verified_bytes(store.find_model(model), consent=consent)
     if manifest.task != "spacing":
         raise Failed(
             "task",
@@ -40,7 +40,7 @@ def load_model(model: str = DEFAULT, device: str = "auto", *, consent: weights.C
     key = (manifest.sha256, str(chosen))
     if key not in _loaded:
         _loaded.clear()
-        module = weights.from_bytes(content, manifest.name, "cpu").float().to(chosen)
+        module = store.from_bytes(content, manifest.name, "cpu").float().to(chosen)
         if next(module.super_resolution.head.parameters()).shape[1] != 1 + CONDITIONS:
             raise Failed(
                 "model",

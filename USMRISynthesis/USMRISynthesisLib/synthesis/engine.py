@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from USMRISynthesisLib.errors import Cancelled, Failed
 from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 from USMRISynthesisLib.models.device import TOLERANCE, choose_device, half_precision_error, native_half
-from USMRISynthesisLib.models.parallel import each, threads_on
-from USMRISynthesisLib.synthesis.reliability import CELL, IMAGES, TOLD, Judge
+from USMRISynthesisLib.models.parallel import map_in_order, threads_on
+from USMRISynthesisLib.synthesis.reliability import CELL, CONDITIONS, IMAGES, PredictLogits
 from USMRISynthesisLib.synthesis.slices import assemble_input
 
 BATCH = {"cpu": 2, "cuda": 16, "mps": 8}
@@ -37,14 +37,14 @@ Log = Callable[[str, str], None]  # (level, text)
 class LoadedGenerator:
     """A verified generator, ready to run on its device, and why it runs there and as it does."""
 
-    manifest: weights.Manifest
+    manifest: store.Manifest
     module: nn.Module
     device: torch.device
     device_reason: str
     dtype: torch.dtype
     precision_reason: str
     _content: bytes = field(repr=False)
-    support: Judge | None = None  # what of the output to believe
+    reliability: PredictLogits | None = None  # what of the output to believe
 
     def on_cpu(self) -> nn.Module:
         """The same weights in float32 on the CPU, for when the device has no memory left."""
@@ -55,16 +55,16 @@ _loaded: dict[tuple[str, str], LoadedGenerator] = {}  # (sha256, device): a seco
 
 
 def load_generator(
-    model: str = "default", device: str = "auto", *, consent: weights.Consent | None = None
+    model: str = "default", device: str = "auto", *, consent: store.Consent | None = None
 ) -> LoadedGenerator:
     """Find, verify and prepare a generator; the hash is checked every time, the preparation is done once.
 
     Raises Failed (no such model or device, hash, task) and ConsentNeeded.
     """
     chosen, reason = choose_device(device)
-    folder = weights.find_model(model)
-    manifest, content = weights.verified_bytes(folder, consent=consent)
-    judging = weights.support_bytes(folder, manifest, consent=consent)
+    folder = store.find_model(model)
+    manifest, content = store.verified_bytes(folder, consent=consent)
+    reliability_content = store.reliability_bytes(folder, manifest, consent=consent)
     if manifest.task != "synthesis":
         raise Failed(
             "task",
@@ -92,7 +92,7 @@ def load_generator(
             dtype,
             why,
             content,
-            None if judging is None else _judge(judging, manifest.name, chosen),
+            None if reliability_content is None else _load_reliability(reliability_content, manifest.name, chosen),
         )
     return _loaded[key]
 
@@ -117,7 +117,7 @@ def run_slices(
     """Run canonical slices through the generator.
 
     us: (K, H, W) in [-1, 1], -1 outside the fan; z_mm: (K,) in mm; plane: what names it to a model of several
-    (`planes.code`). -> (K, H, W) float32 in [-1, 1].
+    (`planes.plane_code`). -> (K, H, W) float32 in [-1, 1].
 
     `wanted`, (K,) bool, names the slices to synthesise; by default those with anything in them. The others
     come back as -1. On a CPU each thread takes a batch. Progress is told, and cancel asked, after each batch. When the
@@ -140,7 +140,7 @@ def run_slices(
 
         parts = [todo[first : first + use.batch] for first in range(done, len(todo), use.batch)]
         try:
-            with closing(each(made, parts, min(use.threads, len(parts)))) as results:
+            with closing(map_in_order(made, parts, min(use.threads, len(parts)))) as results:
                 for some in parts:
                     if cancel is not None and cancel():
                         raise Cancelled
@@ -224,7 +224,7 @@ def _prepare(content: bytes, name: str, device: torch.device, dtype: torch.dtype
     `optimize_for_inference` on top gains nothing (width 16, one thread, float32: 36 ms a slice frozen, 38 with
     it), and the layouts it chooses slow pooling and upsampling down.
     """
-    module = weights.from_bytes(content, name, device)
+    module = store.from_bytes(content, name, device)
     module = module.to(device=device, dtype=dtype)
     module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     frozen: nn.Module = torch.jit.freeze(module.eval())
@@ -246,7 +246,7 @@ class _AsItIs(nn.Module):
 
 
 def _choose_precision(
-    content: bytes, manifest: weights.Manifest, device: torch.device, module: nn.Module
+    content: bytes, manifest: store.Manifest, device: torch.device, module: nn.Module
 ) -> tuple[torch.dtype, str, nn.Module | None]:
     """Half precision where the hardware has it and this model bears it, checked on one fixed input."""
     dtype, why = native_half(device)
@@ -261,7 +261,7 @@ def _choose_precision(
     return dtype, f"{str(dtype).removeprefix('torch.')}: {why}; the output changes by {error:.2%} rms.", half
 
 
-def _judge(content: bytes, name: str, device: torch.device) -> Judge:
+def _load_reliability(content: bytes, name: str, device: torch.device) -> PredictLogits:
     """A support map's network, in half precision where the hardware has it and the network runs in it.
 
     It answers with logits: near a probability of 1, bfloat16 would know steps of 0.004 only.
@@ -272,24 +272,24 @@ def _judge(content: bytes, name: str, device: torch.device) -> Judge:
         return full
     half = _prepare(content, name, device, dtype)
 
-    def judge(cells: Tensor, told: Tensor) -> Tensor:
-        logits: Tensor = half(cells.to(dtype), told.to(dtype))
+    def predict(cells: Tensor, conditions: Tensor) -> Tensor:
+        logits: Tensor = half(cells.to(dtype), conditions.to(dtype))
         return logits.float()
 
     try:
         with torch.inference_mode():
-            judge(
+            predict(
                 *(
                     torch.zeros(1, channels, size, size, device=device)
-                    for channels, size in ((IMAGES + 2, SIZE // CELL), (TOLD, 1))
+                    for channels, size in ((IMAGES + 2, SIZE // CELL), (CONDITIONS, 1))
                 )
             )
     except RuntimeError:  # exported by an earlier version, with weights that stay float32
         return full
-    return judge
+    return predict
 
 
-def _example(manifest: weights.Manifest, device: torch.device) -> Tensor:
+def _example(manifest: store.Manifest, device: torch.device) -> Tensor:
     """A fixed input (1, C, size, size): a speckled disc on -1, which is what the network sees."""
     size, channels = manifest.input.size, manifest.input.channels
     noise = np.random.default_rng(0).random((channels, size, size), dtype=np.float32) * 2 - 1
@@ -303,7 +303,7 @@ def _example(manifest: weights.Manifest, device: torch.device) -> Tensor:
     return example.contiguous(memory_format=torch.channels_last)
 
 
-def _check_channels(module: nn.Module, manifest: weights.Manifest, device: torch.device) -> None:
+def _check_channels(module: nn.Module, manifest: store.Manifest, device: torch.device) -> None:
     """Refuse a model that does not do what its manifest says, before anything is computed with it."""
     try:
         with torch.inference_mode():

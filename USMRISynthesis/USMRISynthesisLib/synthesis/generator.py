@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from USMRISynthesisLib.geometry.planes import PLANES
 from USMRISynthesisLib.synthesis.attention import NORMS, CrossModalAttention
 from USMRISynthesisLib.synthesis.blocks import Decoder, Encoder
-from USMRISynthesisLib.synthesis.position import PlaceCode
+from USMRISynthesisLib.synthesis.position import PositionalEncoding
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class GeneratorConfig:
     neighbours: slices on either side of the centre slice that the input carries.
     exponent: of the ultrasound's 0-1 intensity before it becomes the input (see `normalise_ultrasound`).
     location: whether the input ends with a constant channel z_mm / 48.
-    place: whether decoder C is also told where it is, x, y and z (see `PlaceCode`); needs `location`.
+    place: whether decoder C is also told where it is, x, y and z (see `PositionalEncoding`); needs `location`.
     planes: the planes whose slices it takes; with more than one a constant channel before the location names the plane.
     skips: levels at which A hands its feature to C. Level 0 would let speckle through to the MR.
     reconstruction_skips: levels at which A hands its feature to B.
@@ -100,8 +100,8 @@ class Generator(nn.Module):
             else _NoAttention()
         )
         several = len(config.planes) > 1
-        self.place_latent = PlaceCode(channels[-1], planes=several) if config.place else _NoPlace()
-        self.place_split = PlaceCode(channels[split], planes=several) if config.place else _NoPlace()
+        self.place_latent = PositionalEncoding(channels[-1], planes=several) if config.place else _NoPosition()
+        self.place_split = PositionalEncoding(channels[split], planes=several) if config.place else _NoPosition()
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.encoder_a(x)
@@ -137,7 +137,7 @@ class _NoAttention(nn.Module):
         return f_mr
 
 
-class _NoPlace(nn.Module):
+class _NoPosition(nn.Module):
     """Without a place code: the feature unchanged."""
 
     def forward(self, feature: Tensor, z: Tensor, plane: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from USMRISynthesisLib.geometry import planes as canonical_planes
+from USMRISynthesisLib.geometry.planes import from_plane, plane_code, resolve_planes, to_plane
 from USMRISynthesisLib.synthesis.engine import Cancel, LoadedGenerator, Log, Progress, run_slices
 
 
@@ -25,19 +25,19 @@ def run_planes(
     Raises what `run_slices` raises, and Refused where the model does not know the plane.
     """
     form = generator.manifest.input
-    chosen = canonical_planes.asked("axial" if len(us) == 1 else planes, form.planes, generator.manifest.name)
+    chosen = resolve_planes("axial" if len(us) == 1 else planes, form.planes, generator.manifest.name)
     made = {}
     for n, plane in enumerate(chosen):
         # float32 copies, because the engine reads slices that lie side by side
-        stack = np.ascontiguousarray(canonical_planes.oriented(us, plane), np.float32)
-        wanted = None if inside is None else wanted_slices(canonical_planes.oriented(inside, plane))
+        stack = np.ascontiguousarray(to_plane(us, plane), np.float32)
+        wanted = None if inside is None else wanted_slices(to_plane(inside, plane))
         out = run_slices(
             generator.module, stack, z_mm, neighbours=form.neighbours, location=form.location,
-            plane=canonical_planes.code(plane, form.planes), device=generator.device, dtype=generator.dtype,
+            plane=plane_code(plane, form.planes), device=generator.device, dtype=generator.dtype,
             batch=batch, progress=_part(progress, n, len(chosen)), cancel=cancel, wanted=wanted,
             on_cpu=generator.on_cpu, log=log,
         )  # fmt: skip
-        made[plane] = canonical_planes.upright(out, plane)
+        made[plane] = from_plane(out, plane)
     return made
 
 
@@ -50,7 +50,7 @@ def combined(made: Mapping[str, np.ndarray]) -> np.ndarray:
     """
     if len(made) == 1:
         return next(iter(made.values()))
-    a, b, c = (canonical_planes.upright(_across(canonical_planes.oriented(mr, plane)), plane)
+    a, b, c = (from_plane(_across(to_plane(mr, plane)), plane)
                for plane, mr in made.items())  # fmt: skip
     return np.asarray(np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c)))
 

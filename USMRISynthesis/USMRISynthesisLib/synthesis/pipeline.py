@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from USMRISynthesisLib.alignment.align import align, possible_age
-from USMRISynthesisLib.alignment.common.confidence import LOW_SCORE, SURE_SCORE
+from USMRISynthesisLib.alignment.align import align, validate_gestational_age
+from USMRISynthesisLib.alignment.common.confidence import CONFIDENT, MIN_CONFIDENCE
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
-from USMRISynthesisLib.geometry import planes as canonical_planes
 from USMRISynthesisLib.geometry.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
 from USMRISynthesisLib.geometry.head import Alignment
+from USMRISynthesisLib.geometry.planes import CHOICES, resolve_planes
 from USMRISynthesisLib.io.synthetic import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
 from USMRISynthesisLib.io.volume import Volume
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 from USMRISynthesisLib.synthesis.result import BEAM_ONLY, PROBABILITY, Normalised, Synthesis
 from USMRISynthesisLib.ultrasound.gate import admit
 from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from USMRISynthesisLib.models.store import Consent
 
 MR_MAX = 1000
-LEAST_SUPPORT = 1e-3
+MIN_RELIABILITY = 1e-3
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
@@ -66,7 +66,7 @@ class _Run:
         yield
         self.seconds[name] = round(time.perf_counter() - start, 4)
 
-    def say(self, level: str, text: str) -> None:
+    def report(self, level: str, text: str) -> None:
         """Log a line; warnings are kept for the provenance."""
         if level != "info":
             self.messages.append(text)
@@ -86,8 +86,9 @@ def synthesize(
     log: Log | None = None,
     consent: "Consent | None" = None,
     batch: int | None = None,
-    unreliable: bool = False,
+    allow_low_confidence: bool = False,
     gestational_age: float | None = None,
+    unreliable: bool = False,
 ) -> Synthesis:
     """Make an MR-like image from a fetal head ultrasound.
 
@@ -103,20 +104,20 @@ def synthesize(
         log: called with a level, "info" or "warning", and a sentence.
         consent: asked with (sha256, name) before a model from outside the bundled folders is run.
         batch: slices at a time; by default what suits the device.
-        unreliable: go on although the head was not found reliably.
+        allow_low_confidence: go on although the head was not found reliably.
         gestational_age: weeks (14-42), where it is known: a prior for the head's size, never needed.
+        unreliable: the former name of `allow_low_confidence`; either of them is enough.
 
     Raises: Refused (the input; the head was not found reliably), Failed (model, device, memory), Cancelled.
     """
-    if planes not in canonical_planes.CHOICES:
-        raise Refused("planes", f"There are no {planes!r} slices.", f"Choose {', '.join(canonical_planes.CHOICES)}.")
+    if planes not in CHOICES:
+        raise Refused("planes", f"There are no {planes!r} slices.", f"Choose {', '.join(CHOICES)}.")
     if planes != "axial" and volume.shape[0] > 1:  # before the head is looked for, which takes a second or two
-        known = weights.read_manifest(weights.find_model(model))
-        canonical_planes.asked(planes, known.input.planes, known.name)
+        known = store.read_manifest(store.find_model(model))
+        resolve_planes(planes, known.input.planes, known.name)
     run = _Run(progress, cancel, log)
-    fan, alignment = _locate(
-        volume, transform, run, age=gestational_age, unreliable=unreliable or transform is not None
-    )
+    allowed = allow_low_confidence or unreliable or transform is not None
+    fan, alignment = _locate(volume, transform, run, age=gestational_age, allow_low_confidence=allowed)
     with run.stage("Loading the model", 0.12):
         try:
             from USMRISynthesisLib.synthesis.engine import BATCH, load_generator
@@ -130,16 +131,17 @@ def synthesize(
             ) from error
 
         generator = load_generator(model, device, consent=consent)
-        run.say("info", f"{generator.device_reason} {generator.precision_reason}")
+        run.report("info", f"{generator.device_reason} {generator.precision_reason}")
         if caution := generator.manifest.extra.get("caution"):
-            run.say("warning", str(caution))
+            run.report("warning", str(caution))
     with run.stage("Resampling to canonical space", 0.18):
         to_canonical_of = alignment.ras_to_canonical
         slices, z_mm = to_canonical(volume.array, volume.ijk_to_ras, to_canonical_of)
         seen = to_canonical(fan, volume.ijk_to_ras, to_canonical_of, order=0)[0] > 0.5
         us = normalise_ultrasound(slices, seen, generator.manifest.input.exponent)
         head = alignment.head_mask(z_mm)
-    judging = None if volume.is_frame else generator.support  # it learnt from volumes: of a frame it knows nothing
+    # The reliability network was trained on volumes: it is not valid for a frame.
+    reliability_network = None if volume.is_frame else generator.reliability
     with run.stage("Synthesising", 0.22):
         made = run_planes(
             generator,
@@ -149,20 +151,20 @@ def synthesize(
             inside=head & seen,
             batch=batch,
             cancel=cancel,
-            log=run.say,
-            progress=_within(progress, 0.22, 0.92 if judging is None else 0.86),
+            log=run.report,
+            progress=_within(progress, 0.22, 0.92 if reliability_network is None else 0.86),
         )
         mr = combined(made)
-    believed = None
-    if judging is not None:
-        from USMRISynthesisLib.synthesis.reliability import spread_of, support_map
+    reliability = None
+    if reliability_network is not None:
+        from USMRISynthesisLib.synthesis.reliability import reliability_map, spread_of
 
         with run.stage("Judging what to believe", 0.86):
-            believed = support_map(
-                judging, us, mr, spread_of(made), head & seen, device=generator.device, cancel=cancel
+            reliability = reliability_map(
+                reliability_network, us, mr, spread_of(made), head & seen, device=generator.device, cancel=cancel
             )
     with run.stage("Bringing it back to the image's grid", 0.92):
-        values, confidence = _back(mr, head, fan, volume, alignment, believed)
+        values, confidence = _back(mr, head, fan, volume, alignment, reliability)
     manifest = generator.manifest
     provenance = _provenance(volume, alignment, transform is not None, gestational_age, run) | {
         "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256},
@@ -172,7 +174,7 @@ def synthesize(
         "planes": planes,
         "seed": None,
         "support": {"meaning": BEAM_ONLY}
-        if believed is None
+        if reliability is None
         else {
             "meaning": PROBABILITY,
             "sha256": manifest.extra["support"]["sha256"],
@@ -222,29 +224,34 @@ def normalise(
 
 
 def _locate(
-    volume: Volume, transform: np.ndarray | None, run: _Run, *, age: float | None = None, unreliable: bool = True
+    volume: Volume,
+    transform: np.ndarray | None,
+    run: _Run,
+    *,
+    age: float | None = None,
+    allow_low_confidence: bool = True,
 ) -> tuple[np.ndarray, Alignment]:
-    """Gate and alignment: the fan, and where the head is. Refused without `unreliable` where that is not known."""
+    """Gate and alignment: the fan and the head's pose. Raises Refused for a low score, unless that is allowed."""
     with run.stage("Checking the image", 0.0):
-        possible_age(age)
+        validate_gestational_age(age)
         fan = admit(volume)
     with run.stage("Finding the head", 0.04):
         alignment = align(volume, fan, transform=transform, gestational_age=age)
-    if alignment.score < LOW_SCORE and not unreliable:
+    if alignment.score < MIN_CONFIDENCE and not allow_low_confidence:
         raise Refused(
             "unreliable",
-            f"The head was not found reliably (score {alignment.score:.2f}; {LOW_SCORE:.2f} is needed).",
+            f"The head was not found reliably (score {alignment.score:.2f}; {MIN_CONFIDENCE:.2f} is needed).",
             "Give a transform to canonical space (in Slicer, three landmarks make one), or go on all the "
             "same with --unreliable.",
         )
-    if alignment.score < LOW_SCORE:
-        run.say(
+    if alignment.score < MIN_CONFIDENCE:
+        run.report(
             "warning",
-            f"The head is found poorly (score {alignment.score:.2f}; below {LOW_SCORE:.2f} it is "
+            f"The head is found poorly (score {alignment.score:.2f}; below {MIN_CONFIDENCE:.2f} it is "
             "not to be relied on): check the result against the ultrasound, or give a transform.",
         )
-    elif alignment.method == "network" and not volume.is_frame and alignment.score < SURE_SCORE:
-        run.say(
+    elif alignment.method == "network" and not volume.is_frame and alignment.score < CONFIDENT:
+        run.report(
             "warning",
             f"The head may be found the wrong way round (score {alignment.score:.2f}): see that face "
             "and cerebellum lie where the ultrasound has them, or give a transform.",
@@ -265,7 +272,7 @@ def _back(
     fan: np.ndarray,
     volume: Volume,
     alignment: Alignment,
-    believed: np.ndarray | None = None,
+    reliability: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """MR in [-1, 1] and head mask on canonical slices -> int16 MR, float32 confidence on the input's grid.
 
@@ -287,8 +294,9 @@ def _back(
     back = from_canonical((mr + 1) * (MR_MAX / 2), ras_to_canonical, corner, shape)
     np.copyto(values[box], np.clip(np.rint(back), 0, MR_MAX), where=inside, casting="unsafe")
     # Never 0 inside, however doubtful: 0 is what was not seen.
-    share = from_canonical(head.astype(np.float32) if believed is None else believed, ras_to_canonical, corner, shape)
-    np.copyto(confidence[box], np.clip(share, LEAST_SUPPORT, 1), where=inside)
+    on_head = head.astype(np.float32) if reliability is None else reliability
+    share = from_canonical(on_head, ras_to_canonical, corner, shape)
+    np.copyto(confidence[box], np.clip(share, MIN_RELIABILITY, 1), where=inside)
     return values, confidence
 
 
@@ -338,7 +346,7 @@ def _provenance(volume: Volume, alignment: Alignment, given: bool, age: float | 
             "transform_given": given,
             "gestational_age_weeks": age,
         },
-        "alignment_trusted": bool(alignment.score >= LOW_SCORE),
+        "alignment_trusted": bool(alignment.score >= MIN_CONFIDENCE),
         "canonical": {"size": SIZE},
         "seconds": run.seconds,
         "warnings": run.messages,

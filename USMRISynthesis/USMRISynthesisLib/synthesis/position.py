@@ -10,7 +10,7 @@ HIDDEN = 64
 _FREQUENCIES = (1.0, 2.0, 4.0)
 
 
-class PlaceCode(nn.Module):
+class PositionalEncoding(nn.Module):
     """A learnt code of (x, y, z) added to a feature (N, channels, h, w) of canonical slices.
 
     Columns and rows run from -1 to 1 across the slice, the third coordinate is the input's location channel. The code

@@ -23,16 +23,16 @@ from torch import Tensor, nn
 
 from USMRISynthesisLib.errors import Cancelled
 from USMRISynthesisLib.geometry.canonical import SPACING_MM
-from USMRISynthesisLib.geometry.planes import PLANES, oriented
-from USMRISynthesisLib.models.parallel import each, threads_on
+from USMRISynthesisLib.geometry.planes import PLANES, to_plane
+from USMRISynthesisLib.models.parallel import map_in_order, threads_on
 
 WRONG = 0.15  # of the brightest fluid's grey, the brain's mean matched, smoothed; white and grey matter lie 0.2 apart
 SMOOTHING_MM = 0.9  # before the comparison: an edge half a voxel off is not wrong
 CELL = 2  # voxels to a cell's side
 CHANNELS = (16, 32, 64, 64)
 IMAGES = 7  # ultrasound and MR of three slices each, and the planes' spread
-OVERVIEW = 5  # numbers of `overview`
-TOLD = 1 + OVERVIEW + len(PLANES)  # what is told of a slice as a whole: its depth, its head, its plane
+HEAD_STATISTICS = 5  # numbers of `head_statistics`
+CONDITIONS = 1 + HEAD_STATISTICS + len(PLANES)  # what is told of a slice as a whole: its depth, its head, its plane
 BRAIN_SHARE = (0.28, 0.36)  # half axes of the oval where the brain lies, of a slice's width and height
 BRAIN_HALF_HEIGHT_MM = 26.0
 BATCH = 8
@@ -41,10 +41,10 @@ BRAIN = -0.5  # MR in [-1, 1] from which on there is brain to judge
 RIM_MM = 1.2  # how softly its edge's probability is carried outwards
 ONE_PLANE = -1.0  # in place of a spread, where there is one plane only
 
-Judge = Callable[[Tensor, Tensor], Tensor]  # what `SupportNetwork` does, or an exported one
+PredictLogits = Callable[[Tensor, Tensor], Tensor]  # what `ReliabilityNetwork` does, or an exported one
 
 
-class SupportNetwork(nn.Module):
+class ReliabilityNetwork(nn.Module):
     """cells (N, IMAGES + 2, H, W), told (N, TOLD, 1, 1) -> logit (N, 1, H, W) of being wrong; see `Head.slices`.
 
     H and W divide by 8. `scale` and `offset` (2,) are the calibration (Platt 1999), scale * logit + offset, of MR of
@@ -60,7 +60,7 @@ class SupportNetwork(nn.Module):
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout = nn.Dropout2d(dropout)
-        inputs = (IMAGES + 2 + TOLD, *CHANNELS)
+        inputs = (IMAGES + 2 + CONDITIONS, *CHANNELS)
         self.down = nn.ModuleList(_block(before, after) for before, after in itertools.pairwise(inputs))
         self.up = nn.ModuleList(
             _block(CHANNELS[level + 1] + CHANNELS[level], CHANNELS[level])
@@ -70,23 +70,23 @@ class SupportNetwork(nn.Module):
         self.register_buffer("scale", torch.ones(2))
         self.register_buffer("offset", torch.zeros(2))
 
-    def readings(self, cells: Tensor, told: Tensor) -> Tensor:
+    def predictions(self, cells: Tensor, conditions: Tensor) -> Tensor:
         """(N, 2, H, W): uncalibrated logit of being wrong, and the logarithm of the error's expected size."""
-        x = torch.cat([cells, torch.ones_like(cells[:, :1]) * told], dim=1)
+        x = torch.cat([cells, torch.ones_like(cells[:, :1]) * conditions], dim=1)
         features = []
         for level, block in enumerate(self.down):
             x = self.dropout(block(F.avg_pool2d(x, 2) if level else x))
             features.append(x)
-        for block, beside in zip(self.up, features[-2::-1], strict=True):
-            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), beside], dim=1))
+        for block, skip in zip(self.up, features[-2::-1], strict=True):
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
         return self.last(x)
 
-    def forward(self, cells: Tensor, told: Tensor) -> Tensor:
+    def forward(self, cells: Tensor, conditions: Tensor) -> Tensor:
         several = (cells[:, IMAGES - 1 : IMAGES].amin(dim=(1, 2, 3), keepdim=True) >= 0).type_as(cells)
         scale, offset = (
             (values[0] + (values[1] - values[0]) * several).type_as(cells) for values in (self.scale, self.offset)
         )
-        return self.readings(cells, told)[:, :1] * scale + offset
+        return self.predictions(cells, conditions)[:, :1] * scale + offset
 
 
 def _block(inside: int, outside: int) -> nn.Sequential:
@@ -101,7 +101,7 @@ def _block(inside: int, outside: int) -> nn.Sequential:
 class Head:
     """A head on cells of canonical space, (K, H, W) float32: us, mr in [-1, 1]; spread, see `spread_of`, or None.
 
-    whole: its `overview`, (OVERVIEW,).
+    whole: its `head_statistics`, (OVERVIEW,).
     """
 
     us: np.ndarray
@@ -115,27 +115,28 @@ class Head:
         The last two channels of cells are row and column from -1 to 1, and told begins with the slice's depth alike:
         left and right are alike, so that across them it is the distance from the middle.
         """
-        us, mr = (neighbourhood(oriented(stack, plane), some) for stack in (self.us, self.mr))
+        us, mr = (neighbourhood(to_plane(stack, plane), some) for stack in (self.us, self.mr))
         n, _, h, w = us.shape
         apart = np.full((n, 1, h, w), ONE_PLANE, np.float32)
         if self.spread is not None:
-            apart = oriented(self.spread, plane)[some][:, None]
-        depth, row, column = (np.linspace(-1, 1, size, dtype=np.float32) for size in oriented(self.us, plane).shape)
+            apart = to_plane(self.spread, plane)[some][:, None]
+        depth, row, column = (np.linspace(-1, 1, size, dtype=np.float32) for size in to_plane(self.us, plane).shape)
         if plane == "sagittal":
             depth = np.abs(depth)
         else:
             column = np.abs(column)
         where = np.broadcast_to(np.stack(np.broadcast_arrays(row[:, None], column)), (n, 2, h, w))
-        told = np.zeros((n, TOLD), np.float32)
-        told[:, 0], told[:, 1 : 1 + OVERVIEW], told[:, 1 + OVERVIEW + PLANES.index(plane)] = depth[some], self.whole, 1
-        return np.concatenate([us, mr, apart, where], axis=1), told[:, :, None, None]
+        conditions = np.zeros((n, CONDITIONS), np.float32)
+        conditions[:, 0], conditions[:, 1 : 1 + HEAD_STATISTICS] = depth[some], self.whole
+        conditions[:, 1 + HEAD_STATISTICS + PLANES.index(plane)] = 1
+        return np.concatenate([us, mr, apart, where], axis=1), conditions[:, :, None, None]
 
 
 def head_of(us: np.ndarray, mr: np.ndarray, spread: np.ndarray | None) -> Head:
     """From voxels (K, H, W), as the generator took and gave them, to cells (K / 2, H / 2, W / 2)."""
     us, mr = cells_of(us), cells_of(mr)
     spread = None if spread is None else cells_of(spread)
-    return Head(us, mr, spread, overview(us, mr, spread))
+    return Head(us, mr, spread, head_statistics(us, mr, spread))
 
 
 def cells_of(voxels: np.ndarray) -> np.ndarray:
@@ -146,7 +147,7 @@ def cells_of(voxels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(total / np.float32(CELL**3))
 
 
-def overview(us: np.ndarray, mr: np.ndarray, spread: np.ndarray | None) -> np.ndarray:
+def head_statistics(us: np.ndarray, mr: np.ndarray, spread: np.ndarray | None) -> np.ndarray:
     """What a slice does not show of its head, (OVERVIEW,) float32: mean and standard deviation of the ultrasound and of
     the MR, and the mean of the planes' spread (`ONE_PLANE` without), where the brain lies and the beam was.
 
@@ -178,7 +179,7 @@ def spread_of(made: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
 
 def logits(
-    network: Judge, head: Head, inside: np.ndarray, *, device: torch.device | str = "cpu",
+    network: PredictLogits, head: Head, inside: np.ndarray, *, device: torch.device | str = "cpu",
     cancel: Callable[[], bool] | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Mean over the three planes of the logit of being wrong, (K, H, W) float32 on the head's cells, where `inside` is.
@@ -189,27 +190,27 @@ def logits(
     batches = [
         (plane, wanted[begin : begin + BATCH])
         for plane in PLANES
-        for wanted in [np.flatnonzero(oriented(inside, plane).any(axis=(1, 2)))]
+        for wanted in [np.flatnonzero(to_plane(inside, plane).any(axis=(1, 2)))]
         for begin in range(0, len(wanted), BATCH)
     ]
 
-    def said(batch: tuple[str, np.ndarray]) -> np.ndarray:
-        cells, told = (torch.from_numpy(part).to(device) for part in head.slices(*batch))
+    def predicted(batch: tuple[str, np.ndarray]) -> np.ndarray:
+        cells, conditions = (torch.from_numpy(part).to(device) for part in head.slices(*batch))
         cells = cells.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            return np.asarray(network(cells, told)[:, 0].float().cpu().numpy())
+            return np.asarray(network(cells, conditions)[:, 0].float().cpu().numpy())
 
-    with closing(each(said, batches, threads_on(device))) as answers:
+    with closing(map_in_order(predicted, batches, threads_on(device))) as answers:
         for plane, some in batches:
             if cancel is not None and cancel():
                 raise Cancelled
-            sum_here = oriented(total, plane)
+            sum_here = to_plane(total, plane)
             sum_here[some] += next(answers)
     return total / np.float32(len(PLANES))
 
 
-def support_map(
-    network: Judge,
+def reliability_map(
+    network: PredictLogits,
     us: np.ndarray,
     mr: np.ndarray,
     spread: np.ndarray | None,
@@ -226,13 +227,13 @@ def support_map(
     """
     head = head_of(us, mr, spread)
     where = cells_of(inside) > 0
-    said = 1 / (1 + np.exp(np.clip(logits(network, head, where, device=device, cancel=cancel), -30, 30)))
-    said = carried_outwards(said, where & (head.mr > BRAIN))
-    finer = F.interpolate(torch.from_numpy(said)[None, None], scale_factor=float(CELL), mode="trilinear")
+    predicted = 1 / (1 + np.exp(np.clip(logits(network, head, where, device=device, cancel=cancel), -30, 30)))
+    predicted = extrapolate_rim(predicted, where & (head.mr > BRAIN))
+    finer = F.interpolate(torch.from_numpy(predicted)[None, None], scale_factor=float(CELL), mode="trilinear")
     return np.asarray(finer[0, 0].numpy())
 
 
-def carried_outwards(probability: np.ndarray, brain: np.ndarray) -> np.ndarray:
+def extrapolate_rim(probability: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """Probability (K, H, W) on cells as it is in the MR-like brain, a mask, beside it that of the brain near by, and
     the brain's mean further off.
 

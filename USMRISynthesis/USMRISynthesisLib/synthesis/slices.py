@@ -11,7 +11,7 @@ LOCATION_SCALE_MM = 48.0  # half the canonical space: its slices lie in about -1
 def assemble_input(slices: Tensor, z_mm: Tensor, neighbours: int, location: bool, plane: float | None = None) -> Tensor:
     """Channels of every slice of a stack: slices k-n..k+n (edges repeat), `plane` if given, z_mm / 48 if `location`.
 
-    slices (K, H, W) in [-1, 1] and z_mm (K,) in mm, the position along the stack; plane: see `planes.code`
+    slices (K, H, W) in [-1, 1] and z_mm (K,) in mm, the position along the stack; plane: see `planes.plane_code`
     -> (K, 2 * neighbours + 1 + (plane given) + location, H, W). A single 2D frame, K = 1, is its own neighbour.
     """
     count, height, width = slices.shape

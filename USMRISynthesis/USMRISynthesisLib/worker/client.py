@@ -74,10 +74,11 @@ class WorkerProcess:
         planes: str = "axial",
         transform: np.ndarray | None = None,
         trust_model: bool = False,
-        unreliable: bool = False,
+        allow_low_confidence: bool = False,
         gestational_age: float | None = None,
         on_event: OnEvent | None = None,
         cancel: Callable[[], bool] | None = None,
+        unreliable: bool = False,
     ) -> Synthesis:
         """`synthesis.pipeline.synthesize` in the worker. Raises what that raises, and Failed when it dies."""
         # The voxels travel through a folder that is gone afterwards, whatever happens.
@@ -97,7 +98,7 @@ class WorkerProcess:
                 device=device,
                 planes=planes,
                 trust_model=trust_model,
-                unreliable=unreliable,
+                allow_low_confidence=allow_low_confidence or unreliable,
                 gestational_age=gestational_age,
                 transform=None if transform is None else np.asarray(transform, float).ravel().tolist(),
             )

@@ -11,7 +11,7 @@ Requests (`id` is any string or number; unknown fields are ignored)::
      "masks": PATH | null,           # where to write uint8 masks: 1 in the fan, 2 in the head inside it
      "compress": false,              # whether to compress the output
      "trust_model": false,           # true after the user has agreed to run a model of their own
-     "unreliable": false,            # true to go on although the head was not found reliably
+     "allow_low_confidence": false,  # true to go on although the head was not found reliably; or "unreliable"
      "gestational_age": null}        # weeks, 14-42, where it is known: a prior for the head's size
     {"id": 2, "op": "normalise", "input": PATH, "output": PATH, "transform": [16] | null, "gestational_age": null}
     {"id": 2, "op": "respace", "input": PATH, "output": PATH, "model": "spacing", "device": "auto",
@@ -181,7 +181,7 @@ class Worker:
             cancel=self._cancel(job),
             log=self._log(job),
             consent=lambda sha256, name: trusted,
-            unreliable=job.get("unreliable") is True,
+            allow_low_confidence=job.get("allow_low_confidence") is True or job.get("unreliable") is True,
             gestational_age=_weeks(job),
         )
         if job.get("confidence"):

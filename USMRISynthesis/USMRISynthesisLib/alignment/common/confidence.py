@@ -16,17 +16,17 @@ import numpy as np
 
 GOOD_DEG, GOOD_MM = 15.0, 8.0
 # Below this an alignment is not to be trusted; the user should look, or give a transform.
-LOW_SCORE = 0.5
+MIN_CONFIDENCE = 0.5
 # Volumes that the network aligned with less than this were turned around now and then (docs/normalisation.md).
-SURE_SCORE = 0.8
+CONFIDENT = 0.8
 # The most that a skull is worth in which the network saw no head.
-UNSEEN_SCORE = 0.2
+NO_HEAD = 0.2
 # Evidence outside these is as bad, or as good, as at the limit: a network may be sure of anything on strange input.
 _LIMIT = 6.0
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Features:
     """What is known about one alignment without its truth.
 
     Attributes:
@@ -42,7 +42,7 @@ class Evidence:
     """
 
     agreement: float
-    clear: float
+    margin: float
     upright: float
     residual_mm: float
     inliers: float
@@ -54,7 +54,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class FrameEvidence:
+class FrameFeatures:
     """What is known about an ellipse in a frame without its truth.
 
     Attributes:
@@ -73,8 +73,9 @@ class FrameEvidence:
     fan: float
 
 
-NAMES = tuple(field.name for field in fields(Evidence))
-FRAME_NAMES = tuple(field.name for field in fields(FrameEvidence))
+# The names under which a calibration is stored in a manifest; they do not change, since stored models have them.
+NAMES = tuple({"margin": "clear"}.get(field.name, field.name) for field in fields(Features))
+FRAME_NAMES = tuple(field.name for field in fields(FrameFeatures))
 
 
 @dataclass(frozen=True)
@@ -126,14 +127,14 @@ DEFAULT_FRAME = Calibration(
 )
 
 
-def score(evidence: Evidence | FrameEvidence, calibration: Calibration = DEFAULT) -> float:
+def predict_proba(features: Features | FrameFeatures, calibration: Calibration = DEFAULT) -> float:
     """0-1: how probable it is that the pose is right."""
-    values = _standardised(np.array([astuple(evidence)]), calibration)
+    values = _standardised(np.array([astuple(features)]), calibration)
     return float(_logistic(values @ np.array(calibration.weights) + calibration.bias)[0])
 
 
 def calibrate(
-    evidence: Sequence[Evidence] | Sequence[FrameEvidence],
+    features: Sequence[Features] | Sequence[FrameFeatures],
     good: Sequence[bool],
     *,
     penalty: float = 1.0,
@@ -147,7 +148,7 @@ def calibrate(
     Raises:
         ValueError: fewer than four samples, or only one kind.
     """
-    rows, labels = np.array([astuple(e) for e in evidence], dtype=np.float64), np.asarray(good, dtype=np.float64)
+    rows, labels = np.array([astuple(e) for e in features], dtype=np.float64), np.asarray(good, dtype=np.float64)
     if len(rows) < 4 or labels.min() == labels.max():
         raise ValueError("a calibration needs alignments that are right and some that are wrong")
     middle, spread = np.median(rows, axis=0), np.maximum(rows.std(axis=0), 1e-3)

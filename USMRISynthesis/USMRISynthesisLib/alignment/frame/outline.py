@@ -20,8 +20,8 @@ from USMRISynthesisLib.alignment.common.confidence import (
     DEFAULT_FRAME,
     FRAME_NAMES,
     Calibration,
-    FrameEvidence,
-    score,
+    FrameFeatures,
+    predict_proba,
 )
 from USMRISynthesisLib.alignment.common.pyramid import Pyramid, plane_of
 from USMRISynthesisLib.alignment.frame.network import (
@@ -38,7 +38,7 @@ from USMRISynthesisLib.alignment.frame.network import (
 from USMRISynthesisLib.errors import Failed
 from USMRISynthesisLib.geometry.ellipse import Ellipse, from_mask, through_distances
 from USMRISynthesisLib.io.volume import Volume
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 
 TASK = "frames"
 PARTS = ("outline", "face")
@@ -81,7 +81,7 @@ class Outlined:
     plane_to_ras: np.ndarray
     midline: np.ndarray
     front: float
-    evidence: FrameEvidence
+    features: FrameFeatures
     score: float
 
 
@@ -90,19 +90,19 @@ class _View:
     """What one look says: `unit` (3, 3) takes its square to the plane; its own ellipse there."""
 
     unit: np.ndarray
-    said: np.ndarray
+    fields: np.ndarray
     ellipse: Ellipse
 
 
 _loaded: dict[str, Network] = {}
 
 
-def load_network(model: str = TASK, *, consent: weights.Consent | None = None) -> Network:
+def load_network(model: str = TASK, *, consent: store.Consent | None = None) -> Network:
     """The network of a model folder; the hash is checked every time, the preparation is done once.
 
     Raises Failed (no such model, hash, another task) and ConsentNeeded.
     """
-    manifest, content = weights.verified_bytes(weights.find_model(model), consent=consent)
+    manifest, content = store.verified_bytes(store.find_model(model), consent=consent)
     if manifest.task != TASK:
         raise Failed(
             "task",
@@ -110,10 +110,10 @@ def load_network(model: str = TASK, *, consent: weights.Consent | None = None) -
             "Choose a model for frames.",
         )
     if manifest.sha256 not in _loaded:
-        module = weights.from_bytes(content, manifest.name, "cpu").float()
+        module = store.from_bytes(content, manifest.name, "cpu").float()
         try:
-            trust = manifest.extra.get("trust")
-            calibration = Calibration.from_json(trust, FRAME_NAMES) if trust is not None else DEFAULT_FRAME
+            stored = manifest.extra.get("trust")
+            calibration = Calibration.from_json(stored, FRAME_NAMES) if stored is not None else DEFAULT_FRAME
             outline, face = (torch.jit.freeze(getattr(module, name).eval()) for name in PARTS)
         except (ValueError, RuntimeError, AttributeError) as error:
             raise Failed(
@@ -135,7 +135,7 @@ def square(side: float, centre: np.ndarray, angle: float, mirrored: bool) -> np.
     return matrix
 
 
-def align_frame(network: Network, volume: Volume, fan: np.ndarray) -> Outlined | None:
+def find_outline(network: Network, volume: Volume, fan: np.ndarray) -> Outlined | None:
     """Where a frame's head lies.
 
     Args:
@@ -145,42 +145,42 @@ def align_frame(network: Network, volume: Volume, fan: np.ndarray) -> Outlined |
         None where the network sees no head at all.
     """
     pyramid = Pyramid(volume, fan)
-    views = _looks(network, pyramid, 1.1 * pyramid.extent, pyramid.centre, _FIRST)
-    ellipse = _agreed(views)
-    for looks in (_NEAR, _LAST):
+    views = _predict_views(network, pyramid, 1.1 * pyramid.extent, pyramid.centre, _FIRST)
+    ellipse = _central_ellipse(views)
+    for poses in (_NEAR, _LAST):
         if ellipse is None:
             return None
-        views = _looks(network, pyramid, SIDE * ellipse.length, ellipse.centre, looks)
-        ellipse = _agreed(views)
+        views = _predict_views(network, pyramid, SIDE * ellipse.length, ellipse.centre, poses)
+        ellipse = _central_ellipse(views)
     if ellipse is None:
         return None
-    joint = _joined(views, ellipse)
+    joint = _fit_jointly(views, ellipse)
     if joint is None:
         return None
     ellipse, residual = joint
-    evidence = _evidence(pyramid, views, ellipse, residual)
+    features = _features(pyramid, views, ellipse, residual)
     return Outlined(
         ellipse,
         plane_of(volume)[0],
         _midline(views, ellipse),
         face_logit(network, pyramid, ellipse),
-        evidence,
-        score(evidence, network.calibration),
+        features,
+        predict_proba(features, network.calibration),
     )
 
 
-def _looks(
-    network: Network, pyramid: Pyramid, side: float, centre: np.ndarray, looks: Sequence[tuple[float, bool]]
+def _predict_views(
+    network: Network, pyramid: Pyramid, side: float, centre: np.ndarray, poses: Sequence[tuple[float, bool]]
 ) -> list[_View]:
     """The squares of one size about a centre, and the ellipse that each shows; those without one are left out."""
-    units = [square(side, centre, quarters * np.pi / 2, mirrored) for quarters, mirrored in looks]
-    said = network(torch.cat([pyramid.cut(unit, SIZE) for unit in units]))
+    units = [square(side, centre, quarters * np.pi / 2, mirrored) for quarters, mirrored in poses]
+    predicted = network(torch.cat([pyramid.cut(unit, SIZE) for unit in units]))
     views = []
-    for unit, fields in zip(units, said, strict=True):
+    for unit, fields in zip(units, predicted, strict=True):
         ellipse = _ellipse_of(fields)
         if ellipse is not None:
             views.append(_View(unit, fields, ellipse.moved(unit)))
-    return views if 2 * len(views) >= len(looks) else []
+    return views if 2 * len(views) >= len(poses) else []
 
 
 def _ellipse_of(fields: np.ndarray) -> Ellipse | None:
@@ -209,39 +209,39 @@ def _cells(fields: np.ndarray, unit: np.ndarray, about: Ellipse) -> tuple[np.nda
     return places[:, near], distances[near], 1 / (sigma[near] + 0.01) ** 2
 
 
-def _joined(views: Sequence[_View], start: Ellipse) -> tuple[Ellipse, float] | None:
+def _fit_jointly(views: Sequence[_View], start: Ellipse) -> tuple[Ellipse, float] | None:
     """One ellipse through the cells of all views, and the mean difference that is left."""
-    parts = [_cells(view.said, view.unit, start) for view in views]
+    parts = [_cells(view.fields, view.unit, start) for view in views]
     places, distances, cell_weights = (np.concatenate([part[n] for part in parts], axis=-1) for n in range(3))
     return through_distances(places, distances, cell_weights, start, 0.02 * start.length)
 
 
-def _agreed(views: Sequence[_View]) -> Ellipse | None:
+def _central_ellipse(views: Sequence[_View]) -> Ellipse | None:
     """The view's ellipse that lies nearest to all others; None without any."""
     if not views:
         return None
-    apart = [sum(_apart(view.ellipse, other.ellipse) for other in views) for view in views]
+    apart = [sum(_outline_distance(view.ellipse, other.ellipse) for other in views) for view in views]
     return views[int(np.argmin(apart))].ellipse
 
 
-def _apart(one: Ellipse, other: Ellipse) -> float:
+def _outline_distance(one: Ellipse, other: Ellipse) -> float:
     """Mean distance of two outlines, as a share of the length."""
     return float(np.abs(one.distance(other.outline())).mean()) / one.length
 
 
-def _evidence(pyramid: Pyramid, views: Sequence[_View], ellipse: Ellipse, residual: float) -> FrameEvidence:
+def _features(pyramid: Pyramid, views: Sequence[_View], ellipse: Ellipse, residual: float) -> FrameFeatures:
     inside, outside, errors = [], [], []
     for view in views:
-        there = ellipse.moved(np.linalg.inv(view.unit)).distance(grid(view.said.shape[-1]).numpy())
-        share = _sigmoid(view.said[HEAD])
+        there = ellipse.moved(np.linalg.inv(view.unit)).distance(grid(view.fields.shape[-1]).numpy())
+        share = _sigmoid(view.fields[HEAD])
         inside.append(float(share[there < 0].mean()) if (there < 0).any() else 0.0)
         outside.append(float(share[there >= 0].mean()) if (there >= 0).any() else 1.0)
         near = np.abs(there) < 0.05
-        sigma = np.exp(np.clip(view.said[LOG_SIGMA][near], -7, 1))
+        sigma = np.exp(np.clip(view.fields[LOG_SIGMA][near], -7, 1))
         errors.append(float(sigma.mean()) * SIDE / 2 if near.any() else 1.0)
-    return FrameEvidence(
-        headed=float(np.mean([view.said[HEADED].mean() for view in views])),
-        spread=100 * float(np.mean([_apart(ellipse, view.ellipse) for view in views])),
+    return FrameFeatures(
+        headed=float(np.mean([view.fields[HEADED].mean() for view in views])),
+        spread=100 * float(np.mean([_outline_distance(ellipse, view.ellipse) for view in views])),
         residual=100 * residual / ellipse.length,
         error=100 * float(np.mean(errors)),
         mask=float(np.mean(inside) - np.mean(outside)),
@@ -263,10 +263,10 @@ def _midline(views: Sequence[_View], ellipse: Ellipse) -> np.ndarray:
     """(2,) unit vector in the plane: the mean of what the views say inside the ellipse."""
     total = np.zeros((2, 2))
     for view in views:
-        there = ellipse.moved(np.linalg.inv(view.unit)).distance(grid(view.said.shape[-1]).numpy()) < 0
+        there = ellipse.moved(np.linalg.inv(view.unit)).distance(grid(view.fields.shape[-1]).numpy()) < 0
         if not there.any():
             continue
-        cosine, sine = (float(view.said[channel][there].mean()) for channel in (COS, SIN))
+        cosine, sine = (float(view.fields[channel][there].mean()) for channel in (COS, SIN))
         # The tensor of a direction without sign turns and mirrors with the square.
         tensor = np.array([[cosine, sine], [sine, -cosine]])
         turn = view.unit[:2, :2] / np.sqrt(abs(np.linalg.det(view.unit[:2, :2])))
@@ -276,14 +276,14 @@ def _midline(views: Sequence[_View], ellipse: Ellipse) -> np.ndarray:
 
 def face_logit(network: Network, pyramid: Pyramid, ellipse: Ellipse) -> float:
     """Mean logit of the face lying where the major axis points: upright, upside down, and both in the mirror."""
-    looks = [(turned, mirrored) for turned in (False, True) for mirrored in (False, True)]
-    squares = [pyramid.cut(upright(ellipse, turned, mirrored), FACE_SIZE) for turned, mirrored in looks]
+    poses = [(turned, mirrored) for turned in (False, True) for mirrored in (False, True)]
+    squares = [pyramid.cut(upright_square(ellipse, turned, mirrored), FACE_SIZE) for turned, mirrored in poses]
     with torch.inference_mode():
-        said = network.face(torch.cat(squares)).float().numpy()
-    return float(np.mean([-value if turned else value for value, (turned, _) in zip(said, looks, strict=True)]))
+        predicted = network.face(torch.cat(squares)).float().numpy()
+    return float(np.mean([-value if turned else value for value, (turned, _) in zip(predicted, poses, strict=True)]))
 
 
-def upright(ellipse: Ellipse, turned: bool, mirrored: bool) -> np.ndarray:
+def upright_square(ellipse: Ellipse, turned: bool, mirrored: bool) -> np.ndarray:
     """`unit_to_plane` (3, 3): the head filling a square, its major axis along y, or against it."""
     along = ellipse.directions[:, 0]
     angle = float(np.arctan2(along[1], along[0])) - np.pi / 2 + (np.pi if turned else 0.0)

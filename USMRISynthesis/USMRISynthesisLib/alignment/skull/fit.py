@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from USMRISynthesisLib.alignment.common.confidence import LOW_SCORE
+from USMRISynthesisLib.alignment.common.confidence import MIN_CONFIDENCE
 from USMRISynthesisLib.alignment.skull import search
 from USMRISynthesisLib.alignment.skull.template import (
     RATIOS,
@@ -131,7 +131,7 @@ def align_skull(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None
         method = "ellipse" if n == 2 else "ellipsoid"
     else:
         matrix, method = transform, "given"
-        if start is not None and score < LOW_SCORE:
+        if start is not None and score < MIN_CONFIDENCE:
             skull = start  # no skull is seen there: a head of the usual proportions stands for it
     centre, semi_axes, rotation = _in_canonical(skull, matrix @ grid_to_ras)
     return Alignment(matrix, centre, semi_axes, rotation, score, method)

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import fft
 
-from USMRISynthesisLib.alignment.skull.template import MAX_TILT, RADII, RATIOS, directions, evidence, rotation_of
+from USMRISynthesisLib.alignment.skull.template import MAX_TILT, RADII, RATIOS, directions, fit_score, rotation_of
 
 # Occipito-frontal diameter from 10 weeks to term; and as a share of the image, for a search that ends.
 LENGTH_MM = (15.0, 135.0)
@@ -33,7 +33,7 @@ def best(channels: np.ndarray, cell_mm: float, weights: np.ndarray, start: np.nd
     if not len(candidates):
         return None
     bounds = None if start is None else (start - 2 * steps(start, n), start + 2 * steps(start, n))
-    likely = evidence(channels, candidates, weights, n == 3) - off_centre(channels, candidates)
+    likely = fit_score(channels, candidates, weights, n == 3) - off_centre(channels, candidates)
     chosen = distinct(candidates, likely, n, 8 if n == 2 else 5)
     coarse = climb(channels, weights, candidates[chosen], 1.0, 120 if n == 2 else 200, bounds, nearest=n == 3)
     coarse.sort(key=lambda found: -found[1])
@@ -146,10 +146,10 @@ def _splat(points: np.ndarray, weights: np.ndarray, side: int) -> np.ndarray:
     return np.bincount(index, weights, minlength=side**n).astype(np.float32).reshape((side,) * n)
 
 
-def distinct(candidates: np.ndarray, evidence: np.ndarray, n: int, count: int) -> list[int]:
+def distinct(candidates: np.ndarray, fit_score: np.ndarray, n: int, count: int) -> list[int]:
     """Indices of the best candidates that differ in place or size."""
     kept: list[int] = []
-    for index in np.argsort(-evidence):
+    for index in np.argsort(-fit_score):
         new = candidates[index]
         if all(
             np.linalg.norm(new[:n] - candidates[k][:n]) > 0.15 * np.exp(candidates[k][n])
@@ -280,5 +280,5 @@ def _costs(
     if bounds is not None:
         outside = np.maximum(bounds[0] - parameters, 0) + np.maximum(parameters - bounds[1], 0)
         beyond += outside.sum(axis=1)
-    likely = evidence(channels, parameters, weights, nearest) - off_centre(channels, parameters)
+    likely = fit_score(channels, parameters, weights, nearest) - off_centre(channels, parameters)
     return np.asarray(50 * beyond - likely)

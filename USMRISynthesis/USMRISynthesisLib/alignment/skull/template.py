@@ -224,7 +224,7 @@ def features(channels: np.ndarray, parameters: np.ndarray, nearest: bool = False
     return np.column_stack([_profiles(channels, parameters, nearest).reshape(len(parameters), -1), deviation, size])
 
 
-def evidence(channels: np.ndarray, parameters: np.ndarray, weights: np.ndarray, nearest: bool = False) -> np.ndarray:
+def fit_score(channels: np.ndarray, parameters: np.ndarray, weights: np.ndarray, nearest: bool = False) -> np.ndarray:
     """(ellipses,): how well the template fits each, less what a tilt away from the assumed axes costs."""
     tilt = parameters[:, 6:] / TILT_SPREAD if channels.ndim == 4 else np.zeros((len(parameters), 1))
     return features(channels, parameters, nearest) @ weights - (tilt**2).sum(axis=1)

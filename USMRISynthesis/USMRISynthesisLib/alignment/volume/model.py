@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from USMRISynthesisLib.alignment.common.confidence import DEFAULT, Calibration
-from USMRISynthesisLib.alignment.volume.network import Prediction
-from USMRISynthesisLib.alignment.volume.stages import STAGES
+from USMRISynthesisLib.alignment.volume.network import STAGES, Prediction
 from USMRISynthesisLib.errors import Failed
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 from USMRISynthesisLib.models.device import native_half
 
 TASK = "alignment"
@@ -46,12 +45,12 @@ class Networks:
 _loaded: dict[str, Networks] = {}
 
 
-def load_networks(model: str = TASK, *, consent: weights.Consent | None = None) -> Networks:
+def load_networks(model: str = TASK, *, consent: store.Consent | None = None) -> Networks:
     """The networks of a model folder; the hash is checked every time, the preparation is done once.
 
     Raises Failed (no such model, hash, another task) and ConsentNeeded.
     """
-    manifest, content = weights.verified_bytes(weights.find_model(model), consent=consent)
+    manifest, content = store.verified_bytes(store.find_model(model), consent=consent)
     if manifest.task != TASK:
         raise Failed(
             "task",
@@ -61,7 +60,7 @@ def load_networks(model: str = TASK, *, consent: weights.Consent | None = None) 
     if manifest.sha256 not in _loaded:
         try:
             calibration = Calibration.from_json(manifest.extra["trust"]) if "trust" in manifest.extra else DEFAULT
-            parts = _frozen(weights.from_bytes(content, manifest.name, "cpu").float())
+            parts = _frozen(store.from_bytes(content, manifest.name, "cpu").float())
         except (ValueError, RuntimeError, AttributeError) as error:
             raise Failed(
                 "model",
@@ -81,7 +80,7 @@ def _quick(content: bytes, name: str) -> dict[str, Passes] | None:
     """The networks in bfloat16 where the CPU computes in it, tried once; None where it or this torch does not."""
     if native_half(torch.device("cpu"))[0] is not torch.bfloat16:
         return None
-    module = weights.from_bytes(content, name, "cpu").to(torch.bfloat16)
+    module = store.from_bytes(content, name, "cpu").to(torch.bfloat16)
     try:
         quick = _frozen(module.to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]
         networks = Networks({}, quick=quick)

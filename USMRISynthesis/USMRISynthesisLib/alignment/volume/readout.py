@@ -12,8 +12,17 @@ import numpy as np
 import torch
 
 from USMRISynthesisLib.alignment.volume import pose as poses
-from USMRISynthesisLib.alignment.volume.network import EYE_LEFT, EYE_RIGHT, HEAD, LOG_SIGMA, Prediction, X, Z, grid
-from USMRISynthesisLib.alignment.volume.stages import STAGES
+from USMRISynthesisLib.alignment.volume.network import (
+    EYE_LEFT,
+    EYE_RIGHT,
+    HEAD,
+    LOG_SIGMA,
+    STAGES,
+    Prediction,
+    X,
+    Z,
+    grid,
+)
 from USMRISynthesisLib.geometry.canonical import HEAD_LENGTH_MM
 from USMRISynthesisLib.geometry.similarity import Fit, affine, fit_similarity, scale_of
 
@@ -29,15 +38,15 @@ def _cells(size: int) -> np.ndarray:
     return cells
 
 
-def head_share(said: Prediction, n: int) -> np.ndarray:
+def head_probability(prediction: Prediction, n: int) -> np.ndarray:
     """(s, s, s): how much each cell of sample n belongs to the head, 0-1; what is unlikely to is 0."""
-    share = torch.sigmoid(said.fields[n, HEAD]).numpy()
+    share = torch.sigmoid(prediction.fields[n, HEAD]).numpy()
     return np.where(share > 0.4, share, 0)
 
 
-def head_place(said: Prediction, n: int, unit_to_world: np.ndarray) -> tuple[np.ndarray, float] | None:
+def head_position(prediction: Prediction, n: int, unit_to_world: np.ndarray) -> tuple[np.ndarray, float] | None:
     """The head's centre of gravity (3,) and its length in the world, from how much the head holds; None without one."""
-    share = head_share(said, n)
+    share = head_probability(prediction, n)
     if share.sum() < HEAD_CELLS:
         return None
     middle = _cells(len(share)) @ share.ravel() / share.sum()
@@ -46,21 +55,23 @@ def head_place(said: Prediction, n: int, unit_to_world: np.ndarray) -> tuple[np.
     return unit_to_world[:3, :3] @ middle + unit_to_world[:3, 3], length
 
 
-def votes(said: Prediction, n: int, unit_to_world: np.ndarray, stage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def correspondences(
+    prediction: Prediction, n: int, unit_to_world: np.ndarray, stage: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the head's cells of sample n say: their places in the world (m, 3), the canonical coordinates in mm (m, 3)
     that they claim, and how much each counts (m,)."""
-    fields = said.fields[n].numpy().reshape(said.fields.shape[1], -1).astype(np.float64)
-    share = head_share(said, n).ravel()
+    fields = prediction.fields[n].numpy().reshape(prediction.fields.shape[1], -1).astype(np.float64)
+    share = head_probability(prediction, n).ravel()
     kept = share > 0
-    cells = _cells(said.fields.shape[-1])[:, kept]
+    cells = _cells(prediction.fields.shape[-1])[:, kept]
     places = cells.T @ unit_to_world[:3, :3].T + unit_to_world[:3, 3]
     claimed = fields[X : Z + 1, kept].T * (STAGES[stage].side_mm / 2)
     return places, claimed, share[kept] * np.exp(-2 * fields[LOG_SIGMA, kept].clip(-6, 1))
 
 
-def midplane_of(said: Sequence[Prediction], units: Sequence[np.ndarray], length: float) -> poses.Midplane | None:
+def midplane_of(prediction: Sequence[Prediction], units: Sequence[np.ndarray], length: float) -> poses.Midplane | None:
     """The plane through the midline, from what `locate` says of each of the cubes `units`; length: the head's there."""
-    parts = [votes(one, 0, unit, "locate") for one, unit in zip(said, units, strict=True)]
+    parts = [correspondences(one, 0, unit, "locate") for one, unit in zip(prediction, units, strict=True)]
     points, claimed, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
     step = 1 + len(points) // _PLANE_POINTS
     distance = np.maximum(claimed[::step, 0], 0) * length / HEAD_LENGTH_MM
@@ -70,19 +81,19 @@ def midplane_of(said: Sequence[Prediction], units: Sequence[np.ndarray], length:
         return None
 
 
-def gradient_of(said: Prediction, n: int, unit_to_world: np.ndarray) -> np.ndarray | None:
+def gradient_of(prediction: Prediction, n: int, unit_to_world: np.ndarray) -> np.ndarray | None:
     """(3, 3): how the coordinates that `orient` says change with the place in the world, rows x, y, z; None without a
     head. Where front and back, or top and bottom, are not told apart, the rows are short."""
-    places, claimed, weights = votes(said, n, unit_to_world, "orient")
+    places, claimed, weights = correspondences(prediction, n, unit_to_world, "orient")
     try:
         return affine(places, claimed, weights)[:3, :3]
     except (ValueError, np.linalg.LinAlgError):
         return None
 
 
-def dense_fit(said: Prediction, n: int, unit_to_world: np.ndarray, stage: str) -> Fit | None:
+def dense_fit(prediction: Prediction, n: int, unit_to_world: np.ndarray, stage: str) -> Fit | None:
     """The similarity from world to canonical that the dense coordinates of sample n agree on."""
-    places, claimed, weights = votes(said, n, unit_to_world, stage)
+    places, claimed, weights = correspondences(prediction, n, unit_to_world, stage)
     if len(places) < 30:
         return None
     try:
@@ -113,12 +124,12 @@ def skull_points(distance: np.ndarray, unit_to_canonical: np.ndarray) -> tuple[n
     return points, np.ones(len(points))
 
 
-def eyes_of(said: Prediction, unit_to_canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def eyes_of(prediction: Prediction, unit_to_canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Left and right eye: the centre of gravity of each map near its peak, and how sure it is that there is one."""
     places, sure = np.zeros((2, 3)), np.zeros(2)
-    cells = _cells(said.maps.shape[-1])
+    cells = _cells(prediction.maps.shape[-1])
     for row, channel in enumerate((EYE_LEFT, EYE_RIGHT)):
-        logits = said.maps[0, channel].numpy().ravel()
+        logits = prediction.maps[0, channel].numpy().ravel()
         sure[row] = 1 / (1 + np.exp(-float(np.clip(logits.max(), -30, 30))))
         share = np.exp(logits - logits.max())
         share[share < 0.05] = 0

@@ -7,24 +7,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from USMRISynthesisLib.alignment.common.confidence import Evidence, score
+from USMRISynthesisLib.alignment.common.confidence import Features, predict_proba
 from USMRISynthesisLib.alignment.common.pyramid import Pyramid
 from USMRISynthesisLib.alignment.volume import pose as poses
 from USMRISynthesisLib.alignment.volume.model import Networks
-from USMRISynthesisLib.alignment.volume.network import BRAIN, HEAD_FINE, LOG_SIGMA, SKULL, UPRIGHT, Prediction
+from USMRISynthesisLib.alignment.volume.network import BRAIN, HEAD_FINE, LOG_SIGMA, SKULL, STAGES, UPRIGHT, Prediction
 from USMRISynthesisLib.alignment.volume.readout import (
     dense_fit,
     eyes_of,
-    head_share,
+    head_probability,
     mask_agreement,
     size_misfit,
     skull_points,
 )
-from USMRISynthesisLib.alignment.volume.stages import STAGES
-from USMRISynthesisLib.alignment.volume.votes import Ballot
+from USMRISynthesisLib.alignment.volume.votes import RotationVotes
 from USMRISynthesisLib.geometry.similarity import Fit, angle_deg, rotation_of, scale_of
 
-# Looks at one direction: so many as a rule, more where the head is on its way (`Look.turning`), fewer once it settles.
+# Refinements of one orientation: the usual number, the most while the pose still turns (`Refinement.turning`), and
+# the rotation in degrees below which the pose has converged.
 _REFINEMENTS, _MOST_REFINEMENTS, _SETTLED_DEG = 5, 16, 0.5
 # A pose that still turns by more than this after its last look is not one: its score is no more than that.
 _UNSETTLED_DEG, UNSETTLED_SCORE = 2.0, 0.4
@@ -46,18 +46,18 @@ class Located:
     brain: np.ndarray
     brain_to_canonical: np.ndarray
     coarse: np.ndarray
-    evidence: Evidence
+    features: Features
     score: float
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Refinement:
     """One look of `refine`: what it said of the cube `unit` (4, 4), the fit to that, and the pose (4, 4) that follows.
 
     start: (4, 4), the pose before the first look. turn_deg, move_mm: from the pose before this one.
     """
 
-    said: Prediction
+    prediction: Prediction
     unit: np.ndarray
     fit: Fit
     matrix: np.ndarray
@@ -68,7 +68,7 @@ class Look:
     @property
     def upright(self) -> float:
         """Logit of the head standing upright in the cube: of two opposite directions the right one has the higher."""
-        return float(self.said.fields[0, UPRIGHT].mean())
+        return float(self.prediction.fields[0, UPRIGHT].mean())
 
     @property
     def turning(self) -> bool:
@@ -77,60 +77,62 @@ class Look:
         return self.turn_deg > 5.0 or self.upright > 1.0
 
 
-def look_at(networks: Networks, pyramid: Pyramid, matrix: np.ndarray, start: np.ndarray | None = None) -> Look | None:
+def refine_once(
+    networks: Networks, pyramid: Pyramid, matrix: np.ndarray, start: np.ndarray | None = None
+) -> Refinement | None:
     """One look of `refine` at the head as it stands in the pose `matrix` (4, 4); None where it sees none."""
     form = STAGES["refine"]
     back = np.linalg.inv(matrix)
     unit = back @ np.diag([form.side_mm / 2] * 3 + [1.0])
-    said = networks("refine", pyramid.cut(unit, form.size))
-    fit = dense_fit(said, 0, unit, "refine")
+    prediction = networks("refine", pyramid.cut(unit, form.size))
+    fit = dense_fit(prediction, 0, unit, "refine")
     if fit is None:
         return None
-    following = _fused(said, fit, unit)
+    following = _fused(prediction, fit, unit)
     turn = angle_deg(rotation_of(following), rotation_of(matrix))
     move = float(np.linalg.norm(following[:3, :3] @ back[:3, 3] + following[:3, 3]))
-    return Look(said, unit, fit, following, matrix if start is None else start, turn, move)
+    return Refinement(prediction, unit, fit, following, matrix if start is None else start, turn, move)
 
 
-def followed(
-    networks: Networks, pyramid: Pyramid, ballot: Ballot, look: Look, gestational_age: float | None
+def refine_until_converged(
+    networks: Networks, pyramid: Pyramid, votes: RotationVotes, refinement: Refinement, gestational_age: float | None
 ) -> Located | None:
     """Looks until the pose settles, and what to make of the last one."""
     for done in range(1, _MOST_REFINEMENTS):
-        if look.turn_deg < _SETTLED_DEG or (done >= _REFINEMENTS and not look.turning):
+        if refinement.turn_deg < _SETTLED_DEG or (done >= _REFINEMENTS and not refinement.turning):
             break
-        after = look_at(networks, pyramid, look.matrix, look.start)
+        after = refine_once(networks, pyramid, refinement.matrix, refinement.start)
         if after is None:
             return None
-        look = after
-    said, matrix = look.said, look.matrix
-    to_canonical = matrix @ look.unit
-    skull = _skull(said, to_canonical, np.eye(3)) or poses.Ellipsoid(
+        refinement = after
+    prediction, matrix = refinement.prediction, refinement.matrix
+    to_canonical = matrix @ refinement.unit
+    skull = _skull(prediction, to_canonical, np.eye(3)) or poses.Ellipsoid(
         poses.SKULL_CENTRE_MM, poses.SKULL_SEMI_AXES_MM, np.eye(3), 20.0
     )
-    eyes, eye_weights = eyes_of(said, to_canonical)
-    head = torch.sigmoid(said.maps[0, HEAD_FINE]).numpy()
+    eyes, eye_weights = eyes_of(prediction, to_canonical)
+    head = torch.sigmoid(prediction.maps[0, HEAD_FINE]).numpy()
     rotation = rotation_of(matrix)
-    evidence = Evidence(
-        agreement=ballot.agreement(rotation),
-        clear=ballot.clearness(rotation),
-        upright=look.upright,
-        residual_mm=look.fit.residual,
-        inliers=look.fit.inliers,
-        turn_deg=look.turn_deg,
-        move_mm=look.move_mm,
+    features = Features(
+        agreement=votes.agreement(rotation),
+        margin=votes.margin(rotation),
+        upright=refinement.upright,
+        residual_mm=refinement.fit.residual,
+        inliers=refinement.fit.inliers,
+        turn_deg=refinement.turn_deg,
+        move_mm=refinement.move_mm,
         skull_mm=skull.residual,
         size=size_misfit(head, to_canonical),
         mask=mask_agreement(head, skull, to_canonical),
     )
     if gestational_age is not None:
-        spread = 0.02 + 0.01 * look.fit.residual
+        spread = 0.02 + 0.01 * refinement.fit.residual
         aged = poses.with_age(matrix, gestational_age, spread=spread, centre=skull.centre)
         change = aged @ np.linalg.inv(matrix)
         skull = replace(skull, semi_axes=skull.semi_axes * scale_of(change))
         eyes = eyes @ change[:3, :3].T + change[:3, 3]
         matrix, to_canonical = aged, change @ to_canonical
-    brain, trust = torch.sigmoid(said.maps[0, BRAIN]).numpy(), score(evidence, networks.calibration)
+    brain, confidence = torch.sigmoid(prediction.maps[0, BRAIN]).numpy(), predict_proba(features, networks.calibration)
     return Located(
         matrix,
         skull,
@@ -138,20 +140,20 @@ def followed(
         eye_weights,
         brain,
         to_canonical,
-        look.start,
-        evidence,
-        min(trust, UNSETTLED_SCORE) if look.turn_deg > _UNSETTLED_DEG else trust,
+        refinement.start,
+        features,
+        min(confidence, UNSETTLED_SCORE) if refinement.turn_deg > _UNSETTLED_DEG else confidence,
     )
 
 
-def _fused(said: Prediction, dense: Fit, unit: np.ndarray) -> np.ndarray:
+def _fused(prediction: Prediction, dense: Fit, unit: np.ndarray) -> np.ndarray:
     """(4, 4): the dense coordinates' pose with skull and eyes, each by how sure it is."""
-    sigma = np.exp(said.fields[0, LOG_SIGMA].numpy().clip(-6, 1))[head_share(said, 0) > 0]
+    sigma = np.exp(prediction.fields[0, LOG_SIGMA].numpy().clip(-6, 1))[head_probability(prediction, 0) > 0]
     # What a cell expects to be wrong by is common to many cells: it does not average out.
     spread = max(1.0, float(sigma.mean()) * STAGES["refine"].side_mm / 2) if len(sigma) else 10.0
-    eyes, eye_weights = eyes_of(said, unit)
+    eyes, eye_weights = eyes_of(prediction, unit)
     return poses.parametric(
-        _skull(said, unit, poses.head_axes(dense.matrix)),
+        _skull(prediction, unit, poses.head_axes(dense.matrix)),
         eyes,
         np.where(eye_weights > 0.5, eye_weights, 0),
         dense.matrix,
@@ -159,9 +161,9 @@ def _fused(said: Prediction, dense: Fit, unit: np.ndarray) -> np.ndarray:
     )
 
 
-def _skull(said: Prediction, unit: np.ndarray, axes: np.ndarray) -> poses.Ellipsoid | None:
+def _skull(prediction: Prediction, unit: np.ndarray, axes: np.ndarray) -> poses.Ellipsoid | None:
     """The ellipsoid through the skull's boundary, in the space that `unit` leads to; None where there is none."""
-    points, point_weights = skull_points(said.maps[0, SKULL].numpy(), unit)
+    points, point_weights = skull_points(prediction.maps[0, SKULL].numpy(), unit)
     try:
         return poses.fit_ellipsoid(points, axes, point_weights, prior=200.0)
     except ValueError:

@@ -19,9 +19,9 @@ from USMRISynthesisLib.datasets.heads import anatomical_pose
 from USMRISynthesisLib.datasets.mr_registration.template import CELLS, LANDMARKS, TEMPLATE, template_ijk_to_ras
 from USMRISynthesisLib.geometry.canonical import HEAD_LENGTH_MM, canonical_ijk_to_ras, resample
 from USMRISynthesisLib.simulation.anatomy import atlas as atlases
-from USMRISynthesisLib.simulation.anatomy import labels as tissues
 from USMRISynthesisLib.simulation.anatomy.atlas import EXTERNAL_CSF, Atlas
 from USMRISynthesisLib.simulation.anatomy.flow import outer_fluid_mm
+from USMRISynthesisLib.simulation.anatomy.labels import BRAIN
 from USMRISynthesisLib.simulation.anatomy.ranges import AnatomyRanges
 
 # Weeks 22, 26, 29 and 32 are kept back for validation and test, as in configs/simulation.json.
@@ -81,7 +81,7 @@ def _simulated(name: str, folders: Sequence[Path], mean: _Mean) -> None:
     for path in sorted(path for folder in folders for path in folder.glob(f"{name}-*.npz")):
         with np.load(path) as case:
             t2, labels, pose = case["t2"].astype(np.float32) / 255, case["labels"], anatomical_pose(case)
-        skull = np.isin(labels, tissues.BRAIN)
+        skull = np.isin(labels, BRAIN)
         mean.add(t2, skull & (labels != EXTERNAL_CSF), skull, pose @ canonical_ijk_to_ras())
 
 

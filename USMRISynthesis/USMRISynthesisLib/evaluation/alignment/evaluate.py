@@ -10,14 +10,14 @@ import numpy as np
 from scipy import ndimage
 
 from USMRISynthesisLib.alignment.align import FRAMES_MODEL
-from USMRISynthesisLib.alignment.common.confidence import LOW_SCORE
+from USMRISynthesisLib.alignment.common.confidence import MIN_CONFIDENCE
 from USMRISynthesisLib.alignment.skull.fit import align_skull
 from USMRISynthesisLib.alignment.volume.model import Networks, load_networks
-from USMRISynthesisLib.alignment.volume.search import Located, align_volume
+from USMRISynthesisLib.alignment.volume.search import Located, find_head
 from USMRISynthesisLib.datasets.heads import Head, load_heads
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.evaluation.alignment.negatives import emptied
-from USMRISynthesisLib.evaluation.alignment.outlines import evaluate_frames
+from USMRISynthesisLib.evaluation.alignment.frames import evaluate_frames
+from USMRISynthesisLib.evaluation.alignment.negatives import remove_head
 from USMRISynthesisLib.evaluation.alignment.poses import (
     Aligner,
     Outcome,
@@ -83,18 +83,18 @@ def evaluate_volumes(
     heads = load_heads(folder)
 
     def aligner(volume: Volume, fan: np.ndarray) -> Located | None:
-        return align_volume(networks, volume, fan)
+        return find_head(networks, volume, fan)
 
     outcomes = run(heads, poses, aligner, progress)
-    result: dict[str, Any] = {"heads": len(heads), **summary(outcomes), **beside_the_skull(heads, aligner)}
+    result: dict[str, Any] = {"heads": len(heads), **summary(outcomes), **compare_with_skull_fit(heads, aligner)}
     result["no_head_caught_share"] = without_head(heads, aligner)
     result["other_images"] = other_images(data, aligner)
     if result["other_images"]:
         others = list(result["other_images"].values())
         result["other_images_caught_share"] = float(
-            np.mean([bool(one["gate"]) or one["score"] < LOW_SCORE for one in others])
+            np.mean([bool(one["gate"]) or one["score"] < MIN_CONFIDENCE for one in others])
         )
-        result["other_images_caught_by_score_share"] = float(np.mean([one["score"] < LOW_SCORE for one in others]))
+        result["other_images_caught_by_score_share"] = float(np.mean([one["score"] < MIN_CONFIDENCE for one in others]))
     result["heads_refused_by_gate_share"] = refused_by_gate(folder)
     result["groups"] = by_group(outcomes)
     result["failures"] = failures(outcomes)
@@ -103,7 +103,7 @@ def evaluate_volumes(
     return result
 
 
-def beside_the_skull(heads: Sequence[Head], aligner: Aligner) -> dict[str, float]:
+def compare_with_skull_fit(heads: Sequence[Head], aligner: Aligner) -> dict[str, float]:
     """Heads that are turned by 20 degrees at most, which the skull fit alone takes to be upright: both ways."""
     errors: dict[str, list[tuple[float, float]]] = {"network": [], "skull": []}
     for head in heads:
@@ -123,8 +123,8 @@ def without_head(heads: Sequence[Head], aligner: Aligner) -> float:
     low = []
     for n, head in enumerate(heads):
         placed = place(head, 0)
-        found = aligner(emptied(placed.volume, placed.fan, np.random.default_rng([n, 11])), placed.fan)
-        low.append(found is None or found.score < LOW_SCORE)
+        found = aligner(remove_head(placed.volume, placed.fan, np.random.default_rng([n, 11])), placed.fan)
+        low.append(found is None or found.score < MIN_CONFIDENCE)
     return float(np.mean(low))
 
 
@@ -200,7 +200,7 @@ def draw(folder: Path, heads: Sequence[Head], outcomes: Sequence[Outcome], netwo
         rows = []
         for n in chosen:
             placed = place(heads[n // poses], int(n % poses))
-            found = align_volume(networks, placed.volume, placed.fan)
+            found = find_head(networks, placed.volume, placed.fan)
             if found is not None:
                 rows.append(_row(placed, found))
         if rows:

@@ -1,183 +1,230 @@
-"""How well the skull is found: against the annotated ellipses of HC18 frames, and against simulated volumes.
+"""How well the head is outlined in real 2D frames: held-out fetuses of HC18 against their annotated ellipses.
 
-``python -m USMRISynthesisLib.evaluation.alignment.frames [--frames N] [--volumes N] [--seed S]``
+The product's way (the network, where its weights are installed) and the skull fit that stands in for it, on the same
+frames; what the score makes of frames without a head; and which end is the face, which simulated frames alone can say.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import json
-import logging
-import os
-import time
-import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from USMRISynthesisLib.alignment.common.confidence import LOW_SCORE
-from USMRISynthesisLib.alignment.skull.fit import align_skull as align
+from USMRISynthesisLib.alignment import align as alignment
+from USMRISynthesisLib.alignment.common.confidence import MIN_CONFIDENCE, NO_HEAD
+from USMRISynthesisLib.alignment.skull.fit import align_skull
 from USMRISynthesisLib.alignment.volume.pose import circumference_mm
+from USMRISynthesisLib.datasets.frames import Picture, annotated, real_pictures, rows_of, simulated_pictures
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.geometry.canonical import canonical_axis_mm, canonical_ijk_to_ras
+from USMRISynthesisLib.evaluation.alignment.negatives import off_head_crops, shuffle_tiles
+from USMRISynthesisLib.evaluation.alignment.outline_measures import ellipse_in_pixels, faces, figures, inside_ellipse
+from USMRISynthesisLib.evaluation.metrics.image import dice
 from USMRISynthesisLib.geometry.head import Alignment
 from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.simulation.dataset import MINIMUM_CIRCUMFERENCE_MM, frame_volume
 from USMRISynthesisLib.ultrasound.gate import admit, find_fan
 
-log = logging.getLogger(__name__)
+Aligner = Callable[[Volume, np.ndarray], Alignment]
+PHANTOM_SLICES = 6
 
 
-def data_directory() -> Path:
-    """The shared data: environment variable ``USMRI_DATA``, or ``../shared/data`` beside the repository."""
-    default = Path(__file__).resolve().parents[4].parent / "shared" / "data"
-    return Path(os.environ.get("USMRI_DATA", default))
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """One frame's outcome. difference_mm: absolute, of the circumference. angle_deg: of the major axis, against the
+    annotated one; nan for a head whose width is more than 0.9 of its length."""
+
+    name: str
+    volume: Volume
+    alignment: Alignment
+    dice: float
+    difference_mm: float
+    angle_deg: float
 
 
-def evaluate_frames(data_dir: Path, limit: int | None = None, seed: int = 0) -> dict[str, float]:
-    """Alignment of HC18 frames against their annotated ellipses.
+def aligner_of(model: str = alignment.FRAMES_MODEL) -> Aligner | None:
+    """The product's alignment of frames with this model; None where it is not installed."""
+    if not alignment.is_installed(model):
+        return None
+
+    def work(volume: Volume, fan: np.ndarray) -> Alignment:
+        found = alignment.segment_head_2d(volume, fan, model=model)
+        if found is not None:
+            return found
+        outline = align_skull(volume, fan)
+        return Alignment(
+            outline.ras_to_canonical,
+            outline.centre,
+            outline.semi_axes,
+            outline.rotation,
+            min(outline.score, NO_HEAD),
+            outline.method,
+        )
+
+    return work
+
+
+def evaluate_frames(
+    data: Path,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    cases: Path | None = None,
+    model: str = alignment.FRAMES_MODEL,
+    pictures: Path | None = None,
+) -> dict[str, Any]:
+    """Frames of held-out fetuses, 150 mm of head circumference or more; the keys begin with `hc18_`.
 
     Args:
-        data_dir: holds ``index.csv`` and ``images/``.
-        limit: that many frames, drawn with ``seed``; all where None.
-
-    Returns:
-        Dice (median, 10th percentile, shares below 0.9 and 0.85), angle error of the major axis in degrees,
-        head circumference error in percent, processor seconds a frame, refused frames, and what the score catches.
+        data: holds hc18/, and perhaps us-phantom/. limit: that many frames, drawn at random.
+        cases: a folder of simulated cases with frames, for the face's end. pictures: a folder for the weakest tenth.
     """
-    with open(data_dir / "index.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(data, split, MINIMUM_CIRCUMFERENCE_MM)
     if limit is not None and limit < len(rows):
-        rows = [rows[i] for i in np.random.default_rng(seed).choice(len(rows), limit, replace=False)]
-    results = []
-    refused = 0
-    for row in rows:
-        volume = Volume.read(data_dir / "images" / row["file"], pixel_size_mm=float(row["pixel_size_mm"]))
+        rows = [rows[n] for n in np.random.default_rng(0).choice(len(rows), limit, replace=False)]
+    work = aligner_of(model)
+    outlines = [outline(row, frame_volume(data, row), work or align_skull) for row in rows]
+    result: dict[str, Any] = {"hc18_frames": len(rows), "hc18_method": "network" if work else "skull"}
+    result["hc18_refused_by_gate_share"] = float(np.mean([not _admitted(frame_volume(data, row)) for row in rows]))
+    result |= {f"hc18_{name}": value for name, value in summary(outlines).items()}
+    if work is not None:
+        fitted = [outline(row, frame_volume(data, row), align_skull) for row in rows]
+        result |= {f"hc18_skull_{name}": value for name, value in summary(fitted).items()}
+        wanted = {row["file"] for row in rows}
+        some = [picture for picture in real_pictures(data, split) if picture.name in wanted]
+        result |= without_head(some, data, work)
+        if cases is not None:
+            result |= face_of(simulated_pictures(cases), some, model)
+    if pictures is not None:
+        draw(pictures / "frames-weakest.png", outlines, [annotated(row) for row in rows])
+    return result
+
+
+def _admitted(volume: Volume) -> bool:
+    try:
+        admit(volume)
+    except Refused:
+        return False
+    return True
+
+
+def outline(row: dict[str, str], volume: Volume, work: Aligner) -> Outline:
+    """One frame, outlined and compared with its annotation."""
+    found = work(volume, find_fan(volume.array, volume.spacing))
+    centre, semi, turn = ellipse_in_pixels(found, volume)
+    true = annotated(row)
+    overlap = dice(
+        inside_ellipse(centre, semi, turn, volume), inside_ellipse(true.centre, true.semi_axes, true.directions, volume)
+    )
+    measured = circumference_mm(semi) * float(row["pixel_size_mm"])
+    angle = float(np.rad2deg(np.arccos(min(1.0, abs(float(turn[:, 0] @ true.directions[:, 0]))))))
+    plain = true.semi_axes[1] <= 0.9 * true.semi_axes[0]
+    return Outline(
+        row["file"],
+        volume,
+        found,
+        overlap,
+        abs(measured - float(row["head_circumference_mm"])),
+        angle if plain else float("nan"),
+    )
+
+
+def summary(outlines: Sequence[Outline]) -> dict[str, float]:
+    """Figures of a set of frames."""
+    low = np.array([o.alignment.score < MIN_CONFIDENCE for o in outlines])
+    good = np.array([o.dice >= 0.9 for o in outlines])
+    return {
+        **figures(np.array([o.dice for o in outlines]), np.array([o.difference_mm for o in outlines])),
+        "angle_deg_mean": float(np.nanmean([o.angle_deg for o in outlines])),
+        "angle_deg_most": float(np.nanmax([o.angle_deg for o in outlines])),
+        "good_with_low_score": float(low[good].mean()) if good.any() else 0.0,
+    }
+
+
+def without_head(pictures: Sequence[Picture], data: Path, work: Aligner) -> dict[str, Any]:
+    """The share with a low score among frames that show no head."""
+
+    def low(volume: Volume, fan: np.ndarray) -> bool:
         try:
-            admit(volume)
-        except Refused:
-            refused += 1
-        begun = time.process_time()
-        alignment = align(volume, find_fan(volume.array, volume.spacing))
-        seconds = time.process_time() - begun
-        centre = np.array([float(row["centre_x_px"]), float(row["centre_y_px"])])
-        semi_axes = np.array([float(row["semi_major_px"]), float(row["semi_minor_px"])])
-        angle = np.deg2rad(float(row["angle_deg"]))
-        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        found = ellipse_in_pixels(alignment, volume)
-        dice = overlap(inside_ellipse(*found, volume), inside_ellipse(centre, semi_axes, rotation, volume))
-        turn = abs(np.rad2deg(np.arccos(min(1.0, abs(found[2][:, 0] @ rotation[:, 0])))))
-        size = circumference_mm(found[1]) / circumference_mm(semi_axes) - 1
-        results.append((dice, turn, 100 * size, alignment.score, seconds))
-    return {"frames": len(rows), "refused": refused, **_summary(np.array(results))}
+            return work(volume, fan).score < MIN_CONFIDENCE
+        except Refused:  # nothing of a possible size: as good
+            return True
+
+    rng = np.random.default_rng(11)
+    mixed = [low(shuffle_tiles(picture, rng), picture.fan) for picture in pictures]
+    parts = [low(part.volume, part.fan) for picture in pictures for part in off_head_crops(picture)]
+    slices = [low(frame, find_fan(frame.array, frame.spacing)) for frame in phantom_frames(data)]
+    result: dict[str, Any] = {"hc18_parts_beside_the_head": len(parts)}
+    for name, values in (("mixed_or_noise", mixed), ("beside_the_head", parts), ("phantom_slices", slices)):
+        if values:
+            result[f"hc18_{name}_caught_share"] = float(np.mean(values))
+    return result
 
 
-def evaluate_volumes(paths: list[Path]) -> dict[str, float]:
-    """Alignment of simulated volumes (``.npz``, canonical grid) against the inside of their outer skull.
-
-    Simulated: says nothing about real volumes. Each case is turned by up to 15 degrees, shifted and scaled, with a
-    seed from its name, so that the assumed orientation is not the true one.
-
-    Returns:
-        As ``evaluate_frames``, with the error of the size in percent, and how far the origin lands from where it
-        should, in mm.
-    """
-    results = []
-    for path in paths:
-        volume, head_canonical, placed = _displaced(path)
-        begun = time.process_time()
-        alignment = align(volume, find_fan(volume.array, volume.spacing))
-        seconds = time.process_time() - begun
-        # true canonical -> where the alignment puts it: the identity if it is perfect
-        error = alignment.ras_to_canonical @ placed
-        scale = np.cbrt(np.linalg.det(error[:3, :3]))
-        turn = np.rad2deg(np.arccos(np.clip((np.trace(error[:3, :3] / scale) - 1) / 2, -1, 1)))
-        points = _voxels(error)
-        inside = ((((points - alignment.centre) @ alignment.rotation) / alignment.semi_axes) ** 2).sum(-1) <= 1
-        off = np.linalg.norm(error[:3, 3])
-        results.append((overlap(inside, head_canonical), turn, 100 * (scale - 1), alignment.score, seconds, off))
-        log.info("%s: Dice %.3f, turn %.1f deg, score %.2f", path.stem, *np.array(results[-1])[[0, 1, 3]])
-    table = np.array(results)
-    return {
-        "volumes": len(paths),
-        **_summary(table),
-        "origin_mm_median": float(np.median(table[:, 5])),
-        "origin_mm_p90": float(np.percentile(table[:, 5], 90)),
-    }
+def phantom_frames(data: Path) -> list[Volume]:
+    """Slices of the spine phantom's volumes, in three directions, as frames; those that are nearly black left out."""
+    frames = []
+    for path in sorted((data / "us-phantom").glob("*.mha")):
+        volume = Volume.read(path)
+        spacing = np.array(volume.spacing)[::-1]
+        for axis in range(3):
+            for share in np.linspace(0.25, 0.75, PHANTOM_SLICES):
+                image = volume.array.take(int(share * volume.shape[axis]), axis)
+                rows, columns = np.delete(spacing, axis)
+                if min(image.shape) >= 64 and (image > 0).mean() > 0.1:
+                    frames.append(Volume(image[None], np.diag([columns, rows, 1.0, 1.0])))
+    return frames
 
 
-def _summary(table: np.ndarray) -> dict[str, float]:
-    dice, turn, size, score, seconds = table[:, :5].T
-    failed, low = dice < 0.85, score < LOW_SCORE
-    return {
-        "dice_median": float(np.median(dice)),
-        "dice_p10": float(np.percentile(dice, 10)),
-        "dice_below_0.90": float((dice < 0.90).mean()),
-        "dice_below_0.85": float(failed.mean()),
-        "angle_deg_median": float(np.median(turn)),
-        "angle_deg_p90": float(np.percentile(turn, 90)),
-        "size_percent_median": float(np.median(size)),
-        "size_percent_abs_median": float(np.median(np.abs(size))),
-        "low_score": float(low.mean()),
-        "failures_with_low_score": float(low[failed].mean()) if failed.any() else float("nan"),
-        "good_with_low_score": float(low[~failed].mean()) if (~failed).any() else float("nan"),
-        "cpu_seconds_median": float(np.median(seconds)),
-    }
+def face_of(simulated: Sequence[Picture], real: Sequence[Picture], model: str) -> dict[str, float]:
+    """Which end is the face: right and sure on simulated frames, where it is known; how often sure on real ones, and
+    how often the frame in the mirror is answered alike."""
+    from USMRISynthesisLib.alignment.frame.outline import find_outline, load_network
+
+    network = load_network(model, consent=lambda sha256, name: True)
+    sure, alike = [], []
+    for picture in real:
+        mirrored = Volume(np.ascontiguousarray(picture.volume.array[:, :, ::-1]), picture.volume.ijk_to_ras)
+        found = find_outline(network, picture.volume, picture.fan)
+        again = find_outline(network, mirrored, np.ascontiguousarray(picture.fan[:, :, ::-1]))
+        if found is None or again is None:
+            continue
+        sure.append(abs(found.front) >= alignment.CONFIDENT_FRONT)
+        towards = found.ellipse.directions[:, 0] * found.front
+        back = again.ellipse.directions[:, 0] * again.front * [-1, 1]
+        alike.append(float(towards @ back) > 0)
+    result = faces(network, simulated)
+    if sure:
+        result["hc18_face_sure_share"] = float(np.mean(sure))
+        result["hc18_face_alike_in_mirror_share"] = float(np.mean(alike))
+    return result
 
 
-def ellipse_in_pixels(alignment: Alignment, volume: Volume) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre (x, y), semi-axes (major, minor) and rotation of a frame's ellipse in pixels."""
-    to_pixels = np.linalg.inv(alignment.ras_to_canonical @ volume.ijk_to_ras)
-    middle = to_pixels[:2] @ np.append(alignment.centre, 1)
-    axes = to_pixels[:2, :2] @ alignment.rotation[:2, :2] * alignment.semi_axes[:2]
-    lengths = np.linalg.norm(axes, axis=0)
-    order = np.argsort(-lengths)
-    return middle, lengths[order], (axes / lengths)[:, order]
+def draw(path: Path, outlines: Sequence[Outline], true: Sequence[Any]) -> None:
+    """The weakest tenth by the circumference's difference, worst first: annotated blue, found yellow."""
+    from PIL import Image, ImageDraw
 
-
-def inside_ellipse(centre: np.ndarray, semi_axes: np.ndarray, rotation: np.ndarray, volume: Volume) -> np.ndarray:
-    _, rows, columns = volume.shape
-    y, x = np.mgrid[-60 : rows + 60, -60 : columns + 60]  # heads reach out of some frames
-    points = np.stack([x, y], axis=-1) - centre
-    return (((points @ rotation) / semi_axes) ** 2).sum(-1) <= 1
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
-
-
-def _voxels(matrix: np.ndarray) -> np.ndarray:
-    """(160, 160, 160, 3): where a matrix takes the canonical voxels' mm."""
-    axis = canonical_axis_mm()
-    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
-    return np.stack([x, y, z], axis=-1) @ matrix[:3, :3].T + matrix[:3, 3]
-
-
-def _displaced(path: Path) -> tuple[Volume, np.ndarray, np.ndarray]:
-    """A simulated volume elsewhere in the world, its true head (k, j, i), and canonical-to-RAS of that place."""
-    from scipy.spatial.transform import Rotation
-
-    with np.load(path) as case:
-        us, head = case["us"], case["skull"]
-    rng = np.random.default_rng(zlib.crc32(path.stem.encode()))
-    placed = np.eye(4)
-    placed[:3, :3] = rng.uniform(0.7, 1.1) * Rotation.from_rotvec(np.deg2rad(rng.uniform(-15, 15, 3))).as_matrix()
-    placed[:3, 3] = rng.uniform(-40, 40, 3)
-    return Volume(us, placed @ canonical_ijk_to_ras()), head, placed
-
-
-def main() -> None:
-    """Print the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=200, help="HC18 frames to measure (0: none)")
-    parser.add_argument("--volumes", nargs="*", type=Path, default=[], help="simulated cases (.npz)")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    if arguments.frames:
-        print(json.dumps(evaluate_frames(data_directory() / "hc18", arguments.frames, arguments.seed), indent=1))
-    if arguments.volumes:
-        print(json.dumps(evaluate_volumes(arguments.volumes), indent=1))
-
-
-if __name__ == "__main__":
-    main()
+    order = np.argsort([-o.difference_mm for o in outlines])[: max(1, len(outlines) // 10)]
+    tiles = []
+    for n in order:
+        image = Image.fromarray(outlines[n].volume.array[0]).convert("RGB")
+        pen = ImageDraw.Draw(image)
+        centre, semi, turn = ellipse_in_pixels(outlines[n].alignment, outlines[n].volume)
+        angle = np.linspace(0, 2 * np.pi, 200)
+        found = centre[:, None] + turn * semi @ np.stack([np.cos(angle), np.sin(angle)])
+        for line, colour in ((true[n].outline(200), (90, 170, 255)), (found, (255, 196, 84))):
+            pen.line([tuple(point) for point in line.T], fill=colour, width=1)
+        pen.text(
+            (4, 4),
+            f"{outlines[n].name} {outlines[n].difference_mm:.1f} mm, Dice {outlines[n].dice:.3f}, score "
+            f"{outlines[n].alignment.score:.2f}",
+            fill=(255, 255, 255),
+        )
+        tiles.append(image.resize((440, 300)))
+    sheet = Image.new("RGB", (3 * 440, 300 * -(-len(tiles) // 3)))
+    for n, tile in enumerate(tiles):
+        sheet.paste(tile, (n % 3 * 440, n // 3 * 300))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)

@@ -25,7 +25,7 @@ from USMRISynthesisLib.geometry.canonical import canonical_ijk_to_ras
 from USMRISynthesisLib.geometry.similarity import angle_deg, random_rotation, rotation_of, scale_of
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.simulation.anatomy import atlas as atlases
-from USMRISynthesisLib.simulation.anatomy import labels as tissues
+from USMRISynthesisLib.simulation.anatomy.labels import BRAIN
 
 WRONG_DEG, WRONG_MM = 20.0, 10.0
 
@@ -52,7 +52,7 @@ def samples(data: Path, cases: Path) -> Iterator[Sample]:
     paths = sorted(path for part in ("val", "test") for path in (cases / part).glob("*.npz"))
     for path in paths:
         with np.load(path) as case:
-            brain = np.isin(case["labels"], tissues.BRAIN)
+            brain = np.isin(case["labels"], BRAIN)
             pose = anatomical_pose(case)
             yield Sample("simulated", path.stem, case["t2"], brain, pose @ canonical_ijk_to_ras())
 

@@ -13,14 +13,14 @@ from USMRISynthesisLib.datasets.heads import no_head
 from USMRISynthesisLib.io.volume import Volume
 
 
-def emptied(volume: Volume, fan: np.ndarray, rng: np.random.Generator) -> Volume:
+def remove_head(volume: Volume, fan: np.ndarray, rng: np.random.Generator) -> Volume:
     """The volume with its content in another order, or noise: no head is in it."""
     x = torch.from_numpy(volume.array.astype(np.float32) / 127.5 - 1)
     mixed = no_head(x, torch.from_numpy(fan.astype(np.float32)), rng)
     return Volume(np.where(fan, (mixed.numpy() + 1) * 127.5, 0).astype(np.uint8), volume.ijk_to_ras)
 
 
-def scrambled(picture: Picture, rng: np.random.Generator) -> Volume:
+def shuffle_tiles(picture: Picture, rng: np.random.Generator) -> Volume:
     """The frame without its head: its own tiles, a quarter of the head wide, in another order, or speckle alone."""
     array = picture.volume.array[0].copy()
     if rng.random() < 0.3:
@@ -37,7 +37,7 @@ def scrambled(picture: Picture, rng: np.random.Generator) -> Volume:
     return Volume(np.where(picture.fan, np.clip(level, 0, 255), 0).astype(np.uint8), picture.volume.ijk_to_ras)
 
 
-def beside(picture: Picture) -> list[Picture]:
+def off_head_crops(picture: Picture) -> list[Picture]:
     """The parts of a frame to the four sides of the head that are large enough to look at, as frames."""
     size = float(picture.volume.spacing[0])
     line = picture.ellipse.outline() / size

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from USMRISynthesisLib.alignment.align import SURE_OF_FRONT
+from USMRISynthesisLib.alignment.align import CONFIDENT_FRONT
 from USMRISynthesisLib.alignment.frame.network import grid
 from USMRISynthesisLib.alignment.frame.outline import Network, face_logit
 from USMRISynthesisLib.datasets.frames import Picture
 from USMRISynthesisLib.geometry.ellipse import Ellipse
+from USMRISynthesisLib.geometry.head import Alignment
+from USMRISynthesisLib.io.volume import Volume
 
 _CELLS = 192
 
@@ -25,7 +27,7 @@ def faces(network: Network, pictures: Sequence[Picture]) -> dict[str, float]:
     ]
     if not logits:
         return {}
-    sure = np.abs(logits) >= SURE_OF_FRONT
+    sure = np.abs(logits) >= CONFIDENT_FRONT
     right = np.array(logits) > 0
     return {
         "simulated_face_right_share": float(right.mean()),
@@ -46,6 +48,24 @@ def figures(dice: np.ndarray, difference: np.ndarray) -> dict[str, float]:
         "difference_mm_p90": float(np.percentile(difference, 90, method="higher")),
         "difference_mm_weakest_tenth": float(np.sort(difference)[-worst:].mean()),
     }
+
+
+def ellipse_in_pixels(alignment: Alignment, volume: Volume) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre (x, y), semi-axes (major, minor) and rotation of a frame's ellipse in pixels."""
+    to_pixels = np.linalg.inv(alignment.ras_to_canonical @ volume.ijk_to_ras)
+    middle = to_pixels[:2] @ np.append(alignment.centre, 1)
+    axes = to_pixels[:2, :2] @ alignment.rotation[:2, :2] * alignment.semi_axes[:2]
+    lengths = np.linalg.norm(axes, axis=0)
+    order = np.argsort(-lengths)
+    return middle, lengths[order], (axes / lengths)[:, order]
+
+
+def inside_ellipse(centre: np.ndarray, semi_axes: np.ndarray, rotation: np.ndarray, volume: Volume) -> np.ndarray:
+    """Pixels inside an ellipse, bool, with a margin of 60 pixels: some heads extend beyond their frame."""
+    _, rows, columns = volume.shape
+    y, x = np.mgrid[-60 : rows + 60, -60 : columns + 60]
+    points = np.stack([x, y], axis=-1) - centre
+    return (((points @ rotation) / semi_axes) ** 2).sum(-1) <= 1
 
 
 def overlap(one: Ellipse, other: Ellipse) -> float:

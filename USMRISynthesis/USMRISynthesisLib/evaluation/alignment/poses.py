@@ -109,9 +109,9 @@ def _brain_dice(placed: Placed, found: Located) -> float:
     matrix = unit_to_index @ np.linalg.inv(found.brain_to_canonical) @ found.matrix @ placed.volume.ijk_to_ras
     flip = np.eye(4)[[2, 1, 0, 3]]  # (i, j, k) <-> (k, j, i)
     matrix = flip @ matrix @ flip
-    said = ndimage.affine_transform(found.brain, matrix[:3, :3], matrix[:3, 3], output_shape=truth.shape, order=1)
-    said = said > 0.5
-    return float(2 * (said & truth).sum() / max(1, said.sum() + truth.sum()))
+    predicted = ndimage.affine_transform(found.brain, matrix[:3, :3], matrix[:3, 3], output_shape=truth.shape, order=1)
+    predicted = predicted > 0.5
+    return float(2 * (predicted & truth).sum() / max(1, predicted.sum() + truth.sum()))
 
 
 def run(

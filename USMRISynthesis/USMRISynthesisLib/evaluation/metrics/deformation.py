@@ -21,7 +21,7 @@ _BINS = 32
 
 
 @dataclass(frozen=True)
-class Bent:
+class DeformationScore:
     """score: mean |ln det J|; jacobian: mean |det J - 1|; folds: share of det J <= 0; information: Mattes MI, nats."""
 
     score: float
@@ -30,7 +30,7 @@ class Bent:
     information: float
 
 
-def register(made: np.ndarray, truth: np.ndarray, brain: np.ndarray) -> Bent:
+def register(made: np.ndarray, truth: np.ndarray, brain: np.ndarray) -> DeformationScore:
     """Affine, then B-spline registration of `made` to `truth` (both (H, W), 0-1); only the bending is scored.
 
     brain (H, W) bool: where it is scored. Same input, same numbers to four digits: no sampling, one thread.
@@ -54,7 +54,7 @@ def register(made: np.ndarray, truth: np.ndarray, brain: np.ndarray) -> Bent:
     )
     determinant = sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(displacement))[brain]
     final = sitk.GetArrayFromImage(sitk.Resample(moved, fixed, field, sitk.sitkLinear, 0.0))
-    return Bent(
+    return DeformationScore(
         float(np.abs(np.log(determinant.clip(*LIMITS))).mean()),
         float(np.abs(determinant - 1).mean()),
         float((determinant <= 0).mean()),
@@ -71,11 +71,11 @@ def mutual_information(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
     return float((share[some] * np.log(share[some] / apart[some])).sum())
 
 
-def gated(bent: Mapping[str, Bent], mean: str = "mean") -> dict[str, float]:
+def penalised_scores(scores: Mapping[str, DeformationScore], mean: str = "mean") -> dict[str, float]:
     """Each method's score on one slice; the worst of all for one that tells less of the truth than the mean MR does."""
-    worst = max(value.score for value in bent.values())
-    asked = bent[mean].information
-    return {name: value.score if value.information >= asked else worst for name, value in bent.items()}
+    worst = max(value.score for value in scores.values())
+    least = scores[mean].information
+    return {name: value.score if value.information >= least else worst for name, value in scores.items()}
 
 
 def _method() -> sitk.ImageRegistrationMethod:

@@ -18,17 +18,29 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from USMRISynthesisLib.datasets.simulated import case_files
-from USMRISynthesisLib.simulation.anatomy import labels as tissues
+from USMRISynthesisLib.simulation.anatomy.labels import (
+    BRAINSTEM,
+    CAVUM,
+    CEREBELLUM,
+    CHOROID,
+    CORPUS_CALLOSUM,
+    CORTEX,
+    DEEP_GREY,
+    EXTERNAL_CSF,
+    MASS,
+    VENTRICLES,
+    WHITE_MATTER,
+)
 from USMRISynthesisLib.synthesis.blocks import Encoder, UpBlock
 
 CLASSES: dict[str, tuple[int, ...]] = {
-    "external CSF": (tissues.EXTERNAL_CSF,),
-    "cortex": (tissues.CORTEX,),
-    "white matter": (tissues.WHITE_MATTER, tissues.CORPUS_CALLOSUM, tissues.MASS),
-    "ventricles": (tissues.VENTRICLES, tissues.CAVUM, tissues.CHOROID),
-    "deep grey": (tissues.DEEP_GREY,),
-    "cerebellum": (tissues.CEREBELLUM,),
-    "brainstem": (tissues.BRAINSTEM,),
+    "external CSF": (EXTERNAL_CSF,),
+    "cortex": (CORTEX,),
+    "white matter": (WHITE_MATTER, CORPUS_CALLOSUM, MASS),
+    "ventricles": (VENTRICLES, CAVUM, CHOROID),
+    "deep grey": (DEEP_GREY,),
+    "cerebellum": (CEREBELLUM,),
+    "brainstem": (BRAINSTEM,),
 }
 CHANNELS = (8, 16, 32, 64)
 STEPS = 2000  # at 900 the truth itself got anything between 0.68 and 0.84 from one training to the next

@@ -40,7 +40,7 @@ class Case:
     ultrasound: Volume
     mr: Volume
     ras_to_canonical: np.ndarray | None = None
-    support: Volume | None = None  # probability of being right on the same grid: a fourth panel
+    reliability: Volume | None = None  # probability of being right on the same grid: a fourth panel
 
 
 def compare(cases: Sequence[Case], path: str | os.PathLike[str]) -> None:
@@ -87,7 +87,7 @@ def compare(cases: Sequence[Case], path: str | os.PathLike[str]) -> None:
 
 def _rows(case: Case) -> list[tuple[str, tuple[str, str, str, str], list[Image.Image]]]:
     """For each plane: its name, the letters left, right, top and bottom, and the three panels."""
-    volumes = [case.ultrasound, case.mr, *([case.support] if case.support is not None else [])]
+    volumes = [case.ultrasound, case.mr, *([case.reliability] if case.reliability is not None else [])]
     us_level = _window(case.ultrasound.array)
     if case.ultrasound.is_frame:
         si, sj, _ = case.ultrasound.spacing
@@ -138,11 +138,11 @@ def _panels(slices: Sequence[np.ndarray], us_level: tuple[float, float]) -> list
     return [Image.fromarray((255 * picture).astype(np.uint8)).convert("RGB") for picture in pictures]
 
 
-def _doubted(bright: np.ndarray, support: np.ndarray, made: np.ndarray) -> np.ndarray:
+def _doubted(bright: np.ndarray, reliability: np.ndarray, made: np.ndarray) -> np.ndarray:
     """The MR-like slice (h, w), (h, w, 3) in colour: covered where it is not to be believed, red is worst."""
-    yellow = np.clip((support - GRAVE_DOUBT) / (DOUBT - GRAVE_DOUBT), 0, 1)
-    colour = np.stack([np.ones_like(support), yellow, np.zeros_like(support)], axis=-1)
-    share = 0.55 * ((support < DOUBT) & (support > 0) & made)[..., None]
+    yellow = np.clip((reliability - GRAVE_DOUBT) / (DOUBT - GRAVE_DOUBT), 0, 1)
+    colour = np.stack([np.ones_like(reliability), yellow, np.zeros_like(reliability)], axis=-1)
+    share = 0.55 * ((reliability < DOUBT) & (reliability > 0) & made)[..., None]
     return (1 - share) * bright[..., None] + share * colour
 
 

@@ -71,12 +71,12 @@ def compare(real: frames.Frames, simulated: frames.Frames, progress: Progress | 
     before = torch.get_num_threads()
     torch.set_num_threads(_THREADS)
     try:
-        whole = two_sample.judge_pictures(real, simulated, progress=progress)
+        whole = two_sample.classify_frames(real, simulated, progress=progress)
         sides = (two_sample.within_head(real), two_sample.within_head(simulated))
-        head = two_sample.judge_pictures(*sides, progress=progress)
+        head = two_sample.classify_frames(*sides, progress=progress)
     finally:
         torch.set_num_threads(before)
-    statistics, clues = two_sample.judge_statistics(real, simulated)
+    statistics, clues = two_sample.classify_statistics(real, simulated)
     return {
         "simulated": True,
         "two_sample_auc": whole.auc,

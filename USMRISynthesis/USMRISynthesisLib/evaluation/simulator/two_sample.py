@@ -74,7 +74,7 @@ def _outcome(real: Frames, simulated: Frames, scores: tuple[np.ndarray, np.ndarr
     return Outcome(auc(*scores), interval(scores[0], real.group, scores[1], simulated.group), scores)
 
 
-class Judge(nn.Module):
+class RealVsSimulatedClassifier(nn.Module):
     """About 85,000 weights; what it sees at first is 5 x 5 pixels of 0.6 mm, and at last the whole head."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Judge(nn.Module):
         return torch.Tensor(self.last(pooled))[:, 0]
 
 
-def judge_pictures(
+def classify_frames(
     real: Frames,
     simulated: Frames,
     *,
@@ -105,38 +105,38 @@ def judge_pictures(
     epochs: int = 30,
     progress: Callable[[float, str], None] | None = None,
 ) -> Outcome:
-    """Train a `Judge` on the train parts, stop by the val parts, and score the test parts."""
+    """Train a `RealVsSimulatedClassifier` on the train parts, stop by the val parts, and score the test parts."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     sides = (real, simulated)
     train = [side.us[side.part == "train"] for side in sides]
     val = [side.us[side.part == "val"] for side in sides]
-    judge = Judge()
-    optimiser = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=1e-2)
+    classifier = RealVsSimulatedClassifier()
+    optimiser = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
-    best, patience, kept = np.inf, _PATIENCE, judge.state_dict()
+    best, patience, kept = np.inf, _PATIENCE, classifier.state_dict()
     for epoch in range(epochs):
-        judge.train()
+        classifier.train()
         for pictures, target in _batches(train, rng):
-            loss = functional.binary_cross_entropy_with_logits(judge(pictures), target)
+            loss = functional.binary_cross_entropy_with_logits(classifier(pictures), target)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         schedule.step()
         # the balanced mean of both sides' losses
-        losses = [np.logaddexp(0, sign * _scores(judge, us)).mean() for sign, us in zip((1, -1), val, strict=True)]
+        losses = [np.logaddexp(0, sign * _scores(classifier, us)).mean() for sign, us in zip((1, -1), val, strict=True)]
         if progress:
             progress((epoch + 1) / epochs, f"epoch {epoch + 1}, validation loss {np.mean(losses):.3f}")
         if np.mean(losses) < best - 1e-4:
             best, patience = float(np.mean(losses)), _PATIENCE
-            kept = {name: value.clone() for name, value in judge.state_dict().items()}
+            kept = {name: value.clone() for name, value in classifier.state_dict().items()}
         else:
             patience -= 1
             if patience == 0:
                 break
-    judge.load_state_dict(kept)
+    classifier.load_state_dict(kept)
     tests = [side.take(side.part == "test") for side in sides]
-    return _outcome(tests[0], tests[1], (_scores(judge, tests[0].us), _scores(judge, tests[1].us)))
+    return _outcome(tests[0], tests[1], (_scores(classifier, tests[0].us), _scores(classifier, tests[1].us)))
 
 
 def _batches(train: list[np.ndarray], rng: np.random.Generator) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -161,11 +161,11 @@ def _batches(train: list[np.ndarray], rng: np.random.Generator) -> list[tuple[to
 
 
 @torch.no_grad()
-def _scores(judge: Judge, us: np.ndarray) -> np.ndarray:
+def _scores(classifier: RealVsSimulatedClassifier, us: np.ndarray) -> np.ndarray:
     """Logits (n,), means over the four flips."""
-    judge.eval()
+    classifier.eval()
     pictures = torch.from_numpy(us).float()[:, None] / 255
-    total = sum(judge(torch.flip(pictures, axes)) for axes in ((), (2,), (3,), (2, 3)))
+    total = sum(classifier(torch.flip(pictures, axes)) for axes in ((), (2,), (3,), (2, 3)))
     return np.asarray(total) / 4
 
 
@@ -180,7 +180,7 @@ def within_head(frames: Frames, limit: float = 1.1) -> Frames:
     return replace(frames, us=us, fan=frames.fan & inside)
 
 
-def judge_statistics(real: Frames, simulated: Frames, penalty: float = 0.02) -> tuple[Outcome, list[Clue]]:
+def classify_statistics(real: Frames, simulated: Frames, penalty: float = 0.02) -> tuple[Outcome, list[Clue]]:
     """Logistic regression on the statistics; the clues are each statistic alone, the most telling first."""
     rows = [[frame_statistics(u, f, (a[0], a[1])) for u, f, a in zip(s.us, s.fan, s.half_axes_mm, strict=True)]
             for s in (real, simulated)]  # fmt: skip

@@ -29,12 +29,12 @@ from USMRISynthesisLib.evaluation.metrics import lpips as perceptual
 from USMRISynthesisLib.evaluation.synthesis.evaluate import SLICES as EVALUATED
 from USMRISynthesisLib.evaluation.synthesis.evaluate import Predict, interval, mean_mr
 from USMRISynthesisLib.geometry.canonical import canonical_axis_mm
-from USMRISynthesisLib.geometry.planes import PLANES, oriented
-from USMRISynthesisLib.simulation.anatomy import labels as tissues
+from USMRISynthesisLib.geometry.planes import PLANES, to_plane
+from USMRISynthesisLib.simulation.anatomy.labels import MASS
 
 SLICES = list(EVALUATED)
 BASELINES = ("copy", "mean", "atlas", "truth")
-BENT_SLICES = (72, 84, 96)
+DEFORMATION_SLICES = (72, 84, 96)
 MEASURES = ("ncc", "residual_ncc", "gradient_ncc", "through", "ssim", "psnr", "tissue_dice", "deformation")
 PERCEPTUAL = "lpips"  # where its weights are installed
 OVER_HEADS = ("volume_rho", "csf_rho", "volume_bias", "kid")
@@ -57,7 +57,7 @@ def compare(
     kept: folder in which the segmenter is kept. LPIPS is among the measures where its weights are installed.
     Raises Failed where these are others.
     """
-    looks = perceptual.perceptual()
+    lpips_network = perceptual.perceptual()
     mean, example = mean_mr(train), _middle_head(train)
     network = segmenter.trained([train, *also], kept, progress=progress)
     real = _real_features(train, network)
@@ -70,12 +70,12 @@ def compare(
     for index, case in enumerate(listed):
         made = {"copy": case.us.astype(np.float32) / 255, "mean": mean, "atlas": example, "truth": case.t2}
         made |= {name: predict(case) for name, predict in predictions.items()}
-        bent = _bent(case, made)
+        deformations = _deformation_scores(case, made)
         for name, volume in made.items():
             slices = np.where(case.brain[SLICES], volume[SLICES], 0)
             found = segmenter.segment(network, slices, canonical_axis_mm()[SLICES])
-            row = _measured(case, volume, mean, found) | _looked_at(case, volume, looks)
-            rows[name].append(row | {"deformation": bent[name]})
+            row = _measured(case, volume, mean, found) | _perceptual(case, volume, lpips_network)
+            rows[name].append(row | {"deformation": deformations[name]})
             volumes[name].append(_fluids(found, case))
             features[name].append(segmenter.features(network, slices, canonical_axis_mm()[SLICES]))
         true_volumes.append(_fluids(segmenter.class_map(case.labels[SLICES]), case))
@@ -115,7 +115,7 @@ def _measured(case: Case, volume: np.ndarray, mean: np.ndarray, found: np.ndarra
     seen = (case.brain & case.fan)[some]
     ours, truth = volume[some], case.t2[some]
     labels = case.labels[some]
-    dice = segmenter.tissue_dice(found, labels, seen & (labels != tissues.MASS))  # a mass is none of the tissues
+    dice = segmenter.tissue_dice(found, labels, seen & (labels != MASS))  # a mass is none of the tissues
     error = float(((ours - truth)[seen] ** 2).mean())
     return {
         "ncc": measures.ncc(ours, truth, seen),
@@ -128,31 +128,33 @@ def _measured(case: Case, volume: np.ndarray, mean: np.ndarray, found: np.ndarra
     }
 
 
-def _looked_at(case: Case, volume: np.ndarray, looks: perceptual.Perceptual | None) -> dict[str, float]:
+def _perceptual(case: Case, volume: np.ndarray, lpips_network: perceptual.Perceptual | None) -> dict[str, float]:
     """LPIPS of the axial slices, black beside the brain where the beam was; nothing without its weights."""
-    if looks is None:
+    if lpips_network is None:
         return {}
-    return {PERCEPTUAL: perceptual.lpips(looks, volume[SLICES], case.t2[SLICES], (case.brain & case.fan)[SLICES])}
+    return {
+        PERCEPTUAL: perceptual.lpips(lpips_network, volume[SLICES], case.t2[SLICES], (case.brain & case.fan)[SLICES])
+    }
 
 
 def through_planes(case: Case, volume: np.ndarray) -> float:
     """Gradient NCC in the coronal and sagittal slices, their mean."""
-    views = [[oriented(values, plane)[SLICES] for values in (volume, case.t2, case.brain & case.fan)]
+    views = [[to_plane(values, plane)[SLICES] for values in (volume, case.t2, case.brain & case.fan)]
              for plane in PLANES[1:]]  # fmt: skip
     return float(np.mean([measures.gradient_ncc(*view) for view in views]))
 
 
-def _bent(case: Case, made: Mapping[str, np.ndarray]) -> dict[str, float]:
+def _deformation_scores(case: Case, made: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Each method's gated deformation score, the mean over the slices."""
     scores: dict[str, list[float]] = {name: [] for name in made}
-    for k in BENT_SLICES:
+    for k in DEFORMATION_SLICES:
         seen = case.brain[k] & case.fan[k]
         if seen.sum() < 500:
             continue
         inside = case.brain[k]
-        bent = {name: deformation.register(volume[k] * inside, case.t2[k] * inside, seen)
+        deformations = {name: deformation.register(volume[k] * inside, case.t2[k] * inside, seen)
                 for name, volume in made.items()}  # fmt: skip
-        for name, score in deformation.gated(bent).items():
+        for name, score in deformation.penalised_scores(deformations).items():
             scores[name].append(score)
     return {name: float(np.mean(values)) if values else float("nan") for name, values in scores.items()}
 

@@ -16,7 +16,7 @@ from USMRISynthesisLib.datasets.simulated import Case, cases
 from USMRISynthesisLib.evaluation.metrics import image as measures
 from USMRISynthesisLib.evaluation.synthesis.frame_prediction import PredictFrame, mean_frame, measure_frames
 from USMRISynthesisLib.geometry.canonical import SIZE, canonical_axis_mm, canonical_ijk_to_ras
-from USMRISynthesisLib.geometry.planes import PLANES, oriented
+from USMRISynthesisLib.geometry.planes import PLANES, to_plane
 
 SLICES = range(44, 117, 4)  # slices that hold brain, in every plane
 _BOOTSTRAPS = 500
@@ -70,7 +70,7 @@ def single_slices_prediction(model: str, device: str = "auto") -> Predict:
     return predict
 
 
-def corridor_prediction(model: str, device: str = "auto", planes: str = "axial") -> Predict:
+def pipeline_prediction(model: str, device: str = "auto", planes: str = "axial") -> Predict:
     """The whole product: gate, estimated alignment, synthesis, back onto the input's grid."""
     from USMRISynthesisLib.io.volume import Volume
     from USMRISynthesisLib.synthesis.pipeline import synthesize
@@ -149,7 +149,7 @@ def _measure(case: Case, prediction: np.ndarray, mean: np.ndarray) -> dict[str, 
     ours, truth, average = prediction[slices], case.t2[slices], mean[slices]
     us = case.us[slices].astype(np.float32) / 255
     offsets = [measures.shift(prediction[k], case.t2[k]) for k in (64, 76, 88, 100)]
-    across = {f"gradient_ncc_{plane}": measures.gradient_ncc(*(oriented(volume, plane)[slices] for volume in
+    across = {f"gradient_ncc_{plane}": measures.gradient_ncc(*(to_plane(volume, plane)[slices] for volume in
                                                                (prediction, case.t2, case.brain & case.fan)))
               for plane in PLANES[1:]}  # fmt: skip
     return {

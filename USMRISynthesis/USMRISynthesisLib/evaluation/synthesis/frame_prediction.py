@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from USMRISynthesisLib.evaluation.metrics import image as measures
-from USMRISynthesisLib.simulation.anatomy import labels as tissues
+from USMRISynthesisLib.simulation.anatomy.labels import BRAIN
 
 # Labels; a mass, too: what is made of it counts most.
 
@@ -53,7 +53,7 @@ def measure_frames(path: Path, predict: PredictFrame, mean: np.ndarray) -> dict[
         for us, fan, t2, labels in zip(
             *(file[f"frames_{name}"] for name in ("us", "fan", "t2", "labels")), strict=True
         ):
-            brain = np.isin(labels, tissues.BRAIN)
+            brain = np.isin(labels, BRAIN)
             ours, truth, seen = predict(us, fan), t2.astype(np.float32) / 255, brain & fan
             rows.append(
                 {

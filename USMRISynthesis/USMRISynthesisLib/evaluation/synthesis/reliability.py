@@ -19,7 +19,7 @@ from USMRISynthesisLib.evaluation.synthesis.evaluate import interval
 from USMRISynthesisLib.geometry.canonical import canonical_axis_mm
 from USMRISynthesisLib.synthesis.engine import load_generator
 from USMRISynthesisLib.synthesis.multiplane import combined, run_planes
-from USMRISynthesisLib.synthesis.reliability import WRONG, error_of, spread_of, support_map
+from USMRISynthesisLib.synthesis.reliability import WRONG, error_of, reliability_map, spread_of
 from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
 
 SLICES = np.arange(40, 124, 4)
@@ -39,7 +39,7 @@ def evaluate(
     disagreement reach alone. support_by_anomaly: mean doubt, mean wrong.
     """
     generator = load_generator(model, device)
-    if generator.support is None:
+    if generator.reliability is None:
         return None
     form = generator.manifest.input
     doubts, wrongs, gradients, spreads, heads = [], [], [], [], []
@@ -50,8 +50,8 @@ def evaluate(
         mr, spread = combined(made), spread_of(made)
         brain = case.brain & case.fan
         inside = brain[SLICES]
-        said = support_map(generator.support, us, mr, spread, brain, device=generator.device)
-        doubts.append(1 - said[SLICES][inside])
+        predicted = reliability_map(generator.reliability, us, mr, spread, brain, device=generator.device)
+        doubts.append(1 - predicted[SLICES][inside])
         wrongs.append(error_of((mr + 1) / 2, case.t2, brain)[SLICES][inside] > WRONG)
         edges = [ndimage.gaussian_gradient_magnitude(mr[k].astype(float), 1.5) for k in SLICES]
         gradients.append(np.stack(edges)[inside])
@@ -60,15 +60,15 @@ def evaluate(
         heads.append({"anomaly": case.anomaly, "doubt": float(doubts[-1].mean()), "wrong": float(wrongs[-1].mean())})
         if progress:
             progress((index + 1) / len(listed), case.name)
-    said, found = np.concatenate(doubts), np.concatenate(wrongs)
+    predicted, found = np.concatenate(doubts), np.concatenate(wrongs)
     single = np.array([auc(d, w) for d, w in zip(doubts, wrongs, strict=True)])
     return {
-        "support_auc": [auc(said, found), *_over_heads(doubts, wrongs)],
+        "support_auc": [auc(predicted, found), *_over_heads(doubts, wrongs)],
         "support_auc_head": interval(single, np.random.default_rng(0)),
         "support_gradient_auc": auc(np.concatenate(gradients), found),
         "support_spread_auc": auc(np.concatenate(spreads), found) if spreads else None,
         "support_wrong_share": float(found.mean()),
-        "support_calibration": _calibration(said, found),
+        "support_calibration": _calibration(predicted, found),
         "support_error_rho": _rho(heads),
         "support_by_anomaly": _by_anomaly(heads),
     }
@@ -114,10 +114,10 @@ def _over_heads(doubts: list[np.ndarray], wrongs: list[np.ndarray]) -> list[floa
     return [float(v) for v in np.percentile(values, [2.5, 97.5])]
 
 
-def _calibration(said: np.ndarray, found: np.ndarray) -> list[list[float]]:
+def _calibration(predicted: np.ndarray, found: np.ndarray) -> list[list[float]]:
     """[mean probability of being wrong, share that is wrong, share of voxels] of each fifth of the scale."""
-    part = np.minimum((said * BINS).astype(int), BINS - 1)
-    return [[float(said[part == n].mean()), float(found[part == n].mean()), float((part == n).mean())]
+    part = np.minimum((predicted * BINS).astype(int), BINS - 1)
+    return [[float(predicted[part == n].mean()), float(found[part == n].mean()), float((part == n).mean())]
             for n in range(BINS) if (part == n).any()]  # fmt: skip
 
 

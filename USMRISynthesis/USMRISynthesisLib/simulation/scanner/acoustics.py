@@ -11,25 +11,47 @@ import numpy as np
 from scipy import ndimage
 
 from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
-from USMRISynthesisLib.simulation.anatomy import labels as tissues
 from USMRISynthesisLib.simulation.anatomy.head import Anatomy
+from USMRISynthesisLib.simulation.anatomy.labels import (
+    AMNIOTIC,
+    BRAINSTEM,
+    CAVUM,
+    CEREBELLUM,
+    CHOROID,
+    CORPUS_CALLOSUM,
+    CORTEX,
+    DEEP_GREY,
+    EXTERNAL_CSF,
+    EYE,
+    FACE,
+    FALX,
+    LIMB,
+    MASS,
+    MATERNAL,
+    PLACENTA,
+    SCALP,
+    SKULL,
+    SUTURE,
+    VENTRICLES,
+    WHITE_MATTER,
+)
 
 # label: attenuation dB/cm/MHz, impedance MRayl, scatter amplitude; orders of magnitude, not measurements
 PROPERTIES = {
-    0: (0.01, 1.50, 0.01), tissues.WHITE_MATTER: (0.45, 1.555, 0.100), tissues.VENTRICLES: (0.01, 1.51, 0.012),
-    tissues.CEREBELLUM: (0.50, 1.57, 0.120), tissues.EXTERNAL_CSF: (0.02, 1.515, 0.060),
-    tissues.CORTEX: (0.50, 1.56, 0.110), tissues.DEEP_GREY: (0.50, 1.56, 0.110), tissues.BRAINSTEM: (0.50, 1.56, 0.120),
-    tissues.CORPUS_CALLOSUM: (0.45, 1.56, 0.095), tissues.SKULL: (3.5, 1.66, 0.30), tissues.SCALP: (0.6, 1.535, 0.22),
-    tissues.FALX: (0.7, 1.57, 0.13), tissues.CAVUM: (0.01, 1.51, 0.012), tissues.CHOROID: (0.55, 1.57, 0.50),
-    tissues.EYE: (0.05, 1.52, 0.02), tissues.AMNIOTIC: (0.005, 1.50, 0.022), tissues.MATERNAL: (0.6, 1.60, 0.20),
-    tissues.FACE: (0.7, 1.60, 0.30), tissues.SUTURE: (0.8, 1.60, 0.25), tissues.LIMB: (0.7, 1.60, 0.30),
-    tissues.PLACENTA: (0.6, 1.58, 0.26), tissues.MASS: (0.6, 1.58, 0.25),
+    0: (0.01, 1.50, 0.01), WHITE_MATTER: (0.45, 1.555, 0.100), VENTRICLES: (0.01, 1.51, 0.012),
+    CEREBELLUM: (0.50, 1.57, 0.120), EXTERNAL_CSF: (0.02, 1.515, 0.060),
+    CORTEX: (0.50, 1.56, 0.110), DEEP_GREY: (0.50, 1.56, 0.110), BRAINSTEM: (0.50, 1.56, 0.120),
+    CORPUS_CALLOSUM: (0.45, 1.56, 0.095), SKULL: (3.5, 1.66, 0.30), SCALP: (0.6, 1.535, 0.22),
+    FALX: (0.7, 1.57, 0.13), CAVUM: (0.01, 1.51, 0.012), CHOROID: (0.55, 1.57, 0.50),
+    EYE: (0.05, 1.52, 0.02), AMNIOTIC: (0.005, 1.50, 0.022), MATERNAL: (0.6, 1.60, 0.20),
+    FACE: (0.7, 1.60, 0.30), SUTURE: (0.8, 1.60, 0.25), LIMB: (0.7, 1.60, 0.30),
+    PLACENTA: (0.6, 1.58, 0.26), MASS: (0.6, 1.58, 0.25),
 }  # fmt: skip
 _LABELS = 32
-_OUTSIDE = (tissues.SCALP, tissues.MATERNAL, tissues.FACE, tissues.LIMB, tissues.PLACENTA)
-_BRAIN = (tissues.WHITE_MATTER, tissues.CEREBELLUM, tissues.CORTEX, tissues.DEEP_GREY, tissues.BRAINSTEM,
-          tissues.CORPUS_CALLOSUM)  # fmt: skip
-_FLUID = (tissues.VENTRICLES, tissues.EXTERNAL_CSF, tissues.CAVUM)
+_OUTSIDE = (SCALP, MATERNAL, FACE, LIMB, PLACENTA)
+_BRAIN = (WHITE_MATTER, CEREBELLUM, CORTEX, DEEP_GREY, BRAINSTEM,
+          CORPUS_CALLOSUM)  # fmt: skip
+_FLUID = (VENTRICLES, EXTERNAL_CSF, CAVUM)
 _SMOOTH_MM = 0.4
 _ALL = slice(0, SIZE)
 _ARRAYS = ("t2", "labels", "skull_distance", "membrane")
@@ -41,25 +63,25 @@ def tissue_maps(anatomy: Anatomy, draw: dict[str, float], rng: np.random.Generat
     rows: of the canonical grid's k, even at both ends; a frame needs few of them.
     """
     anatomy = replace(anatomy, **{name: getattr(anatomy, name)[rows] for name in _ARRAYS})
-    table = np.tile(np.array(PROPERTIES[tissues.MATERNAL], np.float32)[:, None], (1, _LABELS))
+    table = np.tile(np.array(PROPERTIES[MATERNAL], np.float32)[:, None], (1, _LABELS))
     for label, values in PROPERTIES.items():
         table[:, label] = values
         table[:, label] *= [rng.uniform(0.75, 1.3), 1 + rng.normal(0, 0.004), np.exp(rng.normal(0, 0.22))]
     table[2, list(_BRAIN)] *= draw["brain_level"] / 0.11
-    table[2, [tissues.CEREBELLUM, tissues.DEEP_GREY, tissues.BRAINSTEM]] *= draw["deep_scatter"]
+    table[2, [CEREBELLUM, DEEP_GREY, BRAINSTEM]] *= draw["deep_scatter"]
     outside = [label for label in range(_LABELS) if label not in PROPERTIES or label in _OUTSIDE]
     if "mass_echo" in anatomy.parameters:
-        table[2, tissues.MASS] = draw["brain_level"] * (0.2 + 2.5 * float(anatomy.parameters["mass_echo"]))
-    table[2, outside] *= draw["maternal_scatter"] * draw["brain_level"] / PROPERTIES[tissues.MATERNAL][2]
+        table[2, MASS] = draw["brain_level"] * (0.2 + 2.5 * float(anatomy.parameters["mass_echo"]))
+    table[2, outside] *= draw["maternal_scatter"] * draw["brain_level"] / PROPERTIES[MATERNAL][2]
     table[2, list(_FLUID)] *= draw["fluid_scatter"]
-    table[2, tissues.AMNIOTIC] *= draw["amniotic_scatter"]
-    table[2, tissues.CHOROID] *= draw["choroid_scatter"]
+    table[2, AMNIOTIC] *= draw["amniotic_scatter"]
+    table[2, CHOROID] *= draw["choroid_scatter"]
     alpha, impedance, scatter = (row[anatomy.labels] for row in table)
     if draw["t2_scatter"] > 0:
         scatter = _from_t2(anatomy, scatter, draw)
     scatter = scatter * _texture(len(scatter), draw, rng)
     sigma = _SMOOTH_MM / SPACING_MM
-    bone = (anatomy.labels == tissues.SKULL).astype(np.float32)
+    bone = (anatomy.labels == SKULL).astype(np.float32)
     smooth = [ndimage.gaussian_filter(field, sigma, truncate=3) for field in (scatter, impedance, bone)]
     membrane = np.asarray(anatomy.membrane, np.float32)
     return np.stack([alpha, *smooth, membrane, anatomy.skull_distance])

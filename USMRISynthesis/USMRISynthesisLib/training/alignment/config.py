@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from USMRISynthesisLib.alignment.volume.stages import STAGES
+from USMRISynthesisLib.alignment.volume.network import STAGES
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.training.alignment.losses import LossWeights
 from USMRISynthesisLib.training.common.config import PRECISIONS, build, read_table

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from USMRISynthesisLib.alignment.volume.network import AlignmentNetwork
-from USMRISynthesisLib.alignment.volume.stages import STAGES
+from USMRISynthesisLib.alignment.volume.network import STAGES, AlignmentNetwork
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.training.common import model_folder, torchscript
 from USMRISynthesisLib.training.common.quantisation import in_eight_bits

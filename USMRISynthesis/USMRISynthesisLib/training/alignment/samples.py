@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from USMRISynthesisLib.alignment.volume.network import grid
-from USMRISynthesisLib.alignment.volume.stages import STAGES
+from USMRISynthesisLib.alignment.volume.network import STAGES, grid
 from USMRISynthesisLib.datasets.heads import Head, Sampled, disturb, eyes_of, no_head, sample
 from USMRISynthesisLib.geometry.similarity import (
     cube_rotations,

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from USMRISynthesisLib.alignment.align import align
-from USMRISynthesisLib.alignment.common.confidence import LOW_SCORE
+from USMRISynthesisLib.alignment.common.confidence import MIN_CONFIDENCE
 from USMRISynthesisLib.datasets.mr_registration.register import MIN_LEAD, MIN_SCORE, MRAlignment, align_mr
 from USMRISynthesisLib.datasets.mr_registration.template import LANDMARKS, template_ijk_to_ras
 from USMRISynthesisLib.errors import Refused, USMRIError
@@ -184,11 +184,11 @@ def _ultrasound(path: Path) -> dict[str, Any]:
         raise Refused("frame", "It is a 2D frame.", "Give 3D volumes.")
     fan = admit(volume)
     found = align(volume, fan)
-    if found.score < LOW_SCORE:
+    if found.score < MIN_CONFIDENCE:
         raise Refused(
             "unreliable",
             "The head was not found reliably.",
-            f"Its score is {found.score:.2f}; {LOW_SCORE:.2f} is needed.",
+            f"Its score is {found.score:.2f}; {MIN_CONFIDENCE:.2f} is needed.",
         )
     low, high = (float(value) for value in np.percentile(volume.array[fan], (0.1, 99.9)))
     array = volume.array

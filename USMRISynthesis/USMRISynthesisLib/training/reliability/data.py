@@ -19,19 +19,19 @@ from torch import Tensor
 
 from USMRISynthesisLib.datasets.simulated import Case, case_files, read_case
 from USMRISynthesisLib.geometry.canonical import canonical_axis_mm
-from USMRISynthesisLib.geometry.planes import ALL, PLANES, chosen, oriented
+from USMRISynthesisLib.geometry.planes import ALL, PLANES, supported_planes, to_plane
 from USMRISynthesisLib.synthesis.engine import LoadedGenerator
 from USMRISynthesisLib.synthesis.multiplane import combined, run_planes
 from USMRISynthesisLib.synthesis.reliability import (
+    HEAD_STATISTICS,
     IMAGES,
     ONE_PLANE,
-    OVERVIEW,
     SPREAD_SCALE,
     WRONG,
     Head,
     cells_of,
     error_of,
-    overview,
+    head_statistics,
     spread_of,
 )
 from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
@@ -39,7 +39,7 @@ from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
 JUDGED = "cells-2"  # another name whenever heads are judged otherwise, so that none judged before is taken for one
 ENOUGH = 75.0  # cells of brain for a slice to be looked at
 _DEPTH = slice(0, 1)  # of what is told
-_WHOLE = slice(1, 1 + OVERVIEW)
+_WHOLE = slice(1, 1 + HEAD_STATISTICS)
 
 
 class SupportBatch(NamedTuple):
@@ -48,7 +48,7 @@ class SupportBatch(NamedTuple):
     """
 
     cells: Tensor
-    told: Tensor
+    conditions: Tensor
     wrong: Tensor
     error: Tensor
     inside: Tensor
@@ -82,7 +82,7 @@ class Judged:
         made = self.made[n]
         spread = None if made.spread is None else made.spread * np.float32(SPREAD_SCALE / 255)
         us, mr = _signed(self.us), _signed(made.mr)
-        return Head(us, mr, spread, overview(us, mr, spread))
+        return Head(us, mr, spread, head_statistics(us, mr, spread))
 
     @functools.cached_property
     def packed(self) -> tuple[Head, ...]:
@@ -92,7 +92,7 @@ class Judged:
     @functools.cached_property
     def enough(self) -> dict[str, np.ndarray]:
         """Of each plane the slices with enough brain."""
-        return {plane: np.flatnonzero(oriented(self.inside, plane).sum(axis=(1, 2)) >= ENOUGH * 255)
+        return {plane: np.flatnonzero(to_plane(self.inside, plane).sum(axis=(1, 2)) >= ENOUGH * 255)
                 for plane in PLANES}  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def judge(generator: LoadedGenerator, case: Case, *, axial: bool = False) -> Jud
     """Run the generator on a head at its true pose, axially and (not if `axial`) in all planes, and compare with its
     true MR."""
     us = normalise_ultrasound(case.us, case.fan, generator.manifest.input.exponent)
-    several = not axial and chosen(ALL, generator.manifest.input.planes) is not None
+    several = not axial and supported_planes(ALL, generator.manifest.input.planes) is not None
     planes = run_planes(generator, us, canonical_axis_mm(), planes=ALL if several else "axial")
     inside = case.brain & case.fan
     results = [(planes["axial"], None)] + ([(combined(planes), spread_of(planes))] if several else [])
@@ -188,9 +188,9 @@ def changed(batch: SupportBatch, rng: np.random.Generator) -> SupportBatch:
 
     gain, offset = drawn(0.85, 1.2), drawn(-0.05, 0.05)
     us = torch.where(us > -1, ((us + 1) * gain + offset).clamp(0, 2) - 1, us)
-    told = batch.told.clone()
-    told[:, _DEPTH] += drawn(-0.1, 0.1)
-    mean, deviation = told[:, _WHOLE][:, :1], told[:, _WHOLE][:, 1:2]  # of the ultrasound
+    conditions = batch.conditions.clone()
+    conditions[:, _DEPTH] += drawn(-0.1, 0.1)
+    mean, deviation = conditions[:, _WHOLE][:, :1], conditions[:, _WHOLE][:, 1:2]  # of the ultrasound
     mean.copy_((mean + 1) * gain + offset - 1)
     deviation.mul_(gain)
     angle, scale = rng.uniform(-0.25, 0.25, count), rng.uniform(0.88, 1.12, count)
@@ -207,18 +207,18 @@ def changed(batch: SupportBatch, rng: np.random.Generator) -> SupportBatch:
     said = moved(torch.cat([batch.wrong, batch.error, batch.inside], dim=1))
     us, mr, apart = images[:, :3] - 1, images[:, 3:6] - 1, images[:, 6:] + ONE_PLANE
     cells = [us + noise(us, 0.03), mr + noise(mr, 0.02), torch.where(several, apart.clamp(min=0), spread), where]
-    return SupportBatch(torch.cat(cells, dim=1), told, said[:, :1], said[:, 1:2], said[:, 2:])
+    return SupportBatch(torch.cat(cells, dim=1), conditions, said[:, :1], said[:, 1:2], said[:, 2:])
 
 
 def slices_of(head: Judged, n: int, plane: str, some: np.ndarray) -> SupportBatch:
     """Those slices of a plane, of the `n`-th that was made of a head."""
     seen, made = head.packed[n], head.made[n]
-    cells, told = seen.slices(plane, some)
+    cells, conditions = seen.slices(plane, some)
     cells[:, : IMAGES - 1] = _signed(cells[:, : IMAGES - 1])
     if seen.spread is not None:
         cells[:, IMAGES - 1] *= SPREAD_SCALE / 255
-    said = [oriented(part, plane)[some][:, None] / np.float32(255) for part in (made.wrong, made.error, head.inside)]
-    return SupportBatch(*map(torch.from_numpy, (cells, told, *said)))
+    said = [to_plane(part, plane)[some][:, None] / np.float32(255) for part in (made.wrong, made.error, head.inside)]
+    return SupportBatch(*map(torch.from_numpy, (cells, conditions, *said)))
 
 
 def _signed(values: np.ndarray) -> np.ndarray:

@@ -16,8 +16,16 @@ from torch import nn
 
 from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.geometry.canonical import SIZE
-from USMRISynthesisLib.models import store as weights
-from USMRISynthesisLib.synthesis.reliability import CELL, IMAGES, ONE_PLANE, SMOOTHING_MM, TOLD, WRONG, SupportNetwork
+from USMRISynthesisLib.models import store
+from USMRISynthesisLib.synthesis.reliability import (
+    CELL,
+    CONDITIONS,
+    IMAGES,
+    ONE_PLANE,
+    SMOOTHING_MM,
+    WRONG,
+    ReliabilityNetwork,
+)
 from USMRISynthesisLib.training.common import model_folder, torchscript
 from USMRISynthesisLib.training.common.quantisation import in_eight_bits
 
@@ -35,18 +43,18 @@ def add_support(content: Mapping[str, Any], folder: str | Path, figures: Mapping
     network, read back, differs, or nothing can be written.
     """
     folder = Path(folder)
-    manifest = weights.read_manifest(folder)
+    manifest = store.read_manifest(folder)
     if content.get("model_sha256") != manifest.sha256:
         raise Refused(
             "model",
             f"This support map was trained for other weights than {manifest.name!r}.",
             "Train it for these: `usmri train` with model set to this folder.",
         )
-    network = SupportNetwork()
+    network = ReliabilityNetwork()
     network.load_state_dict(content["averaged"])
     data = _traced(network.eval().requires_grad_(False))
     record = {
-        "file": FILE, "version": weights.SUPPORT_VERSION, "sha256": hashlib.sha256(data).hexdigest(), "wrong": WRONG,
+        "file": FILE, "version": store.SUPPORT_VERSION, "sha256": hashlib.sha256(data).hexdigest(), "wrong": WRONG,
         "smoothing_mm": SMOOTHING_MM, "steps": content["step"], "cases": len(content["cases"]),
         "date": datetime.date.today().isoformat(), "config": content["config"], "figures": dict(figures or {}),
     }  # fmt: skip
@@ -85,7 +93,7 @@ def described_card(card: str, record: Mapping[str, Any]) -> str:
 
 def retraced(content: bytes) -> bytes:
     """A support.pt written again, the same weights as this version runs them. Raises Failed."""
-    network = in_eight_bits(SupportNetwork())
+    network = in_eight_bits(ReliabilityNetwork())
     try:
         network.load_state_dict(torch.jit.load(io.BytesIO(content), "cpu").state_dict())
     except RuntimeError as error:
@@ -95,7 +103,7 @@ def retraced(content: bytes) -> bytes:
     return _as_script(network, network)
 
 
-def _traced(network: SupportNetwork) -> bytes:
+def _traced(network: ReliabilityNetwork) -> bytes:
     """As TorchScript with weights of eight bits, checked against the network as it was trained. Raises Failed."""
     return _as_script(in_eight_bits(network), network)
 
@@ -108,7 +116,7 @@ def _as_script(rounded: nn.Module, network: nn.Module) -> bytes:
     cells = F.interpolate(coarse, scale_factor=8.0, mode="bilinear")  # noise alone would be nothing that it knows
     cells[:, IMAGES - 1] = cells[:, IMAGES - 1].abs()
     cells[::2, IMAGES - 1] = ONE_PLANE
-    example = cells, torch.rand(4, TOLD, 1, 1, generator=seeded)
+    example = cells, torch.rand(4, CONDITIONS, 1, 1, generator=seeded)
     data, loaded = torchscript.stored(torchscript.traced(rounded, tuple(part[:2] for part in example)))
     with torch.inference_mode():
         for count in range(1, 5):

@@ -19,7 +19,7 @@ from scipy import optimize
 
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.synthesis.engine import load_generator
-from USMRISynthesisLib.synthesis.reliability import SupportNetwork, logits
+from USMRISynthesisLib.synthesis.reliability import ReliabilityNetwork, logits
 from USMRISynthesisLib.training.common import checkpoint as checkpoints
 from USMRISynthesisLib.training.common.run import average, opened, prepared, stop_signals
 from USMRISynthesisLib.training.reliability.config import (
@@ -73,7 +73,7 @@ def train_support(
         report=report,
     )
 
-    network = SupportNetwork(config.dropout).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = ReliabilityNetwork(config.dropout).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.decay)
     kept_parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser}
@@ -99,7 +99,7 @@ def train_support(
                 group["lr"] = config.rate * min(1.0, 2 * (1 - share))
             batch = changed(draw(learnt, config.batch, rng), rng)
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                said = network.readings(*(part.to(device) for part in batch[:SEEN])).float()
+                said = network.predictions(*(part.to(device) for part in batch[:SEEN])).float()
             wrong, error, inside = (part.to(device) for part in batch[SEEN:])
             terms = {"wrong": _cross_entropy(said[:, :1], wrong, inside), "size": _laplace(said[:, 1:], error, inside)}
             loss = terms["wrong"] + config.size * terms["size"]
@@ -131,7 +131,7 @@ def train_support(
     return saved
 
 
-def calibrate(network: SupportNetwork, heads: Sequence[Judged]) -> None:
+def calibrate(network: ReliabilityNetwork, heads: Sequence[Judged]) -> None:
     """Platt's scaling of the logits on these heads, in place: the probabilities become shares that are wrong.
 
     One scaling for what was made in one plane, one for what was made in several; where there is none of the latter it

@@ -137,8 +137,8 @@ class Slices:
         """A slice of a head in one of the generator's planes. chances: (3, K), of each slice of each plane."""
         plane, count = self._plane(), len(volume.us)
         k = int(self.rng.choice(count, p=chances[planes.PLANES.index(plane)]))
-        us, other = (planes.oriented(stack, plane) for stack in (volume.us, self._other(volume).t2))
-        t2 = None if truth is None else planes.oriented(truth, plane)
+        us, other = (planes.to_plane(stack, plane) for stack in (volume.us, self._other(volume).t2))
+        t2 = None if truth is None else planes.to_plane(truth, plane)
         if plane == "sagittal" and self.rng.random() < self.changes.flip:  # left and right lie along the stack
             us, other, t2, k = us[::-1], other[::-1], None if t2 is None else t2[::-1], count - 1 - k
         stack, table = us[self._neighbours_of(k, count)], self._table(volume.low, volume.high)
@@ -251,13 +251,13 @@ def _slice_chances(heads: np.ndarray) -> np.ndarray:
 
 def centred_input(case: Case, k: int, config: GeneratorConfig, plane: str = "axial") -> tuple[Tensor, Tensor]:
     """The generator's input (1, C, H, W) at the plane's slice k and its truth (1, 1, H, W), without augmentation."""
-    truth = torch.from_numpy(planes.oriented(case.t2, plane)[k].astype(np.float32))[None, None] / 127.5 - 1
+    truth = torch.from_numpy(planes.to_plane(case.t2, plane)[k].astype(np.float32))[None, None] / 127.5 - 1
     return slice_input(case, k, config, plane), truth
 
 
 def slice_input(volume: Case | Scan, k: int, config: GeneratorConfig, plane: str = "axial") -> Tensor:
     """The generator's input (1, C, H, W) at the plane's slice k, without augmentation."""
-    us = planes.oriented(volume.us, plane)
+    us = planes.to_plane(volume.us, plane)
     index = np.clip(k + np.arange(-config.neighbours, config.neighbours + 1), 0, len(us) - 1)
     seen = _table(np.arange(256.0), volume.low, volume.high, config.exponent)[us[index]]
     return _told(torch.from_numpy(seen)[None] * 2 - 1, [plane], np.array([location_mm(k, len(us))]), config)
@@ -279,7 +279,7 @@ def shrunk(images: Tensor, factor: int) -> Tensor:
 def _told(us: Tensor, seen_in: Sequence[str], places_mm: np.ndarray, config: GeneratorConfig) -> Tensor:
     """Slices (N, n, H, W) with the constant channels that name plane and location, as `assemble_input` puts them."""
     height, width = us.shape[2:]
-    constants = [[planes.code(plane, config.planes) for plane in seen_in]] if len(config.planes) > 1 else []
+    constants = [[planes.plane_code(plane, config.planes) for plane in seen_in]] if len(config.planes) > 1 else []
     if config.location:
         constants.append((places_mm / LOCATION_SCALE_MM).tolist())
     told = [torch.tensor(row, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, height, width) for row in constants]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from USMRISynthesisLib.errors import Failed, Refused
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 from USMRISynthesisLib.models.manifest import REMEDY, Manifest
 from USMRISynthesisLib.synthesis.generator import Generator
 from USMRISynthesisLib.training.common import model_folder, torchscript
@@ -39,14 +39,14 @@ def retrace(
     task), Failed (no model, its hash is wrong, a saved module differs, nothing can be written), ConsentNeeded.
     """
     source = Path(source)
-    manifest, content = weights.verified_bytes(source)
+    manifest, content = store.verified_bytes(source)
     if figures and manifest.task != "synthesis":
         raise Refused(
             "figures",
             f"Only a synthesis model can be given new figures, and {manifest.name!r} is for {manifest.task}.",
             "Leave --figures, or export its checkpoint.",
         )
-    support = weights.support_bytes(source, manifest)
+    support = store.reliability_bytes(source, manifest)
     files = {model_folder.MODEL: _again(manifest, content, source / manifest.file)}
     said: dict[str, Any] = json.loads(_text(source / model_folder.MANIFEST)) | {"file": model_folder.MODEL}
     hashes = {manifest.sha256: _hash(files[model_folder.MODEL])}

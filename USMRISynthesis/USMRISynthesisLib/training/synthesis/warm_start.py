@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.models import store as weights
+from USMRISynthesisLib.models import store
 from USMRISynthesisLib.synthesis.generator import Generator
 from USMRISynthesisLib.training.common import checkpoint as checkpoints
 from USMRISynthesisLib.training.common.model_folder import MODEL
@@ -23,7 +23,7 @@ def start_from(generator: Generator, path: str) -> None:
     """
     try:
         if not Path(path).is_file():
-            path = str(weights.find_model(path) / MODEL)
+            path = str(store.find_model(path) / MODEL)
         exported = Path(path).name == MODEL
         state = torch.jit.load(path, "cpu").state_dict() if exported else checkpoints.load(path)["averaged"]
         constants = dict(generator.named_buffers()).keys() - generator.state_dict().keys()  # a trace keeps them
