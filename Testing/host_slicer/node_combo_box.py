@@ -13,7 +13,11 @@ from host_slicer.generated import bare_class, plays
 
 @plays
 class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
-    """Without "none" the first node is selected by itself; with it, none is until somebody chooses."""
+    """Without "none" the first node is selected by itself, when it comes into an empty list.
+
+    When the selected node is deleted, the one that takes its row is selected, or the last: Qt's combo box does so, with
+    "none" in the list as well. The list follows with priority -10 when a node is about to be removed, 10 when added.
+    """
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
@@ -45,9 +49,10 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
             self._scene.RemoveObserver(tag)
         self._scene, self._tags = scene, []
         if scene is not None:
-            for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent,
-                          scene.EndBatchProcessEvent):
-                self._tags.append(scene.AddObserver(event, self._on_scene_changed))
+            self._tags = [scene.AddObserver(scene.NodeAboutToBeRemovedEvent, self._on_about_to_be_removed, -10.0)]
+            for event, priority in ((scene.NodeAddedEvent, 10.0), (scene.NodeRemovedEvent, 10.0),
+                                    (scene.EndCloseEvent, 0.0), (scene.EndBatchProcessEvent, 0.0)):
+                self._tags.append(scene.AddObserver(event, self._on_scene_changed, priority))
         self._refresh()
 
     def currentNode(self) -> Any:
@@ -61,9 +66,7 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
             node = self._scene.GetNodeByID(node) if self._scene is not None else None
         if node is not None and node not in self._nodes:
             node = None
-        if node is None and not self._value_noneEnabled and self._nodes and self._scene is not None:
-            node = self._current if self._current in self._nodes else None
-        self._select(node)
+        self._select(node)      # None as well, where it cannot be chosen from the list
 
     setCurrentNodeID = setCurrentNode
 
@@ -105,8 +108,19 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
         elif not scene.IsBatchProcessing():
             self._refresh()
 
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_about_to_be_removed(self, scene: Any, event: str, node: Any) -> None:
+        if not shiboken6.isValid(self) or scene.IsClosing() or node not in self._nodes:
+            return
+        row = self._nodes.index(node)
+        self._nodes.remove(node)
+        if node is self._current:
+            self._select(self._nodes[min(row, len(self._nodes) - 1)] if self._nodes else None)
+        else:
+            self._fill()
+
     def _refresh(self) -> None:
-        before = self._current
+        before, was_empty = self._current, not self._nodes
         scene = self._scene
         every = [] if scene is None else [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())]
         self._nodes = [node for node in every if self._listed(node)]
@@ -114,7 +128,7 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
             node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_node_modified)
         self._observed = set(self._nodes)
         current = before if before in self._nodes else None
-        if current is None and not self._value_noneEnabled and self._nodes:
+        if current is None and not self._value_noneEnabled and self._nodes and (before is not None or was_empty):
             current = self._nodes[0]
         self._select(current)
 

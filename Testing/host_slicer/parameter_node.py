@@ -1,12 +1,14 @@
 """`slicer.parameterNodeWrapper`: typed access to a parameter node and its connection to widgets.
 
-The part that the product uses: node, str, int, float and bool parameters, defaults, `Choice`; node selectors, check
-boxes, combo boxes, spin boxes and sliders. A type or widget outside that raises, as it does in Slicer.
+The part that the product uses: node, str, int, float and bool parameters, unions, defaults, `Choice`; node selectors,
+check boxes, combo boxes, spin boxes and sliders. A type or widget outside that raises. Values are cached and read
+again when the node is modified; while widgets are set from the node, none of them writes back.
 """
 from __future__ import annotations
 
 import types
 import typing
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,70 +16,41 @@ import slicer
 import vtk
 from PySide6 import QtWidgets
 
+from host_slicer.parameter_types import Choice, WithinRange, kept, node_classes
+
 PARAMETER_NAME = "SlicerParameterName"
-
-
-class Choice:
-    """Validator: the value must be one of these."""
-
-    def __init__(self, choices: list[Any]) -> None:
-        self.choices = choices
-
-    def validate(self, value: Any) -> None:
-        if value not in self.choices:
-            raise ValueError(f"Value {value!r} must be within {self.choices}")
-
-
-class WithinRange:
-    """Validator: the number must lie between these two."""
-
-    def __init__(self, minimum: float, maximum: float) -> None:
-        self.minimum, self.maximum = minimum, maximum
-
-    def validate(self, value: Any) -> None:
-        if not self.minimum <= value <= self.maximum:
-            raise ValueError(f"Value must be within [{self.minimum}, {self.maximum}], is {value}")
 
 
 class _Parameter:
     """One member of a wrapper: how it is kept in the parameter node."""
 
-    def __init__(self, name: str, annotated: Any, default: Any) -> None:
+    def __init__(self, owner: type, name: str, annotated: Any) -> None:
         self.name = name
         is_annotated = typing.get_origin(annotated) is typing.Annotated
         self.type = typing.get_args(annotated)[0] if is_annotated else annotated
         self.validators = [one for one in getattr(annotated, "__metadata__", ()) if hasattr(one, "validate")]
-        union = typing.get_origin(self.type) is typing.Union
-        self.types = typing.get_args(self.type) if union else (self.type,)
-        self.is_node = all(isinstance(one, type) and issubclass(one, slicer.vtkMRMLNode) for one in self.types)
-        if not self.is_node and self.type not in (str, int, float, bool):
-            raise TypeError(f"Unable to create serializer for member {name}: {self.type}")
-        self.default = default if default is not None or self.is_node else self.type()
-        if not self.is_node:
-            self.check(self.default)
-
-    def check(self, value: Any) -> None:
-        if self.is_node:
-            if value is not None and not isinstance(value, self.types):
-                raise TypeError(f"{self.name} must be a {self.type}, not {type(value).__name__}")
-        elif type(value) is not self.type and not (self.type is float and isinstance(value, int)):
-            raise TypeError(f"{self.name} must be {self.type.__name__}, not {type(value).__name__}")
-        for validator in self.validators:
-            validator.validate(value)
+        try:
+            self.how = kept(self.type)
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            raise Exception(f"Unable to create serializer for {owner} member {name}") from error
+        self.default = getattr(owner, name) if hasattr(owner, name) else self.how.default
 
     def read(self, node: Any) -> Any:
-        if self.is_node:
-            return node.GetNodeReference(self.name)
-        text = node.GetParameter(self.name)
-        return text == "True" if self.type is bool else self.type(text)
+        if not self.how.is_in(node, self.name):
+            self.write(node, self.default)
+        return self.how.read(node, self.name)
 
     def write(self, node: Any, value: Any) -> None:
-        self.check(value)
-        if self.is_node:
-            node.SetParameter(self.name, "")
-            node.SetNodeReferenceID(self.name, value.GetID() if value is not None else None)
-        else:
-            node.SetParameter(self.name, str(value))
+        self.how.check(value)
+        for validator in self.validators:
+            validator.validate(value)
+        modified = node.StartModify()
+        try:
+            self.how.write(node, self.name, value)
+        finally:
+            node.EndModify(modified)
 
 
 def parameterNodeWrapper(cls: type | None = None) -> Any:
@@ -85,14 +58,14 @@ def parameterNodeWrapper(cls: type | None = None) -> Any:
     if cls is None:
         return parameterNodeWrapper
     members = typing.get_type_hints(cls, include_extras=True)
-    parameters = {name: _Parameter(name, kind, getattr(cls, name, None)) for name, kind in members.items()}
-    for name, parameter in parameters.items():
-        setattr(cls, name, property(lambda self, one=parameter: one.read(self.parameterNode),
-                                    lambda self, value, one=parameter: one.write(self.parameterNode, value)))
+    parameters = {name: _Parameter(cls, name, kind) for name, kind in members.items()}
+    for name in parameters:
+        setattr(cls, name, property(lambda self, one=name: self.getValue(one),
+                                    lambda self, value, one=name: self.setValue(one, value)))
     for name, function in vars(_Wrapper).items():
         if isinstance(function, types.FunctionType):
             if name != "__init__" and name in vars(cls):
-                raise ValueError(f"Cannot use reserved name {name!r} in a parameterNodeWrapper")
+                raise ValueError(f"Cannot use reserved name '{name}' in a parameterNodeWrapper")
             setattr(cls, name, function)
     cls.allParameters = parameters  # type: ignore[attr-defined]
     return cls
@@ -105,34 +78,54 @@ class _Wrapper:
 
     def __init__(self, parameterNode: Any) -> None:
         self.parameterNode = parameterNode
-        self._guis: dict[int, list[_Connection]] = {}
+        self._guis: dict[int, tuple[list[_Connection], int]] = {}
         self._next_tag = 0
-        for name, parameter in self.allParameters.items():
-            if not parameterNode.HasParameter(name):
+        self._showing = False
+        for parameter in self.allParameters.values():
+            if not parameter.how.is_in(parameterNode, parameter.name):
                 parameter.write(parameterNode, parameter.default)
+        self._values: dict[str, Any] = {}
+        self._writing = ""
+        wrapper = weakref.ref(self)     # a scene that goes on must not keep the wrappers of its node alive
+        for name in self.allParameters:     # one observer for each value, as in Slicer: VTK calls the first one last
+            _read_again(self, name)
+            tag = parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent,
+                                            lambda *_, one=name: _read_again(wrapper(), one))
+            weakref.finalize(self, parameterNode.RemoveObserver, tag)
 
     def connectGui(self, gui: Any) -> int:
         widgets = (gui.findChildren(QtWidgets.QWidget) if hasattr(gui, "isWidgetType") else vars(gui).values())
-        connections = []
-        for widget in widgets:
-            name = widget.property(PARAMETER_NAME)
-            if name:
-                if name not in self.allParameters:
-                    raise ValueError(f"Cannot find a param with the given name: {name}")
-                connections.append(_Connection(self, self.allParameters[name], widget))
+        chosen = {widget.property(PARAMETER_NAME): widget for widget in widgets if widget.property(PARAMETER_NAME)}
+        for name in chosen:
+            if name not in self.allParameters:
+                raise ValueError(f"Cannot find a param with the given name: {name}")
+        connections = [_Connection(self, self.allParameters[name], widget) for name, widget in chosen.items()]
+        for connection in connections:
+            connection.show()
+            connection.open()
         tag, self._next_tag = self._next_tag, self._next_tag + 1
-        self._guis[tag] = connections
+        self._guis[tag] = connections, self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: _show(self))
         return tag
 
     def disconnectGui(self, tag: int) -> None:
-        for connection in self._guis.pop(tag, []):
+        connections, observer = self._guis.pop(tag, ([], None))
+        for connection in connections:
             connection.close()
+        if observer is not None:
+            self.RemoveObserver(observer)
 
     def getValue(self, name: str) -> Any:
-        return getattr(self, name)
+        return self._values[name]
 
     def setValue(self, name: str, value: Any) -> None:
-        setattr(self, name, value)
+        modified = self.StartModify()
+        self._writing = name
+        try:
+            self.allParameters[name].write(self.parameterNode, value)
+            self._values[name] = self.allParameters[name].read(self.parameterNode)
+        finally:
+            self.EndModify(modified)
+            self._writing = ""
 
     def StartModify(self) -> int:
         return self.parameterNode.StartModify()
@@ -150,6 +143,26 @@ class _Wrapper:
         self.parameterNode.Modified()
 
 
+def _read_again(wrapper: Any, name: str) -> None:
+    if wrapper is not None and name != wrapper._writing:
+        wrapper._values[name] = wrapper.allParameters[name].read(wrapper.parameterNode)
+
+
+def _show(wrapper: Any) -> None:
+    """All connected widgets, from the node; what they signal meanwhile is not written."""
+    if wrapper._showing:
+        return
+    wrapper._showing = True
+    modified = wrapper.StartModify()
+    try:
+        for connections, _observer in list(wrapper._guis.values()):
+            for connection in connections:
+                connection.show()
+    finally:
+        wrapper._showing = False
+        wrapper.EndModify(modified)
+
+
 class _Connection:
     """One widget and one parameter, kept the same both ways."""
 
@@ -160,9 +173,9 @@ class _Connection:
         self.number = False
         self.wrapper, self.parameter, self.widget = wrapper, parameter, widget
         self.choices: list[Any] = []
-        self.updating = False
-        if parameter.is_node and type(widget) is slicer.qMRMLNodeComboBox:
-            widget.nodeTypes = [one.__name__ for one in parameter.types]
+        self.nodes = node_classes(parameter.how)
+        if self.nodes is not None and type(widget) is slicer.qMRMLNodeComboBox:
+            widget.nodeTypes = self.nodes
             self.signal = widget.currentNodeChanged
         elif parameter.type is bool and type(widget) is qt.QCheckBox:
             self.signal = widget.stateChanged
@@ -183,41 +196,38 @@ class _Connection:
             widget.addItems([str(one) for one in self.choices])
             self.signal = widget.currentIndexChanged
         else:
-            raise RuntimeError(f"No GUI connector for {type(widget).__name__} and {parameter.type}")
-        self.show()
+            raise RuntimeError(f"Unable to create GUI connector from datatype '{parameter.type}' to widget type "
+                               f"'{type(widget)}'.")
+
+    def open(self) -> None:
         self.signal.connect(self.changed)
-        self.tag = wrapper.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self.show())
 
     def changed(self, *_: Any) -> None:
-        if not self.updating:
-            if self.parameter.is_node:
-                value = self.widget.currentNode()
-            elif self.choices:
-                value = self.choices[self.widget.currentIndex]
-            elif self.number:
-                value = self.widget.value
-            else:
-                value = self.widget.checked
-            self.wrapper.setValue(self.parameter.name, value)
+        if self.wrapper._showing:
+            return
+        if self.nodes is not None:
+            value = self.widget.currentNode()
+        elif self.choices:
+            value = self.choices[self.widget.currentIndex]
+        elif self.number:
+            value = self.widget.value
+        else:
+            value = self.widget.checked
+        self.wrapper.setValue(self.parameter.name, value)
 
     def show(self) -> None:
         value = self.wrapper.getValue(self.parameter.name)
-        self.updating = True
-        try:
-            if self.parameter.is_node:
-                self.widget.setCurrentNode(value)
-            elif self.choices:
-                self.widget.currentIndex = self.choices.index(value)
-            elif self.number:
-                self.widget.value = value
-            else:
-                self.widget.checked = value
-        finally:
-            self.updating = False
+        if self.nodes is not None:
+            self.widget.setCurrentNode(value)
+        elif self.choices:
+            self.widget.currentIndex = self.choices.index(value)
+        elif self.number:
+            self.widget.value = value
+        else:
+            self.widget.checked = value
 
     def close(self) -> None:
         self.signal.disconnect(self.changed)
-        self.wrapper.RemoveObserver(self.tag)
 
 
 def parameter_node_module() -> types.ModuleType:

@@ -1,7 +1,7 @@
 """The panel's choices, saved with the scene; device, planes and model of a new scene are those used last."""
 from __future__ import annotations
 
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Optional, Union
 
 from slicer import vtkMRMLLinearTransformNode, vtkMRMLScalarVolumeNode, vtkMRMLVectorVolumeNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
@@ -34,12 +34,13 @@ class SynthesisParameters:
     showContours - Outline the MR-like image over the ultrasound.
     """
 
-    # Colour volumes can be selected so that their conversion can be offered. Union: the wrapper knows no X | Y.
-    inputVolume: Union[vtkMRMLScalarVolumeNode, vtkMRMLVectorVolumeNode]  # noqa: UP007
+    # Colour volumes can be selected so that their conversion can be offered. Every node may be missing, which the
+    # wrapper accepts of a union only where None is named; before Slicer 5.13 it knows no X | None.
+    inputVolume: Union[vtkMRMLScalarVolumeNode, vtkMRMLVectorVolumeNode, None]  # noqa: UP007
     allFrames: bool = False
     inputConfirmed: bool = False
-    outputVolume: vtkMRMLScalarVolumeNode
-    alignment: vtkMRMLLinearTransformNode
+    outputVolume: Optional[vtkMRMLScalarVolumeNode]  # noqa: UP045
+    alignment: Optional[vtkMRMLLinearTransformNode]  # noqa: UP045
     model: str = "default"
     device: Annotated[str, Choice(DEVICES)] = "auto"
     planes: Annotated[str, Choice(list(CHOICES))] = CHOICES[0]
