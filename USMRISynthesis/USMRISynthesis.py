@@ -1,9 +1,12 @@
 """Slicer module: MR-like volumes from fetal brain ultrasound. The work is in USMRISynthesisScene."""
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from typing import Any
 
+import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
@@ -39,14 +42,10 @@ class USMRISynthesis(ScriptedLoadableModule):
 
 
 def onStartupCompleted() -> None:
-    """Mark synthetic images wherever they are shown, saved and exported, also those from elsewhere; offer samples."""
-    from USMRISynthesisScene.dicom_plugin import register_dicom_plugin
-    from USMRISynthesisScene.marking import keep_marked
-    from USMRISynthesisScene.saving import follow_saves
+    """Stand by to mark synthetic images, also those from elsewhere, and offer samples. Nothing heavy is imported."""
+    from USMRISynthesisScene.startup import stand_by
 
-    keep_marked()
-    follow_saves()
-    register_dicom_plugin()
+    stand_by()
     registerSampleData()
 
 
@@ -70,7 +69,7 @@ class USMRISynthesisFileReader:
         return _("GE Kretz ultrasound (needs SlicerHeart)")
 
     def fileType(self) -> str:
-        return "USMRISynthesisKretz"
+        return "VolumeFile"     # that slicer.util.loadVolume asks for; a type of its own would never be asked
 
     def extensions(self) -> list[str]:
         from USMRISynthesisScene.kretz import EXTENSIONS
@@ -90,37 +89,70 @@ class USMRISynthesisFileReader:
 
 
 class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
-    """The module panel: loads the .ui file and leaves the rest to SynthesisPanel."""
+    """The module panel: loads the .ui file and leaves the rest to SynthesisPanel.
+
+    Attributes:
+        panel: None where it could not be built; a label says why then.
+    """
+
+    ui: Any = None
+    panel: Any = None
+    failureLabel: Any = None
+    _uiWidget: Any = None
 
     def setup(self) -> None:
         """Called once, when the user opens the module for the first time."""
-        from USMRISynthesisScene.marking import keep_marked
-        from USMRISynthesisScene.panel import SynthesisPanel
-        from USMRISynthesisScene.saving import follow_saves
-
-        keep_marked()
-        follow_saves()
         ScriptedLoadableModuleWidget.setup(self)
-        uiWidget = slicer.util.loadUI(self.resourcePath("UI/USMRISynthesis.ui"))
-        self.layout.addWidget(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        try:
+            self._build()
+        except Exception as error:
+            logging.exception("The panel of USMRISynthesis could not be built.")
+            self._sayWhatIsWrong(error)
+
+    def _build(self) -> None:
+        from USMRISynthesisScene.panel import SynthesisPanel
+        from USMRISynthesisScene.startup import attend
+
+        attend()
+        self._uiWidget = slicer.util.loadUI(self.resourcePath("UI/USMRISynthesis.ui"))
+        self.layout.addWidget(self._uiWidget)
+        self._uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.ui = slicer.util.childWidgetVariables(self._uiWidget)
         self.logic = USMRISynthesisLogic()
         self.panel = SynthesisPanel(self.ui, self.logic.synthesizer, self.logic.getParameterNode)
 
+    def _sayWhatIsWrong(self, error: Exception) -> None:
+        """In place of buttons that would do nothing."""
+        if self._uiWidget is not None:
+            self._uiWidget.hide()
+        self.failureLabel = qt.QLabel(_(
+            "This panel could not be opened: {reason}\n\nRestart Slicer. If it happens again, install the extension "
+            "again; View > Error Log has the details.").format(reason=error))
+        self.failureLabel.wordWrap = True
+        self.layout.addWidget(self.failureLabel)
+
     def enter(self) -> None:
         """Called each time the module is opened."""
-        self.panel.connect_scene()
+        if self.panel is not None:
+            self.panel.connect_scene()
+
+    def exit(self) -> None:
+        """Called each time another module is opened."""
+        if self.panel is not None:
+            self.panel.leave()
 
     def cleanup(self) -> None:
         """Called when Slicer exits or the module is reloaded."""
-        self.panel.close()
+        if self.panel is not None:
+            self.panel.close()
 
     def onReload(self) -> None:
         """Reload the packages as well, not only this file."""
         from USMRISynthesisScene.marking import stop_marking
         from USMRISynthesisScene.saving import stop_following
+        from USMRISynthesisScene.startup import stop_standing_by
 
+        stop_standing_by()
         stop_marking()
         stop_following()
         for name in [name for name in sys.modules if name.split(".")[0] in (
@@ -212,13 +244,41 @@ class USMRISynthesisTest(ScriptedLoadableModuleTest):
 
     def runTest(self) -> None:
         self.setUp()
-        self.test_sample_volume_keeps_its_geometry()
+        self.test_clicks_make_a_volume_that_keeps_its_geometry()
 
-    def test_sample_volume_keeps_its_geometry(self) -> None:
+    def openedPanel(self) -> USMRISynthesisWidget:
+        """The module's panel, opened as the user opens it."""
+        if slicer.util.mainWindow() is not None:
+            slicer.util.selectModule("USMRISynthesis")
+        widget = slicer.util.getModuleWidget("USMRISynthesis")
+        self.assertIsNotNone(widget.panel, widget.failureLabel.text if widget.failureLabel is not None else None)
+        return widget
+
+    def madeByClicks(self, ultrasound: slicer.vtkMRMLScalarVolumeNode, model: str = "default",
+                     seconds: float = 1800) -> slicer.vtkMRMLScalarVolumeNode:
+        """Choose the ultrasound and the model, press Synthesize MR, wait, and return the MR-like volume."""
+        from USMRISynthesisScene.nodes import result_of
+        from USMRISynthesisScene.torch_install import require_torch
+
+        require_torch()     # the button would ask whether it may be installed
+        widget = self.openedPanel()
+        widget.ui.inputSelector.setCurrentNode(ultrasound)
+        widget.ui.modelComboBox.setCurrentText(model)
+        self.assertTrue(widget.ui.runButton.enabled, widget.ui.runButton.toolTip)
+        widget.ui.runButton.click()
+        end = time.monotonic() + seconds
+        while widget.logic.synthesizer.running and time.monotonic() < end:
+            slicer.app.processEvents()
+            time.sleep(0.01)
+        mr = result_of(ultrasound)
+        self.assertIsNotNone(mr, widget.ui.statusLabel.text)
+        return mr
+
+    def test_clicks_make_a_volume_that_keeps_its_geometry(self) -> None:
         from USMRISynthesisScene.sample_data import SIMULATED, sample_file
 
         ultrasound = slicer.util.loadVolume(str(sample_file(SIMULATED)))
-        mr = USMRISynthesisLogic().synthesize(ultrasound)
+        mr = self.madeByClicks(ultrasound)
         self.assertEqual(mr.GetImageData().GetDimensions(), ultrasound.GetImageData().GetDimensions())
         self.assertEqual(mr.GetOrigin(), ultrasound.GetOrigin())
         self.assertEqual(mr.GetSpacing(), ultrasound.GetSpacing())

@@ -98,8 +98,7 @@ def panel(host: Any, module: Any) -> Iterator[Any]:
     widget.parent.resize(420, 600)
     widget.parent.show()
     yield widget
-    widget.cleanup()
-    widget.parent.close()
+    host.close_module(module)
     HOST.app.processEvents()
 
 

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from scenery import add_head, ijk_to_ras, is_idle, play, put_under_a_transform, scene_state, spin_until
-from USMRISynthesisScene.handoff import SEGMENTATION_ROLE, SEGMENTS
+from USMRISynthesisScene.handoff import FAN_SEGMENT, HEAD_SEGMENT, SEGMENTATION_ROLE, SEGMENTS
 from vtk.util.numpy_support import vtk_to_numpy
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -61,12 +61,12 @@ def test_masks_come_as_a_hidden_segmentation_on_the_same_grid(panel: Any, ui: An
     parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     source.SetAndObserveTransformNodeID(parent.GetID())
     segmentation = run(panel, ui).GetNodeReference(SEGMENTATION_ROLE)
-    assert segmentation.GetName() == "Fetal head fan and head"
+    assert segmentation.GetName() == "SYNTHETIC - not for diagnosis: fan and head of Fetal head"
     assert not segmentation.GetDisplayNode().GetVisibility()
     assert segmentation.GetTransformNodeID() == parent.GetID()
     assert segmentation.GetSegmentation().GetNumberOfSegments() == len(SEGMENTS)
     voxels = slicer.util.arrayFromVolume(source)
-    for name, expected in (("Fan", voxels > 0), ("Head in the fan", voxels > 60)):
+    for name, expected in ((FAN_SEGMENT, voxels > 0), (HEAD_SEGMENT, voxels > 60)):
         mask, matrix = segment_array(segmentation, name)
         corner = np.rint(np.linalg.inv(ijk_to_ras(source)) @ matrix)[:3, 3].astype(int)[::-1]
         where = tuple(slice(start, start + size) for start, size in zip(corner, mask.shape, strict=True))
@@ -111,7 +111,7 @@ def test_registration_with_the_nodes_as_they_are_brings_the_ultrasound_along(mov
     truth = sitk.Euler3DTransform([0.0, 0.0, 0.0], 0.06, -0.05, 0.08, (5.0, -4.0, 3.0))
     moving = sitk_image(slicer.util.arrayFromVolume(output).astype(np.float32), world(output))
     fixed = sitk.Resample(moving, moving, truth)
-    mask, matrix = segment_array(segmentation, "Fan")
+    mask, matrix = segment_array(segmentation, FAN_SEGMENT)
     to_world = world(output) @ np.linalg.inv(ijk_to_ras(output))
     registration = sitk.ImageRegistrationMethod()
     registration.SetMetricAsMeanSquares()
@@ -136,7 +136,8 @@ def test_registration_with_the_nodes_as_they_are_brings_the_ultrasound_along(mov
     output.SetAndObserveTransformNodeID(node.GetID())
     ui.shareTransformButton.click()
     assert ui.statusLabel.text == (
-        "Now under the transform of the MR-like volume: Fetal head, Fetal head fan and head.")
+        "Now under the transform of the MR-like volume: Fetal head, SYNTHETIC - not for diagnosis: fan and head of "
+        "Fetal head.")
     np.testing.assert_allclose(world(source), world(output))
     assert segmentation.GetTransformNodeID() == node.GetID()
     # Places of the head in the ultrasound now lie where the atlas has them.

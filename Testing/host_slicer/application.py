@@ -12,6 +12,7 @@ import slicer
 from PySide6 import QtCore, QtWidgets
 
 from host_slicer.generated import bare_class, plays
+from host_slicer.pythonqt import CONNECTIONS
 from host_slicer.scene import create_scene
 
 
@@ -34,20 +35,25 @@ class Host:
         parent = _core_module(name, path)
         setattr(slicer.modules, name.lower(), parent)
         parent._instance = getattr(python, name)(parent)
+        if hasattr(python, f"{name}FileReader"):
+            self.app._io._add_reader(getattr(python, f"{name}FileReader"))
         return parent
 
     def open_module(self, module: Any) -> Any:
-        """Make the module's panel and enter it; returns the Python widget object."""
-        name = module.name
-        parent = slicer.qMRMLWidget()
-        QtWidgets.QVBoxLayout(parent)
-        parent.setMRMLScene(slicer.mrmlScene)
-        widget = getattr(sys.modules[name], f"{name}Widget")(parent)
-        widget.setup()
-        if hasattr(widget, "enter"):
-            widget.enter()
-        setattr(slicer.modules, f"{name}Widget", widget)
-        return widget
+        """Make the module's panel anew and go to it; returns the Python widget object."""
+        module._panel = None
+        self.app._window.moduleSelector().selectModule(module.name)
+        return module.widgetRepresentation().self()
+
+    def close_module(self, module: Any) -> None:
+        """As at the end of Slicer, or before a reload."""
+        selector = self.app._window.moduleSelector()
+        if selector.selectedModule == module.name:
+            selector.selectedModule = ""
+        if module._panel is not None:
+            widget, module._panel = module._panel.self(), None
+            widget.cleanup()
+            widget.parent.close()
 
     def add_module(self, name: str, ui: Any = None) -> Any:
         """Another module, as an extension brings it: scripted with these widgets, or a command line module."""
@@ -71,12 +77,17 @@ class Host:
 
 @plays
 class qSlicerModuleSelectorToolBar(bare_class("qSlicerModuleSelectorToolBar")):  # type: ignore[misc]
-    """Remembers which module was selected."""
+    """Leaves the module that was selected, remembers the new one and makes, at its first time, and enters its panel."""
 
     def selectModule(self, name: str) -> None:
-        if slicer.app.moduleManager().module(name) is None:
+        module = slicer.app.moduleManager().module(name)
+        if module is None:
             raise ValueError(f"There is no module {name}")
+        before = slicer.app.moduleManager().module(self.selectedModule)
+        if before is not None:
+            _tell(before, "exit")
         self.selectedModule = name
+        _tell(module, "enter")
 
 
 @plays
@@ -177,11 +188,26 @@ class qSlicerCoreIOManager(bare_class("qSlicerCoreIOManager")):  # type: ignore[
     def __init__(self, logic: Any) -> None:
         super().__init__(None)
         self._logic = logic
+        self._readers: dict[str, tuple[Any, Any]] = {}
+
+    def _add_reader(self, reader_class: type) -> None:
+        from host_slicer.file_reader import qSlicerScriptedFileReader
+
+        parent = qSlicerScriptedFileReader()
+        self._readers[reader_class.__name__] = parent, reader_class(parent)
 
     def loadNodes(self, file_type: str, properties: dict, loaded: Any = None, messages: Any = None) -> bool:
+        """Every reader of exactly that type is tried in turn; what they say is collected."""
         if file_type != "VolumeFile":
             raise NotImplementedError(f"the test host does not read {file_type}")
         path = properties["fileName"]
+        for parent, reader in self._readers.values():
+            if reader.fileType() == file_type and reader.canLoadFile(path):
+                parent.userMessages().ClearMessages()
+                if reader.load(properties):
+                    raise NotImplementedError("the test host does not take nodes from a scripted reader")
+                if messages is not None:
+                    messages.AddMessages(parent.userMessages(), f"Loading {path} - ")
         node = self._logic.AddArchetypeVolume(path, properties.get("name") or Path(path).stem)
         if node is not None and loaded is not None:
             loaded.AddItem(node)
@@ -202,9 +228,38 @@ class qSlicerCoreIOManager(bare_class("qSlicerCoreIOManager")):  # type: ignore[
         return saved
 
 
+class qSlicerScriptedLoadableModule(bare_class("qSlicerScriptedLoadableModule")):  # type: ignore[misc]
+    """The C++ side of a scripted module: the `parent` that metadata is set on. Its panel is made when first wanted.
+
+    `widgetRepresentation` is not in the list of names, but `slicer.util` calls it.
+    """
+
+    _pythonqt_generated = True
+    connect, disconnect = CONNECTIONS["connect"], CONNECTIONS["disconnect"]
+    _panel: Any = None
+
+    def widgetRepresentation(self) -> Any:
+        if self._panel is None:
+            parent = slicer.qMRMLWidget()
+            QtWidgets.QVBoxLayout(parent)
+            parent.setMRMLScene(slicer.mrmlScene)
+            widget = getattr(sys.modules[self.name], f"{self.name}Widget")(parent)
+            self._panel = qSlicerScriptedLoadableModuleWidget(widget)
+            setattr(slicer.modules, f"{self.name}Widget", widget)
+            widget.setup()
+        return self._panel
+
+
+def _tell(module: Any, method: str) -> None:
+    """`enter` or `exit` of a scripted module's panel, where there is one with that method."""
+    panel = module.widgetRepresentation() if method == "enter" or getattr(module, "_panel", None) else None
+    widget = panel.self() if panel is not None else None
+    if hasattr(widget, method):
+        getattr(widget, method)()
+
+
 def _core_module(name: str, path: Path) -> Any:
-    """The C++ side of a scripted module: the `parent` that metadata is set on."""
-    module = bare_class("qSlicerScriptedLoadableModule")()
+    module = qSlicerScriptedLoadableModule()
     module.setObjectName(name)
     module._value_name, module._value_path = name, str(path)
     return module

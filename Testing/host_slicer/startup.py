@@ -31,7 +31,7 @@ def start() -> Any:
     sys.modules["slicer.ScriptedLoadableModule"] = slicer.ScriptedLoadableModule = scripted_module  # type: ignore[assignment]
     sys.modules["slicer.parameterNodeWrapper"] = parameter_node.parameter_node_module()
     slicer.parameterNodeWrapper = sys.modules["slicer.parameterNodeWrapper"]
-    from host_slicer import node_combo_box, widgets  # noqa: F401  (they register what they play)
+    from host_slicer import node_combo_box, view_controller, widgets  # noqa: F401  (they register what they play)
     from host_slicer.application import Host, qSlicerApplication
     from host_slicer.generated import slicer_class
 

@@ -29,6 +29,7 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     panel_*.py          the sections of the panel under it; panel_runs.py what those with runs of their own share
     answering.py        clicks that end in one sentence
     parameters.py       its choices, saved with the scene
+    startup.py          what stands by before the panel is opened
     settings.py         its choices, remembered for the user
     model_choice.py     what the chosen model is and can do
     inputs.py           which volume is the ultrasound

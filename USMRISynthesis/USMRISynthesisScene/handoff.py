@@ -16,8 +16,11 @@ from USMRISynthesisScene.contours import CONTOUR_ROLE
 
 SEGMENTATION_ROLE = "USMRISynthesis.Masks"
 FAN, HEAD = 1, 2     # labels in the worker's mask volume; the head's part lies inside the fan
-SEGMENTS = {"Fan": (FAN, HEAD), "Head in the fan": (HEAD,)}
-_COLOURS = {"Fan": (0.3, 0.6, 0.9), "Head in the fan": (0.95, 0.8, 0.2)}
+# Slicer's own export writes these names and the node's, and nothing else of ours, into a DICOM segmentation.
+_MARK = nodes.SYNTHETIC.split()[0]
+FAN_SEGMENT, HEAD_SEGMENT = f"Fan ({_MARK})", f"Head in the fan ({_MARK})"
+SEGMENTS = {FAN_SEGMENT: (FAN, HEAD), HEAD_SEGMENT: (HEAD,)}
+_COLOURS = {FAN_SEGMENT: (0.3, 0.6, 0.9), HEAD_SEGMENT: (0.95, 0.8, 0.2)}
 
 
 def write_masks(masks: Volume, output: slicer.vtkMRMLScalarVolumeNode) -> Any:
@@ -25,10 +28,12 @@ def write_masks(masks: Volume, output: slicer.vtkMRMLScalarVolumeNode) -> Any:
     source = nodes.source_of(output)
     node = output.GetNodeReference(SEGMENTATION_ROLE)
     if node is None:
-        node = output.GetScene().AddNewNodeByClass("vtkMRMLSegmentationNode", f"{source.GetName()} fan and head")
+        node = output.GetScene().AddNewNodeByClass("vtkMRMLSegmentationNode")
         output.SetNodeReferenceID(SEGMENTATION_ROLE, node.GetID())
         node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().SetVisibility(False)
+    # The mark first: DICOM cuts a series description after 64 characters.
+    node.SetName(f"{nodes.SYNTHETIC}: fan and head of {source.GetName()}")
     node.GetSegmentation().RemoveAllSegments()
     node.SetReferenceImageGeometryParameterFromVolumeNode(source)
     for name, labels in SEGMENTS.items():

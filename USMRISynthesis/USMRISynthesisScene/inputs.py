@@ -18,14 +18,16 @@ _SAMPLE = 50_000
 
 
 def likely_ultrasound(scene: slicer.vtkMRMLScene,
-                      current: slicer.vtkMRMLScalarVolumeNode | None = None) -> Any:
+                      current: slicer.vtkMRMLScalarVolumeNode | None = None,
+                      without: slicer.vtkMRMLNode | None = None) -> Any:
     """The scalar volume that looks most like an ultrasound image, or None where there is no volume at all.
 
-    `current` stays unless another one is likelier. Results of this module are never proposed.
+    `current` stays unless another one is likelier; `without` is about to be deleted. Results of this module are never
+    proposed.
     """
     candidates = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene)
                   if node.GetClassName() in ("vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode")
-                  and not node.GetHideFromEditors() and not is_synthetic(node)]
+                  and node is not without and not node.GetHideFromEditors() and not is_synthetic(node)]
     if current in candidates:
         candidates.insert(0, current)   # max() keeps the first of equals
     return max(candidates, key=ultrasound_likelihood, default=None)

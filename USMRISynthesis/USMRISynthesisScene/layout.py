@@ -27,7 +27,8 @@ FUSION = 0.5
 _PREVIOUS = "USMRISynthesis.PreviousLayout"
 _settling: Settling | None = None
 
-_VIEWS = ((ULTRASOUND, "US", "#4C9BE8"), (FUSED, "US + MR-like", "#8E7CC3"), (MR, "MR-like", "#E8A33D"))
+# In a narrow view the slice controller leaves its label the width of two letters and cuts what is longer.
+_VIEWS = ((ULTRASOUND, "US", "#4C9BE8"), (FUSED, "F", "#8E7CC3"), (MR, "M", "#E8A33D"))
 
 
 def view_tag(role: str, plane: str = PLANES[0]) -> str:

@@ -56,14 +56,36 @@ def landmarks_of(source: slicer.vtkMRMLScalarVolumeNode) -> Any:
     return node
 
 
+def all_placed(landmarks: slicer.vtkMRMLMarkupsFiducialNode) -> bool:
+    """Whether none is missing: a click in place mode would begin another list."""
+    return landmarks.GetNumberOfDefinedControlPoints() >= len(LANDMARKS)
+
+
 def start_placing(landmarks: slicer.vtkMRMLMarkupsFiducialNode) -> None:
-    """The next clicks in a view place the points that are missing."""
-    selection = slicer.mrmlScene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
-    interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    """The next clicks in a view place the points that are missing; `stop_placing` gives the mouse back.
+
+    Slicer stays in this mode after the last point and puts further clicks into a new list.
+    """
+    selection, interaction = _mouse_nodes()
     if selection is not None and interaction is not None:
         selection.SetReferenceActivePlaceNodeClassName(landmarks.GetClassName())
         selection.SetActivePlaceNodeID(landmarks.GetID())
         interaction.SwitchToPersistentPlaceMode()
+
+
+def stop_placing(landmarks: slicer.vtkMRMLMarkupsFiducialNode | None) -> None:
+    """Give the mouse back, unless it places something else by now."""
+    selection, interaction = _mouse_nodes()
+    if (landmarks is not None and selection is not None and interaction is not None
+            and interaction.GetCurrentInteractionMode() == interaction.Place
+            and selection.GetActivePlaceNodeID() == landmarks.GetID()):
+        interaction.SwitchToViewTransformMode()
+        interaction.SetPlaceModePersistence(0)
+
+
+def _mouse_nodes() -> tuple[Any, Any]:
+    """What clicks place, and whether they do."""
+    return tuple(slicer.mrmlScene.GetNodeByID(f"vtkMRML{name}NodeSingleton") for name in ("Selection", "Interaction"))
 
 
 def align_by_landmarks(source: slicer.vtkMRMLScalarVolumeNode, alignment: Any = None) -> Any:

@@ -81,12 +81,18 @@ class SynthesisPanel(VTKObservationMixin):
         ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self._on_input_chosen)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_ready)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self._on_node_added)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._on_node_about_to_go)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self._on_node_removed)
         # While a scene is loaded, the selectors would write what they see into its parameter node.
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self._on_scene_start_import)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._on_scene_end_import)
         torch = self.advanced.look_for_torch()
-        self.connect_scene()
+        try:
+            self.connect_scene()
+        except Exception:
+            self.removeObservers()      # nobody would close a panel that was never there
+            raise
         model = self.advanced.look_at_model()
         hindrances = [text for text, hinders in ((ui.torchLabel.text, torch is not TorchState.READY),
                                                  (model.words, not model.usable)) if hinders]
@@ -110,11 +116,14 @@ class SynthesisPanel(VTKObservationMixin):
         self.refresh()
 
     def _on_scene_start_close(self, caller: Any, event: Any) -> None:
-        """What runs belongs to the scene that goes away."""
+        """What runs belongs to the scene that goes away, and so does what was said of it."""
+        busy = self._synthesizer.running or self.spacing.running or self.batch.running
         self._synthesizer.cancel()
         self.spacing.close()
         self._last_output_id = ""       # the next scene gives the same names to other nodes
         self._set_parameters(None)
+        if not busy:
+            self._say(_READY)
 
     def _on_scene_start_import(self, caller: Any, event: Any) -> None:
         self._set_parameters(None)
@@ -126,16 +135,45 @@ class SynthesisPanel(VTKObservationMixin):
         # The selectors learn of the new nodes a moment later than this event.
         qt.QTimer.singleShot(0, lambda: None if self._closed else self.connect_scene())
 
+    def _on_node_added(self, caller: Any, event: Any) -> None:
+        """Where no ultrasound is selected, it may be one. Its voxels come later than this event."""
+        if self._parameters is not None and self._parameters.inputVolume is None:
+            self._refresh_later()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_node_about_to_go(self, caller: Any, event: Any, node: Any) -> None:
+        """Left alone, a selector takes the node beside the one that goes: the MR-like volume as the ultrasound.
+
+        This comes first: the selectors observe the event with a lower priority.
+        """
+        parameters = self._parameters
+        if parameters is None or slicer.mrmlScene.IsClosing():
+            return
+        for selector in (self.ui.outputSelector, self.ui.alignmentSelector, self.ui.fixedSelector,
+                         self.ui.respaceSelector):
+            if selector.currentNode() is node:
+                selector.setCurrentNode(None)
+        if parameters.inputVolume is node:
+            parameters.inputConfirmed = False
+            parameters.inputVolume = inputs.likely_ultrasound(slicer.mrmlScene, without=node)
+
     def _on_node_removed(self, caller: Any, event: Any) -> None:
         """It may have been the result at hand. Looked at later: now others may refer to the node that goes."""
-        if not (self._looking_later or slicer.mrmlScene.IsBatchProcessing()):
+        if not slicer.mrmlScene.IsBatchProcessing():
+            self._refresh_later()
+
+    def _refresh_later(self) -> None:
+        if not self._looking_later:
             self._looking_later = True
             qt.QTimer.singleShot(0, self._look_again)
 
     def _look_again(self) -> None:
         self._looking_later = False
-        if not self._closed:
-            self.refresh()
+        if self._closed:
+            return
+        if self._parameters is not None and self._parameters.inputVolume is None:
+            self._parameters.inputVolume = inputs.likely_ultrasound(slicer.mrmlScene)
+        self.refresh()
 
     def _on_input_chosen(self, node: Any) -> None:
         if self._parameters is not None and node is not None:
@@ -207,6 +245,10 @@ class SynthesisPanel(VTKObservationMixin):
             self._synthesizer.start(parameters.inputVolume, parameters.outputVolume, **options)
         self.refresh()
 
+    def leave(self) -> None:
+        """Another module is opened. What runs goes on; a mouse that places landmarks is given back."""
+        self.alignment.stop_placing()
+
     def close(self) -> None:
         """The panel goes away: nothing may go on in the background."""
         self._closed = True
@@ -259,10 +301,15 @@ class SynthesisPanel(VTKObservationMixin):
 
     def _ask_for_trust(self, error: USMRIError, then: Callable[[], None]) -> None:
         def ask() -> None:      # unless the user has gone on meanwhile
-            busy = self._synthesizer.running or self.batch.running or self.spacing.running
-            if not (self._closed or busy) and slicer.util.confirmOkCancelDisplay(
-                    f"{error}\n\n" + _("Run it?"), _("Model from outside")):
-                then()
+            if self._closed or self._synthesizer.running or self.batch.running or self.spacing.running:
+                return
+            if error.message not in self.advanced.declined:
+                if slicer.util.confirmOkCancelDisplay(f"{error}\n\n" + _("Run it?"), _("Model from outside")):
+                    then()
+                    return
+                self.advanced.declined.add(error.message)
+            self._say(" ".join([error.message, _("You chose not to run it. Choose another model under Advanced, or "
+                                                 "this one again to be asked again.")]))
 
         # Not from within the worker's signal: a dialog there would hold up what it still has to say.
         qt.QTimer.singleShot(0, ask)

@@ -28,8 +28,10 @@ class AdvancedSection:
         self.ui = ui
         self._parameters, self._result = parameters, result
         self._seen: tuple[str, ModelChoice] | None = None    # a manifest is not read again at every refresh
+        self.declined: set[str] = set()     # questions whether a model may run that were answered with no
         ui.modelComboBox.addItems(model_choice.installed())
         ui.modelComboBox.connect("currentTextChanged(QString)", self.on_model)
+        ui.modelComboBox.connect("activated(int)", self.on_model_chosen)
         ui.modelFolderButton.connect("clicked(bool)", self.on_model_folder)
         ui.planesComboBox.connect("activated(int)", self.on_planes)
         ui.offlineButton.connect("clicked(bool)", self.on_offline)
@@ -58,11 +60,18 @@ class AdvancedSection:
     def on_model(self, text: str) -> None:
         parameters = self._parameters()
         if parameters is not None and text.strip():
+            if parameters.model != text.strip():
+                self.declined.clear()
             parameters.model = text.strip()
+
+    def on_model_chosen(self, index: int) -> None:
+        """By the user, and be it the same one: whoever declined it may think again."""
+        self.declined.clear()
 
     def on_model_folder(self, checked: bool = False) -> None:
         folder = qt.QFileDialog.getExistingDirectory(self.ui.modelFolderButton, _("Folder of a model"))
         if folder:
+            self.declined.clear()
             self.ui.modelComboBox.setCurrentText(folder)
 
     def on_planes(self, index: int) -> None:

@@ -11,7 +11,13 @@ from USMRISynthesisLib.errors import USMRIError
 
 from USMRISynthesisScene import nodes
 from USMRISynthesisScene.answering import answered
-from USMRISynthesisScene.manual_alignment import align_by_landmarks, landmarks_of, start_placing
+from USMRISynthesisScene.manual_alignment import (
+    align_by_landmarks,
+    all_placed,
+    landmarks_of,
+    start_placing,
+    stop_placing,
+)
 from USMRISynthesisScene.outline import remove_outline, show_outline
 from USMRISynthesisScene.watching import Watch
 
@@ -33,6 +39,7 @@ class AlignmentSection:
         self._parameters, self._result, self._say = parameters, result, say
         self._aligned = ""      # id of the ultrasound at the last look
         self._followed = Watch(self._on_transform, _TRANSFORM_MODIFIED)
+        self._placed = Watch(self._on_placed, slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent)
         ui.placeLandmarksButton.connect("clicked(bool)", self.on_place)
         ui.useLandmarksButton.connect("clicked(bool)", self.on_use)
         ui.outlineCheckBox.connect("toggled(bool)", self.on_outline)
@@ -58,6 +65,8 @@ class AlignmentSection:
         """Another ultrasound was chosen: an alignment or an age that was given for the one before is silently wrong."""
         before, self._aligned = self._aligned, source.GetID() if source is not None else ""
         parameters = self._parameters()
+        if before != self._aligned:
+            self.stop_placing()
         if not before or source is None or before == self._aligned or parameters is None:
             return
         if parameters.gestationalAge:
@@ -85,11 +94,28 @@ class AlignmentSection:
 
     @answered
     def on_place(self) -> str:
-        start_placing(landmarks_of(self._source()))
+        landmarks = landmarks_of(self._source())
+        if all_placed(landmarks):
+            return _("All three landmarks are placed: drag them in the views, then press Use landmarks.")
+        self._placed.follow(landmarks)
+        start_placing(landmarks)
         return _("Click the head's front, its back and its top in the views.")
+
+    def _on_placed(self, landmarks: Any, event: Any) -> None:
+        """After the last point, before the mouse moves: a move is enough for Slicer to begin another list."""
+        if all_placed(landmarks):
+            self.stop_placing()
+            self._say(_("All three landmarks are placed. Press Use landmarks."))
+
+    def stop_placing(self) -> None:
+        """The mouse is free again, where it placed landmarks."""
+        landmarks = self._placed.node
+        self._placed.follow(None)
+        stop_placing(landmarks)
 
     @answered
     def on_use(self) -> str:
+        self.stop_placing()
         parameters = self._parameters()
         parameters.alignment = align_by_landmarks(self._source(), parameters.alignment)
         self.ui.outlineCheckBox.checked = True
@@ -107,6 +133,7 @@ class AlignmentSection:
             remove_outline(source)
 
     def close(self) -> None:
+        self.stop_placing()
         self._followed.follow(None)
 
     def _source(self) -> Any:

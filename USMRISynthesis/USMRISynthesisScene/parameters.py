@@ -12,6 +12,8 @@ from USMRISynthesisLib.models import store
 from USMRISynthesisScene import settings
 
 DEVICES = ["auto", "cpu", "cuda", "mps"]
+# Said apart from the parameters: when the scene is closed, any wrapper of the node that is still alive writes defaults.
+_BEGUN = "begunWithSettings"
 
 
 @parameterNodeWrapper
@@ -55,9 +57,10 @@ class SynthesisParameters:
 
 def parameters_of(node: Any) -> SynthesisParameters:
     """The parameters in a parameter node. A node that has none yet begins with what the user's settings hold."""
-    is_new = not node.HasParameter("device")
+    is_new = not node.HasParameter(_BEGUN)
     parameters = SynthesisParameters(node)
     if is_new:
+        node.SetParameter(_BEGUN, "True")
         device = settings.remembered("Device", "auto")
         if device in DEVICES:
             parameters.device = device

@@ -1,7 +1,6 @@
 """The two images that come with the module, offered in Slicer's Sample Data module."""
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from slicer.i18n import tr as _
@@ -10,6 +9,11 @@ CATEGORY = "USMRISynthesis"
 SIMULATED = "FetalHeadSimulated"
 FRAME = "FetalHeadHC18"
 FILES = {SIMULATED: "fetal-head-simulated.nrrd", FRAME: "fetal-head-hc18.nrrd"}
+
+
+# SHA-256 of the files: Slicer copies them into its cache, and a copy from an older version must not be used.
+CHECKSUMS = {SIMULATED: "c55a0dce2ef2095dd1a75ad3e7d4f9b184d37f3692352cd0073136e843b7a0c0",
+             FRAME: "515cb7d47733e5ce4c489340c946c7584ca498eb7cac18ada679f662754fd976"}
 
 
 def sample_file(name: str) -> Path:
@@ -31,10 +35,8 @@ def register_sample_data() -> None:
         path = sample_file(name)
         if not path.is_file():
             continue
-        # Slicer copies the file into its cache; the checksum keeps a copy from an older version out of use.
-        checksum = hashlib.sha256(path.read_bytes()).hexdigest()
         thumbnail = icons / f"{name}.png"
         logic.registerCustomSampleDataSource(
             category=CATEGORY, sampleName=name, uris=path.as_uri(), fileNames=path.name, nodeNames=name,
-            checksums=f"SHA256:{checksum}",
+            checksums=f"SHA256:{CHECKSUMS[name]}",
             thumbnailFileName=str(thumbnail) if thumbnail.is_file() else None)

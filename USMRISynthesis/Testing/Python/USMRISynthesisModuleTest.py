@@ -12,7 +12,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 
 
 class USMRISynthesisModuleTest(ScriptedLoadableModuleTest):
-    """Geometry, marking and refusal, by the logic that the console uses."""
+    """Geometry, marking and refusal, by the logic that the console uses; and the panel, by clicks."""
 
     model = "default"
 
@@ -48,6 +48,23 @@ class USMRISynthesisModuleTest(ScriptedLoadableModuleTest):
         self.assertIn("SYNTHETIC - not for diagnosis", mr.GetName())
         self.assertIn("model", json.loads(mr.GetAttribute("USMRISynthesis.Provenance")))
         self.assertIs(mr.GetNodeReference("USMRISynthesis.SourceUltrasound"), ultrasound)
+
+    def test_panel_opens_and_makes_a_volume_by_clicks(self) -> None:
+        from USMRISynthesis import USMRISynthesisTest
+
+        ultrasound = self._load("FetalHeadHC18")
+        mr = USMRISynthesisTest().madeByClicks(ultrasound, self.model)
+        self._assert_same_grid(mr, ultrasound)
+
+    def test_panel_that_was_opened_without_an_image_asks_for_one(self) -> None:
+        from USMRISynthesis import USMRISynthesisTest
+
+        ui = USMRISynthesisTest().openedPanel().ui
+        self.assertFalse(ui.runButton.enabled)
+        self.assertIsNone(ui.inputSelector.currentNode())
+        self._load("FetalHeadHC18")
+        slicer.app.processEvents()
+        self.assertTrue(ui.runButton.enabled)
 
     def test_empty_volume_is_refused(self) -> None:
         from USMRISynthesisLib.errors import Refused
