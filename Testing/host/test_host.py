@@ -65,5 +65,5 @@ def test_misspelt_property_in_a_ui_file_is_an_error(tmp_path: Path) -> None:
 
 
 def test_parameter_of_an_unknown_type_is_an_error() -> None:
-    with pytest.raises(Exception, match="Unable to create serializer for .* member anything"):
+    with pytest.raises(Exception, match=r"Unable to create serializer for .* member anything"):
         parameterNodeWrapper(type("P", (), {"__annotations__": {"anything": bytes}}))

@@ -1,4 +1,4 @@
-"""What a real Slicer does by itself, played by the host: selectors, place mode, cut names, readers, leaving a module."""
+"""What a real Slicer does by itself, played by the host: selectors, place mode, names, readers, leaving a module."""
 from __future__ import annotations
 
 import sys

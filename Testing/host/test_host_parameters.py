@@ -62,7 +62,7 @@ def test_texts_numbers_and_truth_values_are_never_none(value_type: type) -> None
 
 @pytest.mark.parametrize("value_type", [bytes, vtkMRMLModelNode | None, vtkMRMLModelNode | vtkMRMLScalarVolumeNode])
 def test_unknown_types_are_refused_when_the_class_is_made(value_type: Any) -> None:
-    with pytest.raises(Exception, match="Unable to create serializer for .* member one"):
+    with pytest.raises(Exception, match=r"Unable to create serializer for .* member one"):
         made(one=value_type)
 
 
