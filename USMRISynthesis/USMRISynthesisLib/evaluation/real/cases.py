@@ -1,0 +1,132 @@
+"""Real images with what is known of them, as `shared/data` lays them out; and the product run on one of them."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.geometry.canonical import to_canonical
+from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.synthesis.pipeline import synthesize
+from USMRISynthesisLib.synthesis.result import Synthesis
+
+# Frames without a pixel size are given the one of a usual head scan at their stored size.
+ASSUMED_PIXEL_MM = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Head3D:
+    """A real volume with points by eye, (3,) RAS mm each, by name."""
+
+    name: str
+    volume: Volume
+    landmarks: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A real frame. subject: the fetus. plane: as its source names it, or "". size_mm: head circumference, or nan."""
+
+    name: str
+    volume: Volume
+    subject: str
+    plane: str = ""
+    machine: str = ""
+    size_mm: float = float("nan")
+
+
+def heads_3d(data: Path) -> list[Head3D]:
+    """The volumes of `us-3d-real/` with their landmarks; [] where the folder is missing."""
+    folder, heads = data / "us-3d-real", []
+    points: dict[str, dict[str, np.ndarray]] = {}
+    for row in _rows(folder / "landmarks.csv"):
+        place = np.array([float(row[f"ras_{axis}"]) for axis in "xyz"])
+        points.setdefault(row["file"], {})[row["point"]] = place
+    for name, landmarks in sorted(points.items()):
+        if (folder / name).is_file():
+            heads.append(Head3D(name, Volume.read(folder / name), landmarks))
+    return heads
+
+
+def hc18_frames(data: Path, names: list[str] | None = None) -> list[Frame]:
+    """Frames of `hc18/` with their pixel size, all of them or those named."""
+    wanted = None if names is None else set(names)
+    return [
+        Frame(
+            row["file"],
+            _frame(data / "hc18" / "images" / row["file"], float(row["pixel_size_mm"])),
+            row["file"].split("_")[0],
+            size_mm=float(row["head_circumference_mm"]),
+        )
+        for row in _rows(data / "hc18" / "index.csv")
+        if wanted is None or row["file"] in wanted
+    ]
+
+
+def plane_frames(data: Path, limit: int | None = None) -> list[Frame]:
+    """Frames of `fetal-planes/`, evenly chosen; their pixel size is assumed."""
+    rows = _evenly(_rows(data / "fetal-planes" / "index.csv"), limit)
+    return [
+        Frame(
+            row["file"],
+            _frame(data / "fetal-planes" / row["file"], ASSUMED_PIXEL_MM),
+            row["patient"],
+            row["plane"],
+            row["machine"],
+        )
+        for row in rows
+    ]
+
+
+def frames_without_brain(data: Path, limit: int | None = None) -> list[Frame]:
+    """Frames of `not-brain/`, evenly chosen; `plane` says what they show, their pixel size is assumed."""
+    rows = _evenly(_rows(data / "not-brain" / "index.csv"), limit)
+    return [
+        Frame(row["file"], _frame(data / "not-brain" / row["file"], ASSUMED_PIXEL_MM), row["patient"], row["shows"])
+        for row in rows
+    ]
+
+
+def run(volume: Volume, *, model: str, device: str, planes: str = "axial") -> tuple[Synthesis | None, bool]:
+    """The whole product on an image: the result, and whether it was accepted without being told to go on.
+
+    (None, False) where the image was refused before its head was looked for, or no head of a possible size is there.
+    """
+    try:
+        result = synthesize(volume, model=model, device=device, planes=planes, unreliable=True)
+    except Refused:
+        return None, False
+    return result, result.trusted
+
+
+def canonical_mr(result: Synthesis) -> np.ndarray:
+    """The MR-like image in canonical space, 0-1, (160, 160, 160); of a frame (160, 160)."""
+    slices, _ = to_canonical(result.mr.array.astype(np.float32), result.mr.ijk_to_ras, result.transform)
+    return np.asarray((slices[0] if len(slices) == 1 else slices) / 1000)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _evenly(rows: list[dict[str, str]], limit: int | None) -> list[dict[str, str]]:
+    """At most `limit` rows, evenly spread over the list."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[index] for index in np.linspace(0, len(rows) - 1, limit).round().astype(int)]
+
+
+def _frame(path: Path, pixel_mm: float) -> Volume:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        grey = np.asarray(image.convert("L"))
+    # As a picture is read: x of the picture to the patient's left, y to posterior.
+    return Volume(grey[None], np.diag([-pixel_mm, -pixel_mm, pixel_mm, 1.0]))

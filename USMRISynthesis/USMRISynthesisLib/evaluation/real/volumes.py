@@ -1,0 +1,119 @@
+"""Alignment and smoothness on real volumes: poses against landmarks, roughness of the three views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from USMRISynthesisLib.evaluation.real.cases import Head3D, canonical_mr, run
+from USMRISynthesisLib.geometry.landmarks import similarity_from_landmarks
+from USMRISynthesisLib.geometry.similarity import angle_deg, rotation_of, scale_of
+from USMRISynthesisLib.io.volume import Volume
+
+TURNED_DEG = 90.0
+VIEWS = ("axial", "coronal", "sagittal")  # the slices of a view differ along k, j, i
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """One volume's estimated pose against its landmarks.
+
+    rotation_deg: between the axes. translation_mm: between the origins, in the volume's mm. scale: estimated over
+    reference. score: the alignment's own. mr: canonical, 0-1; None where nothing was made.
+    """
+
+    name: str
+    accepted: bool
+    score: float
+    rotation_deg: float
+    translation_mm: float
+    scale: float
+    mr: np.ndarray | None
+
+    @property
+    def turned(self) -> bool:
+        """Whether the head lies the wrong way round: by more than a right angle."""
+        return self.rotation_deg > TURNED_DEG
+
+
+def reference_of(head: Head3D) -> np.ndarray:
+    """(4, 4) RAS mm to canonical mm, by the landmarks on the outer skull."""
+    return similarity_from_landmarks(*(head.landmarks[name] for name in ("front", "back", "top")))
+
+
+def measure_poses(
+    heads: Sequence[Head3D],
+    *,
+    model: str,
+    device: str,
+    planes: str,
+    progress: Callable[[float, str], None] | None = None,
+) -> list[Pose]:
+    """The product on each volume."""
+    poses = []
+    for number, head in enumerate(heads):
+        result, accepted = run(head.volume, model=model, device=device, planes=planes)
+        if result is None:
+            poses.append(Pose(head.name, False, 0.0, np.nan, np.nan, np.nan, None))
+        else:
+            score = float(result.provenance["alignment"]["score"])
+            errors = compare(result.transform, reference_of(head))
+            poses.append(Pose(head.name, accepted, score, *errors, canonical_mr(result)))
+        if progress is not None:
+            progress((number + 1) / len(heads), "real volumes")
+    return poses
+
+
+def compare(found: np.ndarray, reference: np.ndarray) -> tuple[float, float, float]:
+    """Rotation in degrees, translation in mm of the image, scale, of one pose (4, 4) against another."""
+    scale = scale_of(found) / scale_of(reference)
+    off = np.linalg.inv(found)[:3, 3] - np.linalg.inv(reference)[:3, 3]
+    return angle_deg(rotation_of(found), rotation_of(reference)), float(np.linalg.norm(off)), float(scale)
+
+
+def roughness(mr: np.ndarray) -> dict[str, float]:
+    """How rough an image (k, j, i) is across the slices of each view, relative to within them; true MR has about 1.
+
+    The mean absolute second difference along the view's axis, over the mean of those along the two others, where the
+    image is not 0.
+    """
+    inside = mr > 0
+    along = []
+    for axis in range(3):
+        second = np.abs(np.diff(mr, n=2, axis=axis))
+        middle = tuple(slice(1, -1) if a == axis else slice(None) for a in range(3))
+        whole = inside[middle] & _shifted(inside, axis, 0) & _shifted(inside, axis, 2)
+        along.append(float(second[whole].mean()) if whole.any() else np.nan)
+    return {view: along[axis] / np.mean([along[a] for a in range(3) if a != axis]) for axis, view in enumerate(VIEWS)}
+
+
+def _shifted(mask: np.ndarray, axis: int, start: int) -> np.ndarray:
+    return np.take(mask, np.arange(start, mask.shape[axis] - 2 + start), axis=axis)
+
+
+def surroundings(head: Head3D, least_mm: float = 35.0) -> list[Volume]:
+    """Parts of a real volume that lie wholly beside its head, as volumes: what else a probe sees.
+
+    The head is taken as a ball about its middle that reaches its front and back; parts thinner than `least_mm` are
+    left out.
+    """
+    front, back = head.landmarks["front"], head.landmarks["back"]
+    to_ijk = np.linalg.inv(head.volume.ijk_to_ras)
+    centre = (to_ijk @ [*((front + back) / 2), 1.0])[:3]
+    spacing = np.array(head.volume.spacing)
+    reach = np.linalg.norm(front - back) / 2 / spacing
+    size = np.array(head.volume.shape[::-1])
+    parts = []
+    for axis in range(3):
+        for low, high in ((0, centre[axis] - reach[axis]), (centre[axis] + reach[axis], size[axis])):
+            first, last = int(np.ceil(max(low, 0))), int(np.floor(min(high, size[axis])))
+            if (last - first) * spacing[axis] < least_mm:
+                continue
+            box = [slice(None)] * 3
+            box[2 - axis] = slice(first, last)
+            matrix = head.volume.ijk_to_ras.copy()
+            matrix[:3, 3] += matrix[:3, axis] * first
+            parts.append(Volume(np.ascontiguousarray(head.volume.array[tuple(box)]), matrix))
+    return parts

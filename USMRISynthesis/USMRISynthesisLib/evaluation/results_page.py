@@ -1,0 +1,177 @@
+"""docs/results.md and the README's table, from the JSON files that the evaluation commands wrote (`make results`).
+
+    python -m USMRISynthesisLib.evaluation.results_page docs/results docs/results.md README.md
+
+A record is what `usmri evaluate ... --record FILE` writes: {"title", "command", "date", "version", "result"}. Every number of
+the page is one of a record's; nothing is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from USMRISynthesisLib.errors import Failed
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+# In the page's order; a record of another name comes after these.
+ORDER = ("real", "synthesis-validation", "synthesis-benchmark", "alignment-test", "spacing-test", "study", "speed")
+# What is too long for a page, and what the header says already.
+LEFT_OUT = {"per_case", "failures", "other_images", "rivals", "groups", "real", "order"}
+# The README's rows: text, record, keys, digits, and the keys of what stands beside it.
+SUMMARY: tuple[tuple[str, str, str, int, tuple[tuple[str, str], ...]], ...] = (
+    ("real 3D heads accepted, share", "real", "volumes_accepted_share", 2, ()),
+    ("real 3D heads: rotation against landmarks, median, deg", "real", "rotation_deg_median", 1, ()),
+    ("real frames without a brain taken for a head, share", "real", "no_brain_accepted_share", 2, ()),
+    ("real frames: cavum brighter than the rest of the brain, AUC", "real", "cavum_auc", 2,
+     (("fitted atlas", "cavum_auc_fitted_atlas"),)),
+    ("real frames of one fetus more alike than of two, AUC", "real", "identity_auc", 2,
+     (("fitted atlas", "identity_auc_fitted_atlas"),)),
+    ("simulated heads of unseen weeks: NCC in the brain", "synthesis-validation", "values.ncc", 2,
+     (("mean MR", "values.ncc_mean_mr"),)),
+    ("... residual NCC (what differs from the mean MR)", "synthesis-validation", "values.residual_ncc", 2, ()),
+    ("simulated heads of unseen weeks: rotation, median, deg", "alignment-test", "rotation_deg_median", 1, ()),
+    ("head outline, real HC18 frames: Dice", "alignment-test", "hc18.dice_mean", 3, ()),
+    ("slice spacing, MR averages thinned: PSNR, dB", "spacing-test", "psnr.ours", 1, (("cubic", "psnr.cubic"),)),
+)  # fmt: skip
+
+Record = dict[str, Any]
+
+
+def read_records(folder: Path) -> dict[str, Record]:
+    """Name -> record of every JSON file of a folder, in the page's order. Raises Failed: one of them is none."""
+    found = {}
+    for path in sorted(folder.glob("*.json"), key=lambda path: (_place(path.stem), path.stem)):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            missing = [key for key in ("title", "command", "date", "version", "result") if key not in record]
+        except ValueError as error:
+            raise Failed("record", f"{path.name} is not JSON.", "Write it again with --record.") from error
+        if missing:
+            raise Failed("record", f"{path.name} lacks {', '.join(missing)}.", "Write it again with --record.")
+        found[path.stem] = record
+    return found
+
+
+def _place(name: str) -> int:
+    return ORDER.index(name) if name in ORDER else len(ORDER)
+
+
+def page(records: Mapping[str, Record]) -> str:
+    """docs/results.md."""
+    lines = [
+        "# Results",
+        "",
+        "Written by `make results` from the files in `docs/results/`, which the commands below wrote. Intervals are 95 %",
+        "bootstrap intervals. What is measured on simulated ultrasound says so; a simulator is not a patient.",
+    ]
+    for record in records.values():
+        lines += [
+            "",
+            f"## {record['title']}",
+            "",
+            f"`{record['command']}`, {record['date']}, version {record['version']}",
+            "",
+        ]
+        lines += _tables(record["result"])
+    return "\n".join(lines) + "\n"
+
+
+def _tables(result: Mapping[str, Any]) -> Iterator[str]:
+    """Plain figures first, then each group of figures as a table of its own."""
+    plain = {key: value for key, value in result.items() if key not in LEFT_OUT and _is_figure(value)}
+    if plain:
+        yield from [
+            "| measure | value |",
+            "|-|-|",
+            *(f"| {_words(key)} | {_text(value)} |" for key, value in plain.items()),
+        ]
+    for key, group in result.items():
+        if key in LEFT_OUT or not isinstance(group, Mapping) or not group:
+            continue
+        yield from ["", f"**{_words(key)}**", ""]
+        if all(isinstance(one, Mapping) for one in group.values()):
+            yield from _wide(group)
+        else:
+            figures = {name: one for name, one in group.items() if _is_figure(one)}
+            yield from ["| measure | value |", "|-|-|", *(f"| {_words(n)} | {_text(v)} |" for n, v in figures.items())]
+
+
+def _wide(group: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """One row a name, one column a measure."""
+    columns = list(dict.fromkeys(key for row in group.values() for key, value in row.items() if _is_figure(value)))
+    yield "| | " + " | ".join(_words(column) for column in columns) + " |"
+    yield "|-" * (len(columns) + 1) + "|"
+    for name, row in group.items():
+        yield f"| {name} | " + " | ".join(_text(row[key]) if key in row else "" for key in columns) + " |"
+
+
+def _is_figure(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) == 3 and all(isinstance(one, (int, float)) for one in value)
+    return isinstance(value, (int, float, str))
+
+
+def _text(value: Any, digits: int = 3) -> str:
+    if isinstance(value, list):
+        middle, low, high = value
+        return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() and abs(value) >= 2 else f"{value:.{digits}f}"
+    return str(value)
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def summary(records: Mapping[str, Record]) -> str:
+    """The README's table: the rows of SUMMARY whose records are there."""
+    lines = ["| | ours | beside it |", "|-|-|-|"]
+    for text, name, key, digits, others in SUMMARY:
+        value = _at(records.get(name, {}).get("result", {}), key)
+        if value is None:
+            continue
+        beside = [(label, _at(records[name]["result"], other)) for label, other in others]
+        lines.append(
+            f"| {text} | {_text(value, digits)} | "
+            + ", ".join(f"{label} {_text(one, digits)}" for label, one in beside if one is not None)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def _at(result: Any, key: str) -> Any:
+    """The value under a dotted key, or None."""
+    for part in key.split("."):
+        if not isinstance(result, Mapping) or part not in result:
+            return None
+        result = result[part]
+    return result
+
+
+def put_between(text: str, content: str) -> str:
+    """The text with the part between BEGIN and END replaced. Raises Failed: it has no such part."""
+    before, found, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not found or not ended:
+        raise Failed("readme", "The README has no place for the results.", f"Add {BEGIN} and {END}.")
+    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+
+
+def main(folder: str, target: str, readme: str) -> int:
+    """Write the page and the README's table."""
+    records = read_records(Path(folder))
+    Path(target).write_text(page(records), encoding="utf-8")
+    path = Path(readme)
+    path.write_text(put_between(path.read_text(encoding="utf-8"), summary(records)), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(*sys.argv[1:4]))
