@@ -12,16 +12,29 @@ TORCH_ARGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 TORCH := $(shell grep '^torch==' requirements.txt)
 DATA ?= $(if $(USMRI_DATA),$(USMRI_DATA),../shared/data)
 
-.PHONY: demo test test-inside check simulate simulate-support train train-alignment samples clean
+.PHONY: demo test test-slicer lint results simulate simulate-support train train-alignment samples clean
 
 demo: .venv/.runtime
 	$(BIN)/python -m USMRISynthesisLib.cli.demo build/demo
 
-test: .venv/.test
+test: lint
 	$(BIN)/python Testing/host/check_system.py
-	$(BIN)/ruff check .
-	$(BIN)/mypy
 	QT_QPA_PLATFORM=offscreen USMRI_DATA=$(DATA) $(BIN)/python -m pytest
+
+# What the tests of Slicer's module need alone: a stand-in for Slicer, rendered without a screen.
+test-slicer: .venv/.test
+	$(BIN)/python Testing/host/check_system.py
+	QT_QPA_PLATFORM=offscreen USMRI_DATA=$(DATA) $(BIN)/python -m pytest Testing/host
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python Testing/host_slicer/stubs.py build/typings
+	$(BIN)/mypy
+
+# docs/results.md and the README's table, from the JSON files that the evaluation commands wrote.
+results: .venv/.runtime
+	$(BIN)/python -m USMRISynthesisLib.evaluation.results_page docs/results docs/results.md README.md
 
 simulate: .venv/.test
 	$(BIN)/usmri simulate configs/simulation.json data/sim --data $(DATA)

@@ -2,8 +2,8 @@
 
     python -m USMRISynthesisLib.evaluation.results_page docs/results docs/results.md README.md
 
-A record is what `usmri evaluate ... --record FILE` writes: {"title", "command", "date", "version", "result"}. Every number of
-the page is one of a record's; nothing is typed by hand.
+A record is what `usmri evaluate ... --record FILE` writes: {"title", "command", "date", "version", "result"}. The
+figures that a training wrote into a bundled model's manifest are records, too. Nothing of the page is typed by hand.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ SUMMARY: tuple[tuple[str, str, str, int, tuple[tuple[str, str], ...]], ...] = (
      (("fitted atlas", "cavum_auc_fitted_atlas"),)),
     ("real frames of one fetus more alike than of two, AUC", "real", "identity_auc", 2,
      (("fitted atlas", "identity_auc_fitted_atlas"),)),
-    ("simulated heads of unseen weeks: NCC in the brain", "synthesis-validation", "values.ncc", 2,
-     (("mean MR", "values.ncc_mean_mr"),)),
-    ("... residual NCC (what differs from the mean MR)", "synthesis-validation", "values.residual_ncc", 2, ()),
+    ("simulated heads of unseen weeks: NCC in the brain", "model-default", "ncc", 2, (("mean MR", "ncc_mean_mr"),)),
+    ("... residual NCC (what differs from the mean MR)", "model-default", "residual_ncc", 2, (("model `paper`",
+     "model-paper:residual_ncc"),)),
     ("simulated heads of unseen weeks: rotation, median, deg", "alignment-test", "rotation_deg_median", 1, ()),
     ("head outline, real HC18 frames: Dice", "alignment-test", "hc18.dice_mean", 3, ()),
     ("slice spacing, MR averages thinned: PSNR, dB", "spacing-test", "psnr.ours", 1, (("cubic", "psnr.cubic"),)),
@@ -56,6 +56,25 @@ def read_records(folder: Path) -> dict[str, Record]:
     return found
 
 
+def manifest_records(models: Path) -> dict[str, Record]:
+    """The figures in the manifests of bundled models, as records named `model-NAME`."""
+    found = {}
+    for path in sorted(models.glob("*/manifest.json")):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        figures = dict(manifest.get("figures") or {})
+        if figures:
+            measured = figures.pop("measured_on", "not stated")
+            found[f"model-{manifest['name']}"] = {
+                "title": f"Model `{manifest['name']}`: figures of its export",
+                "command": figures.pop("printed_by", "usmri train"),
+                "date": manifest["training"].get("date", "") if isinstance(manifest["training"], dict) else "",
+                "version": manifest["version"],
+                "note": f"Measured on {measured}.",
+                "result": figures,
+            }
+    return found
+
+
 def _place(name: str) -> int:
     return ORDER.index(name) if name in ORDER else len(ORDER)
 
@@ -65,17 +84,12 @@ def page(records: Mapping[str, Record]) -> str:
     lines = [
         "# Results",
         "",
-        "Written by `make results` from the files in `docs/results/`, which the commands below wrote. Intervals are 95 %",
-        "bootstrap intervals. What is measured on simulated ultrasound says so; a simulator is not a patient.",
+        "Written by `make results` from the files in `docs/results/` and the manifests of the bundled models, which",
+        "the commands below wrote. Intervals are 95 % bootstrap intervals. A simulator is not a patient.",
     ]
     for record in records.values():
-        lines += [
-            "",
-            f"## {record['title']}",
-            "",
-            f"`{record['command']}`, {record['date']}, version {record['version']}",
-            "",
-        ]
+        origin = f"`{record['command']}`, {record['date']}, version {record['version']}."
+        lines += ["", f"## {record['title']}", "", f"{origin} {record.get('note', '')}".rstrip(), ""]
         lines += _tables(record["result"])
     return "\n".join(lines) + "\n"
 
@@ -84,20 +98,21 @@ def _tables(result: Mapping[str, Any]) -> Iterator[str]:
     """Plain figures first, then each group of figures as a table of its own."""
     plain = {key: value for key, value in result.items() if key not in LEFT_OUT and _is_figure(value)}
     if plain:
-        yield from [
-            "| measure | value |",
-            "|-|-|",
-            *(f"| {_words(key)} | {_text(value)} |" for key, value in plain.items()),
-        ]
+        yield from _narrow(plain)
     for key, group in result.items():
         if key in LEFT_OUT or not isinstance(group, Mapping) or not group:
             continue
-        yield from ["", f"**{_words(key)}**", ""]
+        yield from ("", f"**{_words(key)}**", "")
         if all(isinstance(one, Mapping) for one in group.values()):
             yield from _wide(group)
         else:
-            figures = {name: one for name, one in group.items() if _is_figure(one)}
-            yield from ["| measure | value |", "|-|-|", *(f"| {_words(n)} | {_text(v)} |" for n, v in figures.items())]
+            yield from _narrow({name: one for name, one in group.items() if _is_figure(one)})
+
+
+def _narrow(figures: Mapping[str, Any]) -> Iterator[str]:
+    """One measure a row."""
+    yield from ("| measure | value |", "|-|-|")
+    yield from (f"| {_words(key)} | {_text(value)} |" for key, value in figures.items())
 
 
 def _wide(group: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -137,13 +152,19 @@ def summary(records: Mapping[str, Record]) -> str:
         value = _at(records.get(name, {}).get("result", {}), key)
         if value is None:
             continue
-        beside = [(label, _at(records[name]["result"], other)) for label, other in others]
+        beside = [(label, _beside(records, name, other)) for label, other in others]
         lines.append(
             f"| {text} | {_text(value, digits)} | "
             + ", ".join(f"{label} {_text(one, digits)}" for label, one in beside if one is not None)
             + " |"
         )
     return "\n".join(lines)
+
+
+def _beside(records: Mapping[str, Record], name: str, key: str) -> Any:
+    """The value under a key of the row's own record, or of another one's (RECORD:KEY)."""
+    other, found, inner = key.partition(":")
+    return _at(records.get(other if found else name, {}).get("result", {}), inner if found else key)
 
 
 def _at(result: Any, key: str) -> Any:
@@ -164,9 +185,9 @@ def put_between(text: str, content: str) -> str:
     return f"{before}{BEGIN}\n{content}\n{END}{after}"
 
 
-def main(folder: str, target: str, readme: str) -> int:
+def main(folder: str, target: str, readme: str, models: str = "model_weights") -> int:
     """Write the page and the README's table."""
-    records = read_records(Path(folder))
+    records = read_records(Path(folder)) | manifest_records(Path(models))
     Path(target).write_text(page(records), encoding="utf-8")
     path = Path(readme)
     path.write_text(put_between(path.read_text(encoding="utf-8"), summary(records)), encoding="utf-8")
@@ -174,4 +195,4 @@ def main(folder: str, target: str, readme: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:4]))
+    raise SystemExit(main(*sys.argv[1:5]))
