@@ -24,16 +24,17 @@ class USMRISynthesis(ScriptedLoadableModule):
 
     def __init__(self, parent: Any) -> None:
         ScriptedLoadableModule.__init__(self, parent)
-        parent.title = _("US to MRI Synthesis")
+        parent.title = _("USMRISynthesis")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Image Synthesis")]
         parent.dependencies = []
-        parent.contributors = ["USMRISynthesis contributors"]
+        parent.contributors = ["USMRISynthesis contributors (USMRISynthesis)"]
         parent.helpText = _(
             "Turns ultrasound of the fetal head, a 3D volume or a single frame with a known pixel size, into an "
             "MR-like image in the same place: for looking at, and for registration.<br><br>"
             "<b>The images are synthetic and not for diagnosis.</b> The networks learned from averages and from "
             "simulated ultrasound: what they show need not be there, and what is there need not show.<br><br>"
-            "The module needs the PyTorch extension.")
+            "The module needs the PyTorch extension. "
+            '<a href="https://github.com/USMRISynthesis/SlicerUSMRISynthesis#readme">Documentation</a>')
         parent.acknowledgementText = _(
             "The method follows Jiao et al., Anatomy-aware self-supervised fetal MRI synthesis from unpaired "
             "ultrasound images (MLMI 2019), and Self-supervised ultrasound to MRI fetal brain image synthesis "

@@ -14,7 +14,7 @@ from USMRISynthesisScene.process import WorkerProcess, descendants
 
 
 def test_module_names_itself_and_warns(module: Any) -> None:
-    assert module.title == "US to MRI Synthesis"
+    assert module.title == "USMRISynthesis"
     assert module.categories == ["Image Synthesis"]
     assert "not for diagnosis" in module.helpText
     assert not module.icon.isNull()
