@@ -149,12 +149,14 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
 
     def onReload(self) -> None:
         """Reload the packages as well, not only this file."""
+        from USMRISynthesisScene.companions import stop_keeping
         from USMRISynthesisScene.marking import stop_marking
         from USMRISynthesisScene.saving import stop_following
         from USMRISynthesisScene.startup import stop_standing_by
 
         stop_standing_by()
         stop_marking()
+        stop_keeping()
         stop_following()
         for name in [name for name in sys.modules if name.split(".")[0] in (
                 "USMRISynthesisScene", "USMRISynthesisLib")]:

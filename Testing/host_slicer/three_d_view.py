@@ -1,4 +1,4 @@
-"""3D views that render without a screen: a renderer with Slicer's volume rendering, and an annotation."""
+"""3D views that render without a screen: Slicer's volume rendering, its models and slices, and an annotation."""
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +10,7 @@ from host_slicer.generated import bare_class, plays
 from host_slicer.slice_view import grabbed
 
 SIZE = (320, 320)
-_MANAGERS = ("vtkMRMLVolumeRenderingDisplayableManager",)
+_MANAGERS = ("vtkMRMLVolumeRenderingDisplayableManager", "vtkMRMLModelDisplayableManager")
 
 
 @plays

@@ -23,6 +23,7 @@ slicer, qt and vtk, but no torch: the networks run in a child process (`process.
     registration.py     other modules opened with the nodes chosen
     manual_alignment.py landmarks instead of the automatic alignment
     outline.py          where an alignment says that the head is
+    companions.py       outline and landmarks stay on the head when its parent transform changes
     marking.py          the words "SYNTHETIC" in every view that shows a synthetic image
     contours.py         the MR-like image's contours over the ultrasound
     panel.py            what the user clicks: one run

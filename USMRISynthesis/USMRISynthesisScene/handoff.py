@@ -11,7 +11,7 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.io.volume import Volume
 from vtk.util.numpy_support import numpy_to_vtk
 
-from USMRISynthesisScene import nodes
+from USMRISynthesisScene import companions, nodes
 from USMRISynthesisScene.contours import CONTOUR_ROLE
 
 SEGMENTATION_ROLE = "USMRISynthesis.Masks"
@@ -53,6 +53,8 @@ def share_transform(output: slicer.vtkMRMLScalarVolumeNode) -> list[Any]:
     source = nodes.source_of(output)
     roles = (nodes.SUPPORT_ROLE, CONTOUR_ROLE, SEGMENTATION_ROLE)
     family = [source, *(output.GetNodeReference(role) for role in roles)]
+    family += [node for node in (source.GetNodeReference(role) for role in companions.ROLES)
+               if node is not None and node.GetTransformNodeID() == source.GetTransformNodeID()]
     apart = [node for node in family if node is not None and node.GetTransformNodeID() != output.GetTransformNodeID()]
     if not apart:
         raise Refused("same-transform", _("The ultrasound lies under the transform of the MR-like volume already."),

@@ -43,7 +43,10 @@ def similarity_from_landmarks(front: np.ndarray, back: np.ndarray, top: np.ndarr
 
 
 def landmarks_of(source: slicer.vtkMRMLScalarVolumeNode) -> Any:
-    """The landmark list of a volume, made when there is none: three named points, to be placed one after another."""
+    """The landmark list of a volume, made when there is none: three named points, to be placed one after another.
+
+    It lies under the volume's own parent transform, so that it stays on the head when that moves.
+    """
     node = source.GetNodeReference(LANDMARKS_ROLE)
     if node is None:
         node = source.GetScene().AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", f"{source.GetName()} landmarks")
@@ -53,12 +56,24 @@ def landmarks_of(source: slicer.vtkMRMLScalarVolumeNode) -> Any:
         for index, name in enumerate(LANDMARKS):
             node.AddControlPoint(vtk.vtkVector3d(0, 0, 0), name)
             node.UnsetNthControlPointPosition(index)
+    if node.GetTransformNodeID() is None:
+        _put_under(node, source.GetTransformNodeID())
     return node
 
 
 def all_placed(landmarks: slicer.vtkMRMLMarkupsFiducialNode) -> bool:
     """Whether none is missing: a click in place mode would begin another list."""
     return landmarks.GetNumberOfDefinedControlPoints() >= len(LANDMARKS)
+
+
+def _put_under(landmarks: slicer.vtkMRMLMarkupsFiducialNode, transform_id: str | None) -> None:
+    """Give the landmarks a parent transform without moving those that are placed."""
+    defined = [index for index in range(landmarks.GetNumberOfControlPoints())
+               if landmarks.GetNthControlPointPositionStatus(index) == landmarks.PositionDefined]
+    positions = [landmarks.GetNthControlPointPositionWorld(index) for index in defined]
+    landmarks.SetAndObserveTransformNodeID(transform_id)
+    for index, position in zip(defined, positions, strict=True):
+        landmarks.SetNthControlPointPositionWorld(index, position)
 
 
 def start_placing(landmarks: slicer.vtkMRMLMarkupsFiducialNode) -> None:

@@ -1,12 +1,14 @@
 """SYNTHETIC - not for diagnosis in every view that shows a synthetic image, whoever put it there.
 
 The mark is looked for on the nodes, where it is saved with the scene, and written into the views' corner text, which
-captures show. The upper edge is used because Slicer's own slice annotations rewrite the corners.
+captures show. The upper edge is used because Slicer's own slice annotations rewrite the corners. A 3D view shows a
+synthetic image by volume rendering, or as a slice that the eye in a slice view's bar has switched on.
 """
 from __future__ import annotations
 
 from typing import Any
 
+import qt
 import slicer
 import vtk
 from slicer.util import VTKObservationMixin
@@ -15,7 +17,8 @@ from USMRISynthesisScene import layout
 from USMRISynthesisScene.nodes import SYNTHETIC, is_synthetic, restore_marks
 
 _EDGE = vtk.vtkCornerAnnotation.UpperEdge
-_FOLLOWED = ("vtkMRMLSliceCompositeNode", "vtkMRMLVolumeNode", "vtkMRMLVolumeRenderingDisplayNode")
+_FOLLOWED = ("vtkMRMLSliceCompositeNode", "vtkMRMLSliceNode", "vtkMRMLVolumeNode",
+             "vtkMRMLVolumeRenderingDisplayNode")
 _marks: SyntheticMarks | None = None
 
 
@@ -42,10 +45,14 @@ class SyntheticMarks(VTKObservationMixin):
         super().__init__()
         self._followed: dict[Any, int] = {}
         self._files: dict[Any, str] = {}    # volume -> the file whose header has been looked at
+        self._slices: dict[Any, tuple[Any, ...]] = {}     # slice node -> how it was shown in 3D the last time
+        self._closed = self._looking_later = False
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.NodeAddedEvent, self._on_node_added)
-        for event in (scene.NodeRemovedEvent, scene.EndImportEvent, scene.EndCloseEvent, scene.EndRestoreEvent):
+        for event in (scene.NodeRemovedEvent, scene.EndCloseEvent):
             self.addObserver(scene, event, self.update)
+        for event in (scene.EndImportEvent, scene.EndRestoreEvent):
+            self.addObserver(scene, event, self._on_views_changed)
         for kind in _FOLLOWED:
             for node in slicer.util.getNodesByClass(kind):
                 self._follow(node)
@@ -55,11 +62,13 @@ class SyntheticMarks(VTKObservationMixin):
         self.update()
 
     def close(self) -> None:
+        self._closed = True
         self.removeObservers()
         for node, tag in self._followed.items():
             node.RemoveObserver(tag)
         self._followed.clear()
         self._files.clear()
+        self._slices.clear()
         manager = slicer.app.layoutManager()
         if manager is not None:
             manager.disconnect("layoutChanged(int)", self._on_layout_changed)
@@ -74,34 +83,59 @@ class SyntheticMarks(VTKObservationMixin):
         manager = slicer.app.layoutManager()
         if manager is None:
             return
-        shown_in_3d = False
+        synthetic = {composite.GetLayoutName() for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+                     if _shows_synthetic(composite)}
         for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
             widget = manager.sliceWidget(composite.GetLayoutName())
-            if widget is None or widget.mrmlSliceCompositeNode() is not composite:
-                continue
-            shown = any(is_synthetic(slicer.mrmlScene.GetNodeByID(one or "")) for one in (
-                composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(), composite.GetLabelVolumeID()))
-            _write(widget.sliceView(), shown)
-            shown_in_3d = shown_in_3d or (shown and bool(widget.mrmlSliceNode().GetSliceVisible()))
+            if widget is not None and widget.mrmlSliceCompositeNode() is composite:
+                _write(widget.sliceView(), _shows_synthetic(composite))
+        slices = [node for node in slicer.util.getNodesByClass("vtkMRMLSliceNode")
+                  if node.GetSliceVisible() and node.GetLayoutName() in synthetic]
         rendered = [node for node in slicer.util.getNodesByClass("vtkMRMLVolumeRenderingDisplayNode")
                     if node.GetVisibility() and is_synthetic(node.GetVolumeNode())]
         for index in range(manager.threeDViewCount):
             view = manager.threeDWidget(index).threeDView()
             view_id = view.mrmlViewNode().GetID()
-            _write(view, shown_in_3d or any(node.IsDisplayableInView(view_id) for node in rendered))
+            _write(view, any(node.IsDisplayableInThreeDView(view_id) for node in slices)
+                   or any(node.IsDisplayableInView(view_id) for node in rendered))
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _on_node_added(self, caller: Any, event: Any, node: Any) -> None:
         if any(node.IsA(kind) for kind in _FOLLOWED):
             self._follow(node)
+        if node.IsA("vtkMRMLAbstractViewNode"):     # slice nodes and 3D view nodes
+            self._look_later()
 
     def _on_layout_changed(self, layout_id: int) -> None:
+        self._on_views_changed()
+
+    def _on_views_changed(self, caller: Any = None, event: Any = None) -> None:
+        """Now, and once more when the layout manager has made the views that are new."""
         self.update()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        if not self._looking_later:
+            self._looking_later = True
+            qt.QTimer.singleShot(0, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looking_later = False
+        if not self._closed:
+            self.update()
+
+    def _on_slice(self, node: Any, event: Any) -> None:
+        """Slice nodes change with every scroll: only what is seen in 3D matters here."""
+        shown = (node.GetSliceVisible(), *(node.GetNthThreeDViewID(n) for n in range(node.GetNumberOfThreeDViewIDs())))
+        if self._slices.get(node) != shown:
+            self._slices[node] = shown
+            self.update()
 
     def _follow(self, node: Any) -> None:
         """Look again after each change of the node."""
         if node not in self._followed:
-            self._followed[node] = node.AddObserver(vtk.vtkCommand.ModifiedEvent, self.update)
+            look = self._on_slice if node.IsA("vtkMRMLSliceNode") else self.update
+            self._followed[node] = node.AddObserver(vtk.vtkCommand.ModifiedEvent, look)
             if node.IsA("vtkMRMLVolumeNode"):
                 self._read_file(node)
 
@@ -118,6 +152,15 @@ class SyntheticMarks(VTKObservationMixin):
         for node in [node for node in self._followed if node.GetScene() is not slicer.mrmlScene]:
             node.RemoveObserver(self._followed.pop(node))
             self._files.pop(node, None)
+            self._slices.pop(node, None)
+
+
+def _shows_synthetic(composite: Any) -> bool:
+    """Whether a layer of a slice view is synthetic. Slicer has more than three layers from 5.10 on."""
+    more = getattr(composite, "GetNumberOfAdditionalLayers", lambda: 0)()
+    ids = [composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(), composite.GetLabelVolumeID()]
+    ids += [composite.GetNthLayerVolumeID(composite.Layer_Last + n) for n in range(more)]
+    return any(is_synthetic(slicer.mrmlScene.GetNodeByID(one or "")) for one in ids)
 
 
 def _write(view: Any, shown: bool) -> None:

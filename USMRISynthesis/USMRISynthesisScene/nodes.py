@@ -100,6 +100,13 @@ def read_transform(transform: slicer.vtkMRMLTransformNode | np.ndarray | None) -
     return array
 
 
+def grid_of(volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+    """(4, 4) from voxel indices (i, j, k) to the volume's local RAS."""
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return np.asarray(slicer.util.arrayFromVTKMatrix(matrix))
+
+
 def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
                  output: slicer.vtkMRMLScalarVolumeNode | None = None) -> slicer.vtkMRMLScalarVolumeNode:
     """Put a result into the scene: into `output`, or into a new node beside its source.

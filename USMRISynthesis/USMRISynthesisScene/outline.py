@@ -9,6 +9,8 @@ import vtk
 from USMRISynthesisLib.alignment.skull.fit import ELLIPSOID_LENGTH_MM, ELLIPSOID_Z_MM
 from USMRISynthesisLib.alignment.skull.template import RATIOS
 
+from USMRISynthesisScene import nodes
+
 OUTLINE_ROLE = "USMRISynthesis.HeadOutline"
 
 
@@ -28,6 +30,20 @@ def head_ellipsoid(to_canonical: np.ndarray) -> vtk.vtkPolyData:
     placed.SetInputConnection(sphere.GetOutputPort())
     placed.Update()
     return placed.GetOutput()
+
+
+def alignment_of(source: slicer.vtkMRMLScalarVolumeNode, transform: slicer.vtkMRMLLinearTransformNode) -> np.ndarray:
+    """(4, 4) from the volume's local RAS to canonical space, by a transform node: its own, or that of a result of it.
+
+    A result has the voxels of its source, but not its local RAS when a transform was hardened on one of the two.
+    Raises Refused for a transform that a matrix cannot express.
+    """
+    matrix = nodes.read_transform(transform)
+    assert matrix is not None
+    for output in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+        if output.GetNodeReference(nodes.TRANSFORM_ROLE) is transform and nodes.source_of(output) is source:
+            return np.asarray(matrix @ nodes.grid_of(output) @ np.linalg.inv(nodes.grid_of(source)))
+    return matrix
 
 
 def show_outline(source: slicer.vtkMRMLScalarVolumeNode, to_canonical: np.ndarray) -> Any:

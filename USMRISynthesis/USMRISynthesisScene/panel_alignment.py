@@ -18,7 +18,7 @@ from USMRISynthesisScene.manual_alignment import (
     start_placing,
     stop_placing,
 )
-from USMRISynthesisScene.outline import remove_outline, show_outline
+from USMRISynthesisScene.outline import alignment_of, remove_outline, show_outline
 from USMRISynthesisScene.watching import Watch
 
 _TRANSFORM_MODIFIED = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
@@ -126,7 +126,7 @@ class AlignmentSection:
         source, transform = self._source(), self._transform()
         if shown and source is not None and transform is not None:
             try:
-                show_outline(source, nodes.read_transform(transform))
+                show_outline(source, alignment_of(source, transform))
             except USMRIError as error:
                 self._say(str(error))
         else:

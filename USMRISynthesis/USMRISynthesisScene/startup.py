@@ -31,13 +31,15 @@ def stop_standing_by() -> None:
 
 
 def attend() -> None:
-    """Mark synthetic images wherever they are shown, saved and exported, for as long as Slicer runs."""
+    """Mark synthetic images wherever they are shown, saved and exported; keep what lies on a head there."""
     stop_standing_by()
+    from USMRISynthesisScene.companions import keep_together
     from USMRISynthesisScene.dicom_plugin import register_dicom_plugin
     from USMRISynthesisScene.marking import keep_marked
     from USMRISynthesisScene.saving import follow_saves
 
     keep_marked()
+    keep_together()
     follow_saves()
     register_dicom_plugin()
 
