@@ -1,4 +1,4 @@
-"""Head outline and landmarks stay on the head when the ultrasound gets, changes, hardens or loses its parent transform."""
+"""Head outline and landmarks stay on the head when the ultrasound gets, changes, hardens or loses its parent."""
 from __future__ import annotations
 
 from collections.abc import Iterator
