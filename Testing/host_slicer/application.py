@@ -15,6 +15,8 @@ from host_slicer.generated import bare_class, plays
 from host_slicer.pythonqt import CONNECTIONS
 from host_slicer.scene import create_scene
 
+PANEL_SIZE = (420, 600)
+
 
 class Host:
     """What tests ask of the host itself; in Slicer the user or the start-up does it."""
@@ -251,9 +253,12 @@ class qSlicerScriptedLoadableModule(bare_class("qSlicerScriptedLoadableModule"))
 
 
 def _tell(module: Any, method: str) -> None:
-    """`enter` or `exit` of a scripted module's panel, where there is one with that method."""
+    """`enter` or `exit` of a scripted module's panel, where there is one with that method; it is shown or hidden."""
     panel = module.widgetRepresentation() if method == "enter" or getattr(module, "_panel", None) else None
     widget = panel.self() if panel is not None else None
+    if isinstance(getattr(widget, "parent", None), QtWidgets.QWidget):
+        widget.parent.resize(*PANEL_SIZE)
+        widget.parent.setVisible(method == "enter")
     if hasattr(widget, method):
         getattr(widget, method)()
 

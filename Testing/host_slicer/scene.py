@@ -24,6 +24,7 @@ def create_scene() -> tuple[Any, Any, dict[str, Any]]:
     application_logic.SetViewLogics(vtk.vtkCollection())
     application_logic.GetColorLogic().SetMRMLScene(scene)
     application_logic.GetColorLogic().AddDefaultColorNodes()
+    application_logic.SetModuleLogic("Colors", application_logic.GetColorLogic())   # volumes that are loaded ask for it
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
     logics = {name: _logic(class_, name, scene, application_logic) for name, class_ in {
         "Volumes": slicer.vtkSlicerVolumesLogic, "SubjectHierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic,
