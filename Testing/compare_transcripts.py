@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from slicer_walkthrough.transcript import differences  # noqa: E402
+from slicer_walkthrough.transcript import differences
 
 
 def main(one: str, other: str) -> int:

@@ -16,14 +16,14 @@ from host_slicer import start  # noqa: E402
 
 HOST = start()
 
-from scenery import MODULE_FILE, REPOSITORY  # noqa: E402, F811
+from scenery import MODULE_FILE, REPOSITORY  # noqa: E402
 from slicer_walkthrough.everything import try_everything  # noqa: E402
 
 
 def main(folder: Path) -> int:
     module = HOST.load_module(MODULE_FILE)
     try:
-        return try_everything(folder)
+        return try_everything(folder, pace=0.2)     # no view has to be drawn on a screen
     finally:
         HOST.close_module(module)
 

@@ -12,11 +12,11 @@ from slicer_walkthrough.transcript import Transcript
 from slicer_walkthrough.walk import MODULE, Walk, expect, listed_nodes
 
 
-def try_everything(folder: Path) -> int:
+def try_everything(folder: Path, pace: float = 1.0) -> int:
     """Walk through the panel; writes transcript.json and PNG files to the folder. 0: nothing failed; 1: something."""
     folder.mkdir(parents=True, exist_ok=True)
     transcript = Transcript(_application())
-    walk = Walk(folder, transcript)
+    walk = Walk(folder, transcript, pace)
     try:
         if _open(walk):
             _samples(walk)

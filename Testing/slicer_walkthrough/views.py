@@ -25,8 +25,9 @@ def slice_widgets() -> dict[str, Any]:
 def three_d_widgets() -> list[Any]:
     """Those that can be seen in the present layout."""
     manager = slicer.app.layoutManager()
+    shown = manager.layoutLogic().GetViewNodes()
     widgets = [manager.threeDWidget(index) for index in range(manager.threeDViewCount)]
-    return [widget for widget in widgets if widget.mrmlViewNode().IsMappedInLayout()]
+    return [widget for widget in widgets if shown.IsItemPresent(widget.mrmlViewNode())]
 
 
 def is_marked(view: Any) -> bool:

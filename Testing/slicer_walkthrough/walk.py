@@ -23,11 +23,12 @@ class Walk:
 
     Attributes:
         folder: where the transcript and the screenshots go.
+        pace: how long to rest after each click, in units of 0.3 s.
         ui: the panel's widgets, after `open`.
     """
 
-    def __init__(self, folder: Path, transcript: Transcript) -> None:
-        self.folder, self.transcript = folder, transcript
+    def __init__(self, folder: Path, transcript: Transcript, pace: float = 1.0) -> None:
+        self.folder, self.transcript, self.pace = folder, transcript, pace
         self.ui: Any = None
         self._stages: list[str] = []
         scene = slicer.mrmlScene
@@ -53,9 +54,11 @@ class Walk:
 
     def rest(self, seconds: float = 0.3) -> None:
         """Let everything happen that is due, views that settle included."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        end = time.monotonic() + seconds * self.pace
+        while True:
             slicer.app.processEvents()
+            if time.monotonic() >= end:
+                return
             time.sleep(0.01)
 
     def wait(self, condition: Callable[[], bool], what: str, seconds: float = 1800.0) -> None:
