@@ -30,7 +30,7 @@ def display(walk: Walk, sample: str, output: Any) -> None:
             state["views"] = views.views_state()
             walk.photograph(f"{sample}-{name.lower().replace(' ', '-')}")
             expect(not any(view["blank"] for view in _slices(state["views"]).values()), "a view shows nothing")
-            expect(state["views"]["3D marked"] == [True] * name.endswith("3D"), "the 3D view is not there or not marked")
+            expect(state["views"]["3D marked"] == [True] * name.endswith("3D"), "no 3D view, or unmarked")
     with walk.transcript.step(f"{sample}: back and compare") as state:
         walk.click(walk.ui.backButton)
         state["layout before"] = slicer.app.layoutManager().layout

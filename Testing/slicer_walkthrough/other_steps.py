@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,11 +166,8 @@ def export(walk: Walk, sample: str, output: Any) -> None:
         for button in (walk.ui.reportButton, walk.ui.captureButton, walk.ui.saveButton, walk.ui.dicomButton):
             walk.click(button)
             state[button.objectName] = walk.ui.statusLabel.text
-        state["files"] = sorted(_kind(path) for path in folder.rglob("*") if path.is_file())
+        names = sorted(path.name for path in folder.rglob("*") if path.is_file())
+        state["files"] = [name for name in names if not name.endswith(".dcm")]
+        state["DICOM files"] = len(names) - len(state["files"])
         for button in ("reportButton", "captureButton", "saveButton", "dicomButton"):
             expect(state[button].startswith("Written"), state[button])
-
-
-def _kind(path: Path) -> str:
-    """A file's name without its folder; DICOM files are numbered by slice."""
-    return path.name
