@@ -163,4 +163,4 @@ def test_walkthrough_fails_when_the_panel_does_not_come_up(module: Any, host: An
     steps = json.loads((tmp_path / "transcript.json").read_text(encoding="utf-8"))["steps"]
     assert [(one["step"], one["outcome"]) for one in steps] == [("open the panel", "failed")]
     assert "Unable to write value" in steps[0]["reason"]
-    module._representation = None
+    host.close_module(module)

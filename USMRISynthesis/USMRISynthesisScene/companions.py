@@ -54,9 +54,11 @@ class Companions(VTKObservationMixin):
         self._volumes: dict[Any, _State] = {}
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.NodeAddedEvent, self._on_node_added)
-        for event in (scene.NodeRemovedEvent, scene.EndImportEvent, scene.EndCloseEvent, scene.EndRestoreEvent):
+        for event in (scene.NodeRemovedEvent, scene.EndCloseEvent):
             self.addObserver(scene, event, self._on_scene_changed)
-        self._on_scene_changed(None, None)
+        for event in (scene.EndImportEvent, scene.EndRestoreEvent):
+            self.addObserver(scene, event, self._on_scene_loaded)
+        self._on_scene_loaded()
 
     def close(self) -> None:
         self.removeObservers()
@@ -68,15 +70,19 @@ class Companions(VTKObservationMixin):
         if node.IsA("vtkMRMLScalarVolumeNode"):
             self._follow(node)
 
-    def _on_scene_changed(self, caller: Any, event: Any) -> None:
+    def _on_scene_changed(self, caller: Any = None, event: Any = None) -> None:
         """Forget what is gone; a node that is kept alive from here would keep its image in memory."""
-        scene = slicer.mrmlScene
-        for volume in [volume for volume in self._volumes if volume.GetScene() is not scene]:
+        for volume in [volume for volume in self._volumes if volume.GetScene() is not slicer.mrmlScene]:
             self._forget(volume)
-        if event in (None, "EndImportEvent", "EndRestoreEvent"):    # what a file says holds, even if apart
-            for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
-                self._follow(volume)
-                self._remember(volume)
+        for volume in self._volumes:
+            self._on_transform(volume, event)       # it may have been its parent
+
+    def _on_scene_loaded(self, caller: Any = None, event: Any = None) -> None:
+        """What a file says holds, even if it says that they are apart."""
+        self._on_scene_changed()
+        for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+            self._follow(volume)
+            self._remember(volume)
 
     def _follow(self, volume: Any) -> None:
         if volume not in self._volumes:
@@ -107,9 +113,10 @@ class Companions(VTKObservationMixin):
         before, grids = state.parent_id, state.grids
         self._remember(volume)
         parent = scene.GetNodeByID(before) if before else None
+        together = (before, None) if parent is None else (before,)     # a deleted parent is gone from all of them
         hardened = parent is not None and volume.GetTransformNodeID() is None and _is_hardened(parent, grids)
         for node in [volume.GetNodeReference(role) for role in ROLES]:
-            if node is None or node.GetTransformNodeID() != before:
+            if node is None or node.GetTransformNodeID() not in together:
                 continue        # the user has put it elsewhere
             if hardened:
                 node.HardenTransform()
