@@ -66,8 +66,10 @@ def _samples(walk: Walk) -> None:
     other_steps.batch(walk)
     with walk.transcript.step("leave the panel and come back") as state:
         before = walk.ui.statusLabel.text
-        slicer.util.selectModule(MODULE)
-        walk.rest()
+        for name in ("Data", MODULE):
+            if slicer.app.moduleManager().module(name) is not None:     # the stand-in has no other modules
+                slicer.util.selectModule(name)
+                walk.rest()
         state["nodes"], state["status kept"] = listed_nodes(), walk.ui.statusLabel.text == before
     synthesis_steps.cancel(walk)
     synthesis_steps.close_scene(walk)
