@@ -180,7 +180,7 @@ def test_landmarks_of_an_older_scene_keep_their_places_when_they_come_under_the_
 
 
 def test_hardened_result_keeps_its_way_to_canonical_space_and_the_outline_its_place(head: Any, before: Any) -> None:
-    from USMRISynthesisLib.volume import Volume
+    from USMRISynthesisLib.io.volume import Volume
 
     to_canonical = manual_alignment.similarity_from_landmarks(FRONT, BACK, TOP)
     voxels = slicer.util.arrayFromVolume(head).astype(np.int16)

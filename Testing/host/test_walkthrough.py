@@ -17,7 +17,7 @@ from host_slicer.generated import reachable_names
 from host_slicer.slice_view import SIZE
 from scenery import REPOSITORY
 from slicer_walkthrough.transcript import NotTried, Transcript, differences, plain
-from USMRISynthesisLib.weights import installed_models
+from USMRISynthesisLib.models.store import installed_models
 from USMRISynthesisScene.sample_data import FILES, sample_file
 
 TESTING = REPOSITORY / "Testing"
