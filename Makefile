@@ -1,5 +1,5 @@
 # make demo   ultrasound in, MR-like image out, pictures in build/demo
-# make test   everything that guards the product, in the Slicer host too
+# make test   everything that guards the product, in a stand-in for Slicer too
 # Both set up .venv on a machine that has Python 3.10+, git and make.
 #
 # On Linux, pip's default torch brings CUDA along; for the small CPU build:
@@ -18,18 +18,18 @@ demo: .venv/.runtime
 	$(BIN)/python -m USMRISynthesisLib.cli.demo build/demo
 
 test: lint
-	$(BIN)/python Testing/host/check_system.py
+	$(BIN)/python Testing/scene/check_system.py
 	QT_QPA_PLATFORM=offscreen USMRI_DATA=$(DATA) $(BIN)/python -m pytest
 
 # What the tests of Slicer's module need alone: a stand-in for Slicer, rendered without a screen.
 test-slicer: .venv/.test
-	$(BIN)/python Testing/host/check_system.py
-	QT_QPA_PLATFORM=offscreen USMRI_DATA=$(DATA) $(BIN)/python -m pytest Testing/host
+	$(BIN)/python Testing/scene/check_system.py
+	QT_QPA_PLATFORM=offscreen USMRI_DATA=$(DATA) $(BIN)/python -m pytest Testing/scene
 
 lint: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python Testing/host_slicer/stubs.py build/typings
+	$(BIN)/python Testing/slicer_standin/stubs.py build/typings
 	$(BIN)/mypy
 
 # docs/results.md and the README's table, from the JSON files that the evaluation commands wrote.

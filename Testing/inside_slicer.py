@@ -3,7 +3,7 @@
     Slicer --additional-module-paths USMRISynthesis --python-script Testing/inside_slicer.py FOLDER
 
 FOLDER (else build/inside-slicer) gets transcript.json and screenshots; the scene is closed. Exit code 0: all that could
-be tried passed; 1: something failed. The stand-in runs the same: Testing/host/run_inside_slicer.py. Two transcripts
+be tried passed; 1: something failed. The stand-in runs the same: Testing/scene/run_inside_slicer.py. Two transcripts
 are compared by Testing/compare_transcripts.py.
 """
 from __future__ import annotations

@@ -44,7 +44,7 @@ class USMRISynthesis(ScriptedLoadableModule):
 
 def onStartupCompleted() -> None:
     """Stand by to mark synthetic images, also those from elsewhere, and offer samples. Nothing heavy is imported."""
-    from USMRISynthesisScene.startup import stand_by
+    from USMRISynthesisScene.setup.startup import stand_by
 
     stand_by()
     registerSampleData()
@@ -53,7 +53,7 @@ def onStartupCompleted() -> None:
 def registerSampleData() -> None:
     """Offer the sample images in the Sample Data module, which may be switched off."""
     try:
-        from USMRISynthesisScene.sample_data import register_sample_data
+        from USMRISynthesisScene.files.sample_data import register_sample_data
 
         register_sample_data()
     except ImportError:
@@ -73,17 +73,17 @@ class USMRISynthesisFileReader:
         return "VolumeFile"     # that slicer.util.loadVolume asks for; a type of its own would never be asked
 
     def extensions(self) -> list[str]:
-        from USMRISynthesisScene.kretz import EXTENSIONS
+        from USMRISynthesisScene.files.kretz import EXTENSIONS
 
         return EXTENSIONS
 
     def canLoadFile(self, filePath: str) -> bool:
-        from USMRISynthesisScene.kretz import is_unreadable_kretz
+        from USMRISynthesisScene.files.kretz import is_unreadable_kretz
 
         return is_unreadable_kretz(filePath)
 
     def load(self, properties: dict[str, Any]) -> bool:
-        from USMRISynthesisScene.kretz import kretz_advice
+        from USMRISynthesisScene.files.kretz import kretz_advice
 
         self.parent.userMessages().AddMessage(vtk.vtkCommand.ErrorEvent, kretz_advice(properties["fileName"]))
         return False
@@ -111,8 +111,8 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
             self._sayWhatIsWrong(error)
 
     def _build(self) -> None:
-        from USMRISynthesisScene.panel import SynthesisPanel
-        from USMRISynthesisScene.startup import attend
+        from USMRISynthesisScene.panel.panel import SynthesisPanel
+        from USMRISynthesisScene.setup.startup import attend
 
         attend()
         self._uiWidget = slicer.util.loadUI(self.resourcePath("UI/USMRISynthesis.ui"))
@@ -149,10 +149,10 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
 
     def onReload(self) -> None:
         """Reload the packages as well, not only this file."""
-        from USMRISynthesisScene.companions import stop_keeping
-        from USMRISynthesisScene.marking import stop_marking
-        from USMRISynthesisScene.saving import stop_following
-        from USMRISynthesisScene.startup import stop_standing_by
+        from USMRISynthesisScene.files.saving import stop_following
+        from USMRISynthesisScene.nodes.companions import stop_keeping
+        from USMRISynthesisScene.setup.startup import stop_standing_by
+        from USMRISynthesisScene.views.marking import stop_marking
 
         stop_standing_by()
         stop_marking()
@@ -173,12 +173,12 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
-        from USMRISynthesisScene.synthesis import Synthesizer
+        from USMRISynthesisScene.runs.synthesis import Synthesizer
 
         self.synthesizer = Synthesizer()
 
     def getParameterNode(self) -> Any:
-        from USMRISynthesisScene.parameters import parameters_of
+        from USMRISynthesisScene.panel.parameters import parameters_of
 
         return parameters_of(super().getParameterNode())
 
@@ -205,8 +205,8 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         :param gestational_age: weeks (14 to 42) where it is known, a prior for the head's size
         :raises USMRISynthesisLib.errors.USMRIError: Refused, Failed or Cancelled; the message names the remedy
         """
-        from USMRISynthesisScene.torch_install import require_torch
-        from USMRISynthesisScene.worker_run import Reports
+        from USMRISynthesisScene.runs.run import Reports
+        from USMRISynthesisScene.setup.torch_install import require_torch
 
         require_torch()
         self.synthesizer.start(usVolumeNode, outputVolumeNode, model=model, device=device, planes=planes,
@@ -228,9 +228,9 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         :param progress: called as progress(fraction, stage)
         :raises USMRISynthesisLib.errors.USMRIError: Refused, Failed or Cancelled; the message names the remedy
         """
-        from USMRISynthesisScene.respacing import RespaceOptions, RespaceRun
-        from USMRISynthesisScene.torch_install import require_torch
-        from USMRISynthesisScene.worker_run import Reports
+        from USMRISynthesisScene.runs.respacing import RespaceOptions, RespaceRun
+        from USMRISynthesisScene.runs.run import Reports
+        from USMRISynthesisScene.setup.torch_install import require_torch
 
         require_torch()
         run = RespaceRun(self.synthesizer.worker)
@@ -260,8 +260,8 @@ class USMRISynthesisTest(ScriptedLoadableModuleTest):
     def madeByClicks(self, ultrasound: slicer.vtkMRMLScalarVolumeNode, model: str = "default",
                      seconds: float = 1800) -> slicer.vtkMRMLScalarVolumeNode:
         """Choose the ultrasound and the model, press Synthesize MR, wait, and return the MR-like volume."""
-        from USMRISynthesisScene.nodes import result_of
-        from USMRISynthesisScene.torch_install import require_torch
+        from USMRISynthesisScene.nodes.nodes import result_of
+        from USMRISynthesisScene.setup.torch_install import require_torch
 
         require_torch()     # the button would ask whether it may be installed
         widget = self.openedPanel()
@@ -274,11 +274,11 @@ class USMRISynthesisTest(ScriptedLoadableModuleTest):
             slicer.app.processEvents()
             time.sleep(0.01)
         mr = result_of(ultrasound)
-        self.assertIsNotNone(mr, widget.ui.statusLabel.text)
+        assert mr is not None, widget.ui.statusLabel.text
         return mr
 
     def test_clicks_make_a_volume_that_keeps_its_geometry(self) -> None:
-        from USMRISynthesisScene.sample_data import SIMULATED, sample_file
+        from USMRISynthesisScene.files.sample_data import SIMULATED, sample_file
 
         ultrasound = slicer.util.loadVolume(str(sample_file(SIMULATED)))
         mr = self.madeByClicks(ultrasound)

@@ -128,8 +128,8 @@ def slice_in_3d(walk: Walk, sample: str, output: Any) -> None:
 
 def another_parent(walk: Walk, sample: str, source: Any) -> None:
     """A quarter turn over the ultrasound, hardened at the end: outline and landmarks go along."""
-    from USMRISynthesisScene.manual_alignment import LANDMARKS_ROLE
-    from USMRISynthesisScene.outline import OUTLINE_ROLE
+    from USMRISynthesisScene.nodes.manual_alignment import LANDMARKS_ROLE
+    from USMRISynthesisScene.nodes.outline import OUTLINE_ROLE
 
     with walk.transcript.step(f"{sample}: another parent transform") as state:
         companions = [source.GetNodeReference(role) if source is not None else None

@@ -49,7 +49,7 @@ def _open(walk: Walk) -> bool:
 
 
 def _samples(walk: Walk) -> None:
-    from USMRISynthesisScene.sample_data import FRAME, SIMULATED
+    from USMRISynthesisScene.files.sample_data import FRAME, SIMULATED
 
     for sample in (SIMULATED, FRAME):
         source = synthesis_steps.load(walk, sample)

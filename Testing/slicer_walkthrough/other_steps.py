@@ -44,7 +44,7 @@ def alignment(walk: Walk, sample: str, source: Any, output: Any) -> None:
 
 def _ends_of_the_head(output: Any) -> np.ndarray:
     """(3, 3) world mm: the ends of the head along +A and -A and its top, by the alignment of the synthesis."""
-    from USMRISynthesisScene import nodes
+    from USMRISynthesisScene.nodes import nodes
 
     to_canonical = nodes.read_transform(output.GetNodeReference(nodes.TRANSFORM_ROLE))
     points = np.array([[0, 50, 0, 1], [0, -50, 0, 1], [0, 5, 40, 1.0]])
@@ -53,7 +53,7 @@ def _ends_of_the_head(output: Any) -> np.ndarray:
 
 def _place(walk: Walk, source: Any, points: np.ndarray) -> None:
     """Click at each point in the red view; where the view takes no click, the point is set by its coordinates."""
-    from USMRISynthesisScene.manual_alignment import LANDMARKS_ROLE
+    from USMRISynthesisScene.nodes.manual_alignment import LANDMARKS_ROLE
 
     widget = slicer.app.layoutManager().sliceWidget("Red")
     landmarks = source.GetNodeReference(LANDMARKS_ROLE)
@@ -131,7 +131,7 @@ def respacing(walk: Walk) -> None:
 
 def batch(walk: Walk) -> None:
     """Both samples and a file that is no image, twice: the second time nothing is done again."""
-    from USMRISynthesisScene.sample_data import FILES, sample_file
+    from USMRISynthesisScene.files.sample_data import FILES, sample_file
 
     with walk.transcript.step("batch") as state:
         need_torch()

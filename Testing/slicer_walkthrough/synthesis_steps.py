@@ -14,7 +14,7 @@ SYNTHETIC = "SYNTHETIC - not for diagnosis"
 
 def load(walk: Walk, sample: str) -> Any:
     """A sample into an empty scene; it is selected by itself."""
-    from USMRISynthesisScene.sample_data import sample_file
+    from USMRISynthesisScene.files.sample_data import sample_file
 
     slicer.mrmlScene.Clear(0)
     walk.rest()
@@ -62,7 +62,7 @@ def synthesize(walk: Walk, sample: str, planes: str = "Axial") -> Any:
 
 def _result(walk: Walk) -> Any:
     """The newest MR-like volume of the ultrasound that is selected."""
-    from USMRISynthesisScene.nodes import result_of
+    from USMRISynthesisScene.nodes.nodes import result_of
 
     return result_of(walk.ui.inputSelector.currentNode())
 

@@ -15,7 +15,7 @@ _PLACES = range(8)      # of a corner annotation
 
 def slice_widgets() -> dict[str, Any]:
     """View name -> slice widget of the comparison layout that is shown; else of Slicer's own three."""
-    from USMRISynthesisScene import layout
+    from USMRISynthesisScene.views import layout
 
     names = [layout.view_tag(role, plane) for plane in layout.planes_shown() for role in ROLES]
     manager = slicer.app.layoutManager()

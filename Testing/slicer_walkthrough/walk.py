@@ -141,7 +141,7 @@ def expect(holds: bool, sentence: str) -> None:
 
 def need_torch() -> None:
     """Steps that run a network are not tried without PyTorch: the panel would ask whether to install it."""
-    from USMRISynthesisScene.torch_install import TorchState, explanation, torch_state
+    from USMRISynthesisScene.setup.torch_install import TorchState, explanation, torch_state
 
     state = torch_state()
     if state is not TorchState.READY:

@@ -74,7 +74,7 @@ class USMRISynthesisModuleTest(ScriptedLoadableModuleTest):
             self._synthesize(empty)
 
     def _load(self, name: str) -> slicer.vtkMRMLScalarVolumeNode:
-        from USMRISynthesisScene.sample_data import sample_file
+        from USMRISynthesisScene.files.sample_data import sample_file
 
         return slicer.util.loadVolume(str(sample_file(name)), {"name": name, "singleFile": True})
 

@@ -36,7 +36,8 @@ def identity_auc(frames: Sequence[Frame], images: Sequence[np.ndarray]) -> float
     stack = np.stack(images)
     shown = (stack > 0).sum(axis=0)
     mean = stack.sum(axis=0) / np.maximum(shown, 1)
-    same, other = [], []
+    same: list[float] = []
+    other: list[float] = []
     for a, b in combinations(range(len(frames)), 2):
         own = frames[a].subject == frames[b].subject
         if not own and abs(frames[a].size_mm / frames[b].size_mm - 1) > LIKE_SIZE:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from USMRISynthesisLib.alignment.align import align
-from USMRISynthesisLib.alignment.common.confidence import LOW_SCORE
+from USMRISynthesisLib.alignment.common.confidence import MIN_CONFIDENCE
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.real.cases import Frame, Head3D
 from USMRISynthesisLib.evaluation.real.volumes import surroundings
@@ -19,7 +19,7 @@ from USMRISynthesisLib.ultrasound.gate import admit
 def is_accepted(volume: Volume) -> bool:
     """Whether a synthesis of this image would run without being told to go on: gate and alignment."""
     try:
-        return align(volume, admit(volume)).score >= LOW_SCORE
+        return align(volume, admit(volume)).score >= MIN_CONFIDENCE
     except Refused:
         return False
 

@@ -86,7 +86,9 @@ def roughness(mr: np.ndarray) -> dict[str, float]:
         middle = tuple(slice(1, -1) if a == axis else slice(None) for a in range(3))
         whole = inside[middle] & _shifted(inside, axis, 0) & _shifted(inside, axis, 2)
         along.append(float(second[whole].mean()) if whole.any() else np.nan)
-    return {view: along[axis] / np.mean([along[a] for a in range(3) if a != axis]) for axis, view in enumerate(VIEWS)}
+    return {
+        view: along[axis] / float(np.mean([along[a] for a in range(3) if a != axis])) for axis, view in enumerate(VIEWS)
+    }
 
 
 def _shifted(mask: np.ndarray, axis: int, start: int) -> np.ndarray:

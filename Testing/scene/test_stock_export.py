@@ -1,0 +1,109 @@
+"""Slicer's own ways to save and export: none of them turns an MR-like image into a real MR without a word."""
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import slicer
+from scenery import add_head, add_result
+from slicer_standin.generated import slicer_class
+from USMRISynthesisScene.files import dicom_plugin, saving
+from USMRISynthesisScene.nodes import nodes
+from USMRISynthesisScene.views import marking
+
+pydicom = pytest.importorskip("pydicom")
+
+
+@pytest.fixture(autouse=True)
+def following() -> Iterator[None]:
+    marking.keep_marked()
+    saving.follow_saves()
+    saving.follow_saves()      # twice does no harm
+    yield
+    saving.stop_following()
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the status bar shows."""
+    texts: list[str] = []
+    monkeypatch.setattr(slicer.util, "showStatusMessage", lambda text, duration=0: texts.append(text))
+    return texts
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Our plugin, as the DICOM module finds it."""
+
+    class DICOMPlugin:
+        def __init__(self) -> None:
+            self.loadType = "Generic DICOM"
+
+    monkeypatch.setitem(sys.modules, "DICOMLib", types.SimpleNamespace(DICOMPlugin=DICOMPlugin))
+    monkeypatch.setattr(slicer.modules, "dicomPlugins", {}, raising=False)
+    monkeypatch.setattr(slicer, "qSlicerDICOMExportable", slicer_class("qSlicerDICOMExportable"), raising=False)
+    dicom_plugin.register_dicom_plugin()
+    return slicer.modules.dicomPlugins["USMRISynthesisDICOMPlugin"]()
+
+
+def item_of(node: Any) -> int:
+    return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene).GetItemByDataNode(node)
+
+
+def test_saved_file_has_its_provenance_beside_it_and_is_marked_when_it_comes_back(said: list[str],
+                                                                                  tmp_path: Path) -> None:
+    source = add_head()
+    output = add_result(source)
+    assert slicer.util.saveNode(output, str(tmp_path / "t2.nrrd"))
+    assert said == ["t2.nrrd is a SYNTHETIC image, not for diagnosis: keep its .json file beside it when you pass "
+                    "it on."]
+    assert json.loads((tmp_path / "t2.json").read_text())["notice"] == nodes.SYNTHETIC
+    slicer.mrmlScene.Clear(False)
+    assert nodes.is_synthetic(slicer.util.loadVolume(str(tmp_path / "t2.nrrd")))
+
+
+def test_other_volumes_are_saved_without_a_word(said: list[str], tmp_path: Path) -> None:
+    assert slicer.util.saveNode(add_head(), str(tmp_path / "us.nrrd"))
+    assert said == [] and [path.name for path in tmp_path.iterdir()] == ["us.nrrd"]
+
+
+def test_json_file_of_somebody_else_is_left_alone(said: list[str], tmp_path: Path) -> None:
+    (tmp_path / "t2.json").write_text("{}")
+    assert slicer.util.saveNode(add_result(add_head()), str(tmp_path / "t2.nrrd"))
+    assert (tmp_path / "t2.json").read_text() == "{}" and len(said) == 1
+
+
+@pytest.mark.parametrize("properties", [None, {}, {"nodeID": "none"}, {"nodeID": "", "fileName": "/none.nrrd"}])
+def test_strange_news_of_a_saved_file_are_ignored(properties: Any, said: list[str]) -> None:
+    saving.on_saved(properties)
+    assert said == []
+
+
+def test_dicom_export_offers_the_synthetic_series_first(plugin: Any, tmp_path: Path) -> None:
+    source = add_head()
+    output = add_result(source)
+    assert plugin.examineForExport(item_of(source)) == [] and plugin.examineForImport([["x.dcm"]]) == []
+    (exportable,) = plugin.examineForExport(item_of(output))
+    assert exportable.confidence == 1.0 and "SYNTHETIC" in exportable.name
+    assert "what looks like a real scan" in exportable.tooltip
+    exportable.directory = str(tmp_path)
+    assert plugin.export([exportable]) == ""
+    files = sorted((tmp_path / "MR-like-SYNTHETIC").iterdir())
+    one = pydicom.dcmread(files[0])
+    assert len(files) == 48 and list(one.ImageType) == ["DERIVED", "SECONDARY"] and one[0x0008, 0x001C].value == "YES"
+
+
+def test_dicom_export_that_fails_says_why(plugin: Any, tmp_path: Path) -> None:
+    (exportable,) = plugin.examineForExport(item_of(add_result(add_head())))
+    exportable.directory = str(tmp_path / "gone")
+    assert plugin.export([exportable]).startswith("The folder for the DICOM files could not be made.")
+
+
+def test_without_the_dicom_module_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "DICOMLib", None)
+    dicom_plugin.register_dicom_plugin()

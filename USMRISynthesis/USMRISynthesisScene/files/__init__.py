@@ -1,0 +1,1 @@
+"""Files: export, marks in saved files, DICOM, sample data, Kretz."""

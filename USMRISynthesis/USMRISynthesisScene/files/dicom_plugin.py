@@ -1,0 +1,76 @@
+"""Slicer's own DICOM export of an MR-like volume: ours comes first there, and the plain one is warned of.
+
+The plain export of a scalar volume writes "original, primary" and a real modality: an MR-like volume would become a
+scan that nobody made. The plugin offers the derived, synthetic series with the highest confidence instead.
+"""
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+from USMRISynthesisLib.errors import USMRIError
+
+from USMRISynthesisScene.files import export
+from USMRISynthesisScene.nodes.nodes import is_synthetic
+
+log = logging.getLogger(__name__)
+
+NAME = "USMRISynthesisDICOMPlugin"
+TITLE = _("MR-like image, SYNTHETIC")
+
+
+def register_dicom_plugin() -> None:
+    """Tell the DICOM module, where it is switched on. Calling it again changes nothing."""
+    try:
+        from DICOMLib import DICOMPlugin
+    except ImportError:
+        return
+
+    class Plugin(_SyntheticExport, DICOMPlugin):
+        """Loads nothing: synthetic series are read by the plugin for scalar volumes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.loadType = TITLE
+
+        def examineForImport(self, fileList: Any) -> list[Any]:
+            return []
+
+    Plugin.__name__ = NAME
+    if not hasattr(slicer.modules, "dicomPlugins"):
+        slicer.modules.dicomPlugins = {}
+    slicer.modules.dicomPlugins[NAME] = Plugin
+
+
+class _SyntheticExport:
+    """The part of a DICOM plugin that exports."""
+
+    def examineForExport(self, subjectHierarchyItemID: int) -> list[Any]:
+        """One exportable for a synthetic volume; nothing for any other item."""
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        node = hierarchy.GetItemDataNode(subjectHierarchyItemID)
+        if node is None or node.GetClassName() != "vtkMRMLScalarVolumeNode" or not is_synthetic(node):
+            return []
+        exportable = slicer.qSlicerDICOMExportable()
+        exportable.name = TITLE
+        exportable.tooltip = _("Derived, synthetic, for research only. Do not use \"Scalar volume\" for this image: it "
+                               "would write what looks like a real scan.")
+        exportable.subjectHierarchyItemID = subjectHierarchyItemID
+        exportable.pluginClass = NAME
+        exportable.confidence = 1.0     # above the 0.5 of a plain scalar volume
+        return [exportable]
+
+    def export(self, exportables: list[Any]) -> str:
+        """Write each; returns an error message, empty when all went well."""
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        for exportable in exportables:
+            node = hierarchy.GetItemDataNode(exportable.subjectHierarchyItemID)
+            try:
+                export.save_dicom(Path(exportable.directory), node)
+            except USMRIError as error:
+                log.debug("DICOM export failed", exc_info=True)
+                return str(error)
+        return ""

@@ -1,0 +1,42 @@
+"""The two images that come with the module, offered in Slicer's Sample Data module."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from slicer.i18n import tr as _
+
+CATEGORY = "USMRISynthesis"
+SIMULATED = "FetalHeadSimulated"
+FRAME = "FetalHeadHC18"
+FILES = {SIMULATED: "fetal-head-simulated.nrrd", FRAME: "fetal-head-hc18.nrrd"}
+
+
+# SHA-256 of the files: Slicer copies them into its cache, and a copy from an older version must not be used.
+CHECKSUMS = {SIMULATED: "c55a0dce2ef2095dd1a75ad3e7d4f9b184d37f3692352cd0073136e843b7a0c0",
+             FRAME: "515cb7d47733e5ce4c489340c946c7584ca498eb7cac18ada679f662754fd976"}
+
+
+def sample_file(name: str) -> Path:
+    """Path of a sample image, installed (beside the module) or in a source tree (its top folder)."""
+    module = Path(__file__).resolve().parents[2]
+    candidates = [folder / "Resources" / "SampleData" / FILES[name] for folder in (module, module.parent)]
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def register_sample_data() -> None:
+    """Tell the Sample Data module about them. They are files of this installation: nothing is downloaded."""
+    import SampleData  # another module of Slicer, which may not be there
+
+    logic = SampleData.SampleDataLogic
+    if hasattr(logic, "registerCustomSampleDataCategory"):   # Slicer 5.12 and later
+        logic.registerCustomSampleDataCategory(CATEGORY, title=_("MR-like images from fetal ultrasound"))
+    icons = Path(__file__).resolve().parents[2] / "Resources" / "Icons"
+    for name in FILES:
+        path = sample_file(name)
+        if not path.is_file():
+            continue
+        thumbnail = icons / f"{name}.png"
+        logic.registerCustomSampleDataSource(
+            category=CATEGORY, sampleName=name, uris=path.as_uri(), fileNames=path.name, nodeNames=name,
+            checksums=f"SHA256:{CHECKSUMS[name]}",
+            thumbnailFileName=str(thumbnail) if thumbnail.is_file() else None)

@@ -1,0 +1,1 @@
+"""Nodes of the scene: made, read, related to each other."""

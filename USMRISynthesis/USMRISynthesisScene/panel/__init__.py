@@ -1,0 +1,1 @@
+"""What the user clicks: the widgets' behaviour, section by section."""

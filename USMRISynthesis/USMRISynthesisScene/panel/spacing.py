@@ -1,0 +1,43 @@
+"""The section Reduce slice spacing: a volume of thick slices in, one of thin slices beside it."""
+from __future__ import annotations
+
+from typing import Any
+
+from slicer.i18n import tr as _
+from USMRISynthesisLib.errors import USMRIError
+
+from USMRISynthesisScene.panel.context import RunSection, Surroundings
+from USMRISynthesisScene.panel.slots import allow
+from USMRISynthesisScene.runs.respacing import RespaceOptions, RespaceRun
+from USMRISynthesisScene.runs.run import Reports
+
+
+class SpacingSection(RunSection):
+    """Starts, shows and cancels a run."""
+
+    def __init__(self, ui: Any, panel: Surroundings) -> None:
+        super().__init__(ui, panel)
+        ui.respaceButton.connect("clicked(bool)", self.on_button)
+        ui.respaceSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node: panel.changed())
+
+    def refresh(self, busy: bool) -> None:
+        """`busy`: the worker is needed elsewhere."""
+        chosen = self.ui.respaceSelector.currentNode() is not None
+        allow([self.ui.respaceButton], self.running or (chosen and not busy),
+              _("Wait for what runs, or cancel it.") if busy else _("Select an MR volume under Thick slices first."))
+        self.ui.respaceButton.text = _("Cancel") if self.running else _("Reduce slice spacing")
+        for widget in (self.ui.respaceSelector, self.ui.respaceSpacingSpinBox, self.ui.respaceConsistencyCheckBox):
+            widget.enabled = not self.running
+
+    def begin(self, parameters: Any, trust: bool) -> None:
+        """With the volume that is chosen."""
+        self._panel.prepare()
+        options = RespaceOptions(self.ui.respaceSpacingSpinBox.value or None,
+                                 self.ui.respaceConsistencyCheckBox.checked, device=parameters.device, trust=trust)
+        self._run = RespaceRun(self._panel.worker())
+        self._panel.show(0.0, _("Starting"))
+        self._run.start(self.ui.respaceSelector.currentNode(), options,
+                        Reports(self.on_progress, self._panel.message, self._on_finished))
+
+    def _on_finished(self, node: Any, error: USMRIError | None) -> None:
+        self.end(str(error) if error is not None else _("Done: {name}").format(name=node.GetName()), error)

@@ -1,0 +1,1 @@
+"""Work in the child process, as the scene sees it."""

@@ -1,0 +1,112 @@
+"""An ultrasound node becomes an MR-like node beside it: what the worker is asked, and what its answer becomes."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import slicer
+from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.io.volume import Volume
+
+from USMRISynthesisScene.nodes import handoff, nodes
+from USMRISynthesisScene.runs.worker_process import WorkerProcess, WorkerProtocol
+from USMRISynthesisScene.runs.run import Reports, Task, WorkerRun, require_in_scene
+
+VolumeNode: TypeAlias = "slicer.vtkMRMLScalarVolumeNode"
+
+
+class SynthesizerProtocol(Protocol):
+    """What the panel needs; tests put their own in its place."""
+
+    @property
+    def running(self) -> bool: ...
+
+    @property
+    def worker(self) -> WorkerProtocol: ...
+
+    def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str, device: str, planes: str,
+              transform: Any, trust: bool, support: bool, masks: bool, unreliable: bool,
+              gestational_age: float | None, deliver: Callable[[nodes.Result], Any] | None = None,
+              reports: Reports) -> None: ...
+
+    def cancel(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Synthesizer(WorkerRun):
+    """Runs one synthesis after another on one warm worker.
+
+        synthesizer = Synthesizer()
+        synthesizer.start(ultrasoundNode)
+        outputNode = synthesizer.wait()
+    """
+
+    def __init__(self, worker: WorkerProtocol | None = None) -> None:
+        super().__init__(worker or WorkerProcess())
+
+    def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str = "default",
+              device: str = "auto", planes: str = "axial", transform: Any = None, trust: bool = False,
+              support: bool = False, masks: bool = False, unreliable: bool = False,
+              gestational_age: float | None = None, deliver: Callable[[nodes.Result], Any] | None = None,
+              reports: Reports | None = None) -> None:
+        """Begin a run.
+
+        Args:
+            source: greyscale ultrasound volume, 3D or a single frame.
+            output: volume to write into; None makes a new one.
+            model: name of an installed model, or path of a model folder.
+            device: auto, cpu, cuda or mps.
+            planes: along which slices the network goes: axial, coronal, sagittal, or all, for their median.
+            transform: linear transform node or 4x4 array, the input's local RAS to canonical space; None aligns
+                the head automatically.
+            trust: the user has agreed to run this model, which comes from outside the installation.
+            support: also make the support map: how probable it is that the grey is right; of a frame, where the beam
+                looked.
+            masks: also make a segmentation of the fan and the head.
+            unreliable: go on although the head was not found reliably.
+            gestational_age: weeks, where it is known: a prior for the head's size.
+            deliver: takes the result instead of the scene, which is not touched then.
+            reports: callbacks; a refusal comes through `finished`, like every other end.
+
+        Raises:
+            RuntimeError: a run is in flight.
+        """
+        def write(folder: Path) -> dict[str, Any]:
+            if output is not None and output is source:
+                raise Refused("same-node", "Input and output are the same volume.",
+                              "Choose another output, or let a new one be created.")
+            if nodes.is_synthetic(source):
+                raise Refused("synthetic", f"{source.GetName()} was synthesised itself.",
+                              "Choose the ultrasound that it was made from.")
+            volume = nodes.read_volume(source)
+            matrix = nodes.read_transform(transform)
+            volume.write(folder / "input.nrrd", compress=False)
+            return {"op": "synthesize", "input": str(folder / "input.nrrd"), "output": str(folder / "output.nrrd"),
+                    "model": model, "device": device, "planes": planes,
+                    "transform": None if matrix is None else matrix.ravel().tolist(), "trust_model": trust,
+                    "unreliable": unreliable, "gestational_age": gestational_age,
+                    "confidence": str(folder / "support.nrrd") if support else None,
+                    "masks": str(folder / "masks.nrrd") if masks else None}
+
+        def into_scene(result: nodes.Result) -> VolumeNode:
+            require_in_scene(source)
+            # A chosen output that was deleted meanwhile: a new one takes its place.
+            there = output if output is not None and output.GetScene() is slicer.mrmlScene else None
+            written = nodes.write_result(result, source, there)
+            if result.masks is not None:
+                handoff.write_masks(result.masks, written)
+            return written
+
+        self.begin(Task(write, _read_result, deliver or into_scene), reports or Reports())
+
+
+def _read_result(result: Mapping[str, Any], folder: Path) -> nodes.Result:
+    """What the worker left behind."""
+    support, masks = result.get("confidence"), result.get("masks")
+    return nodes.Result(Volume.read(folder / "output.nrrd"),
+                        np.asarray(result["ras_to_canonical"], dtype=np.float64).reshape(4, 4),
+                        dict(result.get("provenance", {})), Volume.read(support) if support else None,
+                        Volume.read(masks) if masks else None)

@@ -1,0 +1,1 @@
+"""What stands by from the start, and what is installed on demand."""

@@ -1,0 +1,1 @@
+"""Layouts, marks and what is drawn in the views."""
