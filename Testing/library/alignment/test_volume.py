@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from USMRISynthesisLib.alignment.common import confidence
 from USMRISynthesisLib.alignment.common.confidence import MIN_CONFIDENCE
 from USMRISynthesisLib.alignment.common.pyramid import Pyramid, plane_of
+from USMRISynthesisLib.alignment.common.unet import cell_centres
 from USMRISynthesisLib.alignment.volume import model, readout, refine, search
 from USMRISynthesisLib.alignment.volume.network import (
     BRAIN,
@@ -27,9 +28,6 @@ from USMRISynthesisLib.alignment.volume.network import (
     Prediction,
     X,
     Z,
-    fold,
-    grid,
-    unfold,
 )
 from USMRISynthesisLib.alignment.volume.pose import EYES_MM, SKULL_CENTRE_MM, SKULL_SEMI_AXES_MM
 from USMRISynthesisLib.alignment.volume.votes import RotationVotes, cube_axes
@@ -42,18 +40,13 @@ from USMRISynthesisLib.simulation.scanner.wide import SIZE, wide_ijk_to_canonica
 from USMRISynthesisLib.ultrasound.gate import find_fan
 
 
-def test_folding_loses_nothing():
-    x = torch.randn(2, 1, 8, 8, 8)
-    torch.testing.assert_close(unfold(fold(x), 1), x)
-
-
 @pytest.mark.parametrize(("maps", "upright"), [(0, False), (5, True)])
 def test_a_network_says_as_many_things_as_its_stage_asks(maps, upright):
     torch.manual_seed(0)
     prediction = Prediction(*AlignmentNetwork((8, 16), 16, maps, upright)(torch.randn(2, 1, 16, 16, 16)))
     assert prediction.maps.shape == (2, maps, 16, 16, 16) and prediction.fields.shape == (2, 6, 8, 8, 8)
     # Where the head stands nearly upright, coordinates start from the cube's own.
-    start = grid(8) if upright else torch.zeros(3, 8, 8, 8)
+    start = cell_centres(8, 3) if upright else torch.zeros(3, 8, 8, 8)
     assert (prediction.fields[0, X : Z + 1] - start).abs().mean() < 0.3
 
 
@@ -79,13 +72,6 @@ def test_votes_for_the_same_direction_win_whichever_side_the_normal_points_to(wr
     assert RotationVotes.from_gradients([np.zeros((3, 3))], 80.0) is None
 
 
-def test_grid_cells_lie_between_the_faces():
-    cells = grid(4)
-    assert cells.shape == (3, 4, 4, 4)
-    np.testing.assert_allclose(cells[0, 0, 0], [-0.75, -0.25, 0.25, 0.75])
-    np.testing.assert_allclose(cells[2, :, 0, 0], [-0.75, -0.25, 0.25, 0.75])
-
-
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.4, 0.5, 0.7)])
 def test_a_cube_shows_what_lies_there_whatever_the_voxels(spacing):
     rng = np.random.default_rng(0)
@@ -104,7 +90,7 @@ def test_a_cube_shows_what_lies_there_whatever_the_voxels(spacing):
     unit[:3, 3] = middle
     x = pyramid.cut(unit, 16)[0, 0].numpy()
     assert x.shape == (16, 16, 16)
-    where = np.moveaxis(grid(16).numpy(), 0, -1) @ unit[:3, :3].T + unit[:3, 3]
+    where = np.moveaxis(cell_centres(16, 3).numpy(), 0, -1) @ unit[:3, :3].T + unit[:3, 3]
     low, high = np.percentile(array, (1, 99.5))
     expected = (100 + 50 * np.sin((where - middle) @ [0.05, 0.02, -0.03]) - low) / (high - low) * 2 - 1
     np.testing.assert_allclose(x, expected.clip(-1, 1), atol=0.06)
@@ -156,7 +142,7 @@ class Oracle(threading.local):
             to_canonical = np.block([[(seen * turn.inv()).as_matrix(), np.zeros((3, 1))], [0, 0, 0, 1]]) @ to_canonical
 
         def canonical(size: int) -> np.ndarray:
-            cells = grid(size).numpy().reshape(3, -1)
+            cells = cell_centres(size, 3).numpy().reshape(3, -1)
             return (to_canonical[:3, :3] @ cells + to_canonical[:3, 3:]).reshape(3, size, size, size)
 
         def level(places: np.ndarray) -> np.ndarray:
@@ -360,7 +346,7 @@ def test_a_place_is_the_same_every_time():
 
 
 def test_skull_points_lie_on_the_level_between_cells():
-    cells = grid(24).numpy()
+    cells = cell_centres(24, 3).numpy()
     distance = np.sqrt((cells**2).sum(axis=0)) - 0.7
     points, weights = readout.skull_points(distance, np.diag([50.0, 50, 50, 1]))
     assert len(points) == len(weights) > 200

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 from factories.heads import EYES, data_set, simulated_case
-from USMRISynthesisLib.alignment.volume.network import STAGES, grid
+from USMRISynthesisLib.alignment.common.unet import cell_centres
+from USMRISynthesisLib.alignment.volume.network import (
+    STAGES,
+)
 from USMRISynthesisLib.datasets.heads import MIRROR, anatomical_pose, eyes_of, load_heads, no_head, sample
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.geometry.similarity import angle_deg, fit_similarity, rotation_of
@@ -70,14 +73,14 @@ def test_truth_lies_where_the_image_shows_it(heads, stage, mirrored):
     row = one(stage, heads[0], unit, mirrored, None)
     form = STAGES[stage]
     size = form.size
-    where = (unit[:3, :3] @ grid(size).numpy().reshape(3, -1) + unit[:3, 3:]).T
+    where = (unit[:3, :3] @ cell_centres(size, 3).numpy().reshape(3, -1) + unit[:3, 3:]).T
     level = ((where / [35, 44, 33]) ** 2).sum(axis=1).reshape(size, size, size)
-    half = (unit[:3, :3] @ grid(size // 2).numpy().reshape(3, -1) + unit[:3, 3:]).T
+    half = (unit[:3, :3] @ cell_centres(size // 2, 3).numpy().reshape(3, -1) + unit[:3, 3:]).T
     coarse = ((half / [35, 44, 33]) ** 2).sum(axis=1).reshape(size // 2, size // 2, size // 2)
     clear = np.abs(coarse - 1) > 0.35
     np.testing.assert_array_equal((row["head"].numpy() > 0.5)[clear], (coarse < 1)[clear])
     # The dense coordinates bring the cells home, and the closed form finds the pose in them.
-    cells = grid(size // 2).numpy().reshape(3, -1).T
+    cells = cell_centres(size // 2, 3).numpy().reshape(3, -1).T
     said = row["coordinates"].numpy().reshape(3, -1).T * form.side_mm / 2
     if stage == "locate":
         np.testing.assert_allclose(said[:, 0], np.abs(cells @ unit[0, :3] + unit[0, 3]), atol=1e-3)
@@ -109,7 +112,7 @@ def test_orient_meets_heads_from_either_side_of_their_midplane(heads):
 def test_eyes_are_shown_where_they_are_and_not_outside_the_fan(heads):
     unit = np.diag([56.0, 56, 56, 1])
     maps = one("refine", heads[0], unit, False, None)["eyes"].numpy()
-    cells = grid(48).numpy().reshape(3, -1)
+    cells = cell_centres(48, 3).numpy().reshape(3, -1)
     for eye, shown in zip(EYES, maps, strict=True):
         np.testing.assert_allclose(cells @ shown.ravel() * 56, eye, atol=0.1)
     unit[0, 3] = 80.0  # the cube's middle lies at x = 80 mm: the fan ends at 44

@@ -17,7 +17,7 @@ def _mr_of(volume: Volume) -> Volume:
 
 
 def _has_notice(picture: np.ndarray) -> bool:
-    return bool((np.abs(picture.astype(int) - pictures._NOTICE).sum(axis=-1) < 30).sum() > 50)
+    return bool((np.abs(picture.astype(int) - pictures.NOTICE).sum(axis=-1) < 30).sum() > 50)
 
 
 def test_a_volume_gives_three_planes_and_a_frame_one_row_in_one_picture(

@@ -108,8 +108,8 @@ def sides() -> dict[str, frames.Frames]:
 
 
 def test_the_auc_counts_pairs() -> None:
-    assert two_sample.auc(np.array([1.0, 2, 3]), np.array([4.0, 5])) == 1
-    assert two_sample.auc(np.array([1.0, 2]), np.array([1.0, 2])) == 0.5
+    assert two_sample.auc_between(np.array([1.0, 2, 3]), np.array([4.0, 5])) == 1
+    assert two_sample.auc_between(np.array([1.0, 2]), np.array([1.0, 2])) == 0.5
     low, high = two_sample.interval(np.arange(40.0), np.arange(40), np.arange(40.0), np.arange(40))
     assert low < 0.5 < high and high - low < 0.35
 

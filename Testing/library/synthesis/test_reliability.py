@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from USMRISynthesisLib.errors import Cancelled
-from USMRISynthesisLib.evaluation.synthesis import reliability as evaluation
+from USMRISynthesisLib.evaluation.metrics.image import auc
 from USMRISynthesisLib.geometry.planes import PLANES
 from USMRISynthesisLib.synthesis.reliability import (
     WRONG,
@@ -147,7 +147,7 @@ def test_it_learns_what_goes_wrong_and_its_probabilities_are_shares():
         said = reliability_map(network, us, mr, spread, inside)
         assert said.shape == us.shape and 0 <= said.min() and said.max() <= 1
         wrong = voxels(made.wrong)[inside] > 0
-        assert evaluation.auc(1 - said[inside], wrong) > 0.9
+        assert auc(1 - said[inside], wrong) > 0.9
         assert abs((1 - said[inside]).mean() - wrong.mean()) < 0.08
 
 
@@ -165,10 +165,10 @@ def test_cancelling_ends_it():
 
 def test_auc_counts_ties_half_and_is_even_for_one_kind():
     truth = np.array([True, False, True, False])
-    assert evaluation.auc(np.array([0.9, 0.1, 0.8, 0.2]), truth) == 1.0
-    assert evaluation.auc(np.zeros(4), truth) == 0.5
-    assert evaluation.auc(np.array([0.1, 0.9, 0.2, 0.8]), truth) == 0.0
-    assert evaluation.auc(np.arange(3.0), np.ones(3, bool)) == 0.5
+    assert auc(np.array([0.9, 0.1, 0.8, 0.2]), truth) == 1.0
+    assert auc(np.zeros(4), truth) == 0.5
+    assert auc(np.array([0.1, 0.9, 0.2, 0.8]), truth) == 0.0
+    assert auc(np.arange(3.0), np.ones(3, bool)) == 0.5
 
 
 def test_what_is_said_of_brain_stands_and_beside_it_the_brain_near_by_speaks():

@@ -13,8 +13,17 @@ import torch
 from factories.frames import PIXEL_MM, make_frames
 from USMRISynthesisLib.alignment import align as alignment
 from USMRISynthesisLib.alignment.common.confidence import FRAME_NAMES, Calibration
+from USMRISynthesisLib.alignment.common.unet import cell_centres
 from USMRISynthesisLib.alignment.frame import outline as frame_align
-from USMRISynthesisLib.alignment.frame.network import COS, DISTANCE, FIELDS, HEAD, HEADED, LOG_SIGMA, SIN, grid
+from USMRISynthesisLib.alignment.frame.network import (
+    COS,
+    DISTANCE,
+    FIELDS,
+    HEAD,
+    HEADED,
+    LOG_SIGMA,
+    SIN,
+)
 from USMRISynthesisLib.cli import command_line as cli
 from USMRISynthesisLib.datasets.frames import real_pictures, simulated_pictures
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
@@ -65,7 +74,7 @@ def knowing(ellipse: Ellipse) -> frame_align.Network:
         rows = []
         for unit in units:
             there = ellipse.moved(np.linalg.inv(unit))
-            distance = there.distance(grid(64).numpy())
+            distance = there.distance(cell_centres(64, 2).numpy())
             along = there.directions[:, 0]
             fields = np.zeros((FIELDS, 64, 64))
             fields[HEAD], fields[DISTANCE], fields[LOG_SIGMA], fields[HEADED] = -40 * distance, distance, -4, 6

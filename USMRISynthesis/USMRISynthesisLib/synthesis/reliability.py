@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
+from scipy.special import expit
 from torch import Tensor, nn
 
 from USMRISynthesisLib.errors import Cancelled
@@ -227,7 +228,7 @@ def reliability_map(
     """
     head = head_of(us, mr, spread)
     where = cells_of(inside) > 0
-    predicted = 1 / (1 + np.exp(np.clip(logits(network, head, where, device=device, cancel=cancel), -30, 30)))
+    predicted = expit(-logits(network, head, where, device=device, cancel=cancel))
     predicted = extrapolate_rim(predicted, where & (head.mr > BRAIN))
     finer = F.interpolate(torch.from_numpy(predicted)[None, None], scale_factor=float(CELL), mode="trilinear")
     return np.asarray(finer[0, 0].numpy())

@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 GOOD_DEG, GOOD_MM = 15.0, 8.0
 # Below this an alignment is not to be trusted; the user should look, or give a transform.
@@ -130,7 +131,7 @@ DEFAULT_FRAME = Calibration(
 def predict_proba(features: Features | FrameFeatures, calibration: Calibration = DEFAULT) -> float:
     """0-1: how probable it is that the pose is right."""
     values = _standardised(np.array([astuple(features)]), calibration)
-    return float(_logistic(values @ np.array(calibration.weights) + calibration.bias)[0])
+    return float(expit(values @ np.array(calibration.weights) + calibration.bias)[0])
 
 
 def calibrate(
@@ -158,7 +159,7 @@ def calibrate(
     expected = np.sign(like.weights)
     used = np.ones(size, dtype=bool)
     while True:
-        weights, bias = _newton(x[:, used], labels, penalty)
+        weights, bias = _fit_logistic(x[:, used], labels, penalty)
         whole = np.zeros(size)
         whole[used] = weights
         against = whole * expected < 0
@@ -173,22 +174,20 @@ def _standardised(rows: np.ndarray, calibration: Calibration) -> np.ndarray:
     return np.asarray(limited)
 
 
-def _newton(x: np.ndarray, labels: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
+def _fit_logistic(x: np.ndarray, labels: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
+    """Weights (n,) and bias of the logistic regression on x (m, n); both kinds of labels have the same total weight."""
+    from scipy import optimize  # only for a calibration: it takes long to import
+
+    sample = np.where(labels > 0.5, 0.5 / labels.mean(), 0.5 / (1 - labels.mean()))
+    ridge = np.append(np.full(x.shape[1], penalty), 1e-3)
     design = np.column_stack([x, np.ones(len(x))])
-    ridge = np.diag([penalty] * x.shape[1] + [1e-3])
-    # Both kinds weigh alike, however many of each there are.
-    weight = np.where(labels > 0.5, 0.5 / labels.mean(), 0.5 / (1 - labels.mean()))
-    solution = np.zeros(design.shape[1])
-    for _ in range(50):
-        chance = _logistic(design @ solution)
-        slope = design.T @ (weight * (labels - chance)) - ridge @ solution
-        curve = (design * (weight * chance * (1 - chance))[:, None]).T @ design + ridge
-        step = np.linalg.solve(curve, slope)
-        solution = solution + step * min(1.0, 3.0 / max(float(np.abs(step).max()), 1e-9))
-        if np.abs(step).max() < 1e-8:
-            break
-    return solution[:-1], float(solution[-1])
 
+    def loss(solution: np.ndarray) -> tuple[float, np.ndarray]:
+        logit = design @ solution
+        value = sample @ (np.logaddexp(0, logit) - labels * logit) + 0.5 * float(ridge @ solution**2)
+        return float(value), design.T @ (sample * (expit(logit) - labels)) + ridge * solution
 
-def _logistic(logit: np.ndarray) -> np.ndarray:
-    return np.asarray(1 / (1 + np.exp(-np.clip(logit, -60, 60))))
+    found = optimize.minimize(
+        loss, np.zeros(design.shape[1]), jac=True, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 1e-14}
+    )
+    return found.x[:-1], float(found.x[-1])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.special import expit
 from torch import Tensor
 
 from USMRISynthesisLib.alignment.common.confidence import (
@@ -24,6 +25,7 @@ from USMRISynthesisLib.alignment.common.confidence import (
     predict_proba,
 )
 from USMRISynthesisLib.alignment.common.pyramid import Pyramid, plane_of
+from USMRISynthesisLib.alignment.common.unet import cell_centres
 from USMRISynthesisLib.alignment.frame.network import (
     COS,
     DISTANCE,
@@ -33,7 +35,6 @@ from USMRISynthesisLib.alignment.frame.network import (
     LOG_SIGMA,
     SIN,
     SIZE,
-    grid,
 )
 from USMRISynthesisLib.errors import Failed
 from USMRISynthesisLib.geometry.ellipse import Ellipse, from_mask, through_distances
@@ -185,12 +186,12 @@ def _predict_views(
 
 def _ellipse_of(fields: np.ndarray) -> Ellipse | None:
     """In the square's own coordinates, from one view's fields (6, s, s)."""
-    share = _sigmoid(fields[HEAD])
+    share = expit(fields[HEAD])
     parts, count = ndimage.label(share > 0.5)
     if not count:
         return None
     largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    places = grid(fields.shape[-1]).numpy().astype(np.float64).reshape(2, -1)
+    places = cell_centres(fields.shape[-1], 2).numpy().astype(np.float64).reshape(2, -1)
     start = from_mask(np.where(largest, share, 0).ravel().astype(np.float64), places)
     if start is None:
         return None
@@ -201,7 +202,7 @@ def _ellipse_of(fields: np.ndarray) -> Ellipse | None:
 def _cells(fields: np.ndarray, unit: np.ndarray, about: Ellipse) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Places (2, m) in the plane of the cells near an ellipse there, the distances that they say, and their weights."""
     scale = float(np.sqrt(abs(np.linalg.det(unit[:2, :2]))))
-    places = grid(fields.shape[-1]).numpy().astype(np.float64).reshape(2, -1)
+    places = cell_centres(fields.shape[-1], 2).numpy().astype(np.float64).reshape(2, -1)
     places = unit[:2, :2] @ places + unit[:2, 2:]
     distances = fields[DISTANCE].ravel().astype(np.float64) * scale
     sigma = np.exp(np.clip(fields[LOG_SIGMA].ravel().astype(np.float64), -5, 1))
@@ -232,8 +233,8 @@ def _outline_distance(one: Ellipse, other: Ellipse) -> float:
 def _features(pyramid: Pyramid, views: Sequence[_View], ellipse: Ellipse, residual: float) -> FrameFeatures:
     inside, outside, errors = [], [], []
     for view in views:
-        there = ellipse.moved(np.linalg.inv(view.unit)).distance(grid(view.fields.shape[-1]).numpy())
-        share = _sigmoid(view.fields[HEAD])
+        there = ellipse.moved(np.linalg.inv(view.unit)).distance(cell_centres(view.fields.shape[-1], 2).numpy())
+        share = expit(view.fields[HEAD])
         inside.append(float(share[there < 0].mean()) if (there < 0).any() else 0.0)
         outside.append(float(share[there >= 0].mean()) if (there >= 0).any() else 1.0)
         near = np.abs(there) < 0.05
@@ -263,7 +264,7 @@ def _midline(views: Sequence[_View], ellipse: Ellipse) -> np.ndarray:
     """(2,) unit vector in the plane: the mean of what the views say inside the ellipse."""
     total = np.zeros((2, 2))
     for view in views:
-        there = ellipse.moved(np.linalg.inv(view.unit)).distance(grid(view.fields.shape[-1]).numpy()) < 0
+        there = ellipse.moved(np.linalg.inv(view.unit)).distance(cell_centres(view.fields.shape[-1], 2).numpy()) < 0
         if not there.any():
             continue
         cosine, sine = (float(view.fields[channel][there].mean()) for channel in (COS, SIN))
@@ -288,7 +289,3 @@ def upright_square(ellipse: Ellipse, turned: bool, mirrored: bool) -> np.ndarray
     along = ellipse.directions[:, 0]
     angle = float(np.arctan2(along[1], along[0])) - np.pi / 2 + (np.pi if turned else 0.0)
     return square(FACE_SIDE * ellipse.length, ellipse.centre, angle, mirrored)
-
-
-def _sigmoid(logit: np.ndarray) -> np.ndarray:
-    return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))))

@@ -17,7 +17,9 @@ from itertools import permutations
 
 import numpy as np
 from scipy import ndimage
+from scipy.linalg import polar
 from scipy.spatial.transform import Rotation
+from scipy.special import expit
 
 from USMRISynthesisLib.alignment.common.confidence import MIN_CONFIDENCE
 from USMRISynthesisLib.alignment.skull import search
@@ -125,7 +127,7 @@ def align_skull(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None
             "Check the voxel size, or give the transform to canonical space.",
         )
     half, step = _PROMINENCE[n]
-    score = float(1 / (1 + np.exp(-(skull.prominence - half) / step)))
+    score = float(expit((skull.prominence - half) / step))
     if transform is None:
         matrix = _similarity(skull, grid_to_ras)
         method = "ellipse" if n == 2 else "ellipsoid"
@@ -155,7 +157,7 @@ def _working_grid(
         basis = np.column_stack([rows, np.cross(normal, rows), normal])
     else:
         n = 3
-        basis = np.eye(3) if transform is None else _nearest_rotation(transform[:3, :3]).T
+        basis = np.eye(3) if transform is None else polar(transform[:3, :3])[0].T
     along = basis.T @ (to_ras[:3, :3] @ _row_ends(fan) + to_ras[:3, 3:])
     extent = np.ptp(along, axis=1)
     cell = float(extent.max()) / _CELLS[n]
@@ -182,12 +184,6 @@ def _row_ends(fan: np.ndarray) -> np.ndarray:
     return np.stack([ends, np.tile(j, 2), np.tile(k, 2)])
 
 
-def _nearest_rotation(matrix: np.ndarray) -> np.ndarray:
-    """The orthogonal factor (3, 3) of a 3x3 matrix."""
-    u, _, v = np.linalg.svd(matrix)
-    return u @ v
-
-
 def _expected(cells_to_canonical: np.ndarray, n: int) -> Skull:
     """The skull of usual proportions that a given transform implies, in cells."""
     if n == 2:
@@ -196,9 +192,8 @@ def _expected(cells_to_canonical: np.ndarray, n: int) -> Skull:
         linear, offset = cells_to_canonical[:3, :3], cells_to_canonical[:3, 3] - (0, 0, ELLIPSOID_Z_MM)
     back = np.linalg.inv(linear)
     scale = abs(np.linalg.det(back)) ** (1 / n)
-    u, _, v = np.linalg.svd(back)
     length = HEAD_LENGTH_MM if n == 2 else ELLIPSOID_LENGTH_MM
-    return Skull(-back @ offset, length / 2 * scale * np.insert(RATIOS[n], 1, 1.0), u @ v)
+    return Skull(-back @ offset, length / 2 * scale * np.insert(RATIOS[n], 1, 1.0), polar(back)[0])
 
 
 def from_outline(skull: Skull, plane_to_ras: np.ndarray, score: float, *, front: np.ndarray | None = None) -> Alignment:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.special import expit
 
+from USMRISynthesisLib.alignment.common.unet import cell_centres
 from USMRISynthesisLib.alignment.volume import pose as poses
 from USMRISynthesisLib.alignment.volume.network import (
     EYE_LEFT,
@@ -21,7 +23,6 @@ from USMRISynthesisLib.alignment.volume.network import (
     Prediction,
     X,
     Z,
-    grid,
 )
 from USMRISynthesisLib.geometry.canonical import HEAD_LENGTH_MM
 from USMRISynthesisLib.geometry.similarity import Fit, affine, fit_similarity, scale_of
@@ -33,7 +34,7 @@ _MOST_POINTS, _PLANE_POINTS = 4000, 1500
 @functools.lru_cache(maxsize=4)
 def _cells(size: int) -> np.ndarray:
     """`grid` as (3, size ** 3), made once: it is asked for some forty times a head."""
-    cells = grid(size).numpy().reshape(3, -1)
+    cells = cell_centres(size, 3).numpy().reshape(3, -1)
     cells.flags.writeable = False
     return cells
 
@@ -130,7 +131,7 @@ def eyes_of(prediction: Prediction, unit_to_canonical: np.ndarray) -> tuple[np.n
     cells = _cells(prediction.maps.shape[-1])
     for row, channel in enumerate((EYE_LEFT, EYE_RIGHT)):
         logits = prediction.maps[0, channel].numpy().ravel()
-        sure[row] = 1 / (1 + np.exp(-float(np.clip(logits.max(), -30, 30))))
+        sure[row] = float(expit(float(logits.max())))
         share = np.exp(logits - logits.max())
         share[share < 0.05] = 0
         unit = cells @ share / share.sum()

@@ -29,6 +29,7 @@ from USMRISynthesisLib.evaluation.alignment.poses import (
     run,
     summary,
 )
+from USMRISynthesisLib.evaluation.pictures.style import FOUND
 from USMRISynthesisLib.geometry.canonical import canonical_ijk_to_ras, to_canonical
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.ultrasound.gate import admit, find_fan
@@ -219,7 +220,7 @@ def _row(placed: Placed, found: Located) -> np.ndarray:
         grey = np.clip(us[cut], 0, 255).astype(np.uint8)
         edge = inside[cut] & ~ndimage.binary_erosion(inside[cut])
         colour = np.repeat(grey[..., None], 3, axis=-1)
-        colour[edge] = (255, 196, 84)
+        colour[edge] = FOUND
         panels.append(colour[::-1])
     return np.concatenate(panels, axis=1)
 

@@ -22,6 +22,7 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.alignment.negatives import off_head_crops, shuffle_tiles
 from USMRISynthesisLib.evaluation.alignment.outline_measures import ellipse_in_pixels, faces, figures, inside_ellipse
 from USMRISynthesisLib.evaluation.metrics.image import dice
+from USMRISynthesisLib.evaluation.pictures.style import ANNOTATED, FOUND, TEXT
 from USMRISynthesisLib.geometry.head import Alignment
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.simulation.dataset import MINIMUM_CIRCUMFERENCE_MM, frame_volume
@@ -214,13 +215,13 @@ def draw(path: Path, outlines: Sequence[Outline], true: Sequence[Any]) -> None:
         centre, semi, turn = ellipse_in_pixels(outlines[n].alignment, outlines[n].volume)
         angle = np.linspace(0, 2 * np.pi, 200)
         found = centre[:, None] + turn * semi @ np.stack([np.cos(angle), np.sin(angle)])
-        for line, colour in ((true[n].outline(200), (90, 170, 255)), (found, (255, 196, 84))):
+        for line, colour in ((true[n].outline(200), ANNOTATED), (found, FOUND)):
             pen.line([tuple(point) for point in line.T], fill=colour, width=1)
         pen.text(
             (4, 4),
             f"{outlines[n].name} {outlines[n].difference_mm:.1f} mm, Dice {outlines[n].dice:.3f}, score "
             f"{outlines[n].alignment.score:.2f}",
-            fill=(255, 255, 255),
+            fill=TEXT,
         )
         tiles.append(image.resize((440, 300)))
     sheet = Image.new("RGB", (3 * 440, 300 * -(-len(tiles) // 3)))

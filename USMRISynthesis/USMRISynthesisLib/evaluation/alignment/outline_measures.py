@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from USMRISynthesisLib.alignment.align import CONFIDENT_FRONT
-from USMRISynthesisLib.alignment.frame.network import grid
+from USMRISynthesisLib.alignment.common.unet import cell_centres
 from USMRISynthesisLib.alignment.frame.outline import Network, face_logit
 from USMRISynthesisLib.datasets.frames import Picture
 from USMRISynthesisLib.geometry.ellipse import Ellipse
@@ -72,6 +72,6 @@ def overlap(one: Ellipse, other: Ellipse) -> float:
     """Dice of two ellipses, on a grid that holds both."""
     lines = np.concatenate([one.outline(), other.outline()], axis=1)
     low, high = lines.min(axis=1), lines.max(axis=1)
-    places = (grid(_CELLS).numpy() + 1) / 2 * (high - low)[:, None, None] + low[:, None, None]
+    places = (cell_centres(_CELLS, 2).numpy() + 1) / 2 * (high - low)[:, None, None] + low[:, None, None]
     a, b = one.distance(places) < 0, other.distance(places) < 0
     return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))

@@ -86,6 +86,15 @@ def stripe_peak(image: np.ndarray) -> float:
     return float(high.max() / (np.median(high) + 1e-12))
 
 
+def auc(score: np.ndarray, truth: np.ndarray) -> float:
+    """Area under the ROC curve of scores (n,) against booleans (n,), ties counted half; 0.5 if all are of one kind."""
+    positive = int(truth.sum())
+    if positive in (0, len(truth)):
+        return 0.5
+    ranks = stats.rankdata(score)[truth].sum()
+    return float((ranks - positive * (positive + 1) / 2) / (positive * (len(truth) - positive)))
+
+
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rho over cases; 0 if either is constant."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:

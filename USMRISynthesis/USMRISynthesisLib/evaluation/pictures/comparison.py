@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from USMRISynthesisLib.evaluation.pictures.style import BACKGROUND, DIM, NOTICE, TEXT, font
 from USMRISynthesisLib.io.synthetic import SYNTHETIC
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.synthesis.result import DOUBT, GRAVE_DOUBT
 
 PIXEL_MM = 0.4
 _MARGIN, _GAP, _HEADER, _TITLE = 24, 10, 40, 34
-_BACKGROUND, _TEXT, _DIM, _NOTICE = (17, 19, 23), (232, 234, 237), (150, 156, 166), (255, 196, 84)
 _STRIP = 22
 _COLUMNS = ("Ultrasound", "MR-like", "Fused", "MR-like, what not to believe")
 # Axis a picture looks along (RAS), then the axes to the right and up; -1 turns the right hand to the left.
@@ -57,18 +57,18 @@ def compare(cases: Sequence[Case], path: str | os.PathLike[str]) -> None:
     height = 2 * _MARGIN + sum(
         _TITLE + _HEADER + sum(panels[0].height + _GAP for _, _, panels in rows) for _, rows in blocks
     )
-    sheet = Image.new("RGB", (width, height), _BACKGROUND)
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     y = _MARGIN
     for title, rows in blocks:
-        draw.text((_MARGIN, y), title, font=_font(20), fill=_TEXT)
+        draw.text((_MARGIN, y), title, font=font(20), fill=TEXT)
         y += _TITLE
         for number, (name, letters, panels) in enumerate(rows):
             total = sum(panel.width for panel in panels) + (len(panels) - 1) * _GAP
             x = (width - total) // 2
             for column, panel in zip(_COLUMNS, panels, strict=False):
                 if number == 0:
-                    draw.text((x, y), column, font=_font(15), fill=_DIM)
+                    draw.text((x, y), column, font=font(15), fill=DIM)
                 top = y + (_HEADER - 14 if number == 0 else 0)
                 sheet.paste(panel, (x, top))
                 _annotate(
@@ -218,7 +218,7 @@ def _padded(panel: Image.Image, width: int) -> Image.Image:
 
 def _with_strip(panel: Image.Image) -> Image.Image:
     """Room for the notice below the image: it must hide nothing."""
-    taller = Image.new("RGB", (panel.width, panel.height + _STRIP), _BACKGROUND)
+    taller = Image.new("RGB", (panel.width, panel.height + _STRIP), BACKGROUND)
     taller.paste(panel, (0, 0))
     return taller
 
@@ -233,8 +233,8 @@ def _annotate(
 ) -> None:
     """Plane and directions on a panel; on a synthetic one what it is, burnt in."""
     left, top, right, bottom = box
-    small = _font(13)
-    draw.text((left + 8, top + 6), name, font=small, fill=_DIM)
+    small = font(13)
+    draw.text((left + 8, top + 6), name, font=small, fill=DIM)
     middle, centre = (top + bottom - _STRIP) // 2, (left + right) // 2
     for letter, place, anchor in zip(
         letters,
@@ -242,14 +242,10 @@ def _annotate(
         ("lm", "rm", "mt", "mb"),
         strict=True,
     ):
-        draw.text(place, letter, font=small, fill=_TEXT, anchor=anchor)
+        draw.text(place, letter, font=small, fill=TEXT, anchor=anchor)
     if synthetic:
         draw.rectangle((left, bottom - _STRIP, right - 1, bottom - 1), fill=(0, 0, 0))
         size = 13
-        while size > 7 and draw.textlength(SYNTHETIC, font=_font(size)) > right - left - 8:
+        while size > 7 and draw.textlength(SYNTHETIC, font=font(size)) > right - left - 8:
             size -= 1
-        draw.text((centre, bottom - 11), SYNTHETIC, font=_font(size), fill=_NOTICE, anchor="mm")
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)  # ships with PIL: the same picture on every machine
+        draw.text((centre, bottom - 11), SYNTHETIC, font=font(size), fill=NOTICE, anchor="mm")

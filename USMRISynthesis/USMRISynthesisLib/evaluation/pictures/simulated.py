@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from USMRISynthesisLib.evaluation.pictures.style import BACKGROUND, DIM, NOTICE, TEXT, font
 from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
 from USMRISynthesisLib.simulation.anatomy.labels import LABEL_NAMES
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 _PANEL = 320  # pixels of a panel's side: two for a voxel
 _GAP, _MARGIN, _TITLE = 10, 24, 64
-_BACKGROUND, _TEXT, _DIM = (17, 19, 23), (232, 234, 237), (150, 156, 166)
-_NOTICE = (255, 196, 84)
 _COLUMNS = ("ultrasound", "truth: T2", "truth: labels")
 # one colour for each label, alike tissues alike: brain warm, fluid blue, bone white, outside grey
 _COLOURS = {
@@ -67,12 +66,12 @@ def _sheet(title: str, rows: Sequence[tuple[str, str, list[np.ndarray]]], legend
     width = 2 * _MARGIN + 3 * _PANEL + 2 * _GAP
     legend_rows = -(-len(legend) // 6)
     height = _MARGIN + _TITLE + len(rows) * (_PANEL + _GAP) + 22 * legend_rows + _MARGIN
-    sheet = Image.new("RGB", (width, height), _BACKGROUND)
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN, _MARGIN - 6), title, font=_font(20), fill=_TEXT)
-    draw.text((width - _MARGIN, _MARGIN), "SIMULATED - no patient", font=_font(14), fill=_NOTICE, anchor="ra")
+    draw.text((_MARGIN, _MARGIN - 6), title, font=font(20), fill=TEXT)
+    draw.text((width - _MARGIN, _MARGIN), "SIMULATED - no patient", font=font(14), fill=NOTICE, anchor="ra")
     for column, name in enumerate(_COLUMNS):
-        draw.text((_MARGIN + column * (_PANEL + _GAP), _MARGIN + 28), name, font=_font(15), fill=_DIM)
+        draw.text((_MARGIN + column * (_PANEL + _GAP), _MARGIN + 28), name, font=font(15), fill=DIM)
     top = _MARGIN + _TITLE - 8
     for name, letters, (us, t2, labels) in rows:
         coloured = _palette()[labels]
@@ -85,8 +84,8 @@ def _sheet(title: str, rows: Sequence[tuple[str, str, list[np.ndarray]]], legend
             draw.text(
                 (left + 6, top + 4),
                 name if column == 0 else "",
-                font=_font(13),
-                fill=_NOTICE,
+                font=font(13),
+                fill=NOTICE,
                 stroke_width=2,
                 stroke_fill=(0, 0, 0),
             )
@@ -94,8 +93,8 @@ def _sheet(title: str, rows: Sequence[tuple[str, str, list[np.ndarray]]], legend
         top += _PANEL + _GAP
     for n, label in enumerate(legend):
         x, y = _MARGIN + (n % 6) * ((width - 2 * _MARGIN) // 6), top + 22 * (n // 6)
-        draw.rectangle((x, y + 2, x + 12, y + 14), fill=_COLOURS.get(label, _DIM))
-        draw.text((x + 18, y), LABEL_NAMES.get(label, str(label)), font=_font(13), fill=_DIM)
+        draw.rectangle((x, y + 2, x + 12, y + 14), fill=_COLOURS.get(label, DIM))
+        draw.text((x + 18, y), LABEL_NAMES.get(label, str(label)), font=font(13), fill=DIM)
     _save(sheet, target)
 
 
@@ -104,7 +103,7 @@ def _letters(draw: ImageDraw.ImageDraw, letters: str, left: int, top: int) -> No
     middle = _PANEL // 2
     places = ((6, middle, "lm"), (_PANEL - 6, middle, "rm"), (middle, 5, "mt"), (middle, _PANEL - 5, "mb"))
     for text, (x, y, anchor) in zip(letters, places, strict=False):
-        draw.text((left + x, top + y), text, font=_font(14), fill=_TEXT, anchor=anchor, stroke_width=2,
+        draw.text((left + x, top + y), text, font=font(14), fill=TEXT, anchor=anchor, stroke_width=2,
                   stroke_fill=(0, 0, 0))  # fmt: skip
 
 
@@ -132,13 +131,13 @@ def mixed(real: Frames, simulated: Frames, target: Path, each: int = 6, seed: in
     columns = 4
     lines = -(-len(entries) // columns)
     size = _PANEL - 40
-    sheet = Image.new("RGB", (columns * (size + _GAP) + _GAP, lines * (size + _GAP) + _GAP), _BACKGROUND)
+    sheet = Image.new("RGB", (columns * (size + _GAP) + _GAP, lines * (size + _GAP) + _GAP), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for place, entry in enumerate(order):
         picture = Image.fromarray(np.ascontiguousarray(np.rot90(entries[entry][1])))
         left, top = _GAP + (place % columns) * (size + _GAP), _GAP + (place // columns) * (size + _GAP)
         sheet.paste(picture.resize((size, size), Image.Resampling.BICUBIC), (left, top))
-        draw.text((left + 7, top + 5), str(place + 1), font=_font(16), fill=_NOTICE)
+        draw.text((left + 7, top + 5), str(place + 1), font=font(16), fill=NOTICE)
     _save(sheet, target)
     return [entries[entry][0] for entry in order]
 
@@ -150,7 +149,3 @@ def _save(sheet: Image.Image, target: Path) -> None:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import optimize, stats
+from scipy import optimize
+from scipy.special import expit
 from torch import nn
 from torch.nn import functional
 
+from USMRISynthesisLib.evaluation.metrics.image import auc
 from USMRISynthesisLib.evaluation.simulator.appearance import frame_statistics
 from USMRISynthesisLib.evaluation.simulator.frames import Frames
 
@@ -46,11 +48,9 @@ class Clue:
     covered: float
 
 
-def auc(real: np.ndarray, simulated: np.ndarray) -> float:
+def auc_between(real: np.ndarray, simulated: np.ndarray) -> float:
     """Probability that a simulated frame's score is above a real one's (ties count one half)."""
-    ranks = stats.rankdata(np.concatenate((real, simulated)))
-    total = float(ranks[len(real) :].sum()) - len(simulated) * (len(simulated) + 1) / 2
-    return total / (len(real) * len(simulated))
+    return auc(np.concatenate((real, simulated)), np.repeat([False, True], [len(real), len(simulated)]))
 
 
 def interval(
@@ -65,13 +65,13 @@ def interval(
     values = []
     for _ in range(_BOOTSTRAPS):
         drawn = [np.concatenate([side[n] for n in rng.integers(0, len(side), len(side))]) for side in members]
-        values.append(auc(drawn[0], drawn[1]))
+        values.append(auc_between(drawn[0], drawn[1]))
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
 def _outcome(real: Frames, simulated: Frames, scores: tuple[np.ndarray, np.ndarray]) -> Outcome:
-    return Outcome(auc(*scores), interval(scores[0], real.group, scores[1], simulated.group), scores)
+    return Outcome(auc_between(*scores), interval(scores[0], real.group, scores[1], simulated.group), scores)
 
 
 class RealVsSimulatedClassifier(nn.Module):
@@ -193,7 +193,7 @@ def classify_statistics(real: Frames, simulated: Frames, penalty: float = 0.02) 
             low, high = np.percentile(values[1], [1, 99])
             covered = float(((values[0] >= low) & (values[0] <= high)).mean())
             middle_real, middle_simulated = (float(np.median(value)) for value in values)
-            clues.append(Clue(name, auc(*values), middle_real, middle_simulated, covered))
+            clues.append(Clue(name, auc_between(*values), middle_real, middle_simulated, covered))
     clues.sort(key=lambda clue: -abs(clue.auc - 0.5))
     train = [table[side.part == "train"] for table, side in zip(tables, (real, simulated), strict=True)]
     test = [table[side.part == "test"] for table, side in zip(tables, (real, simulated), strict=True)]
@@ -217,7 +217,7 @@ def _fit(real: np.ndarray, simulated: np.ndarray, penalty: float) -> np.ndarray:
         for sign, table in ((1.0, real), (-1.0, simulated)):
             score = sign * (table @ weights[:-1] + weights[-1])
             total += float(np.logaddexp(0, score).mean()) / 2
-            slope = sign / (1 + np.exp(-score)) / len(table) / 2
+            slope = sign * expit(score) / len(table) / 2
             gradient += np.append(slope @ table, slope.sum())
         return total, gradient
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from USMRISynthesisLib.datasets.simulated import cases
+from USMRISynthesisLib.evaluation.metrics.image import auc, rank_correlation
 from USMRISynthesisLib.evaluation.synthesis.evaluate import interval
 from USMRISynthesisLib.geometry.canonical import canonical_axis_mm
 from USMRISynthesisLib.synthesis.engine import load_generator
@@ -74,15 +75,6 @@ def evaluate(
     }
 
 
-def auc(score: np.ndarray, truth: np.ndarray) -> float:
-    """Area under the ROC curve of scores against booleans, ties counted half; 0.5 where all are of one kind."""
-    positive = int(truth.sum())
-    if positive in (0, len(truth)):
-        return 0.5
-    ranks = stats.rankdata(score)[truth].sum()
-    return float((ranks - positive * (positive + 1) / 2) / (positive * (len(truth) - positive)))
-
-
 def table(figures: Mapping[str, Any]) -> str:
     """The figures as text."""
     value, low, high = figures["support_auc"]
@@ -122,8 +114,6 @@ def _calibration(predicted: np.ndarray, found: np.ndarray) -> list[list[float]]:
 
 
 def _rho(heads: list[dict[str, Any]]) -> float:
-    from USMRISynthesisLib.evaluation.metrics.image import rank_correlation
-
     return rank_correlation(*(np.array([head[key] for head in heads]) for key in ("doubt", "wrong")))
 
 

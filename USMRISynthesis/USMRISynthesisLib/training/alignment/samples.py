@@ -15,7 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from USMRISynthesisLib.alignment.volume.network import STAGES, grid
+from USMRISynthesisLib.alignment.common.unet import cell_centres
+from USMRISynthesisLib.alignment.volume.network import (
+    STAGES,
+)
 from USMRISynthesisLib.datasets.heads import Head, Sampled, disturb, eyes_of, no_head, sample
 from USMRISynthesisLib.geometry.similarity import (
     cube_rotations,
@@ -118,7 +121,7 @@ def one(
         x = disturb(x, cut.fan, rng, strength)
     linear = torch.from_numpy(unit_to_anatomy[:3, :3].astype(np.float32))
     offset = torch.from_numpy(unit_to_anatomy[:3, 3].astype(np.float32)).reshape(3, 1, 1, 1)
-    coordinates = (torch.einsum("ab,b...->a...", linear, grid(half)) + offset) * (2 / form.side_mm)
+    coordinates = (torch.einsum("ab,b...->a...", linear, cell_centres(half, 3)) + offset) * (2 / form.side_mm)
     upright, posed = 1.0, True
     if stage == "locate":
         coordinates[0] = coordinates[0].abs()

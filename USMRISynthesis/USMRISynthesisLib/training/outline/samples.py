@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from USMRISynthesisLib.alignment.frame.network import FACE_SIZE, SIZE, grid
+from USMRISynthesisLib.alignment.common.unet import cell_centres
+from USMRISynthesisLib.alignment.frame.network import (
+    FACE_SIZE,
+    SIZE,
+)
 from USMRISynthesisLib.alignment.frame.outline import FACE_SIDE, square
 from USMRISynthesisLib.datasets.frames import Picture
 from USMRISynthesisLib.datasets.heads import disturb, no_head
@@ -84,7 +88,7 @@ def one(picture: Picture, rng: np.random.Generator, strength: float = 1.0) -> di
     x = picture.pyramid.cut(unit, SIZE)[0, 0]
     fan = (x > -1).float()
     ellipse = picture.ellipse.moved(np.linalg.inv(unit))
-    places = grid(SIZE // 2).numpy()
+    places = cell_centres(SIZE // 2, 2).numpy()
     distance = ellipse.distance(places)
     share = _seen(ellipse, distance, fan)
     if empty and share > _LITTLE:
@@ -142,7 +146,7 @@ def _beside(picture: Picture, rng: np.random.Generator, otherwise: np.ndarray) -
         side = pyramid.extent * float(rng.uniform(0.2, 0.55))
         centre = pyramid.centre + rng.uniform(-0.5, 0.5, 2) * pyramid.extent
         unit = square(side, centre, float(rng.uniform(0, 2 * np.pi)), bool(rng.random() < 0.5))
-        inside = picture.ellipse.moved(np.linalg.inv(unit)).distance(grid(16).numpy()) < 0
+        inside = picture.ellipse.moved(np.linalg.inv(unit)).distance(cell_centres(16, 2).numpy()) < 0
         if inside.mean() < 0.08 and float((pyramid.cut(unit, 16) > -1).float().mean()) > 0.5:
             return unit
     return otherwise
