@@ -47,7 +47,7 @@ from USMRISynthesisLib.worker.client import WorkerProcess
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 SAMPLE = Path(__file__).resolve().parents[2] / "Resources" / "SampleData" / "fetal-head-simulated.nrrd"
-JUDGING = "Judging what to believe"
+JUDGING = "Estimating the reliability"
 GOALS = {  # key: (at least or at most, value, what it is)
     "attention_ratio_25600": (">=", 100, "attention at 160 x 160: naive time / ours"),
     "attention_difference": ("<=", 1e-5, "largest difference to naive"),

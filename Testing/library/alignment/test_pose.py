@@ -1,4 +1,4 @@
-"""Closed forms: similarity, skull ellipsoid, the parametric coordinate system, age and trust."""
+"""Closed forms: similarity, skull ellipsoid, the parametric coordinate system, age and confidence."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def test_a_doubtful_alignment_is_warned_about_on_stderr(
         == 0
     )
     out, err = capsys.readouterr()
-    assert err.startswith("Warning: The head is found poorly") and json.loads(out)["trusted"] is False
+    assert err.startswith("Warning: The head was found with low confidence") and json.loads(out)["trusted"] is False
 
 
 def test_a_head_that_is_not_found_reliably_is_not_synthesised_unless_that_is_asked_for(

@@ -195,7 +195,7 @@ def test_without_a_spacing_the_voxels_become_cubes_or_as_thin_as_may_be() -> Non
         (Volume(np.arange(9 * 24 * 20).reshape(9, 24, 20) % 5, oblique((1, 1, 3))), {}, "looks like a segmentation"),
         (Volume(stack().array > 500, oblique((1, 1, 3))), {}, "no grey levels"),
         (Volume(smooth((9, 24, 20)) * 3 - 1900, oblique((1, 1, 3))), {}, "look like CT"),
-        (Volume(stack().array, oblique((1, 1, 3)), {"DICOM.Modality": "US"}), {}, "says that the image is US"),
+        (Volume(stack().array, oblique((1, 1, 3)), {"DICOM.Modality": "US"}), {}, "modality in the file is US"),
     ],
 )
 def test_each_refusal_is_its_own_sentence_with_a_remedy(volume: Volume, given_: dict, said: str) -> None:
@@ -218,7 +218,7 @@ def thinned_out(volume: Volume, every: int = 4) -> Volume:
 
 
 def test_ultrasound_that_says_nothing_of_itself_is_refused_by_its_speckle() -> None:
-    with pytest.raises(Refused, match="the speckle of ultrasound, and nothing says that it is MR") as caught:
+    with pytest.raises(Refused, match="the speckle of ultrasound, and no modality in its header") as caught:
         respace(thinned_out(Volume.read(SAMPLE)), model="no model is needed to refuse")
     assert "Modality = MR" in caught.value.remedy
 

@@ -355,7 +355,7 @@ def test_a_head_that_may_lie_the_wrong_way_round_is_made_and_told(
     align = pipeline.align
     monkeypatch.setattr(pipeline, "align", lambda *a, **k: replace(align(*a, **k), score=score, method=method))
     result = _synthesize(head, trusted_model, transform=to_canonical)
-    told = [text for text in result.provenance["warnings"] if "wrong way round (score 0.79)" in text]
+    told = [text for text in result.provenance["warnings"] if "may be reversed (score 0.79)" in text]
     assert bool(told) is said and result.trusted
 
 

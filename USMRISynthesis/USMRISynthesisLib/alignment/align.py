@@ -1,12 +1,12 @@
-"""From an ultrasound image to canonical space: where the head lies, how large it is, and how sure that is.
+"""From an ultrasound image to canonical space: pose and size of the head, and the confidence in them.
 
-The networks find a volume's head in any orientation, and a frame's outline. Where their weights or
-torch are not there, the skull alone is fitted (``skull/fit.py``), and orientation is assumed, never claimed: a volume's
-RAS axes are taken to be the fetal anatomy's to within about 25 degrees. The ellipsoid may tilt a little to outline the
-head, but the assumed axes stay: on simulated heads its tilt explained a third of the true pitch and a seventh of the
-yaw, and following it made the orientation worse. A frame is taken to show the head-circumference plane, its ellipse's
-major axis along +-A. Which end is the face the network says where it is sure, which no real frame could verify;
-elsewhere the end nearer to the assumed anterior becomes anterior, and the face is left open.
+The networks find a volume's head in any orientation, and the outline of a frame's head. If the models or torch are not
+installed, the skull alone is fitted (``skull/fit.py``) and the orientation is assumed: the RAS axes of a volume are
+those of the fetal anatomy to within about 25 degrees. The ellipsoid may tilt a little to outline the head, but the
+assumed axes are kept: on simulated heads its tilt explained a third of the true pitch and a seventh of the yaw, and
+applying it made the orientation worse. A frame is assumed to show the head-circumference plane, with the major axis of
+its ellipse along +-A. The network decides which end is the face if its logit is large enough (no real frame could
+verify that); otherwise the end nearer to the assumed anterior becomes anterior, and the face is left open.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from USMRISynthesisLib.models import store
 AGE_WEEKS = (14.0, 42.0)
 MODEL = "alignment"
 FRAMES_MODEL = "frames"
-# The logit from which on the face is taken to be where the network says; below it, it is left open.
+# Minimum absolute logit at which the network decides on the end of the face; below it, that is left open.
 CONFIDENT_FRONT = 2.0
 
 
@@ -45,7 +45,7 @@ def validate_gestational_age(weeks: float | None) -> float | None:
 def align(
     volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None = None, gestational_age: float | None = None
 ) -> Alignment:
-    """Find the head: by the networks where they are installed, else by its skull; the outline alone with a transform.
+    """Find the head by the networks, or by its skull if they are not installed; with a transform, its outline only.
 
     Args:
         volume: an admitted ultrasound volume or frame.
@@ -71,7 +71,7 @@ def align(
         return align_skull(volume, fan)
     if found is not None:
         return found
-    outline = align_skull(volume, fan)  # something to show; the network says that it is no head
+    outline = align_skull(volume, fan)  # an outline to show, with the confidence of no head
     return replace(outline, score=min(outline.score, NO_HEAD))
 
 
@@ -87,7 +87,7 @@ def is_installed(model: str = MODEL) -> bool:
 def align_volume(
     volume: Volume, fan: np.ndarray, *, gestational_age: float | None = None, model: str = MODEL
 ) -> Alignment | None:
-    """Where the network sees the head; None where it sees none.
+    """Alignment of a volume by the networks; None without a head.
 
     Args:
         volume: an admitted 3D volume; fan: (k, j, i) bool.
@@ -107,7 +107,7 @@ def align_volume(
 
 
 def segment_head_2d(volume: Volume, fan: np.ndarray, *, model: str = FRAMES_MODEL) -> Alignment | None:
-    """Where the network sees a frame's head; None where it sees none of a possible size.
+    """Alignment of a frame by the network's outline; None without a head of a possible size.
 
     Args:
         volume: an admitted 2D frame; fan: (1, j, i) bool.

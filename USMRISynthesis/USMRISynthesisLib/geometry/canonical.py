@@ -79,15 +79,15 @@ def from_canonical(
     Args:
         slices: (160, 160, 160), or (1, 160, 160) for a frame.
         ras_to_canonical: (4, 4), RAS mm to canonical mm, as given to :func:`to_canonical`.
-        ijk_to_ras: (4, 4), the wanted grid in RAS mm.
-        shape: (k, j, i) of the wanted grid.
+        ijk_to_ras: (4, 4), the target grid in RAS mm.
+        shape: (k, j, i) of the target grid.
         order, fill: as in :func:`to_canonical`.
 
     Returns:
         (k, j, i) float32.
 
     Raises:
-        ValueError: one slice is asked to fill a volume, or the matrices cannot be inverted.
+        ValueError: a single slice cannot fill a volume, or the matrices cannot be inverted.
     """
     to_grid = np.asarray(ras_to_canonical, dtype=np.float64) @ ijk_to_ras
     grid = canonical_ijk_to_ras()
@@ -120,7 +120,7 @@ def resample(array: np.ndarray, out_to_in: np.ndarray, shape: tuple[int, ...], o
         kept = kept.astype(np.float32, copy=False)
     image = sitk.Cast(sitk.GetImageFromArray(np.ascontiguousarray(kept)), sitk.sitkFloat32)
     if order > 0:
-        # Input voxels to one output step, along each input axis: from two on, their mean stands for them.
+        # Input voxels for one output step, along each input axis: two or more are averaged.
         steps = np.linalg.norm(out_to_in[:n, :n], axis=1)
         bins = [int(min(max(step, 1), size)) for step, size in zip(steps, image.GetSize(), strict=True)]
         if max(bins) > 1:

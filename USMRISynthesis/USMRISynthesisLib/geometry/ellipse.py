@@ -77,7 +77,7 @@ def through_distances(
     """The ellipse whose distance field fits best: robust Gauss-Newton steps on its five parameters.
 
     Args:
-        places: (2, m). distances: (m,) signed, as said at these places. weights: (m,).
+        places: (2, m). distances: (m,) signed, as predicted at these places. weights: (m,).
         start: where to begin. tolerance: differences far beyond this count for little.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Where a head lies: what every alignment gives, and the inside of the outer skull on any grid."""
+"""The result of an alignment, and the inside of the outer skull on any grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Alignment:
         centre: (3,) of the outer skull's ellipsoid, canonical mm.
         semi_axes: (3,) along R, A, S, canonical mm. A frame's ellipse has 0 as the third.
         rotation: (3, 3), columns are the directions of the semi-axes.
-        score: 0-1, how well a skull fits; below ``LOW_SCORE`` it is not to be trusted.
+        score: 0-1, the confidence; below ``MIN_CONFIDENCE`` the alignment is not reliable.
         method: "given", "network", "ellipse" or "ellipsoid".
     """
 

@@ -7,7 +7,7 @@ towards the front or the top, and to the right or the front:
     coronal    (j, k, i)   slices along y, rows z, columns x
     sagittal   (i, k, j)   slices along x, rows z, columns y
 
-numpy only: what can be chosen is known where there is no torch.
+numpy only: the choices are needed where torch is not installed.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def to_plane(stack: np.ndarray, plane: str) -> np.ndarray:
 
 
 def from_plane(stack: np.ndarray, plane: str) -> np.ndarray:
-    """The way back: a view (k, j, i) of what `to_plane` gave."""
+    """The inverse of `to_plane`: a view (k, j, i)."""
     return stack.transpose(np.argsort(_AXES[plane]))
 
 
 def plane_code(plane: str, planes: tuple[str, ...]) -> float | None:
-    """The value of the input's constant channel that names the plane; None for a model that knows one plane only."""
+    """The value of the input's constant channel that names the plane; None for a model of one plane."""
     return _CODES[plane] if len(planes) > 1 else None
 
 
 def resolve_planes(planes: str, known: tuple[str, ...], model: str) -> tuple[str, ...]:
-    """The planes behind a choice, for a model that knows `known`. Raises Refused where it does not have them."""
+    """The planes behind a choice, for a model trained on the planes `known`. Raises Refused if it lacks one of them."""
     wanted = supported_planes(planes, known)
     if wanted is None:
         raise Refused("planes", f"The model {model!r} takes {' and '.join(known)} slices, not {planes!r}.",
@@ -48,6 +48,6 @@ def resolve_planes(planes: str, known: tuple[str, ...], model: str) -> tuple[str
 
 
 def supported_planes(planes: str, known: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The planes behind a choice; None where a model that knows `known` does not have them."""
+    """The planes behind a choice; None if a model trained on the planes `known` lacks one of them."""
     wanted = PLANES if planes == ALL else (planes,)
     return wanted if set(wanted) <= set(known) else None

@@ -82,8 +82,8 @@ def fit_similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray, 
 
     Args:
         source: (m, n), where the points are.
-        target: (m, n), where each says it belongs.
-        weights: (m,), inverse variances, or any trust.
+        target: (m, n), the corresponding points.
+        weights: (m,), inverse variances, or any other confidence.
 
     Raises:
         ValueError: as `similarity`.

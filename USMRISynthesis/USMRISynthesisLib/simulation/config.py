@@ -2,7 +2,7 @@
 
 A split is a rule, `{"cases": 8, "atlases": [...], "views": [...], "anomalies": [...]}` (each list in turn; views
 and anomalies may be left out, null is a normal head), or a list, `{"heads": [{"atlas", "seed", "view", "anomaly"}]}`.
-Either may say `"acquisition": {"frequency_mhz": [5, 6]}`: other ranges than `AcquisitionRanges`' own; several pairs,
+Either may hold `"acquisition": {"frequency_mhz": [5, 6]}`: other ranges than `AcquisitionRanges`' own; several pairs,
 `[[2, 2.5], [5, 6]]`, are drawn from as one range with a gap.
 """
 

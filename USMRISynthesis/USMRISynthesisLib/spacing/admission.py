@@ -1,4 +1,4 @@
-"""Is it MR? What can be told from the file's own words and from the values; the rest is the user's to know."""
+"""Admission of MR for the slice spacing: checks of the header and of the values."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _GRAIN_PIXELS = 0.8  # sigma of the blur that takes the noise of MR away, and le
 def admit(volume: Volume) -> None:
     """Raise Refused for what is no MR: another modality by its header, CT by its values, a segmentation, NaN, speckle.
 
-    Speckle is believed only where the header says nothing: an image that it calls MR is taken for MR.
+    Speckle is checked only if the header names no modality: an image with modality MR is accepted as MR.
     """
-    said = next((volume.metadata[key].strip().upper() for key in _MODALITY_KEYS if volume.metadata.get(key)), "")
-    if said not in ("", "MR", "MRI") and SYNTHETIC_KEY not in volume.metadata:
-        raise Refused("modality", f"The file says that the image is {said}, not MR.", "Choose an MR volume.")
+    modality = next((volume.metadata[key].strip().upper() for key in _MODALITY_KEYS if volume.metadata.get(key)), "")
+    if modality not in ("", "MR", "MRI") and SYNTHETIC_KEY not in volume.metadata:
+        raise Refused("modality", f"The modality in the file is {modality}, not MR.", "Choose an MR volume.")
     array = volume.array
     if array.dtype.kind not in "iuf":
         raise Refused("modality", "The image holds no grey levels.", "Choose an MR volume.")
@@ -42,29 +42,29 @@ def admit(volume: Volume) -> None:
             )
     if float(np.min(sample)) <= _HOUNSFIELD_AIR and float(np.percentile(sample, 10)) < -200:
         raise Refused("modality", "The values look like CT (Hounsfield units), not MR.", "Choose an MR volume.")
-    if not said and SYNTHETIC_KEY not in volume.metadata and speckled(volume):
+    if not modality and SYNTHETIC_KEY not in volume.metadata and speckled(volume):
         raise Refused(
             "modality",
-            "The image has the speckle of ultrasound, and nothing says that it is MR.",
+            "The image has the speckle of ultrasound, and no modality in its header.",
             "Choose an MR volume; if this is one, load it from DICOM or save it with Modality = MR.",
         )
 
 
 def speckled(volume: Volume) -> bool:
-    """Does the gate of the synthesis see ultrasound, and still after a slight blur in the plane of the slices?
+    """Whether the gate of the synthesis accepts it as ultrasound, also after a slight blur in the plane of the slices.
 
-    The gate was made to tell ultrasound from smooth MR, and noisy MR is grainy as well. But noise is grainy from pixel
-    to pixel, and speckle is as wide as the beam.
+    The gate was made to separate ultrasound from smooth MR, and noisy MR is grainy as well. But noise is grainy from
+    pixel to pixel, and speckle is as wide as the beam.
     """
     fan = gate.find_fan(volume.array, volume.spacing)
-    if not fan.any() or not _looks_like_ultrasound(volume, fan):
+    if not fan.any() or not _has_speckle(volume, fan):
         return False
     sides = volume.spacing[::-1]
     sigmas = [0.0 if side == max(sides) else _GRAIN_PIXELS for side in sides]
     blurred = ndimage.gaussian_filter(volume.array.astype(np.float32), sigmas)
-    return _looks_like_ultrasound(Volume(blurred, volume.ijk_to_ras), fan)
+    return _has_speckle(Volume(blurred, volume.ijk_to_ras), fan)
 
 
-def _looks_like_ultrasound(volume: Volume, fan: np.ndarray) -> bool:
+def _has_speckle(volume: Volume, fan: np.ndarray) -> bool:
     evidence = gate.speckle_evidence(volume, fan)
     return bool(np.isfinite(evidence)) and evidence >= gate.MIN_SPECKLE_EVIDENCE

@@ -25,7 +25,7 @@ class Plan:
     """From the thick grid to the thin one.
 
     axis: of the array (k, j, i), along which the slices are stacked. thick, fine: number of slices before and after.
-    spacing_mm: between slices, before and after; the second is the asked one, adjusted so that the extent is kept.
+    spacing_mm: between slices, before and after; the second is the requested one, adjusted so that the extent is kept.
     """
 
     axis: int

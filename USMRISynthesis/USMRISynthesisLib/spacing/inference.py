@@ -15,18 +15,20 @@ from USMRISynthesisLib.errors import Cancelled
 from USMRISynthesisLib.spacing.noise import LOUDEST, noise_of
 from USMRISynthesisLib.spacing.profile import CLEAN, apply, estimation
 
-PIXELS = {"cpu": 300_000, "cuda": 4_000_000, "mps": 1_000_000}  # in a batch of views: what stays in the cache wins
+# in a batch of views: batches that stay in the cache are fastest
+PIXELS = {"cpu": 300_000, "cuda": 4_000_000, "mps": 1_000_000}
 
 Progress = Callable[[float], None]
 Cancel = Callable[[], bool]
 
 
 def conditions(n: int, m: int, noise: float = CLEAN) -> Tensor:
-    """What the fine rows are to the thick slices, (4, m): log2 of the factor, where in its slice each row lies, and how
-    far the slices disagree (`noise_of`; its logarithm, 0 clean to 1 loudest).
+    """Conditions of the fine rows, (4, m): log2 of the factor, each row's position in its thick slice, and how far the
+    slices disagree (`noise_of`; its logarithm, 0 clean to 1 loudest).
 
-    The place is an angle, its cosine and sine: 0 at a slice's centre, half a turn between two of them. The noise tells
-    slices that moved from slices that agree: the linear estimate of either looks much the same, what it lacks does not.
+    The place is an angle, its cosine and sine: 0 at a slice's centre, half a turn between two of them. The noise
+    separates
+    slices that moved from slices that agree: their linear estimates are similar, what these lack is not.
     """
     turn = 2 * np.pi * ((np.arange(m) + 0.5) * (n / m) - 0.5)
     loud = np.log(noise / CLEAN) / np.log(LOUDEST / CLEAN)
@@ -46,14 +48,14 @@ def super_resolve(
 ) -> np.ndarray:
     """Thick slices (n, h, w) around 0-1 -> m fine ones over the same extent, (m, h, w) float32.
 
-    `noise` is what `noise_of` says of them, found out where it is not given. `cancel` is asked and `progress` told
-    (share 0-1) after every batch of views. Raises Cancelled.
+    `noise`: by default what `noise_of` gives. `cancel` and `progress` (share 0-1) are called after every batch of
+    views. Raises Cancelled.
     """
     device = torch.device(device)
     n, h, w = thick.shape
     noise = noise_of(thick, m) if noise is None else noise
     start = apply(estimation(n, m, noise), thick)
-    known = conditions(n, m, noise).to(device)
+    condition = conditions(n, m, noise).to(device)
     total = np.zeros_like(start)
     done = 0
     with torch.inference_mode():
@@ -66,7 +68,7 @@ def super_resolve(
                     raise Cancelled
                 part = np.ascontiguousarray(views[first : first + batch])
                 x = torch.from_numpy(part)[:, None].to(device)
-                sums[first : first + batch] += network(x, known)[:, 0].float().cpu().numpy()
+                sums[first : first + batch] += network(x, condition)[:, 0].float().cpu().numpy()
                 done += len(part)
                 if progress is not None:
                     progress(done / (h + w))

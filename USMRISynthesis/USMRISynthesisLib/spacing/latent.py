@@ -1,7 +1,7 @@
 """Stage 1: fine slices out of thick ones by a VAE, with latents interpolated between neighbours (Xuan 2021).
 
-What comes out looks like MR of fine slices and may be morphed: no pair for the real image, which is why the
-super-resolution network learns from it degraded again, and why nothing of it reaches a user.
+The output resembles MR of fine slices but may be deformed against the input: it is no paired truth. Therefore the
+super-resolution network is trained on pairs of this output and its own degradation, and no user is shown it.
 """
 
 from __future__ import annotations

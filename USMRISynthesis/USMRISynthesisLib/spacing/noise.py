@@ -20,7 +20,7 @@ def noise_of(thick: np.ndarray, m: int) -> float:
     """The most likely noise of thick slices (n, h, w) that are to become m, from `CLEAN` to `LOUDEST`.
 
     Every line along the slice axis, less its mean, is a sample of N(0, s (W C W' + noise)): restricted maximum
-    likelihood, s profiled out. Lines of background are too faint to say much. One eigendecomposition makes the matrices
+    likelihood, s profiled out. Lines of background have little weight. One eigendecomposition makes the matrices
     diagonal.
     """
     n = len(thick)

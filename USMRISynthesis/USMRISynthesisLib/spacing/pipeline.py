@@ -7,7 +7,7 @@
 The slices that went in are not copied: a thick slice is a mean over its thickness, a thin one is not. They are
 reproduced in the sense that the result, seen through the slice profile, is the input: to `PROJECTED_TOLERANCE` with
 `consistency`, and without it to `TOLERANCE`, unless the slices disagree with each other - through motion or noise - so
-far that the result follows what they share; a warning in the provenance says so then.
+far that the result follows what they share; then the provenance has a warning.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def respace(
         device: "auto", "cpu", "cuda" or "mps".
         consistency: project the result so that degrading it gives back the input.
         progress: called with a share of the whole, 0-1, and the stage.
-        cancel: asked after every batch of views; True ends the run.
-        consent: asked with (sha256, name) before a model from outside the bundled folders is run.
+        cancel: called after every batch of views; True ends the run.
+        consent: called with (sha256, name) before a model from outside the bundled folders is run.
 
     Raises: Refused (not MR, 2D, isotropic, wrong axis or factor), Failed (model, device, memory), Cancelled.
     """
@@ -172,7 +172,7 @@ def _in_units(
 
 
 def _provenance(volume: Volume, grid: Plan, seconds: dict[str, float]) -> dict[str, Any]:
-    """What the result can say about itself. No names and no paths: files are often named after patients."""
+    """The provenance of the result. No names and no paths: files are often named after patients."""
     from USMRISynthesisLib import __version__
     from USMRISynthesisLib.io.provenance import versions
 

@@ -1,4 +1,4 @@
-"""How a thick slice sees what lies in it, as one small matrix, and what that matrix alone allows to undo.
+"""The slice profile of a thick slice as one small matrix, and the linear estimate that inverts it.
 
 A slice's profile is a Gaussian whose full width at half maximum is the slice's thickness, here the distance of the
 slices: no gap, no overlap. With `n` thick and `m` fine slices over the same extent, every fractional factor m/n is
@@ -43,7 +43,7 @@ def estimation(n: int, m: int, noise: float = CLEAN) -> np.ndarray:
     """The matrix (m, n) of the best linear estimate of the fine slices: Gauss-Markov, C W' (W C W' + noise)^-1.
 
     C is `prior`; rows sum to 1, so that a constant stays one. It undoes as much of the profile's blur as can be undone
-    without knowing what images look like, and the less the louder the noise: the network starts here.
+    without an image prior, and the less the more noise there is: the network's input.
     """
     blur = degradation(n, m)
     seen = prior(m) @ blur.T

@@ -4,7 +4,7 @@
     mr = run_slices(generator.module, us, z_mm, neighbours=1, location=True, device=generator.device)
 
 Small batches win on a CPU: two slices stay in the cache, sixteen cost page faults. Its threads take a batch each
-(`threads.py`). What comes out is the same whatever the batch: every slice is normalised by itself.
+(`models/parallel.py`). What comes out is the same whatever the batch: every slice is normalised by itself.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LoadedGenerator:
     dtype: torch.dtype
     precision_reason: str
     _content: bytes = field(repr=False)
-    reliability: PredictLogits | None = None  # what of the output to believe
+    reliability: PredictLogits | None = None  # of the reliability map
 
     def on_cpu(self) -> nn.Module:
         """The same weights in float32 on the CPU, for when the device has no memory left."""
@@ -116,14 +116,14 @@ def run_slices(
 ) -> np.ndarray:
     """Run canonical slices through the generator.
 
-    us: (K, H, W) in [-1, 1], -1 outside the fan; z_mm: (K,) in mm; plane: what names it to a model of several
+    us: (K, H, W) in [-1, 1], -1 outside the fan; z_mm: (K,) in mm; plane: its code for a model of several planes
     (`planes.plane_code`). -> (K, H, W) float32 in [-1, 1].
 
-    `wanted`, (K,) bool, names the slices to synthesise; by default those with anything in them. The others
-    come back as -1. On a CPU each thread takes a batch. Progress is told, and cancel asked, after each batch. When the
-    device runs out of memory the batch is halved, then one thread works alone, then `on_cpu()` gives the module to go
-    on with. All are told to `log`.
-    Raises Cancelled, and Failed when there is no memory even so.
+    `wanted`, (K,) bool: the slices to synthesise; by default those that are not empty. The others
+    come back as -1. On a CPU each thread takes a batch. `progress` and `cancel` are called after each batch. When the
+    device runs out of memory the batch is halved, then one thread runs alone, then the module of `on_cpu()` is used;
+    each step is written to `log`.
+    Raises Cancelled, and Failed if the memory is still not enough.
     """
     use = _Use(
         model, torch.device(device), dtype, max(1, batch or BATCH.get(torch.device(device).type, 2)), threads_on(device)
@@ -135,12 +135,12 @@ def run_slices(
     done = 0
     while done < len(todo):
 
-        def made(some: np.ndarray, use: _Use = use) -> np.ndarray:
+        def synthesised(some: np.ndarray, use: _Use = use) -> np.ndarray:
             return _forward(use, _channels(stack, heights, some, neighbours, location, plane))
 
         parts = [todo[first : first + use.batch] for first in range(done, len(todo), use.batch)]
         try:
-            with closing(map_in_order(made, parts, min(use.threads, len(parts)))) as results:
+            with closing(map_in_order(synthesised, parts, min(use.threads, len(parts)))) as results:
                 for some in parts:
                     if cancel is not None and cancel():
                         raise Cancelled
@@ -159,7 +159,7 @@ def run_slices(
 
 @dataclass(frozen=True, eq=False)
 class _Use:
-    """What slices are run with: so many at a time on each of so many threads."""
+    """How slices are run: model, device, precision, slices in a batch and number of threads."""
 
     model: nn.Module
     device: torch.device
@@ -186,7 +186,7 @@ def _forward(use: _Use, x: Tensor) -> np.ndarray:
 
 
 def _smaller(error: BaseException, use: _Use, on_cpu: Callable[[], nn.Module] | None, log: Log | None) -> _Use:
-    """What to go on with after running out of memory: half the batch, then one thread, then the CPU."""
+    """The settings after running out of memory: half the batch, then one thread, then the CPU."""
     if use.device.type == "cuda":
         torch.cuda.empty_cache()
     if use.batch > 1:
@@ -228,10 +228,10 @@ def _prepare(content: bytes, name: str, device: torch.device, dtype: torch.dtype
     module = module.to(device=device, dtype=dtype)
     module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     frozen: nn.Module = torch.jit.freeze(module.eval())
-    return _AsItIs(frozen) if device.type == "cpu" else frozen
+    return _Unspecialised(frozen) if device.type == "cpu" else frozen
 
 
-class _AsItIs(nn.Module):
+class _Unspecialised(nn.Module):
     """A frozen module that torch does not specialise any further: on a CPU that takes as long as ten slices, at the
     second call, and gains nothing. On a GPU it is what fuses small operators."""
 
@@ -262,9 +262,9 @@ def _choose_precision(
 
 
 def _load_reliability(content: bytes, name: str, device: torch.device) -> PredictLogits:
-    """A support map's network, in half precision where the hardware has it and the network runs in it.
+    """The network of the reliability map, in half precision if hardware and network support it.
 
-    It answers with logits: near a probability of 1, bfloat16 would know steps of 0.004 only.
+    Its output are logits: near a probability of 1, bfloat16 has a resolution of 0.004 only.
     """
     full = _prepare(content, name, device, torch.float32)
     dtype, _ = native_half(device)
@@ -290,7 +290,7 @@ def _load_reliability(content: bytes, name: str, device: torch.device) -> Predic
 
 
 def _example(manifest: store.Manifest, device: torch.device) -> Tensor:
-    """A fixed input (1, C, size, size): a speckled disc on -1, which is what the network sees."""
+    """A fixed input (1, C, size, size): a speckled disc on -1, similar to the real input."""
     size, channels = manifest.input.size, manifest.input.channels
     noise = np.random.default_rng(0).random((channels, size, size), dtype=np.float32) * 2 - 1
     y, x = np.mgrid[:size, :size] - (size - 1) / 2

@@ -21,7 +21,7 @@ class GeneratorConfig:
     neighbours: slices on either side of the centre slice that the input carries.
     exponent: of the ultrasound's 0-1 intensity before it becomes the input (see `normalise_ultrasound`).
     location: whether the input ends with a constant channel z_mm / 48.
-    place: whether decoder C is also told where it is, x, y and z (see `PositionalEncoding`); needs `location`.
+    place: whether decoder C also gets a positional encoding of x, y and z (`PositionalEncoding`); needs `location`.
     planes: the planes whose slices it takes; with more than one a constant channel before the location names the plane.
     skips: levels at which A hands its feature to C. Level 0 would let speckle through to the MR.
     reconstruction_skips: levels at which A hands its feature to B.
@@ -111,11 +111,11 @@ class Generator(nn.Module):
         return self.decoder_c.shallow(f_mr, features)
 
     def _deep(self, features: list[Tensor], x: Tensor) -> Tensor:
-        """C from the latent to the attention, told its place where the configuration says so."""
+        """C from the latent to the attention, with positional encodings if configured."""
         z, plane = x[:, -1:, :1, :1], x[:, -2:-1, :1, :1]  # the latter only where there are several planes
-        told = features[:-1]
-        told.append(self.place_latent(features[-1], z, plane))
-        return self.place_split(self.decoder_c.deep(told), z, plane)
+        encoded = features[:-1]
+        encoded.append(self.place_latent(features[-1], z, plane))
+        return self.place_split(self.decoder_c.deep(encoded), z, plane)
 
     @torch.jit.unused
     def forward_training(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,7 +138,7 @@ class _NoAttention(nn.Module):
 
 
 class _NoPosition(nn.Module):
-    """Without a place code: the feature unchanged."""
+    """Without a positional encoding: the feature unchanged."""
 
     def forward(self, feature: Tensor, z: Tensor, plane: Tensor) -> Tensor:
         return feature

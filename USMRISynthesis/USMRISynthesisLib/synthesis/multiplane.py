@@ -1,6 +1,6 @@
-"""A canonical stack through a generator in one plane or in all three, whose median fails less than any of them.
+"""Synthesis of a canonical stack in one plane, or in all three with their median, which fails less than each of them.
 
-Where one network's three views of a voxel agree, that does not make it true; where they disagree, one of them is wrong.
+Agreement of the three planes does not prove a voxel right; where they disagree, at least one of them is wrong.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ def run_planes(
     inside: np.ndarray | None = None, batch: int | None = None, progress: Progress | None = None,
     cancel: Cancel | None = None, log: Log | None = None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """Plane -> MR (K, H, W) float32 in [-1, 1], all of them upright as `us`, -1 where no slice was wanted.
+    """Plane -> MR (K, H, W) float32 in [-1, 1], all of them oriented as `us`, -1 in slices that were not requested.
 
-    us (K, H, W) in [-1, 1] on the canonical grid, z_mm (K,); inside (K, H, W) bool: where the result is wanted, by
+    us (K, H, W) in [-1, 1] on the canonical grid, z_mm (K,); inside (K, H, W) bool: where the result is needed, by
     default in all slices that hold anything. A 2D frame, K = 1, lies in one plane, whatever is chosen.
-    Raises what `run_slices` raises, and Refused where the model does not know the plane.
+    Raises what `run_slices` raises, and Refused if the model was not trained on the plane.
     """
     form = generator.manifest.input
     chosen = resolve_planes("axial" if len(us) == 1 else planes, form.planes, generator.manifest.name)

@@ -1,11 +1,11 @@
-"""The corridor: one ultrasound image in, one MR-like image on the same grid out.
+"""The pipeline: one ultrasound image in, one MR-like image on the same grid out.
 
     gate -> alignment -> canonical slices -> generator -> canonical MR -> the input's grid, masked
 
     result = synthesize(Volume.read("head.nrrd"))
     result.mr.write("head-mr.nrrd")
 
-torch is imported when the network is needed and not before: a refused input is refused without it.
+torch is imported when the network is needed: an input is refused without it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Log = Callable[[str, str], None]  # (level, text)
 
 @dataclass
 class _Run:
-    """One run's listeners, and what it notes down about itself on the way."""
+    """One run's callbacks, and its timings and warnings for the provenance."""
 
     progress: Progress | None
     cancel: Cancel | None
@@ -97,12 +97,12 @@ def synthesize(
         model: name of an installed model, or the path of a model folder.
         device: "auto", "cpu", "cuda" or "mps".
         planes: along which slices to synthesise: "axial", "coronal", "sagittal", or "all" for the median of the three,
-            which takes three times as long. A frame has one plane, whatever is said here.
+            which takes three times as long. A frame has one plane, whatever is chosen.
         transform: (4, 4) ras_to_canonical where it is known; it wins over the estimated one.
         progress: called with a share of the whole, 0-1, and the stage.
-        cancel: asked at least every two slices on the CPU; True ends the run.
+        cancel: called at least every two slices on the CPU; True ends the run.
         log: called with a level, "info" or "warning", and a sentence.
-        consent: asked with (sha256, name) before a model from outside the bundled folders is run.
+        consent: called with (sha256, name) before a model from outside the bundled folders is run.
         batch: slices at a time; by default what suits the device.
         allow_low_confidence: go on although the head was not found reliably.
         gestational_age: weeks (14-42), where it is known: a prior for the head's size, never needed.
@@ -112,7 +112,7 @@ def synthesize(
     """
     if planes not in CHOICES:
         raise Refused("planes", f"There are no {planes!r} slices.", f"Choose {', '.join(CHOICES)}.")
-    if planes != "axial" and volume.shape[0] > 1:  # before the head is looked for, which takes a second or two
+    if planes != "axial" and volume.shape[0] > 1:  # before the alignment, which takes a second or two
         known = store.read_manifest(store.find_model(model))
         resolve_planes(planes, known.input.planes, known.name)
     run = _Run(progress, cancel, log)
@@ -159,11 +159,11 @@ def synthesize(
     if reliability_network is not None:
         from USMRISynthesisLib.synthesis.reliability import reliability_map, spread_of
 
-        with run.stage("Judging what to believe", 0.86):
+        with run.stage("Estimating the reliability", 0.86):
             reliability = reliability_map(
                 reliability_network, us, mr, spread_of(made), head & seen, device=generator.device, cancel=cancel
             )
-    with run.stage("Bringing it back to the image's grid", 0.92):
+    with run.stage("Resampling to the image's grid", 0.92):
         values, confidence = _back(mr, head, fan, volume, alignment, reliability)
     manifest = generator.manifest
     provenance = _provenance(volume, alignment, transform is not None, gestational_age, run) | {
@@ -241,26 +241,26 @@ def _locate(
         raise Refused(
             "unreliable",
             f"The head was not found reliably (score {alignment.score:.2f}; {MIN_CONFIDENCE:.2f} is needed).",
-            "Give a transform to canonical space (in Slicer, three landmarks make one), or go on all the "
-            "same with --unreliable.",
+            "Give a transform to canonical space (in Slicer, three landmarks make one), or continue "
+            "with --allow-low-confidence.",
         )
     if alignment.score < MIN_CONFIDENCE:
         run.report(
             "warning",
-            f"The head is found poorly (score {alignment.score:.2f}; below {MIN_CONFIDENCE:.2f} it is "
-            "not to be relied on): check the result against the ultrasound, or give a transform.",
+            f"The head was found with low confidence (score {alignment.score:.2f}; {MIN_CONFIDENCE:.2f} is "
+            "needed to rely on it): check the result against the ultrasound, or give a transform.",
         )
     elif alignment.method == "network" and not volume.is_frame and alignment.score < CONFIDENT:
         run.report(
             "warning",
-            f"The head may be found the wrong way round (score {alignment.score:.2f}): see that face "
-            "and cerebellum lie where the ultrasound has them, or give a transform.",
+            f"The head may be reversed (score {alignment.score:.2f}): check that face and cerebellum lie "
+            "where the ultrasound has them, or give a transform.",
         )
     return fan, alignment
 
 
 def _within(progress: Progress | None, low: float, high: float) -> Progress | None:
-    """A listener for a stage that makes up the share low-high of the whole."""
+    """A progress callback for a stage that takes the share low-high of the whole."""
     if progress is None:
         return None
     return lambda value, stage: progress(low + (high - low) * value, stage)
@@ -276,7 +276,7 @@ def _back(
 ) -> tuple[np.ndarray, np.ndarray]:
     """MR in [-1, 1] and head mask on canonical slices -> int16 MR, float32 confidence on the input's grid.
 
-    believed: probability on canonical slices that the MR is right; the confidence is that, where it is given.
+    reliability: probability on canonical slices that the MR is right; the confidence is that, if it is given.
 
     The MR is interpolated unmasked and cut at the skull after that: masking first draws a dark rim.
     """
@@ -293,7 +293,7 @@ def _back(
     inside = alignment.head_on(corner, shape) & fan[box]
     back = from_canonical((mr + 1) * (MR_MAX / 2), ras_to_canonical, corner, shape)
     np.copyto(values[box], np.clip(np.rint(back), 0, MR_MAX), where=inside, casting="unsafe")
-    # Never 0 inside, however doubtful: 0 is what was not seen.
+    # Never 0 inside: 0 means that the beam was not there.
     on_head = head.astype(np.float32) if reliability is None else reliability
     share = from_canonical(on_head, ras_to_canonical, corner, shape)
     np.copyto(confidence[box], np.clip(share, MIN_RELIABILITY, 1), where=inside)
@@ -320,7 +320,7 @@ def _box_of(head: np.ndarray, ras_to_canonical: np.ndarray, volume: Volume) -> t
 
 
 def _provenance(volume: Volume, alignment: Alignment, given: bool, age: float | None, run: _Run) -> dict[str, Any]:
-    """What every result can say about itself. No names and no paths: files are often named after patients."""
+    """The provenance of a result. No names and no paths: files are often named after patients."""
     from USMRISynthesisLib import __version__
     from USMRISynthesisLib.io.provenance import versions
 

@@ -1,4 +1,4 @@
-"""Where in canonical space a feature lies, told to decoder C: norms take a constant location channel away again."""
+"""Positional encoding of canonical space for decoder C: norms remove a constant location channel."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _FREQUENCIES = (1.0, 2.0, 4.0)
 
 
 class PositionalEncoding(nn.Module):
-    """A learnt code of (x, y, z) added to a feature (N, channels, h, w) of canonical slices.
+    """A learnt encoding of (x, y, z), added to a feature (N, channels, h, w) of canonical slices.
 
-    Columns and rows run from -1 to 1 across the slice, the third coordinate is the input's location channel. The code
-    is a small network on sines and cosines of x, y and z, the same at every place and image. It starts at zero:
-    weights from before it can go on. With `planes` it is told the plane as well (`planes.py`), which says which of the
-    three is which axis, and is a further input of its own.
+    Columns and rows run from -1 to 1 across the slice, the third coordinate is the input's location channel. It is
+    a small network on sines and cosines of x, y and z, the same for every image. It starts at zero, so that weights
+    trained without it remain valid. With `planes` the plane's code (`planes.py`) is an input too: it decides which of
+    the three coordinates is which axis, and adds a term of its own.
     """
 
     corners: Tensor
@@ -30,17 +30,17 @@ class PositionalEncoding(nn.Module):
         self.out = nn.Conv2d(HIDDEN, channels, 1)
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
-        self.told_plane = planes
+        self.encodes_plane = planes
         if planes:
             self.plane = nn.Conv2d(3, HIDDEN, 1, bias=False)
             nn.init.zeros_(self.plane.weight)
 
     def forward(self, feature: Tensor, z: Tensor, plane: Tensor) -> Tensor:
-        """feature (N, channels, h, w), z and plane (N, 1, 1, 1) -> feature plus its code."""
+        """feature (N, channels, h, w), z and plane (N, 1, 1, 1) -> feature plus its encoding."""
         height, width = feature.shape[-2], feature.shape[-1]
         across = F.interpolate(self.corners, size=(height, width), mode="bilinear", align_corners=True)
         place = torch.cat([across.expand(feature.shape[0], -1, -1, -1), z.expand(-1, -1, height, width)], dim=1)
-        if self.told_plane:
+        if self.encodes_plane:
             axial, coronal, sagittal = F.relu(-plane), 1 - plane.abs(), F.relu(plane)
             column, row, through = place[:, :1], place[:, 1:2], place[:, 2:]
             place = torch.cat([
@@ -52,6 +52,6 @@ class PositionalEncoding(nn.Module):
         for frequency in _FREQUENCIES:
             waves += [torch.sin(3.14159265 * frequency * place), torch.cos(3.14159265 * frequency * place)]
         hidden = self.hidden(torch.cat(waves, dim=1))
-        if self.told_plane:
+        if self.encodes_plane:
             hidden = hidden + self.plane(torch.cat([axial, coronal, sagittal], dim=1))
         return feature + self.out(F.relu(hidden))

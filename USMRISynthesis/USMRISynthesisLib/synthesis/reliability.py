@@ -1,11 +1,11 @@
-"""The support map: how probable it is that the MR-like grey is right, told by a network that has seen it go wrong.
+"""The reliability map: the probability that the MR-like grey is right, predicted by a network.
 
-A small network looks at the ultrasound and at what the generator made of it, on cells of 1.2 mm: three slices each, in
-their place, and, where the MR is the median of three planes, at how far these disagree. It looks along all planes,
-whatever the generator did, and the three opinions of a cell are averaged. It is trained on simulated heads, whose true
-MR is known, to tell voxels whose grey is off by more than `WRONG` from the others; its probabilities are then
-calibrated on heads that the generator never saw (`training/support_*`). What it has not seen go wrong it cannot tell:
-real ultrasound, and anomalies of other kinds.
+The input of the network, on cells of 1.2 mm, are three slices each of the ultrasound and of the generator's output,
+their position, and the disagreement of the planes if the MR is the median of three. It predicts along all planes,
+whichever the generator used, and the three logits of a cell are averaged. It is trained on simulated heads, whose true
+MR is known, to classify voxels whose grey is off by more than `WRONG`; its probabilities are calibrated on heads that
+were not used to train the generator (`training/reliability`). It is not valid for failures that it was not trained on:
+real ultrasound, and other kinds of anomalies.
 """
 
 from __future__ import annotations
@@ -33,20 +33,22 @@ CELL = 2  # voxels to a cell's side
 CHANNELS = (16, 32, 64, 64)
 IMAGES = 7  # ultrasound and MR of three slices each, and the planes' spread
 HEAD_STATISTICS = 5  # numbers of `head_statistics`
-CONDITIONS = 1 + HEAD_STATISTICS + len(PLANES)  # what is told of a slice as a whole: its depth, its head, its plane
+# the conditioning vector of a slice: its depth, its head's statistics, its plane
+CONDITIONS = 1 + HEAD_STATISTICS + len(PLANES)
 BRAIN_SHARE = (0.28, 0.36)  # half axes of the oval where the brain lies, of a slice's width and height
 BRAIN_HALF_HEIGHT_MM = 26.0
 BATCH = 8
 SPREAD_SCALE = 5.0
-BRAIN = -0.5  # MR in [-1, 1] from which on there is brain to judge
-RIM_MM = 1.2  # how softly its edge's probability is carried outwards
+BRAIN = -0.5  # MR in [-1, 1] from which on a cell is brain
+RIM_MM = 1.2  # sigma of the extrapolation beyond the brain's edge
 ONE_PLANE = -1.0  # in place of a spread, where there is one plane only
 
-PredictLogits = Callable[[Tensor, Tensor], Tensor]  # what `ReliabilityNetwork` does, or an exported one
+PredictLogits = Callable[[Tensor, Tensor], Tensor]  # a `ReliabilityNetwork`, or an exported one
 
 
 class ReliabilityNetwork(nn.Module):
-    """cells (N, IMAGES + 2, H, W), told (N, TOLD, 1, 1) -> logit (N, 1, H, W) of being wrong; see `Head.slices`.
+    """cells (N, IMAGES + 2, H, W), conditions (N, CONDITIONS, 1, 1) -> logit (N, 1, H, W) of being wrong; see
+    `Head.slices`.
 
     H and W divide by 8. `scale` and `offset` (2,) are the calibration (Platt 1999), scale * logit + offset, of MR of
     one plane and of several; it is linear, and so holds for the mean over planes of a cell's logits.
@@ -102,7 +104,7 @@ def _block(inside: int, outside: int) -> nn.Sequential:
 class Head:
     """A head on cells of canonical space, (K, H, W) float32: us, mr in [-1, 1]; spread, see `spread_of`, or None.
 
-    whole: its `head_statistics`, (OVERVIEW,).
+    whole: its `head_statistics`, (HEAD_STATISTICS,).
     """
 
     us: np.ndarray
@@ -111,10 +113,11 @@ class Head:
     whole: np.ndarray
 
     def slices(self, plane: str, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the network sees of these slices of a plane: cells (n, IMAGES + 2, h, w), told (n, TOLD, 1, 1), float32.
+        """The network's input for these slices of a plane: cells (n, IMAGES + 2, h, w), conditions (n, CONDITIONS, 1,
+        1), float32.
 
-        The last two channels of cells are row and column from -1 to 1, and told begins with the slice's depth alike:
-        left and right are alike, so that across them it is the distance from the middle.
+        The last two channels of cells are row and column from -1 to 1, and the first condition is the slice's depth
+        alike: left and right are alike, so that across them it is the distance from the middle.
         """
         us, mr = (neighbourhood(to_plane(stack, plane), some) for stack in (self.us, self.mr))
         n, _, h, w = us.shape
@@ -149,7 +152,7 @@ def cells_of(voxels: np.ndarray) -> np.ndarray:
 
 
 def head_statistics(us: np.ndarray, mr: np.ndarray, spread: np.ndarray | None) -> np.ndarray:
-    """What a slice does not show of its head, (OVERVIEW,) float32: mean and standard deviation of the ultrasound and of
+    """Statistics of the whole head, (HEAD_STATISTICS,) float32: mean and standard deviation of the ultrasound and of
     the MR, and the mean of the planes' spread (`ONE_PLANE` without), where the brain lies and the beam was.
 
     us, mr, spread: as in `Head`.
@@ -195,13 +198,13 @@ def logits(
         for begin in range(0, len(wanted), BATCH)
     ]
 
-    def predicted(batch: tuple[str, np.ndarray]) -> np.ndarray:
+    def predict(batch: tuple[str, np.ndarray]) -> np.ndarray:
         cells, conditions = (torch.from_numpy(part).to(device) for part in head.slices(*batch))
         cells = cells.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             return np.asarray(network(cells, conditions)[:, 0].float().cpu().numpy())
 
-    with closing(map_in_order(predicted, batches, threads_on(device))) as answers:
+    with closing(map_in_order(predict, batches, threads_on(device))) as answers:
         for plane, some in batches:
             if cancel is not None and cancel():
                 raise Cancelled
@@ -235,10 +238,10 @@ def reliability_map(
 
 
 def extrapolate_rim(probability: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """Probability (K, H, W) on cells as it is in the MR-like brain, a mask, beside it that of the brain near by, and
-    the brain's mean further off.
+    """Probability (K, H, W) on cells: unchanged in `brain`, a mask of the MR-like brain; outside, that of the nearby
+    brain, and the brain's mean further away.
 
-    The network learnt from brain alone: what it says of the skull means nothing, and would draw a red rim.
+    The network was trained on brain only: its output at the skull has no meaning and would show a red rim.
     """
     weight = brain.astype(np.float32)
     sigma = RIM_MM / (SPACING_MM * CELL)

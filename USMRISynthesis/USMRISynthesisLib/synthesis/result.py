@@ -9,7 +9,7 @@ import numpy as np
 
 from USMRISynthesisLib.io.volume import Volume
 
-# What a confidence volume means; its provenance says which.
+# The two meanings of a confidence volume; its provenance names one. Stored in provenance: the texts do not change.
 PROBABILITY = (
     "probability that the MR-like grey is right within 15 % of the brightest fluid's, learnt and calibrated "
     "on simulated heads"
@@ -27,8 +27,8 @@ class Synthesis:
         mr: int16, 0-1000, 0 outside the head or the fan; same shape and `ijk_to_ras` as the input.
         transform: `(4, 4)` ras_to_canonical; its scale is kept, so it can be inverted.
         confidence: float32 0-1 on the same grid, 0 outside the head and where no beam was. With a model that has a
-            support map: the probability that the grey is right; else 1 wherever the beam looked. Which of the two,
-            `provenance["support"]["meaning"]` says.
+            reliability map: the probability that the grey is right; else 1 wherever the beam was.
+            `provenance["support"]["meaning"]` states which of the two.
         provenance: what went in, what was done with it and with which model; no names, no paths.
     """
 

@@ -1,1 +1,1 @@
-"""What is known of an ultrasound image before any network: its fan, its intensities, whether it is admitted."""
+"""Ultrasound images before any network: the fan, the intensities, and the gate."""

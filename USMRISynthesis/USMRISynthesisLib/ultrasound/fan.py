@@ -1,7 +1,7 @@
 """The fan: the part of an ultrasound image that the beam swept.
 
 Outside it a scan converter writes zeros; inside it amniotic fluid, ventricles and shadows are zero too. The
-two are told apart by connectivity (the outside reaches the border of the image) and, where dark fluid lies
+two are separated by connectivity (the outside reaches the border of the image) and, where dark fluid lies
 against the fan's own edge, by shape: a fan has no bays narrower than the curvature of a probe.
 """
 
@@ -110,9 +110,9 @@ def _shape_of_fan(cells: np.ndarray, sizes: list[float]) -> np.ndarray:
     )
     extent = float(((occupied + 1) * sizes).max())
     small = max(_CLEANING * extent, 1.01 * max(sizes))
-    # Room on every side for the cleaning, then for the closing: what grows must not reach the border.
-    room = int(np.ceil(2.5 * small / min(sizes))) + 2
-    padded = np.pad(cells, room)
+    # Space on every side for the cleaning, then for the closing: what grows must not reach the border.
+    space = int(np.ceil(2.5 * small / min(sizes))) + 2
+    padded = np.pad(cells, space)
     cleaned = _open(_close(padded, small, sizes), 1.5 * small, sizes)
     parts, count = ndimage.label(cleaned)
     if count == 0:
@@ -120,7 +120,7 @@ def _shape_of_fan(cells: np.ndarray, sizes: list[float]) -> np.ndarray:
     volumes = np.bincount(parts.ravel())
     volumes[0] = 0
     kept = (volumes >= 0.2 * volumes.max()).take(parts)
-    return _without_holes(_close_widely(kept, _CLOSING * extent, sizes))[(slice(room, -room),) * cells.ndim]
+    return _without_holes(_close_widely(kept, _CLOSING * extent, sizes))[(slice(space, -space),) * cells.ndim]
 
 
 def _without_holes(mask: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The gate: which inputs are accepted, and for those that are not, why and what to do.
 
 Colour, several time points, pictures without a pixel size and damaged files are refused where files are read
-(``volume.py``). This module looks at the voxels and the grid; it knows nothing of file names.
+(``volume.py``). This module checks the voxels and the grid.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["admit", "find_fan", "speckle_evidence"]
 
 # A fetal head from 10 weeks to term, with what lies around it, on any probe.
 MIN_EXTENT_MM, MAX_EXTENT_MM = 30.0, 400.0
-# Spacing 1x1x1 is what software writes when it knows none: believed only for sizes that probes produce.
+# Software writes spacing 1x1x1 if it has none: accepted only for sizes that probes produce.
 MAX_UNIT_EXTENT_MM = 220.0
 MIN_SLICES = 8
 MIN_FRAME_PIXELS = 64
@@ -29,7 +29,7 @@ MIN_SPECKLE_EVIDENCE = -1.2
 
 
 def admit(volume: Volume) -> np.ndarray:
-    """Accept an ultrasound volume or frame of a fetal head, or say why not.
+    """Accept an ultrasound volume or frame of a fetal head, or raise the reason.
 
     Args:
         volume: any grid; a frame has one slice.
@@ -52,7 +52,7 @@ def admit(volume: Volume) -> np.ndarray:
         )
     values = volume.array[fan]
     sample = values[:: max(1, values.size // 200_000)]
-    few = sample[:: 1 + sample.size // 4000]  # in an ultrasound these settle it; only labels are counted in full
+    few = sample[:: 1 + sample.size // 4000]  # enough for an ultrasound; only labels are counted in full
     if np.unique(few).size < MIN_GREY_VALUES and np.unique(sample).size < MIN_GREY_VALUES:
         raise Refused(
             "labels",
@@ -62,7 +62,7 @@ def admit(volume: Volume) -> np.ndarray:
     if speckle_evidence(volume, fan) < MIN_SPECKLE_EVIDENCE:
         raise Refused(
             "modality",
-            "The image has no speckle, so it does not look like ultrasound (MR or CT?).",
+            "The image has no speckle, so it is probably no ultrasound (MR or CT?).",
             "Choose a B-mode ultrasound image, not smoothed or filtered.",
         )
     return fan
@@ -116,7 +116,7 @@ def _check_grid(volume: Volume) -> None:
 
 
 def speckle_evidence(volume: Volume, fan: np.ndarray) -> float:
-    """How strongly the texture inside the fan speaks for ultrasound; below 0 it speaks for MR or CT.
+    """Evidence of speckle in the texture inside the fan: positive for ultrasound, negative for MR or CT.
 
     Speckle is grainy at 1 mm wherever there is signal, and the skull leaves a long bright tail. MR is smooth at
     1 mm inside each tissue and varies at larger scales. So three figures are combined: the 10th percentile of
@@ -129,7 +129,7 @@ def speckle_evidence(volume: Volume, fan: np.ndarray) -> float:
 
     Returns:
         Mean evidence over nine slices across the fan (three each way), or of the frame itself. Plus infinity
-        where no slice has enough tissue to judge.
+        if no slice has enough tissue.
     """
     si, sj, sk = volume.spacing
     if volume.is_frame:

@@ -1,9 +1,9 @@
-"""Talk to the worker from plain Python: start it, hand it voxels, listen, cancel, survive its death.
+"""Talk to the worker from plain Python: start it, hand it voxels, receive events, cancel, and recover if it dies.
 
     with WorkerProcess() as worker:
         result = worker.synthesize(volume, on_event=print)
 
-The Slicer module speaks the same lines through QProcess (`worker.py` describes them); this is the one for
+The Slicer module speaks the same lines through QProcess (`serve.py` describes them); this is the one for
 tests, scripts and the demo. No torch and no Qt in this process.
 """
 
@@ -116,7 +116,7 @@ class WorkerProcess:
     ) -> dict[str, Any]:
         """Send one request and wait for its end; returns the result of its `done` event.
 
-        `on_event` hears every event of the request; `cancel` is asked all the time. Raises the error that the
+        `on_event` is called with every event of the request; `cancel` is polled. Raises the error that the
         worker reports (Refused, Failed, Cancelled), or Failed when it dies.
         """
         with self._busy:
@@ -142,7 +142,7 @@ class WorkerProcess:
                 if on_event is not None:
                     on_event(event)
                 if event["event"] == "done":
-                    if deadline is not None:  # it finished before it heard: cancelled all the same
+                    if deadline is not None:  # it finished before the cancel arrived: cancelled all the same
                         raise Cancelled
                     result: dict[str, Any] = event["result"]
                     return result
@@ -269,7 +269,7 @@ def _listen(process: subprocess.Popen[str], events: "queue.Queue[Event | None]")
                 continue
             if isinstance(event, dict) and "event" in event:
                 events.put(event)
-    except (OSError, ValueError):  # closed under our hands by kill()
+    except (OSError, ValueError):  # closed by kill()
         pass
     events.put(None)
 

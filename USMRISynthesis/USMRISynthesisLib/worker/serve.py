@@ -50,7 +50,7 @@ from typing import Any, TextIO
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
 
 Request = dict[str, Any]
-EXIT_GRACE_S = 5.0  # a job that has not noticed by then that nobody listens any more is abandoned
+EXIT_GRACE_S = 5.0  # a job that still runs this long after stdin has closed is abandoned
 
 
 class Worker:
@@ -280,7 +280,7 @@ class Worker:
             with self._writing:
                 self._events.write(line)
                 self._events.flush()
-        except (OSError, ValueError):  # nobody reads any more
+        except (OSError, ValueError):  # the reader is gone
             self.close()
 
 

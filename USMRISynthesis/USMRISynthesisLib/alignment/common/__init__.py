@@ -1,1 +1,1 @@
-"""What the alignments of volumes and frames share: confidence and resampling at several resolutions."""
+"""Shared by the alignments of volumes and frames: U-Net, confidence, and resampling at several resolutions."""

@@ -1,9 +1,9 @@
-"""How far an alignment is to be trusted: one number, from what the passes of the network say about each other.
+"""Confidence of an alignment: one number, from the agreement of the network's predictions with each other.
 
-A logistic regression on standardised evidence, fitted on held-out simulated heads in random poses and on images
-without a head (``calibrate``). It is stored in the model's manifest, so that it belongs to the weights. Where none is
-stored, the built-in one stands for it. The score is the probability that the pose is right to within GOOD_DEG and
-GOOD_MM; callers do not rely on an alignment below one half.
+A logistic regression on standardised features, fitted on held-out simulated heads in random poses and on images without
+a head (``calibrate``). It is stored in the model's manifest, because it belongs to the weights; a built-in one is the
+default. The score is the probability that the pose is right to within GOOD_DEG and GOOD_MM. Callers do not rely on an
+alignment below one half.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import numpy as np
 from scipy.special import expit
 
 GOOD_DEG, GOOD_MM = 15.0, 8.0
-# Below this an alignment is not to be trusted; the user should look, or give a transform.
+# Below this an alignment is not reliable: the user checks it, or gives a transform.
 MIN_CONFIDENCE = 0.5
-# Volumes that the network aligned with less than this were turned around now and then (docs/normalisation.md).
+# Volumes aligned with a lower score were sometimes reversed (docs/normalisation.md).
 CONFIDENT = 0.8
-# The most that a skull is worth in which the network saw no head.
+# Highest score of a skull fit in an image in which the network found no head.
 NO_HEAD = 0.2
-# Evidence outside these is as bad, or as good, as at the limit: a network may be sure of anything on strange input.
+# Standardised features are clipped to this: on unusual input a network's output may be arbitrarily large.
 _LIMIT = 6.0
 
 
 @dataclass(frozen=True)
 class Features:
-    """What is known about one alignment without its truth.
+    """Features of one alignment, computed without its truth.
 
     Attributes:
-        agreement: share of the votes for about this direction, 0-1; clear: how plainly these votes tell front from
+        agreement: share of the votes for about this rotation, 0-1; margin: how clearly these votes separate front from
             back and top from bottom, 0 to about 1.
         upright: logit of the head standing upright in the final cube.
-        residual_mm: what the dense coordinates leave over from one similarity.
+        residual_mm: of the dense coordinates after the fit of one similarity.
         inliers: share of their weight that agrees, 0-1.
         turn_deg, move_mm: between the last two passes, about the head's centre.
         skull_mm: distance of the skull's boundary from its ellipsoid.
@@ -56,12 +56,12 @@ class Features:
 
 @dataclass(frozen=True)
 class FrameFeatures:
-    """What is known about an ellipse in a frame without its truth.
+    """Features of an ellipse in a frame, computed without its truth.
 
     Attributes:
         headed: logit of a head filling the square.
-        spread: how far the ellipses of the views lie apart, residual: what the cells' distances leave over from the
-            ellipse, error: what the cells expect to be wrong by; all as shares of the head's length, in percent.
+        spread: mean distance of the views' ellipses, residual: of the cells' distances after the fit of the ellipse,
+            error: as the cells predict it; all as shares of the head's length, in percent.
         mask: mean of the head's probability inside the ellipse less that outside it.
         fan: share of the outline that lies in the fan.
     """
@@ -81,7 +81,7 @@ FRAME_NAMES = tuple(field.name for field in fields(FrameFeatures))
 
 @dataclass(frozen=True)
 class Calibration:
-    """mean, spread: of each piece of evidence; weights: of the standardised evidence; bias: of the logit."""
+    """mean, spread: of each feature; weights: of the standardised features; bias: of the logit."""
 
     mean: tuple[float, ...]
     spread: tuple[float, ...]
@@ -99,10 +99,10 @@ class Calibration:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], names: Sequence[str] = NAMES) -> Calibration:
-        """Raises ValueError for anything else, or for evidence under other names."""
+        """Raises ValueError for anything else, or for features under other names."""
         try:
             if tuple(content["names"]) != tuple(names):
-                raise ValueError("the evidence has other names")
+                raise ValueError("the features have other names")
             rows = [tuple(float(v) for v in content[key]) for key in ("mean", "spread", "weights")]
             found = cls(rows[0], rows[1], rows[2], float(content["bias"]))
         except (KeyError, TypeError) as error:
@@ -129,7 +129,7 @@ DEFAULT_FRAME = Calibration(
 
 
 def predict_proba(features: Features | FrameFeatures, calibration: Calibration = DEFAULT) -> float:
-    """0-1: how probable it is that the pose is right."""
+    """0-1: the probability that the pose is right."""
     values = _standardised(np.array([astuple(features)]), calibration)
     return float(expit(values @ np.array(calibration.weights) + calibration.bias)[0])
 

@@ -1,4 +1,4 @@
-"""Cutting cubes and squares out of an image for the network: any place, any direction, any size (torch).
+"""Sampling of cubes and squares from an image for the networks: any position, orientation and size (torch).
 
 The image is normalised once and kept at several resolutions, each half of the one before, so that coarse cells are
 means over what they cover and a cube costs the same whatever the file's voxels are.
@@ -16,9 +16,9 @@ from torch import Tensor
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.ultrasound.intensity import robust_range
 
-# Cells along the largest side of the finest level: the finest cube that the network sees has 64.
+# Cells along the largest side of the finest level: the finest cube of the networks has 64.
 _FINEST = 168
-# So many voxels tell the percentiles as well as all.
+# This many voxels give the percentiles of the image.
 _ENOUGH = 500_000
 # A 3D cube is sampled in slabs of so many cells, because torch gives whole samples to its threads.
 _SLAB = 8
@@ -58,7 +58,7 @@ class Pyramid:
 
     def _level(self, number: int) -> tuple[Tensor, np.ndarray]:
         """Level 0 is the finest, each further one half of it: (2, ...) image times share of the fan, and that share;
-        and how many voxels (n,) one cell is, x first. Made when it is first asked for: the finest mostly is not."""
+        and how many voxels (n,) one cell is, x first. Computed on first use: the finest is rarely needed."""
         if number not in self._levels:
             if number < 2:
                 bins = [b * 2**number for b in self._bins]

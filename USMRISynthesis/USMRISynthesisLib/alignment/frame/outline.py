@@ -1,9 +1,9 @@
-"""The frames' network at work: the head's ellipse in a 2D frame, in any direction, and how sure that is.
+"""The head's outline in a 2D frame: an ellipse in any orientation, with its confidence.
 
-    found = align_frame(load_network("frames"), volume, fan)      # None where no head can be made out
+    found = find_outline(load_network("frames"), volume, fan)      # None without a head
 
-First the whole fan is looked at, then the head filling the square, each from several directions and in the mirror;
-what all views say of the outline's distance decides about one ellipse. torch is imported with this module.
+The network predicts in the whole fan first, then in squares that the head fills, each in several orientations and
+mirrored. One ellipse is fitted to the distances that all these views predict. torch is imported with this module.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from USMRISynthesisLib.models import store
 
 TASK = "frames"
 PARTS = ("outline", "face")
-# How near the outline a cell must lie to be asked for its distance, in half-sides of the square.
+# Largest distance of a cell from the outline at which its prediction is used, in half-sides of the square.
 REACH = 0.15
 # The square's side over the head's length once that is known.
 SIDE = 1.35
 FACE_SIDE = 1.2
-# (quarter turns, mirrored) of each look: what one direction misjudges the others do not.
+# (quarter turns, mirrored) of the views: an error in one of them is outvoted by the others.
 _FIRST = ((0.0, False), (1.0, True), (2.0, False), (3.0, True))
 _NEAR = ((0.0, False), (1.5, True), (2.0, True), (3.5, False))
 _LAST = tuple((0.5 * n, mirrored) for n in range(0, 8, 2) for mirrored in (False, True))
@@ -56,7 +56,7 @@ _LAST = tuple((0.5 * n, mirrored) for n in range(0, 8, 2) for mirrored in (False
 
 @dataclass(eq=False)
 class Network:
-    """The networks in evaluation mode on the CPU, and the trust calibration that belongs to them."""
+    """The networks in evaluation mode on the CPU, and the calibration of their confidence."""
 
     outline: Callable[[Tensor], Tensor]
     face: Callable[[Tensor], Tensor]
@@ -71,11 +71,11 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class Outlined:
-    """A head as the network sees it.
+    """The outline of a head.
 
-    ellipse: in the frame's plane, mm from its first pixel; plane_to_ras: (4, 4) from there (sampling.plane_of).
-    midline: (2,) unit vector along the midline as the network sees it, sign void. front: logit of the face lying at
-    the end of the major axis that `ellipse.directions[:, 0]` points to; learnt from simulated frames alone.
+    ellipse: in the frame's plane, mm from its first pixel; plane_to_ras: (4, 4) from there (`pyramid.plane_of`).
+    midline: (2,) unit vector along the predicted midline, of either sign. front: logit of the face lying at
+    the end of the major axis that `ellipse.directions[:, 0]` points to; trained on simulated frames only.
     """
 
     ellipse: Ellipse
@@ -88,7 +88,7 @@ class Outlined:
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """What one look says: `unit` (3, 3) takes its square to the plane; its own ellipse there."""
+    """One view: `unit` (3, 3) maps its square to the plane; its predicted fields, and its own ellipse in the plane."""
 
     unit: np.ndarray
     fields: np.ndarray
@@ -143,7 +143,7 @@ def find_outline(network: Network, volume: Volume, fan: np.ndarray) -> Outlined 
         volume: an admitted 2D frame. fan: (1, j, i) bool.
 
     Returns:
-        None where the network sees no head at all.
+        None without a head.
     """
     pyramid = Pyramid(volume, fan)
     views = _predict_views(network, pyramid, 1.1 * pyramid.extent, pyramid.centre, _FIRST)
@@ -173,7 +173,7 @@ def find_outline(network: Network, volume: Volume, fan: np.ndarray) -> Outlined 
 def _predict_views(
     network: Network, pyramid: Pyramid, side: float, centre: np.ndarray, poses: Sequence[tuple[float, bool]]
 ) -> list[_View]:
-    """The squares of one size about a centre, and the ellipse that each shows; those without one are left out."""
+    """The squares of one size about a centre, and the ellipse that each predicts; those without one are left out."""
     units = [square(side, centre, quarters * np.pi / 2, mirrored) for quarters, mirrored in poses]
     predicted = network(torch.cat([pyramid.cut(unit, SIZE) for unit in units]))
     views = []
@@ -200,7 +200,7 @@ def _ellipse_of(fields: np.ndarray) -> Ellipse | None:
 
 
 def _cells(fields: np.ndarray, unit: np.ndarray, about: Ellipse) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places (2, m) in the plane of the cells near an ellipse there, the distances that they say, and their weights."""
+    """Places (2, m) in the plane of the cells near an ellipse there, their predicted distances, and their weights."""
     scale = float(np.sqrt(abs(np.linalg.det(unit[:2, :2]))))
     places = cell_centres(fields.shape[-1], 2).numpy().astype(np.float64).reshape(2, -1)
     places = unit[:2, :2] @ places + unit[:2, 2:]
@@ -261,7 +261,7 @@ def _in_fan(pyramid: Pyramid, ellipse: Ellipse) -> float:
 
 
 def _midline(views: Sequence[_View], ellipse: Ellipse) -> np.ndarray:
-    """(2,) unit vector in the plane: the mean of what the views say inside the ellipse."""
+    """(2,) unit vector in the plane: the mean of the views' predictions inside the ellipse."""
     total = np.zeros((2, 2))
     for view in views:
         there = ellipse.moved(np.linalg.inv(view.unit)).distance(cell_centres(view.fields.shape[-1], 2).numpy()) < 0

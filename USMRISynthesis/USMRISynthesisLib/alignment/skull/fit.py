@@ -1,7 +1,7 @@
 """Finding the outer skull: an ellipse in a frame, an ellipsoid in a volume, by the same method.
 
 The skull is a thick bright ring with a dark inside, broken by shadows and where it runs along the beam; maternal
-tissue outside can be as bright. So an ellipse is judged by what lies on 16 copies of it, shrunk and grown about
+tissue outside can be as bright. So an ellipse is scored on 16 copies of it, shrunk and grown about
 its centre: the mean over all directions of the image, in two channels, times a template learnt from annotated
 frames. Both channels saturate, so that no single echo decides, and directions without signal only count as
 zero. The best ellipses of a coarse exhaustive correlation (in the Fourier domain) are refined by Nelder-Mead.
@@ -134,7 +134,7 @@ def align_skull(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None
     else:
         matrix, method = transform, "given"
         if start is not None and score < MIN_CONFIDENCE:
-            skull = start  # no skull is seen there: a head of the usual proportions stands for it
+            skull = start  # no skull is visible: the usual proportions are used
     centre, semi_axes, rotation = _in_canonical(skull, matrix @ grid_to_ras)
     return Alignment(matrix, centre, semi_axes, rotation, score, method)
 
@@ -177,7 +177,8 @@ def _working_grid(
 
 
 def _row_ends(fan: np.ndarray) -> np.ndarray:
-    """(3, m) i, j, k of the first and the last fan voxel of each row: whichever way one looks, the outermost is one."""
+    """(3, m) i, j, k of the first and the last fan voxel of each row: the extreme voxels in any direction are among
+    them."""
     k, j = np.nonzero(fan.any(axis=2))
     rows = fan[k, j]
     ends = np.concatenate([rows.argmax(axis=1), fan.shape[2] - 1 - rows[:, ::-1].argmax(axis=1)])

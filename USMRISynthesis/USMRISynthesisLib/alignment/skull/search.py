@@ -1,6 +1,6 @@
 """Searching for the skull: everything everywhere on a coarse grid, then uphill from the best places.
 
-Parameters are those of ``skull_template.py``: centre, logarithms of the semi-axes, angles.
+Parameters are those of ``template.py``: centre, logarithms of the semi-axes, angles.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LENGTH_MM = (15.0, 135.0)
 LENGTH_SHARE = (0.18, 0.95)
 
 # A volume is acquired with the head in its middle. Maternal tissue offers thousands of arcs elsewhere: a place this
-# share of the image away from the middle needs evidence that outweighs half a natural logarithm.
+# share of the image away from the middle needs a fit score that is higher by half a natural logarithm.
 CENTRE_SHARE = 0.1
 # Best places kept of every size, shape and tilt.
 PLACES = 3
@@ -128,7 +128,7 @@ def _shapes(n: int, length: float) -> list[tuple[tuple[float, ...], tuple[float,
             for angle in np.arange(count) * np.pi / count
         ]
     tilt = np.deg2rad(17)
-    if tilt * length < 1.5:  # then the coarse grid hardly sees it
+    if tilt * length < 1.5:  # then the coarse grid hardly resolves it
         return [(tuple(RATIOS[3]), (0.0, 0.0))]
     return [(tuple(RATIOS[3]), (pitch, yaw)) for pitch, yaw in ((0, 0), (tilt, 0), (-tilt, 0), (0, tilt), (0, -tilt))]
 
@@ -190,7 +190,7 @@ def steps(parameters: np.ndarray, n: int) -> np.ndarray:
 def refine(
     channels: np.ndarray, weights: np.ndarray, start: np.ndarray, scale: float, evaluations: int, bounds: Bounds | None
 ) -> tuple[np.ndarray, float]:
-    """Climb from one candidate; returns its parameters and evidence."""
+    """Climb from one candidate; returns its parameters and fit score."""
     return climb(channels, weights, start[None], scale, evaluations, bounds)[0]
 
 
@@ -204,10 +204,10 @@ def climb(
     *,
     nearest: bool = False,
 ) -> list[tuple[np.ndarray, float]]:
-    """Climb from each candidate (m, 5 or 8), all in step: what they ask for is evaluated at once.
+    """Climb from each candidate (m, 5 or 8), all in step: their next points are evaluated at once.
 
     Returns:
-        Parameters and evidence of each.
+        Parameters and fit score of each.
     """
     n = channels.ndim - 1
     step = [scale * steps(start, n) for start in starts]
@@ -215,10 +215,10 @@ def climb(
     wanted = {k: next(climber) for k, climber in enumerate(climbers)}
     found: list[tuple[np.ndarray, float]] = [(start, -np.inf) for start in starts]
     while wanted:
-        asked = [starts[k] + points * step[k] for k, points in wanted.items()]
+        requested = [starts[k] + points * step[k] for k, points in wanted.items()]
         costs = np.split(
-            _costs(channels, weights, np.vstack(asked), bounds, nearest),
-            np.cumsum([len(points) for points in asked])[:-1],
+            _costs(channels, weights, np.vstack(requested), bounds, nearest),
+            np.cumsum([len(points) for points in requested])[:-1],
         )
         for k, cost in zip(list(wanted), costs, strict=True):
             try:

@@ -1,4 +1,4 @@
-"""What a skull looks like from its own point of view: features of an ellipse or ellipsoid, and their weights.
+"""Template of a skull: features of an ellipse or ellipsoid, and their weights.
 
 An ellipse's parameters are its centre in cells, the logarithms of its semi-axes (R, A(, S)) and its angles: (5,) in
 a frame, (8,) in a volume.
@@ -17,8 +17,8 @@ _RADII = RADII.astype(np.float32)
 # Which of them are the ring, the dark inside and the surroundings.
 _RING, _INSIDE, _OUTSIDE = slice(7, 10), slice(2, 5), slice(11, 14)
 # The template: weights of the local contrast and of the brightness on these radii, of the deviation from the usual
-# ratios, and of the size. Learnt by evaluation/skull_learning.py, for frames from half of the HC18 fetuses and for
-# volumes from simulated heads.
+# ratios, and of the size. Learnt for frames from half of the HC18 fetuses and for volumes
+# from simulated heads; the code that learnt them is not kept, so they cannot be remade.
 _TEMPLATE = {
     2: np.array(
         [
@@ -111,7 +111,7 @@ def contrast_and_brightness(image: np.ndarray, fan: np.ndarray) -> np.ndarray:
     inside = fan.astype(np.float32)
     image = image / max(float(np.percentile(image[fan], 99)), 1e-6) * inside
     mean, spread = _surroundings(image, inside, 0.06 * max(image.shape))
-    # The two channels lie side by side in memory: whoever samples one, samples both (``_profiles``).
+    # The two channels lie side by side in memory: both are sampled together (``_profiles``).
     channels = np.empty((*image.shape, 2), dtype=np.float32)
     channels[..., 0] = np.tanh((image - mean) / (spread + 0.04)) * inside
     channels[..., 1] = np.minimum(image / 0.6, 1)

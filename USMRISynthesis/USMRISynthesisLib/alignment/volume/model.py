@@ -1,4 +1,4 @@
-"""The alignment's networks as they are run: verified, frozen, and in bfloat16 where the CPU computes in it.
+"""Loading of the alignment's networks: verified, frozen, and in bfloat16 if the CPU computes in it.
 
 torch is imported with this module: nothing that Slicer loads at its start imports it.
 """
@@ -24,7 +24,7 @@ Passes = Callable[[Tensor], tuple[Tensor, ...]]
 
 @dataclass(eq=False)
 class Networks:
-    """The networks by stage, in evaluation mode on the CPU, and the trust calibration that belongs to them.
+    """The networks by stage, in evaluation mode on the CPU, and the calibration of their confidence.
 
     quick: the same in bfloat16, where the CPU computes in it: a fifth of the time, poses as good.
     """

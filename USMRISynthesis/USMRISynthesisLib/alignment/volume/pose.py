@@ -9,8 +9,8 @@ the eye sockets and the head pose. Here:
 2. The network's pose gives the axes; the eyes, both or one, correct them where they are seen, each by its weight.
 3. One weighted similarity (Umeyama) through all of these - the skull's six poles, the eyes - is the result.
 
-Gestational age, where it is given, says how long the head should be and pulls the scale by its own uncertainty.
-Everything is in mm; "world" is whatever space the points are given in.
+Gestational age, where it is given, gives the expected length of the head, and the scale is weighted with it by both
+uncertainties. Everything is in mm; "world" is whatever space the points are given in.
 """
 
 from __future__ import annotations
@@ -153,11 +153,11 @@ def fit_midplane(points: np.ndarray, distance: np.ndarray, weights: np.ndarray) 
         np.array(v, dtype=float) / np.sqrt(2)
         for v in ((1, 1, 0), (1, -1, 0), (1, 0, 1), (1, 0, -1), (0, 1, 1), (0, 1, -1))
     ]
-    found = [_followed(points, distance, weights, normal, float(normal @ middle)) for normal in starts]
+    found = [_refit(points, distance, weights, normal, float(normal @ middle)) for normal in starts]
     return min(found, key=lambda plane: plane.residual)
 
 
-def _followed(
+def _refit(
     points: np.ndarray, distance: np.ndarray, weights: np.ndarray, normal: np.ndarray, offset: float
 ) -> Midplane:
     design = np.column_stack([points, -np.ones(len(points))])
@@ -189,15 +189,15 @@ def parametric(
 
     Args:
         skull: the ellipsoid, its axes those of the pose; None where too little is seen.
-        eyes: (2, 3) left and right eye, world mm; what stands in the row of an unseen eye does not matter.
+        eyes: (2, 3) left and right eye, world mm; the row of an eye that is not visible is ignored.
         eye_weights: (2,), 0-1; 0 for an eye that is not seen.
-        pose: (4, 4), world to canonical, as the network says.
+        pose: (4, 4), world to canonical, from the dense coordinates.
         pose_spread_mm: how far the pose may be off at the skull.
         skull_weight: 0-1.
         full: an affine map that also takes the head's own width and height to the usual ones.
 
     Raises:
-        ValueError: an affine map is asked for without a skull.
+        ValueError: an affine map is requested without a skull.
     """
     back = np.linalg.inv(pose)
     poles = np.vstack([np.diag(SKULL_SEMI_AXES_MM) * s for s in (1, -1)]) + SKULL_CENTRE_MM

@@ -1,6 +1,6 @@
-"""What the alignment network's answers say: head, midplane, dense pose, skull boundary, eyes.
+"""From the networks' predictions to geometry: head, midplane, dense pose, skull boundary, eyes.
 
-Pure readings of a ``Prediction`` in the world of its cube; ``network_align.py`` asks the networks and decides.
+Pure functions of a ``Prediction`` and its cube's place in the world; ``search.py`` runs the networks.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _MOST_POINTS, _PLANE_POINTS = 4000, 1500
 
 @functools.lru_cache(maxsize=4)
 def _cells(size: int) -> np.ndarray:
-    """`grid` as (3, size ** 3), made once: it is asked for some forty times a head."""
+    """`cell_centres` as (3, size ** 3), computed once: it is used about forty times for a head."""
     cells = cell_centres(size, 3).numpy().reshape(3, -1)
     cells.flags.writeable = False
     return cells
 
 
 def head_probability(prediction: Prediction, n: int) -> np.ndarray:
-    """(s, s, s): how much each cell of sample n belongs to the head, 0-1; what is unlikely to is 0."""
+    """(s, s, s): the probability that each cell of sample n belongs to the head; 0 where it is below 0.4."""
     share = torch.sigmoid(prediction.fields[n, HEAD]).numpy()
     return np.where(share > 0.4, share, 0)
 
 
 def head_position(prediction: Prediction, n: int, unit_to_world: np.ndarray) -> tuple[np.ndarray, float] | None:
-    """The head's centre of gravity (3,) and its length in the world, from how much the head holds; None without one."""
+    """The head's centre of gravity (3,) and its length in the world, from the head's volume; None without one."""
     share = head_probability(prediction, n)
     if share.sum() < HEAD_CELLS:
         return None
@@ -59,23 +59,23 @@ def head_position(prediction: Prediction, n: int, unit_to_world: np.ndarray) -> 
 def correspondences(
     prediction: Prediction, n: int, unit_to_world: np.ndarray, stage: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the head's cells of sample n say: their places in the world (m, 3), the canonical coordinates in mm (m, 3)
-    that they claim, and how much each counts (m,)."""
+    """Correspondences from the head's cells of sample n: places in the world (m, 3), predicted canonical coordinates
+    in mm (m, 3), and weights (m,)."""
     fields = prediction.fields[n].numpy().reshape(prediction.fields.shape[1], -1).astype(np.float64)
     share = head_probability(prediction, n).ravel()
     kept = share > 0
     cells = _cells(prediction.fields.shape[-1])[:, kept]
     places = cells.T @ unit_to_world[:3, :3].T + unit_to_world[:3, 3]
-    claimed = fields[X : Z + 1, kept].T * (STAGES[stage].side_mm / 2)
-    return places, claimed, share[kept] * np.exp(-2 * fields[LOG_SIGMA, kept].clip(-6, 1))
+    predicted = fields[X : Z + 1, kept].T * (STAGES[stage].side_mm / 2)
+    return places, predicted, share[kept] * np.exp(-2 * fields[LOG_SIGMA, kept].clip(-6, 1))
 
 
-def midplane_of(prediction: Sequence[Prediction], units: Sequence[np.ndarray], length: float) -> poses.Midplane | None:
-    """The plane through the midline, from what `locate` says of each of the cubes `units`; length: the head's there."""
-    parts = [correspondences(one, 0, unit, "locate") for one, unit in zip(prediction, units, strict=True)]
-    points, claimed, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
+def midplane_of(predictions: Sequence[Prediction], units: Sequence[np.ndarray], length: float) -> poses.Midplane | None:
+    """The plane through the midline, from the detection in each of the cubes `units`; length: of the head, world mm."""
+    parts = [correspondences(one, 0, unit, "locate") for one, unit in zip(predictions, units, strict=True)]
+    points, predicted, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
     step = 1 + len(points) // _PLANE_POINTS
-    distance = np.maximum(claimed[::step, 0], 0) * length / HEAD_LENGTH_MM
+    distance = np.maximum(predicted[::step, 0], 0) * length / HEAD_LENGTH_MM
     try:
         return poses.fit_midplane(points[::step], distance, weights[::step])
     except (ValueError, np.linalg.LinAlgError):
@@ -83,22 +83,22 @@ def midplane_of(prediction: Sequence[Prediction], units: Sequence[np.ndarray], l
 
 
 def gradient_of(prediction: Prediction, n: int, unit_to_world: np.ndarray) -> np.ndarray | None:
-    """(3, 3): how the coordinates that `orient` says change with the place in the world, rows x, y, z; None without a
-    head. Where front and back, or top and bottom, are not told apart, the rows are short."""
-    places, claimed, weights = correspondences(prediction, n, unit_to_world, "orient")
+    """(3, 3): gradient in the world of the coordinates that the coarse orientation predicts, rows x, y, z; None without
+    a head. If front and back, or top and bottom, are not separated, the rows are short."""
+    places, predicted, weights = correspondences(prediction, n, unit_to_world, "orient")
     try:
-        return affine(places, claimed, weights)[:3, :3]
+        return affine(places, predicted, weights)[:3, :3]
     except (ValueError, np.linalg.LinAlgError):
         return None
 
 
 def dense_fit(prediction: Prediction, n: int, unit_to_world: np.ndarray, stage: str) -> Fit | None:
-    """The similarity from world to canonical that the dense coordinates of sample n agree on."""
-    places, claimed, weights = correspondences(prediction, n, unit_to_world, stage)
+    """The similarity from world to canonical that fits the dense coordinates of sample n."""
+    places, predicted, weights = correspondences(prediction, n, unit_to_world, stage)
     if len(places) < 30:
         return None
     try:
-        return fit_similarity(places, claimed, weights)
+        return fit_similarity(places, predicted, weights)
     except ValueError:
         return None
 
@@ -126,7 +126,7 @@ def skull_points(distance: np.ndarray, unit_to_canonical: np.ndarray) -> tuple[n
 
 
 def eyes_of(prediction: Prediction, unit_to_canonical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Left and right eye: the centre of gravity of each map near its peak, and how sure it is that there is one."""
+    """Left and right eye: the centre of gravity of each map near its peak, and the probability that there is one."""
     places, sure = np.zeros((2, 3)), np.zeros(2)
     cells = _cells(prediction.maps.shape[-1])
     for row, channel in enumerate((EYE_LEFT, EYE_RIGHT)):

@@ -1,4 +1,4 @@
-"""Looks of the network `refine` at a head: what one says, the pose that follows from it, and looks until it settles."""
+"""Refinement of a pose: one pass of the network `refine` and the pose that follows, repeated until it converges."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from USMRISynthesisLib.geometry.similarity import Fit, angle_deg, rotation_of, s
 
 # Refinements of one orientation: the usual number, the most while the pose still turns (`Refinement.turning`), and
 # the rotation in degrees below which the pose has converged.
-_REFINEMENTS, _MOST_REFINEMENTS, _SETTLED_DEG = 5, 16, 0.5
-# A pose that still turns by more than this after its last look is not one: its score is no more than that.
+_REFINEMENTS, _MOST_REFINEMENTS, _CONVERGED_DEG = 5, 16, 0.5
+# A pose that still turns by more than this at the end has not converged: its score is limited.
 _UNSETTLED_DEG, UNSETTLED_SCORE = 2.0, 0.4
 
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """A head as the networks see it.
+    """An aligned head.
 
     matrix: (4, 4) RAS mm to canonical mm, a similarity. ellipsoid: of the outer skull, canonical mm.
     eyes: (2, 3) left and right, canonical mm, with eye_weights (2,) 0-1. brain: (s, s, s) probability on the
@@ -52,9 +52,10 @@ class Located:
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """One look of `refine`: what it said of the cube `unit` (4, 4), the fit to that, and the pose (4, 4) that follows.
+    """One refinement: the prediction in the cube `unit` (4, 4), the fit to it, and the pose `matrix` (4, 4) that
+    follows.
 
-    start: (4, 4), the pose before the first look. turn_deg, move_mm: from the pose before this one.
+    start: (4, 4), the pose before the first refinement. turn_deg, move_mm: from the pose before this one.
     """
 
     prediction: Prediction
@@ -72,15 +73,15 @@ class Refinement:
 
     @property
     def turning(self) -> bool:
-        """Whether further looks are likely to bring the head home: it turns by much, or begins to stand upright. What
-        is stuck in a wrong direction does neither: it sways by a few degrees."""
+        """Whether further refinements are likely to reach the right pose: it turns by much, or the head begins to stand
+        upright. A pose that is stuck in a wrong orientation does neither: it varies by a few degrees."""
         return self.turn_deg > 5.0 or self.upright > 1.0
 
 
 def refine_once(
     networks: Networks, pyramid: Pyramid, matrix: np.ndarray, start: np.ndarray | None = None
 ) -> Refinement | None:
-    """One look of `refine` at the head as it stands in the pose `matrix` (4, 4); None where it sees none."""
+    """One refinement of the pose `matrix` (4, 4); None without a head."""
     form = STAGES["refine"]
     back = np.linalg.inv(matrix)
     unit = back @ np.diag([form.side_mm / 2] * 3 + [1.0])
@@ -97,9 +98,9 @@ def refine_once(
 def refine_until_converged(
     networks: Networks, pyramid: Pyramid, votes: RotationVotes, refinement: Refinement, gestational_age: float | None
 ) -> Located | None:
-    """Looks until the pose settles, and what to make of the last one."""
+    """Refinements until the pose converges; the last one gives the result. None without a head."""
     for done in range(1, _MOST_REFINEMENTS):
-        if refinement.turn_deg < _SETTLED_DEG or (done >= _REFINEMENTS and not refinement.turning):
+        if refinement.turn_deg < _CONVERGED_DEG or (done >= _REFINEMENTS and not refinement.turning):
             break
         after = refine_once(networks, pyramid, refinement.matrix, refinement.start)
         if after is None:
@@ -147,9 +148,9 @@ def refine_until_converged(
 
 
 def _fused(prediction: Prediction, dense: Fit, unit: np.ndarray) -> np.ndarray:
-    """(4, 4): the dense coordinates' pose with skull and eyes, each by how sure it is."""
+    """(4, 4): the pose from dense coordinates, skull and eyes, weighted by their uncertainties."""
     sigma = np.exp(prediction.fields[0, LOG_SIGMA].numpy().clip(-6, 1))[head_probability(prediction, 0) > 0]
-    # What a cell expects to be wrong by is common to many cells: it does not average out.
+    # The expected error is common to many cells: it does not average out.
     spread = max(1.0, float(sigma.mean()) * STAGES["refine"].side_mm / 2) if len(sigma) else 10.0
     eyes, eye_weights = eyes_of(prediction, unit)
     return poses.parametric(

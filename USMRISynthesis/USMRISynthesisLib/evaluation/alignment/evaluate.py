@@ -57,7 +57,7 @@ def evaluate(
     pictures: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """All parts; the figures' names are those of the issue.
+    """All parts; the keys are the names of the figures.
 
     Args:
         cases: a data set of `usmri simulate`; split: its folder to use. A folder that holds cases itself does too.
@@ -130,8 +130,8 @@ def without_head(heads: Sequence[Head], aligner: Aligner) -> float:
 
 
 def other_images(data: Path, aligner: Aligner) -> dict[str, dict[str, Any]]:
-    """What becomes of images that are no ultrasound of a head: phantoms of a spine, fetal MR. For each, `gate`: why the
-    gate refuses it, or ""; `score`: what the alignment would say of it if the gate did not."""
+    """Results for images that are no ultrasound of a head: phantoms of a spine, fetal MR. For each, `gate`: the
+    reason of the gate's refusal, or ""; `score`: of the alignment, as if the gate had admitted it."""
     paths = [path for pattern in OTHER_IMAGES for path in sorted(data.glob(pattern))]
     answers = {}
     for path in paths:

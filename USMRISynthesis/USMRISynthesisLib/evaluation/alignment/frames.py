@@ -1,7 +1,7 @@
 """How well the head is outlined in real 2D frames: held-out fetuses of HC18 against their annotated ellipses.
 
-The product's way (the network, where its weights are installed) and the skull fit that stands in for it, on the same
-frames; what the score makes of frames without a head; and which end is the face, which simulated frames alone can say.
+The pipeline's alignment (the network, if its weights are installed) and the skull fit without networks, on the same
+frames; the scores of frames without a head; and which end is the face, which is known for simulated frames only.
 """
 
 from __future__ import annotations
@@ -180,25 +180,25 @@ def phantom_frames(data: Path) -> list[Volume]:
 
 
 def face_of(simulated: Sequence[Picture], real: Sequence[Picture], model: str) -> dict[str, float]:
-    """Which end is the face: right and sure on simulated frames, where it is known; how often sure on real ones, and
-    how often the frame in the mirror is answered alike."""
+    """Which end is the face: share right and confident on simulated frames, where it is known; share confident on real
+    ones, and share with the same result for the mirrored frame."""
     from USMRISynthesisLib.alignment.frame.outline import find_outline, load_network
 
     network = load_network(model, consent=lambda sha256, name: True)
-    sure, alike = [], []
+    confident, alike = [], []
     for picture in real:
         mirrored = Volume(np.ascontiguousarray(picture.volume.array[:, :, ::-1]), picture.volume.ijk_to_ras)
         found = find_outline(network, picture.volume, picture.fan)
         again = find_outline(network, mirrored, np.ascontiguousarray(picture.fan[:, :, ::-1]))
         if found is None or again is None:
             continue
-        sure.append(abs(found.front) >= alignment.CONFIDENT_FRONT)
+        confident.append(abs(found.front) >= alignment.CONFIDENT_FRONT)
         towards = found.ellipse.directions[:, 0] * found.front
         back = again.ellipse.directions[:, 0] * again.front * [-1, 1]
         alike.append(float(towards @ back) > 0)
     result = faces(network, simulated)
-    if sure:
-        result["hc18_face_sure_share"] = float(np.mean(sure))
+    if confident:
+        result["hc18_face_sure_share"] = float(np.mean(confident))
         result["hc18_face_alike_in_mirror_share"] = float(np.mean(alike))
     return result
 

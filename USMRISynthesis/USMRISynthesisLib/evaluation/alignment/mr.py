@@ -1,4 +1,5 @@
-"""How well MR volumes find their way into canonical space: held-out weeks of the atlas and simulated T2, any way round.
+"""How well MR volumes find their way into canonical space: held-out weeks of the atlas and simulated T2, in any
+orientation.
 
     usmri evaluate mr-normalisation --data ../shared/data --cases data/sim
 
@@ -101,7 +102,7 @@ def _errors(sample: Sample, number: int, masked: bool) -> tuple[float, ...]:
 
 
 def _figures(rows: np.ndarray) -> dict[str, float | None]:
-    """Errors over the volumes that are called reliable; shares over all. None where there is none to tell of."""
+    """Errors over the volumes that are called reliable; shares over all. None where there is none."""
     reliable = rows[:, 5] > 0
     wrong = (rows[:, 0] > WRONG_DEG) | (rows[:, 1] > WRONG_MM)
     kept = rows[reliable] if reliable.any() else np.full((1, rows.shape[1]), np.nan)

@@ -1,4 +1,4 @@
-"""Images without a head, made from images with one: rearranged, or cut beside the head."""
+"""Images without a head, made from images with one: rearranged, or cropped beside the head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from USMRISynthesisLib.io.volume import Volume
 
 
 def remove_head(volume: Volume, fan: np.ndarray, rng: np.random.Generator) -> Volume:
-    """The volume with its content in another order, or noise: no head is in it."""
+    """The volume without its head: its content in another order, or noise."""
     x = torch.from_numpy(volume.array.astype(np.float32) / 127.5 - 1)
     mixed = no_head(x, torch.from_numpy(fan.astype(np.float32)), rng)
     return Volume(np.where(fan, (mixed.numpy() + 1) * 127.5, 0).astype(np.uint8), volume.ijk_to_ras)
@@ -38,7 +38,7 @@ def shuffle_tiles(picture: Picture, rng: np.random.Generator) -> Volume:
 
 
 def off_head_crops(picture: Picture) -> list[Picture]:
-    """The parts of a frame to the four sides of the head that are large enough to look at, as frames."""
+    """The parts of a frame on the four sides of the head, if they are large enough, as frames."""
     size = float(picture.volume.spacing[0])
     line = picture.ellipse.outline() / size
     (left, top), (right, bottom) = np.floor(line.min(axis=1)), np.ceil(line.max(axis=1))

@@ -18,7 +18,7 @@ _CELLS = 192
 
 
 def faces(network: Network, pictures: Sequence[Picture]) -> dict[str, float]:
-    """How often the face's end is told rightly where it is known, at the head's true place; {} without any."""
+    """Share of frames with the right end of the face, at the head's true place, where it is known; {} without any."""
     logits = [
         face_logit(network, picture.pyramid, picture.ellipse)
         * float(np.sign(picture.ellipse.directions[:, 0] @ picture.front))
@@ -27,12 +27,12 @@ def faces(network: Network, pictures: Sequence[Picture]) -> dict[str, float]:
     ]
     if not logits:
         return {}
-    sure = np.abs(logits) >= CONFIDENT_FRONT
+    confident = np.abs(logits) >= CONFIDENT_FRONT
     right = np.array(logits) > 0
     return {
         "simulated_face_right_share": float(right.mean()),
-        "simulated_face_sure_share": float(sure.mean()),
-        "simulated_face_right_where_sure_share": float(right[sure].mean()) if sure.any() else float("nan"),
+        "simulated_face_sure_share": float(confident.mean()),
+        "simulated_face_right_where_sure_share": float(right[confident].mean()) if confident.any() else float("nan"),
     }
 
 

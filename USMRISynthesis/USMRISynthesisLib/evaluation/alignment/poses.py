@@ -1,7 +1,8 @@
-"""Alignment of simulated heads in random orientations against their truth: errors, flips, what the score caught.
+"""Alignment of simulated heads in random orientations against their truth: errors, flips, and which of them the score
+detects.
 
-Simulated: says nothing about real volumes. A case is put anywhere in the world, turned anywhere over the sphere and
-scaled, with a seed from its name; what is asked of the alignment is the way back.
+Simulated: no measure of real volumes. A case is moved, turned over the full sphere and scaled, with a seed from its
+name; the alignment is compared with the inverse of that transform.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def compare(placed: Placed, found: Located | None, seconds: float = 0.0) -> Outc
 
 def pose_error(placed: Placed, ras_to_canonical: np.ndarray) -> tuple[float, float]:
     """Degrees, and mm of the world at the canonical origin."""
-    error = ras_to_canonical @ placed.anatomy_to_ras  # true canonical -> where it is put: the identity if perfect
+    error = ras_to_canonical @ placed.anatomy_to_ras  # true canonical -> its estimate: the identity if perfect
     return (angle_deg(rotation_of(error), np.eye(3)), float(np.linalg.norm(error[:3, 3])) / scale_of(ras_to_canonical))
 
 

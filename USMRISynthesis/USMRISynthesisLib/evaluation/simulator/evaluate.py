@@ -1,4 +1,5 @@
-"""`usmri evaluate simulator`: is the simulated ultrasound physically right, and can it be told from real frames?
+"""`usmri evaluate simulator`: is the simulated ultrasound physically right, and can it be distinguished from real
+frames?
 
 All but HC18's frames is simulated.  Frames are made on the fly, and kept in a folder of the machine's own.
 """
@@ -158,7 +159,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"two-sample AUC, {name:22s} {result[f'{key}_auc']:.3f}   [{low:.3f}, {high:.3f}]")
     test = {name: result["frames"][name]["test"] for name in ("real", "simulated")}
     lines.append(
-        f"  judged: {test['real'][0]} real frames of {test['real'][1]} fetuses, {test['simulated'][0]} simulated of "
+        f"  tested on: {test['real'][0]} real frames of {test['real'][1]} fetuses, {test['simulated'][0]} simulated of "
         f"{test['simulated'][1]} heads, none of them seen in training"
     )
     worst = ", ".join(f"{name} {share:.2f}" for name, share in result["real_outside_range_most"])

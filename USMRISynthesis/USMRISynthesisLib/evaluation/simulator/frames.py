@@ -2,7 +2,7 @@
 
 Real frames are HC18's in the canonical plane; simulated ones come from the simulator's own 2D frames, or from a
 folder of cases.  For both the fan is found again on the canonical picture and all beyond it is black, so that
-nothing but the picture itself tells them apart.
+only the picture itself distinguishes them.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def real_frames(data: Path) -> Frames:
 
 
 def _part_of_frame(file: str) -> str:
-    """Judged on the fetuses (30 %) of which neither the simulator's grey levels nor any weights come."""
+    """Tested on the fetuses (30 %) of which neither the simulator's grey levels nor any weights come."""
     from USMRISynthesisLib.simulation.dataset import split_of
 
     if split_of(file) != "train":
@@ -113,7 +113,8 @@ def simulated_frames(
     seed: int = 7000,
     progress: Callable[[float, str], None] | None = None,
 ) -> tuple[Frames, list[dict[str, Any]]]:
-    """Frames of freshly simulated heads from all atlas weeks in turn, and what `volumes.measure` says of some heads.
+    """Frames of freshly simulated heads from all atlas weeks in turn, and the measures of `volumes.measure` for some
+    heads.
 
     Kept in `cache`, under names that change with the simulator's sources, so that a stopped run goes on.
     """
@@ -194,7 +195,7 @@ def _frames(
 
 @dataclass(frozen=True)
 class _Job:
-    """A head to simulate: `frames` 2D frames into `stills`; its volume's measures into `volume` where wanted."""
+    """A head to simulate: `frames` 2D frames into `stills`; its volume's measures into `volume` if requested."""
 
     data: Path
     atlas: str

@@ -1,7 +1,7 @@
-"""The two-sample test: can a classifier that has never seen a fetus or week tell its simulated frames from real ones?
+"""The two-sample test: can a classifier separate simulated from real frames of fetuses and weeks it was not trained on?
 
 Two classifiers are trained: a small network on the pictures, and a logistic regression on `appearance`'s statistics,
-which can say what gives the simulation away.  An AUC of 0.5 is a coin's.
+which shows what distinguishes the simulation.  An AUC of 0.5 is chance.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Clue:
-    """A statistic that tells them apart: its own AUC (> 0.5: larger when simulated) and its two medians.
+    """A statistic that distinguishes them: its own AUC (> 0.5: larger when simulated) and its two medians.
 
     covered: share of the real frames whose value lies between the simulated ones' 1st and 99th percentile.
     """
@@ -75,7 +75,7 @@ def _outcome(real: Frames, simulated: Frames, scores: tuple[np.ndarray, np.ndarr
 
 
 class RealVsSimulatedClassifier(nn.Module):
-    """About 85,000 weights; what it sees at first is 5 x 5 pixels of 0.6 mm, and at last the whole head."""
+    """About 85,000 weights; its receptive field grows from 5 x 5 pixels of 0.6 mm to the whole head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ def within_head(frames: Frames, limit: float = 1.1) -> Frames:
 
 
 def classify_statistics(real: Frames, simulated: Frames, penalty: float = 0.02) -> tuple[Outcome, list[Clue]]:
-    """Logistic regression on the statistics; the clues are each statistic alone, the most telling first."""
+    """Logistic regression on the statistics; the clues are each statistic alone, the most distinctive first."""
     rows = [[frame_statistics(u, f, (a[0], a[1])) for u, f, a in zip(s.us, s.fan, s.half_axes_mm, strict=True)]
             for s in (real, simulated)]  # fmt: skip
     names = list(rows[0][0])

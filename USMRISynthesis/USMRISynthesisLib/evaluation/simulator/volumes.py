@@ -35,7 +35,7 @@ def measure(head: anatomy.Anatomy, seed: int, view: str | None = None) -> dict[s
 
 
 def contrasts(us: np.ndarray, fan: np.ndarray, head: anatomy.Anatomy, depth_axis: np.ndarray) -> dict[str, Any]:
-    """What `measure` says, of a volume on the canonical grid; depth_axis: unit vector (3,) away from the probe."""
+    """The measures of a volume on the canonical grid; depth_axis: unit vector (3,) away from the probe."""
     axis = canonical_axis_mm() - head.centre[:, None]
     depth = (
         axis[2][:, None, None] * depth_axis[2] + axis[1][None, :, None] * depth_axis[1]

@@ -30,7 +30,7 @@ _SHOWN = 110  # pixels of a picture's side
 
 
 def seconds_of_a_stack(loaded: LoadedModel) -> tuple[float, float]:
-    """What a 320x320x22 stack takes at 3.3 -> 1.1 mm, without reading and writing: on the clock, and of all processors.
+    """Seconds for a 320x320x22 stack at 3.3 -> 1.1 mm, without reading and writing: wall clock, and of all processors.
 
     The second is what remains comparable on a machine that is busy with other work.
     """
@@ -124,7 +124,7 @@ def register(fixed: Volume, moving: Volume, fixed_mask: Volume, moving_mask: Vol
 def _agreement(
     fine: np.ndarray, fine_ijk_to_ras: np.ndarray, mask: Volume, other: Volume, other_mask: Volume, moved: np.ndarray
 ) -> float:
-    """NCC of `fine`, seen as the other stack sees it, with the other stack inside both masks."""
+    """NCC of `fine`, degraded as the other stack is, with the other stack inside both masks."""
     inside = np.argwhere(other_mask.array > 0)
     ijk = np.c_[inside[:, ::-1], np.ones(len(inside))].T
     ras = moved @ other.ijk_to_ras @ ijk

@@ -6,12 +6,12 @@
     truth   the true MR: the most that can be had of each measure, tissue Dice above all
 
 Per head: NCC, residual NCC, gradient NCC, SSIM and PSNR inside the brain where the beam was, in axial slices;
-`through`, the gradient NCC in coronal and sagittal ones, where a method that sees one slice at a time is uneven;
-tissue Dice by a segmenter of true MR; the deformation score of three slices (`deformation.py`); LPIPS
-(`perceptual.py`) where its weights are installed.  Over heads: the rank correlation of the ventricles' and of the
+`through`, the gradient NCC in coronal and sagittal ones, where a method that works slice by slice is uneven;
+tissue Dice by a segmenter of true MR; the deformation score of three slices (`metrics/deformation.py`); LPIPS
+(`metrics/lpips.py`) where its weights are installed.  Over heads: the rank correlation of the ventricles' and of the
 outer fluid's volume, as the segmenter finds them, with that of the simulator's labels, and the ventricles' median
 bias; a kernel distance (KID, Binkowski 2018) of all slices to true MR of the training heads, on the segmenter's
-features and not on Inception's, which know photographs.  Everything here is simulated.
+features instead of Inception's, which were trained on photographs.  Everything here is simulated.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def _over_heads(
 
 
 def shares(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary that is asked for beside the table, from `synthesis.evaluate`'s cases."""
+    """The summary beside the table, from `synthesis.evaluate`'s cases."""
     rows = list(result["per_case"].values())
     return {
         "shift_within_1px_share": float(np.mean([row["shift_within_1px"] for row in rows])),

@@ -1,7 +1,7 @@
 """`usmri evaluate synthesis`: a model on simulated cases of unseen weeks, against the truth and the mean MR.
 
 Everything here is simulated and printed as such.  Cases come from `usmri simulate`; the mean MR at each
-position is that of the training split, so it knows nothing of the evaluated weeks.
+position is that of the training split, so it contains nothing of the evaluated weeks.
 """
 
 from __future__ import annotations

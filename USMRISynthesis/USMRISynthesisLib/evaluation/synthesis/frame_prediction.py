@@ -1,4 +1,4 @@
-"""A model on the simulated 2D frames of unseen heads: what can be said of frames while no real one has its MR."""
+"""A model on the simulated 2D frames of held-out heads: no real frame has a matching MR."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 
 from USMRISynthesisLib.evaluation.metrics import image as measures
 from USMRISynthesisLib.simulation.anatomy.labels import BRAIN
-
-# Labels; a mass, too: what is made of it counts most.
 
 PredictFrame = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

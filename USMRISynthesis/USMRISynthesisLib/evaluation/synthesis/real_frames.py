@@ -1,8 +1,8 @@
-"""A model on real head-circumference frames, which have no MR: what can be said without the truth.
+"""A model on real head-circumference frames, which have no MR: measures without a truth.
 
 Frames of HC18's fetuses that gave no weights, in the canonical plane by their annotated ellipse.  Does the brain fill
 the annotated head, and lie on it?  Does half or double the gain give the same anatomy, and a flipped frame the flipped
-image?  None of this says that the inside is right.
+image?  None of this measures whether the inside is right.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Does the support map know where the MR-like image is wrong?  On simulated heads whose true MR is known.
+"""Evaluation of the reliability map: does it find where the MR-like image is wrong?  Simulated heads, true MR known.
 
-A voxel is wrong as `synthesis/support.py` says: its grey is off by more than 0.15 of the brightest fluid's, smoothed,
-once the whole brain's mean is the truth's.
-The beam's own answer, and the output's gradient, are measured beside it: a map must beat what costs nothing.
+A voxel is wrong as defined in `synthesis/reliability.py`: its grey is off by more than 0.15 of the brightest fluid's,
+smoothed, once the whole brain's mean is the truth's. The beam's own answer, and the output's gradient, are measured
+beside it: a map must beat what costs nothing.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def evaluate(
     folder: Path, model: str, device: str = "auto", *, planes: str = "axial",
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any] | None:  # fmt: skip
-    """Figures over the cases of a folder at their true pose; None where the model has no support map.
+    """Figures over the cases of a folder at their true pose; None if the model has no reliability map.
 
     support_auc: over all voxels of the brain in the beam, with its 95 % interval over heads; support_auc_head: mean of
-    single heads. support_calibration: for each fifth of the scale [said, found, share of voxels].
+    single heads. support_calibration: for each fifth of the scale [predicted, found, share of voxels].
     support_error_rho: over heads, rank correlation between the share that it doubts and the share that is wrong.
     support_gradient_auc, support_spread_auc: what the output's own gradient magnitude and, with several planes, their
     disagreement reach alone. support_by_anomaly: mean doubt, mean wrong.
@@ -79,13 +79,13 @@ def table(figures: Mapping[str, Any]) -> str:
     """The figures as text."""
     value, low, high = figures["support_auc"]
     lines = [
-        "support map: does it find where the grey is wrong? (simulated)",
+        "reliability map: does it find where the grey is wrong? (simulated)",
         f"AUC over voxels             {value:.3f}   [{low:.3f}, {high:.3f}]; single heads "
         f"{figures['support_auc_head'][0]:.3f}; the output's gradient alone {figures['support_gradient_auc']:.3f}"
         + ("" if figures["support_spread_auc"] is None else f", the planes' {figures['support_spread_auc']:.3f}"),
         f"wrong voxels                {figures['support_wrong_share']:.3f}; rank correlation over heads of doubted and "
         f"wrong shares {figures['support_error_rho']:.2f}",
-        "said wrong / found wrong    " + ", ".join(f"{s:.2f} / {f:.2f} ({n:.0%})"
+        "predicted / found wrong     " + ", ".join(f"{s:.2f} / {f:.2f} ({n:.0%})"
                                                    for s, f, n in figures["support_calibration"]),
     ]  # fmt: skip
     lines += [

@@ -1,4 +1,5 @@
-"""What every simulated head is drawn from: physical mm of a normal fetus of the atlas's week unless said otherwise."""
+"""What every simulated head is drawn from: physical mm of a normal fetus of the atlas's week unless stated
+otherwise."""
 
 from __future__ import annotations
 

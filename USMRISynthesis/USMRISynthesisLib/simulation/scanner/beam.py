@@ -1,4 +1,4 @@
-"""Where the probe stands and which way its beams go: motor-swept volumes and single frames, in canonical mm."""
+"""Positions of the probe and directions of its beams: motor-swept volumes and single frames, in canonical mm."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def place_in_plane(anatomy: Anatomy, plane: np.ndarray, draw: dict[str, float], 
 def _stand_off(
     anatomy: Anatomy, axis: np.ndarray, draw: dict[str, float], rng: np.random.Generator
 ) -> tuple[np.ndarray, float, float]:
-    """Apex, and the first and last depth from it, of a probe that looks at the centre along -axis."""
+    """Apex, and the first and last depth from it, of a probe that points at the centre along -axis."""
     steps = np.arange(0, 70, 0.6)
     ray = torch.from_numpy((anatomy.centre + steps[:, None] * axis).astype(np.float32))
     distance = sample(anatomy.skull_distance, canonical_ijk_to_ras(), ray, outside=50.0).numpy()

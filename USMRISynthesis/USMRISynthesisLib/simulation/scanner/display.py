@@ -2,7 +2,7 @@
 
 The grey map is calibrated on real frames: ``appearance.json`` holds grey quantiles inside the brain and on the
 skull of HC18 frames (training fetuses only; van den Heuvel et al. 2018, CC BY 4.0; made by ``calibration.py``).  As a
-sonographer turns gain and dynamic range until the picture looks right, a map is drawn that gives the simulated
+sonographer adjusts gain and dynamic range by eye, a map is drawn that gives the simulated
 brain and skull the grey levels of one real frame, or of a mixture of two.
 """
 

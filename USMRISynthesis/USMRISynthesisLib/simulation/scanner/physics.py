@@ -150,7 +150,7 @@ def _transmission(fields: Fields, cosine: torch.Tensor, sampling: Sampling, draw
 def _haze(skull: torch.Tensor, sampling: Sampling, draw: dict[str, float], generator: torch.Generator) -> torch.Tensor:
     """0-1: how much of the contrast drowns in clutter behind the near skull, where the beam is not yet formed again.
 
-    It dies with depth: the near hemisphere looks uniformly grey and rather bright, the far one is clear.
+    It decays with depth: the near hemisphere is uniformly grey and rather bright, the far one is clear.
     """
     passed = torch.cumsum(skull, dim=0) * sampling.step_mm
     # clutter comes from beside the beam too: a suture leaves no straight line without it
@@ -165,7 +165,7 @@ def _haze(skull: torch.Tensor, sampling: Sampling, draw: dict[str, float], gener
 
 
 def _halo(fields: Fields, draw: dict[str, float], generator: torch.Generator) -> torch.Tensor:
-    """Scatter that stands for clutter beside the skull: fluid there is grey in real pictures, on both sides of it."""
+    """Scatter that models clutter beside the skull: fluid there is grey in real pictures, on both sides of it."""
     fall = torch.exp(-fields.distance.abs() / draw["halo_mm"])
     uneven = torch.exp(0.6 * smooth_noise(fields.distance.shape, (7, 11, 9), generator))
     return fall * uneven * (draw["halo"] * draw["brain_level"])

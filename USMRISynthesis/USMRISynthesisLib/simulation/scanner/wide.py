@@ -1,7 +1,7 @@
 """The ultrasound well beyond the head: what the alignment learns from, for it meets heads in any pose and any crop.
 
 The canonical box ends 4 mm before and behind the head; a probe's volume does not. Tissue beyond the box is the
-box's border going on. Coarser than the canonical grid, because the alignment looks at cells of 1.75 mm and more.
+box's border going on. Coarser than the canonical grid, because the alignment uses cells of 1.75 mm and more.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ _WHOLE = slice(1, 1 + HEAD_STATISTICS)
 
 
 class SupportBatch(NamedTuple):
-    """cells (N, IMAGES + 2, H, W), told (N, TOLD, 1, 1): see `synthesis.support.Head`; wrong, error (a mean of MR 0-1),
+    """cells (N, IMAGES + 2, H, W), told (N, CONDITIONS, 1, 1): see `synthesis.reliability.Head`; wrong, error (a mean
+    of MR 0-1),
     inside (N, 1, H, W): means over each cell, the first two with 0 for what is not inside.
     """
 
