@@ -1,4 +1,4 @@
-"""The skull is found in phantoms whatever their grid, and the alignment says when it is not to be trusted."""
+"""The skull is found in phantoms whatever their grid, and the confidence is low where there is none."""
 
 import csv
 import os
@@ -197,7 +197,7 @@ def test_without_a_visible_skull_a_given_transform_brings_a_usual_head(kind):
 
 
 @pytest.mark.parametrize("sigma", [0.7, 4.0])
-def test_noise_is_not_to_be_trusted(sigma):
+def test_noise_has_low_confidence(sigma):
     rng = np.random.default_rng(3)
     for shape, cell in (((70, 70, 70), 1.8), ((1, 200, 260), 0.5)):
         noise = ndimage.gaussian_filter(rng.rayleigh(60, shape), [0 if s == 1 else sigma for s in shape])

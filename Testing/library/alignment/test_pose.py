@@ -22,7 +22,7 @@ from USMRISynthesisLib.geometry.similarity import (
 
 quick = settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])
 seeds = st.integers(0, 10_000)
-# The smallest head that is asked for is 38 mm long (15 weeks), the largest 125 mm: canonical over world.
+# The smallest head in the test is 38 mm long (15 weeks), the largest 125 mm: canonical over world.
 scales = st.floats(88 / 125, 88 / 38)
 
 
@@ -86,10 +86,10 @@ def test_coordinates_that_lie_are_voted_down(seed, scale, wrong):
     rng = np.random.default_rng(seed)
     truth = pose_of(rng, scale)
     points = rng.normal(0, 25, (400, 3)) / scale
-    said = moved(points, truth) + rng.normal(0, 1.0, (400, 3))
+    predicted = moved(points, truth) + rng.normal(0, 1.0, (400, 3))
     bad = rng.random(400) < wrong
-    said[bad] = said[bad] * [-1, -1, 1] + rng.normal(0, 20, (int(bad.sum()), 3))  # as if seen half a turn round
-    fit = fit_similarity(points, said, np.ones(400))
+    predicted[bad] = predicted[bad] * [-1, -1, 1] + rng.normal(0, 20, (int(bad.sum()), 3))  # half a turn
+    fit = fit_similarity(points, predicted, np.ones(400))
     assert angle_deg(rotation_of(fit.matrix), rotation_of(truth)) < 2
     assert abs(fit.scale / scale - 1) < 0.03
     assert np.linalg.norm(moved(np.zeros((1, 3)), fit.matrix @ np.linalg.inv(truth))) < 2.5
@@ -144,17 +144,17 @@ def test_the_skulls_own_coordinates_survive_missing_parts(seed, scale, eyes, sku
     truth = pose_of(rng, scale)
     world = np.linalg.inv(truth)
     ellipsoid = None
-    # What the network says is off by up to 6 degrees and 3 mm.
+    # The network's pose is off by up to 6 degrees and 3 mm.
     off = np.eye(4)
     off[:3, :3] = small_rotation(rng, 6.0)
     off[:3, 3] = rng.uniform(-1.7, 1.7, 3)
-    said = off @ truth
+    predicted = off @ truth
     if skull:
         points = surface(rng, 400, poses.SKULL_SEMI_AXES_MM, poses.SKULL_CENTRE_MM)
-        ellipsoid = poses.fit_ellipsoid(moved(points, world), poses.head_axes(said), prior=20)
+        ellipsoid = poses.fit_ellipsoid(moved(points, world), poses.head_axes(predicted), prior=20)
     places = moved(poses.EYES_MM, world)
-    places[np.array(eyes) == 0] = 1e6  # what stands for an unseen eye must not matter
-    found = poses.parametric(ellipsoid, places, np.array(eyes, float), said)
+    places[np.array(eyes) == 0] = 1e6  # the row of an eye that is not visible is ignored
+    found = poses.parametric(ellipsoid, places, np.array(eyes, float), predicted)
     error = found @ world
     assert angle_deg(rotation_of(error), np.eye(3)) < 7.5
     assert np.linalg.norm(error[:3, 3]) < (2.5 if skull else 4.0)

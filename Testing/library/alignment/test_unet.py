@@ -24,7 +24,7 @@ def test_the_trunk_halves_the_resolution_and_keeps_the_first_width(dims: int) ->
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_cell_knows_its_place(dims: int) -> None:
+def test_features_depend_on_the_position(dims: int) -> None:
     """The same content everywhere gives different features in different places."""
     torch.manual_seed(0)
     y = UNet(dims, (4, 8), 16).eval().trunk(torch.zeros(1, 1, *[16] * dims))[0, :, 4]

@@ -41,7 +41,7 @@ from USMRISynthesisLib.ultrasound.gate import find_fan
 
 
 @pytest.mark.parametrize(("maps", "upright"), [(0, False), (5, True)])
-def test_a_network_says_as_many_things_as_its_stage_asks(maps, upright):
+def test_a_network_has_the_outputs_of_its_stage(maps, upright):
     torch.manual_seed(0)
     prediction = Prediction(*AlignmentNetwork((8, 16), 16, maps, upright)(torch.randn(2, 1, 16, 16, 16)))
     assert prediction.maps.shape == (2, maps, 16, 16, 16) and prediction.fields.shape == (2, 6, 8, 8, 8)
@@ -51,7 +51,7 @@ def test_a_network_says_as_many_things_as_its_stage_asks(maps, upright):
 
 
 @pytest.mark.parametrize("wrong", [0, 3])
-def test_votes_for_the_same_direction_win_whichever_side_the_normal_points_to(wrong):
+def test_the_majority_of_votes_wins_for_either_sign_of_the_normal(wrong):
     rng = np.random.default_rng(wrong)
     truth = random_rotation(rng)  # world to canonical
     gradients = []
@@ -59,7 +59,7 @@ def test_votes_for_the_same_direction_win_whichever_side_the_normal_points_to(wr
         np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-12)
         assert np.linalg.det(axes) > 0
         rows = truth * 1.3
-        rows[0] *= np.sign(rows[0] @ axes[:, 0])  # x is told along the cube's own first axis
+        rows[0] *= np.sign(rows[0] @ axes[:, 0])  # x is predicted along the cube's own first axis
         gradients.append(rows + rng.normal(0, 0.05, (3, 3)))
     for n in range(wrong):
         gradients[n] = 0.4 * gradients[n] * np.array([[1], [-1], [-1]])  # the half turn, less plainly
@@ -108,7 +108,7 @@ def test_a_frames_plane_is_orthonormal_and_brings_its_pixels_back():
     np.testing.assert_allclose(to_ras @ [place[0], place[1], 0, 1], matrix @ [7, 9, 0, 1], atol=1e-9)
 
 
-# --- the passes, with an oracle that knows the truth and is told where each cube lies
+# --- the passes, with networks that know the truth and get the position of each cube
 
 
 class Oracle(threading.local):
@@ -199,7 +199,7 @@ def head_of(seed: int = 0) -> Head:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_perfect_networks_bring_any_head_home(oracle, number):
+def test_perfect_networks_align_any_head(oracle, number):
     placed = place(head_of(number), number)
     networks = oracle(np.linalg.inv(placed.anatomy_to_ras))
     found = search.find_head(networks, placed.volume, placed.fan)
@@ -214,7 +214,7 @@ def test_perfect_networks_bring_any_head_home(oracle, number):
     np.testing.assert_allclose(round_trip, corner, atol=1e-9)
 
 
-def test_where_bfloat16_is_quick_every_look_is_in_it(oracle):
+def test_every_pass_runs_in_bfloat16_where_it_is_faster(oracle):
     placed = place(head_of(), 0)
     networks = oracle(np.linalg.inv(placed.anatomy_to_ras))
     full, calls = networks.parts, []
@@ -232,7 +232,7 @@ def test_where_bfloat16_is_quick_every_look_is_in_it(oracle):
     assert set(calls) == {(name, torch.bfloat16) for name in STAGES}
 
 
-def test_of_two_directions_the_one_in_which_the_head_stands_upright_is_followed_first(oracle):
+def test_candidates_are_sorted_by_the_logit_of_the_upright_head(oracle):
     placed = place(head_of(), 3)
     truth = np.linalg.inv(placed.anatomy_to_ras)
     networks, pyramid = oracle(truth), Pyramid(placed.volume, placed.fan)
@@ -247,7 +247,7 @@ def test_of_two_directions_the_one_in_which_the_head_stands_upright_is_followed_
 
 
 @pytest.mark.parametrize("turn_deg", [(180, 0, 0), (0, 180, 0), (0, 0, 180), (-90, 0, 0), (130, 180, 0)])
-def test_a_head_that_the_votes_turn_around_is_looked_at_from_its_other_sides(oracle, turn_deg, monkeypatch):
+def test_a_head_with_wrong_votes_is_found_by_alternative_rotations(oracle, turn_deg, monkeypatch):
     placed = place(head_of(), 1)
     mistaken = np.eye(4)
     mistaken[:3, :3] = Rotation.from_euler("xyz", turn_deg, degrees=True).as_matrix()
@@ -270,12 +270,12 @@ def from_a_turned_start(oracle, turned_deg: float, hesitant_deg: float):
     return compare(placed, found).rotation_deg, found.score
 
 
-def test_a_head_on_its_way_is_followed_until_it_stands(oracle):
+def test_a_turning_pose_is_refined_until_it_converges(oracle):
     off, score = from_a_turned_start(oracle, 80, 8.0)
     assert off < 0.5 and score > 0.5
 
 
-def test_a_pose_that_never_settles_is_not_trusted(oracle):
+def test_a_pose_that_does_not_converge_has_low_confidence(oracle):
     off, score = from_a_turned_start(oracle, 170, 6.0)
     assert off > 30 and score <= refine.UNSETTLED_SCORE < MIN_CONFIDENCE
 
@@ -324,7 +324,7 @@ def test_nothing_is_found_where_the_networks_see_no_head(oracle):
     assert outcome.flipped and outcome.score == 0
 
 
-def test_figures_list_what_failed_and_what_the_score_caught(oracle):
+def test_figures_list_failures_and_those_with_a_low_score(oracle):
     head = head_of()
     networks = oracle(np.linalg.inv(place(head, 0).anatomy_to_ras))
     outcomes = run([head], 2, lambda volume, fan: search.find_head(networks, volume, fan))
@@ -336,7 +336,7 @@ def test_figures_list_what_failed_and_what_the_score_caught(oracle):
     )
 
 
-def test_a_place_is_the_same_every_time():
+def test_a_random_pose_is_reproducible():
     head = head_of()
     np.testing.assert_array_equal(place(head, 3).anatomy_to_ras, place(head, 3).anatomy_to_ras)
     assert not np.allclose(place(head, 3).anatomy_to_ras, place(head, 4).anatomy_to_ras)
@@ -355,7 +355,7 @@ def test_skull_points_lie_on_the_level_between_cells():
     assert empty.shape == (0, 3) and len(none) == 0
 
 
-def test_a_start_that_nobody_voted_for_is_not_trusted(oracle):
+def test_a_start_without_votes_has_no_agreement(oracle):
     placed = place(head_of(), 2)
     truth = np.linalg.inv(placed.anatomy_to_ras)
     flipped = np.diag([-1.0, -1, 1, 1]) @ truth

@@ -189,16 +189,16 @@ def test_a_channel_with_a_large_mean_does_not_decide_and_the_interval_widens_wit
     near, far = measures.kernel_distance_of(alike, real), measures.kernel_distance_of(unlike, real)
     assert near[1] <= near[0] <= near[2] and abs(near[0]) < 0.3 < far[0]
     assert far[2] - far[1] > 2 * (near[2] - near[1])
-    assert len(set(measures.kernel_distance_of(alike[:1], real))) == 1  # of one subject nothing can be said
+    assert len(set(measures.kernel_distance_of(alike[:1], real))) == 1  # one subject has no interval
 
 
 def test_volumes_are_compared_with_the_labels_over_heads_and_an_average_head_does_not_follow():
     true = np.array([[100.0, 900], [200, 800], [400, 700], [300, 600]])
     features, real = [np.zeros((3, 4))] * 4, np.zeros((5, 4))
-    followed = comparison._over_heads(true * 2, true, features, real)
-    assert followed["volume_rho"][0] == followed["csf_rho"][0] == 1.0 and followed["volume_bias"][0] == 1.0
+    matched = comparison._over_heads(true * 2, true, features, real)
+    assert matched["volume_rho"][0] == matched["csf_rho"][0] == 1.0 and matched["volume_bias"][0] == 1.0
     average = comparison._over_heads(np.full_like(true, 250.0), true, features, real)
-    assert average["volume_rho"][0] == 0.0 and followed["kid"][0] == 0.0
+    assert average["volume_rho"][0] == 0.0 and matched["kid"][0] == 0.0
 
 
 def test_a_feature_that_true_mr_hardly_ever_has_does_not_decide_the_kernel_distance():
@@ -245,7 +245,7 @@ def test_real_frames_catch_a_shift_an_asymmetry_and_a_dependence_on_gain(tmp_pat
     assert figures["flip_ncc"] < 0 and figures["half_gain_ncc"] < 0 and figures["head_fill_dice_median"] < 0.95
 
 
-def test_frames_that_look_like_true_mr_of_their_plane_lie_nearer_to_it_than_the_ultrasound_does(tmp_path):
+def test_frames_like_true_mr_are_nearer_to_it_than_the_ultrasound(tmp_path):
     file = frames_file(tmp_path / "hc18.npz")
     for part, seeds in (("train", range(4)), ("val", range(4, 6))):
         (tmp_path / part).mkdir()
@@ -263,7 +263,7 @@ def test_frames_that_look_like_true_mr_of_their_plane_lie_nearer_to_it_than_the_
     assert "frames_kid_truth" in real_frames.distance_table(figures)
 
 
-def test_the_picture_shows_each_frame_above_what_is_made_of_it_and_says_synthetic(tmp_path):
+def test_the_picture_shows_each_frame_above_its_output_marked_synthetic(tmp_path):
     file = frames_file(tmp_path / "hc18.npz")
     real_frames.draw(file, lambda us, fan: np.full(us.shape, 0.5), tmp_path / "new" / "frames.png")
     with np.load(file) as content:

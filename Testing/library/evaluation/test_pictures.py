@@ -38,7 +38,7 @@ def test_only_the_synthetic_panels_carry_the_notice(head: Volume, tmp_path: Path
     assert _has_notice(picture[:, third : 2 * third]) and _has_notice(picture[:, 2 * third :])
 
 
-def test_what_is_not_to_be_believed_is_covered_in_a_fourth_panel(head: Volume, frame: Volume, tmp_path: Path) -> None:
+def test_unreliable_voxels_are_covered_in_a_fourth_panel(head: Volume, frame: Volume, tmp_path: Path) -> None:
     mr = _mr_of(head)
     reliability = np.where(np.arange(head.shape[2]) < head.shape[2] // 2, 0.1, 0.95) * np.ones(head.shape)
     case = Case("", head, mr, reliability=Volume(reliability.astype(np.float32), head.ijk_to_ras))
@@ -46,11 +46,11 @@ def test_what_is_not_to_be_believed_is_covered_in_a_fourth_panel(head: Volume, f
         assert len(panels) == 4
         plain, covered = (np.asarray(panels[n]).astype(int) for n in (1, 3))
         red = covered[..., 0] - covered[..., 2] > 40
-        if name == "sagittal":  # cut where all of it is believed
+        if name == "sagittal":  # where all of it is reliable
             assert not red.any()
             continue
         assert 0.02 < red.mean() < 0.7 and (covered[~red] == plain[~red]).mean() > 0.97
-        assert red[(plain == 0).all(axis=-1)].mean() < 0.03  # nothing is said where nothing was made
+        assert red[(plain == 0).all(axis=-1)].mean() < 0.03  # no cover where there is no MR
     one = Volume(np.full(frame.shape, 0.5, np.float32), frame.ijk_to_ras)
     compare([case, Case("2D", frame, _mr_of(frame), reliability=one), Case("3D", head, mr)], tmp_path / "compare.png")
     assert Image.open(tmp_path / "compare.png").width > 600

@@ -1,4 +1,4 @@
-"""The judge of the simulator: statistics with known answers, classifiers that are neither blind nor fooled, the CLI."""
+"""The evaluation of the simulator: statistics with known answers, classifiers, the command line."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_the_auc_counts_pairs() -> None:
     assert low < 0.5 < high and high - low < 0.35
 
 
-def test_statistics_tell_what_differs_and_nothing_else(sides: dict[str, frames.Frames]) -> None:
+def test_statistics_find_what_differs_and_nothing_else(sides: dict[str, frames.Frames]) -> None:
     alike, _ = two_sample.classify_statistics(sides["real"], sides["alike"])
     other, clues = two_sample.classify_statistics(sides["real"], sides["other"])
     assert alike.interval[0] < 0.55 and alike.auc < 0.75
@@ -122,7 +122,7 @@ def test_statistics_tell_what_differs_and_nothing_else(sides: dict[str, frames.F
     assert clues[0].covered < 0.2  # real values lie beyond what was simulated
 
 
-def test_the_network_tells_coarse_texture_apart_and_is_no_better_than_chance_on_the_same_kind() -> None:
+def test_the_classifier_separates_coarse_texture_and_is_at_chance_on_the_same_kind() -> None:
     sides = [_frames(str(seed), 96, seed, speckle) for seed, speckle in ((0, 0.3), (1, 0.3), (2, 1.5))]
     real, alike, other = (replace(side, us=side.us[:, 48:112, 48:112]) for side in sides)
     assert two_sample.classify_frames(real, other, epochs=10).auc > 0.9

@@ -1,4 +1,4 @@
-"""The evaluation tells the truth from the mean and from a copy, and names what is missing."""
+"""The evaluation separates the truth from the mean and from a copy, and names what is missing."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_heads_without_frames_are_measured_all_the_same(simulated: Path, tmp_pat
     assert values["ncc"][0] == pytest.approx(1) and not any(key.startswith("frame_") for key in values)
 
 
-def test_heads_with_an_anomaly_are_told_apart_and_the_mean_may_lie_elsewhere(simulated: Path, tmp_path: Path) -> None:
+def test_heads_with_an_anomaly_are_listed_apart_and_the_mean_may_lie_elsewhere(simulated: Path, tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
     for index, anomaly in enumerate(("none", "mass", "mass")):
         _case(tmp_path / "val" / f"case-{index}.npz", 4.0 + index, index, anomaly)

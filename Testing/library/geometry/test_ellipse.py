@@ -45,17 +45,17 @@ def test_a_mask_gives_its_ellipse_and_too_little_gives_none():
 def test_distances_give_the_ellipse_though_a_third_is_cut_off_and_some_are_wrong():
     ellipse = turned((60, 50), (40, 25), 30)
     grid = places().reshape(2, -1)
-    said = ellipse.distance(grid)
-    near = (np.abs(said) < 8) & (grid[0] > 45)
+    field = ellipse.distance(grid)
+    near = (np.abs(field) < 8) & (grid[0] > 45)
     wrong = np.random.default_rng(0).random(near.sum()) < 0.1
-    told = said[near] + np.where(wrong, 6.0, 0.0)
+    fitted = field[near] + np.where(wrong, 6.0, 0.0)
     start = Ellipse(ellipse.centre + np.array([6, -4]), 1.1 * turned((0, 0), (40, 28), 10).axes)
-    found = through_distances(grid[:, near], told, np.ones(near.sum()), start, 0.5)
+    found = through_distances(grid[:, near], fitted, np.ones(near.sum()), start, 0.5)
     assert found is not None
     np.testing.assert_allclose(found[0].centre, ellipse.centre, atol=0.3)
     np.testing.assert_allclose(found[0].semi_axes, ellipse.semi_axes, atol=0.4)
     assert 0.4 < found[1] < 0.9  # the tenth that is 6 off
-    assert through_distances(grid[:, :5], said[:5], np.ones(5), start, 0.5) is None
+    assert through_distances(grid[:, :5], field[:5], np.ones(5), start, 0.5) is None
 
 
 def test_an_affine_map_takes_the_outline_along():

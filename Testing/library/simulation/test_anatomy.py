@@ -1,4 +1,4 @@
-"""The simulated head on a made-up brain: in place, of normal size, thin where it is thin, and odd only when asked."""
+"""The simulated head on a made-up brain: in place, of normal size and thickness, and abnormal only on request."""
 
 from __future__ import annotations
 
@@ -204,5 +204,5 @@ def test_no_background_lies_below_the_scalp(brain: atlas.Atlas, seed: int) -> No
     assert (below != BACKGROUND).all()
 
 
-def test_a_head_tells_its_numbers(head: anatomy.Anatomy) -> None:
+def test_a_head_reports_its_measures(head: anatomy.Anatomy) -> None:
     assert {"atrium_left_mm", "cerebellum_mm", "outer_fluid_mm", "skull_mm", "anomaly"} <= set(head.parameters)

@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_arrays(made: Path, data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "sentence"),
     [
         ({"colour": 1}, r"colour is not a known key \(splits, seed, frames, frames_a_head\)"),
         ({"seed": -1}, "seed must be a whole number of at least 0"),
@@ -142,9 +142,9 @@ def test_the_same_seed_gives_the_same_arrays(made: Path, data: Path) -> None:
     ],
 )
 def test_a_bad_configuration_is_refused_by_key_and_reason(
-    tmp_path: Path, changes: dict[str, object], said: str
+    tmp_path: Path, changes: dict[str, object], sentence: str
 ) -> None:
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(Refused, match=sentence):
         DatasetConfig.read(_configuration(tmp_path, **changes), KNOWN)
 
 
@@ -201,11 +201,11 @@ def test_the_preview_is_a_picture_and_a_wrong_call_is_one_sentence(
     assert "Simulated fetal head, week 29, seed 1" in capsys.readouterr().out
     with Image.open(target) as picture:
         assert picture.format == "PNG" and min(picture.size) > 900 and np.asarray(picture).std() > 30
-    for arguments, said in (
+    for arguments, sentence in (
         (["--preview", str(tmp_path / "preview.jpg")], "cannot be written as preview.jpg"),
         (["--preview", str(tmp_path / "none" / "preview.png")], "does not exist"),
         (["--preview", str(target), "--seed", "-1"], "negative"),
         ([], "needs a configuration and a folder"),
     ):
         assert cli.main(["simulate", "--data", str(data), *arguments]) == 2
-        assert said in capsys.readouterr().err
+        assert sentence in capsys.readouterr().err

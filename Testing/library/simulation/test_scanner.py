@@ -1,4 +1,4 @@
-"""The simulator on a made-up brain: reproducible, in place, and honest about what it refuses."""
+"""The simulator on a made-up brain: reproducible, in place, with clear refusals."""
 
 from __future__ import annotations
 

@@ -43,17 +43,17 @@ def test_respace_writes_the_volume_and_its_provenance(
     target = tmp_path / f"thin{ending}"
     words = ["respace", str(thick), str(target), "--spacing", "1.1", "--consistency", "--model", model, "--json"]
     assert cli.main([*words, "--device", "cpu"]) == 0
-    said = json.loads(capsys.readouterr().out)
+    reply = json.loads(capsys.readouterr().out)
     thin, before = Volume.read(target), Volume.read(thick)
     assert thin.shape == (27, 24, 20) and np.allclose(thin.extent_mm, before.extent_mm, rtol=1e-5)
-    assert said["status"] == "done" and said["slices"]["after"] == 27 and said["consistency"] < 0.005
+    assert reply["status"] == "done" and reply["slices"]["after"] == 27 and reply["consistency"] < 0.005
     beside = json.loads(sidecar_of(target).read_text())
     assert beside["notice"] == SYNTHETIC and beside["input"]["file_sha256"] == file_sha256(thick)
     assert beside["output"]["file_sha256"] == file_sha256(target)
     assert marks(target)[SYNTHETIC_KEY] == SYNTHETIC
 
 
-def test_the_sentence_says_what_became_of_the_slices(
+def test_the_sentence_describes_the_slices_before_and_after(
     thick: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["respace", str(thick), str(tmp_path / "o.nrrd"), "--model", model, "--device", "cpu"]) == 0
@@ -61,7 +61,7 @@ def test_the_sentence_says_what_became_of_the_slices(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "reply"),
     [
         (["{thick}", "{folder}/o.nrrd", "--spacing", "3"], 2, "too coarse"),
         (["{thick}", "{folder}/o.nrrd", "--axis", "j"], 2, "Along the axis j the voxels are not thick"),
@@ -75,7 +75,7 @@ def test_the_sentence_says_what_became_of_the_slices(
     ],
 )
 def test_each_refusal_is_one_sentence_and_leaves_nothing(
-    thick: Path, tmp_path: Path, words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+    thick: Path, tmp_path: Path, words: list[str], code: int, reply: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Volume(smooth((20, 20, 20)), oblique((1, 1, 1))).write(tmp_path / "cube.nrrd")
     Volume(smooth((1, 30, 30)), oblique((1, 1, 3))).write(tmp_path / "frame.nrrd")
@@ -89,7 +89,7 @@ def test_each_refusal_is_one_sentence_and_leaves_nothing(
     }
     assert cli.main(["respace", *(word.format(**places) for word in words)]) == code
     caught = capsys.readouterr()
-    assert said in caught.err and caught.err.count("\n") == 1 and not caught.out
+    assert reply in caught.err and caught.err.count("\n") == 1 and not caught.out
     assert not (tmp_path / "o.nrrd").exists() and not (tmp_path / "o.json").exists()
 
 
@@ -180,8 +180,8 @@ def test_what_trains_on_every_case_stands_beside_ours_with_its_seconds(
     ]
     assert cli.main([*words, "0.04", "--json"]) == 0
     table = json.loads(capsys.readouterr().out.splitlines()[-1])["rivals"]
-    said = table["methods"][spacing_alone.NAME]
-    assert table["cases"] == [0] and said["seconds_a_case"] > 2.4 and 10 < said["psnr"] < 60
+    reply = table["methods"][spacing_alone.NAME]
+    assert table["cases"] == [0] and reply["seconds_a_case"] > 2.4 and 10 < reply["psnr"] < 60
     assert table["methods"]["ours"].keys() == {"psnr", "ssim"}
     assert cli.main([*words, "-1"]) == 2
     assert "minutes of 0 or more. Correct" in capsys.readouterr().err
@@ -195,7 +195,7 @@ def test_a_perfect_method_has_the_best_figures_and_a_shifted_one_worse() -> None
         assert shifted[view][1] < 1
 
 
-def test_psnr_is_what_its_definition_says() -> None:
+def test_psnr_follows_its_definition() -> None:
     truth = np.ones((10, 10, 10), np.float32)
     assert spacing.by_view(truth + 0.1, truth)["in-plane"][0] == pytest.approx(20, abs=1e-3)
 

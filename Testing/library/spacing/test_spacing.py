@@ -105,7 +105,7 @@ def test_slices_that_moved_and_slices_brighter_than_their_neighbours_count_as_no
     assert noise_of(moved, 60) > 5 * profile.CLEAN and noise_of(uneven, 60) > 5 * profile.CLEAN
 
 
-def test_a_dark_background_says_little_about_noise() -> None:
+def test_a_dark_background_hardly_changes_the_noise_estimate() -> None:
     _, thick = drawn_lines(22, 66, 0.05)
     wide = 0.02 * np.random.default_rng(0).standard_normal((22, 40, 200))
     wide[:, :, :50] = thick
@@ -177,7 +177,7 @@ def test_without_a_spacing_the_voxels_become_cubes_or_as_thin_as_may_be() -> Non
 
 
 @pytest.mark.parametrize(
-    ("volume", "given_", "said"),
+    ("volume", "given_", "sentence"),
     [
         (stack(side=1.3), {}, "isotropic already"),
         (Volume(smooth((1, 40, 40)), oblique((1, 1, 4))), {}, "single slice"),
@@ -198,8 +198,8 @@ def test_without_a_spacing_the_voxels_become_cubes_or_as_thin_as_may_be() -> Non
         (Volume(stack().array, oblique((1, 1, 3)), {"DICOM.Modality": "US"}), {}, "modality in the file is US"),
     ],
 )
-def test_each_refusal_is_its_own_sentence_with_a_remedy(volume: Volume, given_: dict, said: str) -> None:
-    with pytest.raises(Refused, match=said) as caught:
+def test_each_refusal_is_its_own_sentence_with_a_remedy(volume: Volume, given_: dict, sentence: str) -> None:
+    with pytest.raises(Refused, match=sentence) as caught:
         respace(volume, model="no model is needed to refuse", **given_)
     assert caught.value.remedy.endswith(".") and len(caught.value.remedy) > 10
 
@@ -217,14 +217,14 @@ def thinned_out(volume: Volume, every: int = 4) -> Volume:
     return Volume(np.ascontiguousarray(volume.array[1::every]), matrix)
 
 
-def test_ultrasound_that_says_nothing_of_itself_is_refused_by_its_speckle() -> None:
+def test_ultrasound_without_a_modality_is_refused_by_its_speckle() -> None:
     with pytest.raises(Refused, match="the speckle of ultrasound, and no modality in its header") as caught:
         respace(thinned_out(Volume.read(SAMPLE)), model="no model is needed to refuse")
     assert "Modality = MR" in caught.value.remedy
 
 
 @pytest.mark.parametrize("metadata", [{"Modality": "MR"}, {SYNTHETIC_KEY: SYNTHETIC}])
-def test_speckle_is_believed_only_where_the_header_says_nothing(metadata: dict[str, str]) -> None:
+def test_speckle_is_checked_only_without_a_modality_in_the_header(metadata: dict[str, str]) -> None:
     volume = thinned_out(Volume.read(SAMPLE))
     admit(Volume(volume.array, volume.ijk_to_ras, metadata))
 
@@ -287,10 +287,10 @@ def test_progress_rises_to_one_and_cancel_stops_between_batches(model: str) -> N
         respace(stack(), model=model, device="cpu", cancel=lambda: next(calls) >= 3)
 
 
-def test_slices_that_disagree_are_not_reproduced_without_consistency_and_a_warning_says_so(model: str) -> None:
+def test_slices_that_disagree_are_not_reproduced_without_consistency_and_cause_a_warning(model: str) -> None:
     _, thick = drawn_lines(22, 66, 0.3)
     noisy = Volume((500 + 100 * thick).astype(np.float32), oblique((1, 1, 3.0)), {"Modality": "MR"})
-    free, kept = (respace(noisy, model=model, device="cpu", consistency=asked) for asked in (False, True))
+    free, kept = (respace(noisy, model=model, device="cpu", consistency=exact) for exact in (False, True))
     assert free.consistency > TOLERANCE and "disagree with each other" in free.provenance["warnings"][0]
     assert kept.consistency < PROJECTED_TOLERANCE and kept.provenance["warnings"] == []
     assert free.provenance["noise"] == kept.provenance["noise"] > 0.1
@@ -302,7 +302,7 @@ def test_slices_that_disagree_are_not_reproduced_without_consistency_and_a_warni
 
 def test_the_engine_averages_the_views_along_rows_and_columns() -> None:
     class Adds(torch.nn.Module):
-        """Adds the width of the view: tells the two views apart."""
+        """Adds the width of the view, which differs between the two views."""
 
         def forward(self, x: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
             return x + x.shape[3]
@@ -312,7 +312,7 @@ def test_the_engine_averages_the_views_along_rows_and_columns() -> None:
     assert np.allclose(super_resolve(Adds(), thick, 15), start + (16 + 30) / 2, atol=1e-4)
 
 
-def test_the_conditions_say_factor_and_place_in_the_slice() -> None:
+def test_the_conditions_hold_factor_and_position_in_the_slice() -> None:
     known = conditions(5, 15).numpy()
     assert (
         np.allclose(known[0], np.log2(3))
@@ -321,24 +321,24 @@ def test_the_conditions_say_factor_and_place_in_the_slice() -> None:
     )
 
 
-def test_the_conditions_say_how_far_the_slices_disagree() -> None:
-    said = [float(conditions(5, 15, noise)[3].unique()) for noise in (profile.CLEAN, 0.03, LOUDEST)]
-    assert said[0] == 0 and 0.4 < said[1] < 0.6 and said[2] == pytest.approx(1)
+def test_the_conditions_hold_how_far_the_slices_disagree() -> None:
+    levels = [float(conditions(5, 15, noise)[3].unique()) for noise in (profile.CLEAN, 0.03, LOUDEST)]
+    assert levels[0] == 0 and 0.4 < levels[1] < 0.6 and levels[2] == pytest.approx(1)
 
 
-def test_the_network_is_told_the_noise_of_the_slices() -> None:
-    told = []
+def test_the_network_gets_the_noise_of_the_slices() -> None:
+    received = []
 
     class Listens(torch.nn.Module):
         def forward(self, x: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-            told.append(float(known[3, 0]))
+            received.append(float(known[3, 0]))
             return x
 
     thick = smooth((12, 16, 30)) / 1000
     super_resolve(Listens(), thick, 36)
     super_resolve(Listens(), thick, 36, noise=0.2)
-    assert told[0] == float(conditions(12, 36, noise_of(thick, 36))[3, 0])
-    assert told[-1] == pytest.approx(0.767, abs=1e-3)
+    assert received[0] == float(conditions(12, 36, noise_of(thick, 36))[3, 0])
+    assert received[-1] == pytest.approx(0.767, abs=1e-3)
 
 
 @given(st.integers(6, 40), st.integers(16, 40))

@@ -44,8 +44,8 @@ def test_rows_and_columns_of_each_plane_run_as_documented() -> None:
         assert tuple(np.argwhere(planes.to_plane(stack, plane))[0]) == place
 
 
-def test_the_code_of_a_place_is_the_same_in_every_plane() -> None:
-    """A voxel's x, y and z do not depend on the plane that it is seen in; only the plane's own weights tell."""
+def test_the_encoding_of_a_voxel_is_the_same_in_every_plane() -> None:
+    """A voxel's x, y and z do not depend on the plane that it is seen in; only the plane's own weights differ."""
     torch.manual_seed(0)
     code = PositionalEncoding(3, planes=True)
     torch.nn.init.normal_(code.out.weight)
@@ -192,7 +192,7 @@ def test_one_model_of_three_planes_gives_each_and_their_median(
 def test_a_model_of_axial_slices_refuses_the_other_planes_at_once(
     head: Volume, trusted_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "align", lambda *_, **__: pytest.fail("the head was looked for"))
+    monkeypatch.setattr(pipeline, "align", lambda *_, **__: pytest.fail("the alignment ran"))
     with pytest.raises(Refused, match=r"'tiny' takes axial slices, not 'all'. Choose axial, or another model."):
         synthesize(head, model=str(trusted_model), device="cpu", transform=np.eye(4), planes="all")
 

@@ -1,4 +1,4 @@
-"""Decoder C is told its place: a code that starts at zero, differs by place, and survives export."""
+"""The positional encoding of decoder C: it starts at zero, depends on the position, and survives export."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ SMALL = {"width": 2, "multipliers": (1, 2, 2), "skips": (1,), "reconstruction_sk
 NO_PLANE = torch.zeros(2, 1, 1, 1)
 
 
-def test_a_new_code_changes_nothing() -> None:
+def test_a_new_encoding_changes_nothing() -> None:
     torch.manual_seed(0)
-    told = Generator(GeneratorConfig(place=True, **SMALL)).eval()
+    encoded = Generator(GeneratorConfig(place=True, **SMALL)).eval()
     plain = Generator(GeneratorConfig(**SMALL)).eval()
-    state = told.state_dict()
+    state = encoded.state_dict()
     plain.load_state_dict({key: value for key, value in state.items() if not key.startswith("place_")})
     x = torch.rand(2, 4, 32, 32) * 2 - 1
     with torch.inference_mode():
-        torch.testing.assert_close(told(x), plain(x))
-        torch.testing.assert_close(told.forward_training(x)[2], told(x))
+        torch.testing.assert_close(encoded(x), plain(x))
+        torch.testing.assert_close(encoded.forward_training(x)[2], encoded(x))
 
 
-def test_a_learnt_code_tells_left_from_right_front_from_back_and_low_from_high() -> None:
+def test_a_trained_encoding_separates_left_right_front_back_and_heights() -> None:
     code = PositionalEncoding(3)
     torch.nn.init.normal_(code.out.weight)
     feature = torch.zeros(2, 3, 10, 10)

@@ -1,4 +1,4 @@
-"""The support map: what it sees and learns, what it says, its measure."""
+"""The reliability map: its input, its training, its output, its measure."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_batch_is_of_one_plane_and_of_several_and_its_truth_is_its_own():
     assert torch.equal(spread[several] > 0, bright[several] > 0)
 
 
-def test_every_plane_tells_where_a_slice_lies_and_left_and_right_are_alike():
+def test_conditions_hold_plane_and_depth_and_left_and_right_are_alike():
     head = head_of(*(np.zeros((160, 160, 160), np.float32),) * 2, None)
     for n, plane in enumerate(PLANES):
         cells, conditions = head.slices(plane, np.array([0, 39, 40, 79]))
@@ -124,7 +124,7 @@ def test_the_ends_of_the_stack_stand_in_for_slices_beyond_it():
     assert neighbourhood(stack, np.array([0, 3, 5]))[:, :, 0, 0].tolist() == [[0, 0, 1], [2, 3, 4], [4, 5, 5]]
 
 
-def test_it_learns_what_goes_wrong_and_its_probabilities_are_shares():
+def test_training_finds_errors_and_probabilities_are_calibrated():
     torch.manual_seed(0)
     network = ReliabilityNetwork()
     heads = [judged_head(n) for n in range(3)]
@@ -132,8 +132,8 @@ def test_it_learns_what_goes_wrong_and_its_probabilities_are_shares():
     rng = np.random.default_rng(0)
     for _ in range(40):
         batch = draw(heads, 4, rng)
-        said = network.predictions(*batch[:2])[:, :1]
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(said, batch.wrong)
+        predicted = network.predictions(*batch[:2])[:, :1]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(predicted, batch.wrong)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -144,20 +144,20 @@ def test_it_learns_what_goes_wrong_and_its_probabilities_are_shares():
     for made in held.made:
         us, mr = (voxels(stack).astype(np.float32) / 127.5 - 1 for stack in (held.us, made.mr))
         spread = None if made.spread is None else voxels(made.spread) / np.float32(51)
-        said = reliability_map(network, us, mr, spread, inside)
-        assert said.shape == us.shape and 0 <= said.min() and said.max() <= 1
+        predicted = reliability_map(network, us, mr, spread, inside)
+        assert predicted.shape == us.shape and 0 <= predicted.min() and predicted.max() <= 1
         wrong = voxels(made.wrong)[inside] > 0
-        assert auc(1 - said[inside], wrong) > 0.9
-        assert abs((1 - said[inside]).mean() - wrong.mean()) < 0.08
+        assert auc(1 - predicted[inside], wrong) > 0.9
+        assert abs((1 - predicted[inside]).mean() - wrong.mean()) < 0.08
 
 
-def test_planes_that_agree_have_no_spread_and_one_plane_has_none_to_tell():
+def test_equal_planes_have_zero_spread_and_one_plane_has_none():
     same = np.zeros((2, 3, 3), np.float32)
     assert not spread_of({"axial": same, "coronal": same}).any() and spread_of({"axial": same}) is None
     assert (spread_of({"axial": same, "coronal": same + 0.2}) == np.float32(0.5)).all()
 
 
-def test_cancelling_ends_it():
+def test_cancelling_ends_the_reliability_map():
     with pytest.raises(Cancelled):
         reliability_map(ReliabilityNetwork(), np.zeros((16, 160, 160)), np.zeros((16, 160, 160)), None,
                     np.ones((16, 160, 160), bool), cancel=lambda: True)  # fmt: skip
@@ -171,13 +171,13 @@ def test_auc_counts_ties_half_and_is_even_for_one_kind():
     assert auc(np.arange(3.0), np.ones(3, bool)) == 0.5
 
 
-def test_what_is_said_of_brain_stands_and_beside_it_the_brain_near_by_speaks():
+def test_the_rim_takes_the_probability_of_the_nearby_brain():
     brain = np.zeros((20, 40, 40), bool)
     brain[:, 10:30, 10:30] = True
-    said = np.where(brain, 0.95, 0.1).astype(np.float32)  # of the skull a network that never learnt it says anything
-    said[:, 10:30, 10:14] = 0.5
-    result = extrapolate_rim(said, brain)
-    np.testing.assert_array_equal(result[brain], said[brain])
+    predicted = np.where(brain, 0.95, 0.1).astype(np.float32)  # outside the brain the output is arbitrary
+    predicted[:, 10:30, 10:14] = 0.5
+    result = extrapolate_rim(predicted, brain)
+    np.testing.assert_array_equal(result[brain], predicted[brain])
     assert abs(result[10, 20, 31] - 0.95) < 0.01 and abs(result[10, 20, 8] - 0.5) < 0.05
-    assert abs(result[0, 0, 0] - said[brain].mean()) < 0.01
-    assert (extrapolate_rim(said, np.zeros_like(brain)) == 0).all()
+    assert abs(result[0, 0, 0] - predicted[brain].mean()) < 0.01
+    assert (extrapolate_rim(predicted, np.zeros_like(brain)) == 0).all()

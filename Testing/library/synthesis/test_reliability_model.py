@@ -1,4 +1,4 @@
-"""The support map beside a model: trained for the tests' own generator, exported, used, measured, refused."""
+"""The reliability map of a model: trained for the tests' own generator, exported, used, measured, refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def quiet(text: str) -> None:
 
 @pytest.fixture
 def own_model(trusted_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tests' generator, into which a support map may be written; bundled, so that nobody is asked."""
+    """A copy of the tests' generator that may get a reliability map; bundled, so that no consent is needed."""
     bundled = tmp_path / "model_weights"
     folder = bundled / "own"
     shutil.copytree(trusted_model, folder)
@@ -84,11 +84,11 @@ def test_trained_exported_used_and_measured(own_model, heads, tmp_path, head):
     result = synthesize(head, model=str(own_model), device="cpu", unreliable=True)
     assert result.provenance["support"]["meaning"] == PROBABILITY
     assert result.provenance["support"]["sha256"] == manifest.extra["support"]["sha256"]
-    np.testing.assert_array_equal(result.mr.array, before.mr.array)  # it judges and changes nothing
-    seen, said = before.confidence.array > 0, result.confidence.array
-    np.testing.assert_array_equal(said > 0, seen)
-    assert said.max() <= 1 and len(np.unique(said[seen])) > 100
-    assert result.provenance["support"]["mean"] == pytest.approx(float(said[seen].mean()), abs=2e-3)
+    np.testing.assert_array_equal(result.mr.array, before.mr.array)  # the MR is the same
+    seen, predicted = before.confidence.array > 0, result.confidence.array
+    np.testing.assert_array_equal(predicted > 0, seen)
+    assert predicted.max() <= 1 and len(np.unique(predicted[seen])) > 100
+    assert result.provenance["support"]["mean"] == pytest.approx(float(predicted[seen].mean()), abs=2e-3)
 
     figures = evaluation.evaluate(heads / "val", str(own_model), "cpu")
     assert 0 <= figures["support_auc"][1] <= figures["support_auc"][2] <= 1
@@ -98,7 +98,7 @@ def test_trained_exported_used_and_measured(own_model, heads, tmp_path, head):
     json.dumps(figures)
 
 
-def test_new_figures_keep_weights_and_support_map_to_the_byte_and_other_weights_drop_it(own_model, heads, tmp_path):
+def test_new_figures_keep_weights_and_reliability_map_to_the_byte_and_other_weights_drop_it(own_model, heads, tmp_path):
     from factories.training import configure, make_data
     from USMRISynthesisLib.training.synthesis.export import export
     from USMRISynthesisLib.training.synthesis.loop import train
@@ -173,7 +173,7 @@ def sources(file: Path) -> list[str]:
         return [name for name in archive.namelist() if name.endswith(".debug_pkl")]
 
 
-def test_a_model_that_does_not_say_how_it_is_built_is_not_written_again(own_model, capsys):
+def test_a_model_without_its_configuration_is_not_exported_again(own_model, capsys):
     before = {file.name: file.read_bytes() for file in own_model.iterdir()}
     (own_model / "README.md").write_text("card")
     assert cli.main(["export", str(own_model), str(own_model)]) == 1
@@ -181,7 +181,7 @@ def test_a_model_that_does_not_say_how_it_is_built_is_not_written_again(own_mode
     assert {name: (own_model / name).read_bytes() for name in before} == before
 
 
-def test_a_support_map_of_another_form_is_not_written_again(tmp_path):
+def test_a_reliability_map_of_another_shape_is_not_exported_again(tmp_path):
     file = tmp_path / "support.pt"
     torch.jit.save(torch.jit.script(torch.nn.Conv2d(1, 1, 1)), file)
     with pytest.raises(Failed, match="not one of eight bits"):
@@ -207,26 +207,26 @@ def test_networks_of_another_task_lose_their_sources_only_and_take_no_figures(tm
     assert "Only a synthesis model" in capsys.readouterr().err
 
 
-def test_a_support_map_runs_in_half_precision_where_the_hardware_does(own_model, heads, tmp_path, monkeypatch):
+def test_a_reliability_map_runs_in_half_precision_where_the_hardware_does(own_model, heads, tmp_path, monkeypatch):
     train_support(configured(tmp_path, heads, own_model), report=quiet)
     add_support(checkpoints.load(tmp_path / "run" / "checkpoint.pt"), own_model)
     cells, conditions = torch.rand(2, 9, 80, 80), torch.rand(2, 9, 1, 1)
-    said = {}
+    predicted = {}
     for dtype in (None, torch.bfloat16):
         engine._loaded.clear()
         monkeypatch.setattr(engine, "native_half", lambda device, dtype=dtype: (dtype, "in this test"))
         with torch.inference_mode():
-            said[dtype] = load_generator(str(own_model), "cpu").reliability(cells, conditions)
-    assert said[torch.bfloat16].dtype is torch.float32
-    assert torch.allclose(said[None], said[torch.bfloat16], atol=0.03 * float(said[None].abs().max()))
-    assert not torch.equal(said[None], said[torch.bfloat16])
+            predicted[dtype] = load_generator(str(own_model), "cpu").reliability(cells, conditions)
+    assert predicted[torch.bfloat16].dtype is torch.float32
+    assert torch.allclose(predicted[None], predicted[torch.bfloat16], atol=0.03 * float(predicted[None].abs().max()))
+    assert not torch.equal(predicted[None], predicted[torch.bfloat16])
 
 
-def test_a_model_without_a_support_map_is_not_measured(own_model, heads):
+def test_a_model_without_a_reliability_map_is_not_measured(own_model, heads):
     assert evaluation.evaluate(heads / "val", str(own_model), "cpu") is None
 
 
-def test_a_frame_has_no_support_map_of_a_model_that_learnt_it_from_volumes(own_model, heads, tmp_path, head):
+def test_a_frame_has_no_reliability_map_of_a_model_trained_on_volumes(own_model, heads, tmp_path, head):
     from dataclasses import replace
 
     from USMRISynthesisLib.synthesis.pipeline import synthesize
@@ -239,14 +239,14 @@ def test_a_frame_has_no_support_map_of_a_model_that_learnt_it_from_volumes(own_m
     assert result.provenance["support"] == {"meaning": BEAM_ONLY}
 
 
-def test_a_support_map_for_other_weights_is_refused(own_model, heads, tmp_path):
+def test_a_reliability_map_for_other_weights_is_refused(own_model, heads, tmp_path):
     saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
     content = checkpoints.load(saved) | {"model_sha256": "0" * 64}
     with pytest.raises(Refused, match="trained for other weights"):
         add_support(content, own_model)
 
 
-def test_a_tampered_or_missing_support_map_is_not_loaded(own_model, heads, tmp_path):
+def test_a_tampered_or_missing_reliability_map_is_not_loaded(own_model, heads, tmp_path):
     saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
     add_support(checkpoints.load(saved), own_model)
     file = own_model / "support.pt"
@@ -260,7 +260,7 @@ def test_a_tampered_or_missing_support_map_is_not_loaded(own_model, heads, tmp_p
         load_generator(str(own_model), "cpu")
 
 
-def test_a_support_map_of_another_version_is_not_loaded_and_its_remedy_works(own_model, heads, tmp_path):
+def test_a_reliability_map_of_another_version_is_not_loaded_and_its_remedy_works(own_model, heads, tmp_path):
     saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
     add_support(checkpoints.load(saved), own_model)
     manifest = json.loads((own_model / "manifest.json").read_text())
@@ -277,11 +277,11 @@ def test_a_support_map_of_another_version_is_not_loaded_and_its_remedy_works(own
 def test_further_heads_are_calibrated_on(own_model, heads, tmp_path):
     path = configured(tmp_path, heads, own_model, steps=1)
     path.write_text(path.read_text() + f'learn = ["train"]\nalso_calibrate = ["{heads / "val"}"]\n')
-    said: list[str] = []
+    predicted: list[str] = []
     other = configured(tmp_path, heads, own_model, output="alone", steps=1)
     alone = checkpoints.load(train_support(other, report=quiet))
-    both = checkpoints.load(train_support(path, report=said.append))
-    assert any(line.startswith("head-3") for line in said) and both["cases"] == ["head-1"]
+    both = checkpoints.load(train_support(path, report=predicted.append))
+    assert any(line.startswith("head-3") for line in predicted) and both["cases"] == ["head-1"]
     assert not torch.equal(both["averaged"]["offset"], alone["averaged"]["offset"])
     add_support(both, own_model)
     assert f"calibrated on mr, {heads / 'val'}" in (own_model / "README.md").read_text()
@@ -290,19 +290,19 @@ def test_further_heads_are_calibrated_on(own_model, heads, tmp_path):
 def test_a_stopped_run_goes_on_exactly(own_model, heads, tmp_path):
     straight = train_support(configured(tmp_path, heads, own_model, output="whole"), report=quiet)
     parts = configured(tmp_path, heads, own_model, output="parts")
-    asked = iter([False, True])
+    requests = iter([False, True])
     with pytest.raises(Cancelled):
-        train_support(parts, report=quiet, cancel=lambda: next(asked))
+        train_support(parts, report=quiet, cancel=lambda: next(requests))
     resumed = train_support(parts, report=quiet)
     a, b = checkpoints.load(straight), checkpoints.load(resumed)
     assert all(torch.equal(a["averaged"][name], b["averaged"][name]) for name in a["averaged"])
 
 
-def test_heads_judged_axially_alone_stand_beside_the_others(own_model, heads, tmp_path):
+def test_heads_labelled_in_the_axial_plane_alone_are_kept_separately(own_model, heads, tmp_path):
     path = configured(tmp_path, heads, own_model)
     path.write_text(path.read_text() + f'learn = ["mr"]\naxial = ["{heads / "train"}"]\n')
-    said: list[str] = []
-    content = checkpoints.load(train_support(path, report=said.append))
+    predicted: list[str] = []
+    content = checkpoints.load(train_support(path, report=predicted.append))
     assert content["cases"] == ["head-2", "head-1"] and content["step"] == 30
     add_support(content, own_model)
     assert "mr, " + str(heads / "train") in (own_model / "README.md").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -308,3 +309,27 @@ def test_a_waiting_request_can_be_cancelled(bare: subprocess.Popen[str]) -> None
     bare.stdin.flush()
     answer = json.loads(bare.stdout.readline())
     assert (answer["id"], answer["category"], answer["kind"]) == (8, "cancelled", "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("fields", "allowed"), [({}, False), ({"unreliable": True}, True), ({"allow_low_confidence": True}, True)]
+)
+def test_a_low_confidence_is_allowed_by_either_field_of_a_request(
+    fields: dict[str, bool], allowed: bool, head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from USMRISynthesisLib.errors import Cancelled
+    from USMRISynthesisLib.synthesis import pipeline
+    from USMRISynthesisLib.worker.serve import Worker
+
+    received: dict[str, object] = {}
+
+    def synthesize(volume: Volume, **options: object) -> None:
+        received.update(options)
+        raise Cancelled
+
+    monkeypatch.setattr(pipeline, "synthesize", synthesize)
+    head.write(tmp_path / "in.nrrd")
+    job = {"id": 1, "input": str(tmp_path / "in.nrrd"), "output": str(tmp_path / "out.nrrd"), **fields}
+    with pytest.raises(Cancelled):
+        Worker(io.StringIO(), io.StringIO())._synthesize(job)
+    assert received["allow_low_confidence"] is allowed

@@ -20,7 +20,7 @@ LEAK = 0.2
 class ConvBlock(nn.Module):
     """Two 3x3 convolutions, each followed by instance norm and a (leaky) ReLU.
 
-    With `first_norm=False` the first convolution keeps its mean. The block that sees the image needs that:
+    With `first_norm=False` the first convolution keeps its mean. The block whose input is the image needs that:
     normalising there would subtract the constant location channel away again.
     """
 
@@ -46,7 +46,7 @@ class UpBlock(nn.Module):
     after it.
 
     Group norm here. With instance norm every channel of every slice has the same mean and variance, and
-    decoder C learnt within 1,000 steps to escape that by a blinding spot at the rim of the head (30 standard
+    decoder C escaped that within 1,000 steps of training by a bright spot at the rim of the head (30 standard
     deviations, saturated white). Batch norm had no spot, but its statistics are those of the simulated
     majority, and real frames, which have no paired loss, came out as nonsense.
     """

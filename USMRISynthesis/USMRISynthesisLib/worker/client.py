@@ -3,7 +3,7 @@
     with WorkerProcess() as worker:
         result = worker.synthesize(volume, on_event=print)
 
-The Slicer module speaks the same lines through QProcess (`serve.py` describes them); this is the one for
+The Slicer module uses the same protocol through QProcess (`serve.py` describes them); this is the one for
 tests, scripts and the demo. No torch and no Qt in this process.
 """
 

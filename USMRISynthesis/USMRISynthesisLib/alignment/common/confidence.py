@@ -143,8 +143,7 @@ def calibrate(
 ) -> Calibration:
     """Fit the logistic regression by Newton steps, with a ridge that keeps separable samples finite.
 
-    No weight may go against what its evidence means, as `like` has it: such evidence is left out, and the rest fitted
-    again.
+    No weight may have the opposite sign of that in `like`: such a feature is left out, and the rest is fitted again.
 
     Raises:
         ValueError: fewer than four samples, or only one kind.

@@ -4,7 +4,7 @@ The outline network is the volumes' U-Net in two dimensions. Every cell predicts
 distance to the outline with the expected error, and the direction of the midline; all cells near the outline then
 determine the five numbers of an ellipse. The face has a network of its own: predicted in the same pass it was not
 learnt within 6,000 steps, but in squares with the head upright, where two directions remain, a few hundred are enough.
-Nothing here reads files or knows millimetres.
+Nothing here reads files; coordinates are those of the square.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ localisation, structures and alignment. Differences from that paper, which make 
 - **Mirroring is free.** A mirrored head is a head: left and right follow from anterior and superior, so training
   mirrors half of the heads and the network sees twice as many. It cannot confuse left and right.
 
-The names of the stages are those of the stored models. Nothing here reads files or knows millimetres of the world.
+The names of the stages are those of the stored models. Nothing here reads files; coordinates are those of the cube.
 """
 
 from __future__ import annotations

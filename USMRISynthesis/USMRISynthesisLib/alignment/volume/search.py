@@ -26,7 +26,7 @@ from USMRISynthesisLib.geometry.similarity import cube_rotations, cube_to_world,
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.models.parallel import map_in_order, threads_on
 
-_CANDIDATES = 2  # orientations to refine, of those that were voted for
+_CANDIDATES = 2  # modes of the votes that are refined
 _CERTAIN = 0.9  # a score that ends the search: the other orientations mostly lead to the same pose
 # A wrong pose with a high score mostly has the right midplane: the head is rotated within it, or reversed through it.
 # If these rotations do not help, the cube's 24 rotations are tried in steps of 45 degrees.
