@@ -13,6 +13,7 @@ import torch
 from scipy import ndimage
 from USMRISynthesisLib.cli import command_line as cli
 from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.evaluation.metrics.image import auc_between
 from USMRISynthesisLib.evaluation.pictures import simulated as simulated_pictures
 from USMRISynthesisLib.evaluation.simulator import evaluate as simulator
 from USMRISynthesisLib.evaluation.simulator import frames, two_sample, volumes
@@ -108,8 +109,8 @@ def sides() -> dict[str, frames.Frames]:
 
 
 def test_the_auc_counts_pairs() -> None:
-    assert two_sample.auc_between(np.array([1.0, 2, 3]), np.array([4.0, 5])) == 1
-    assert two_sample.auc_between(np.array([1.0, 2]), np.array([1.0, 2])) == 0.5
+    assert auc_between(np.array([1.0, 2, 3]), np.array([4.0, 5])) == 1
+    assert auc_between(np.array([1.0, 2]), np.array([1.0, 2])) == 0.5
     low, high = two_sample.interval(np.arange(40.0), np.arange(40), np.arange(40.0), np.arange(40))
     assert low < 0.5 < high and high - low < 0.35
 

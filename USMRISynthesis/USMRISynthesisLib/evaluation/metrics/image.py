@@ -95,6 +95,11 @@ def auc(score: np.ndarray, truth: np.ndarray) -> float:
     return float((ranks - positive * (positive + 1) / 2) / (positive * (len(truth) - positive)))
 
 
+def auc_between(low: np.ndarray, high: np.ndarray) -> float:
+    """Probability that a value of `high` (n,) is above one of `low` (m,), ties counted half; 0.5 if one is empty."""
+    return auc(np.concatenate((low, high)), np.repeat([False, True], [len(low), len(high)]))
+
+
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rho over cases; 0 if either is constant."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:

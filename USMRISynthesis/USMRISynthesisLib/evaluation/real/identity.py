@@ -1,6 +1,6 @@
 """Identity: two frames of one fetus must give images more alike than frames of two fetuses of like size do.
 
-An image that shows the average brain, whatever goes in, cannot pass: its AUC is that of a coin.
+An image that shows the average brain, whatever goes in, cannot pass: its AUC is 0.5.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from itertools import combinations
 
 import numpy as np
 
-from USMRISynthesisLib.evaluation.metrics.image import ncc
+from USMRISynthesisLib.evaluation.metrics.image import auc_between, ncc
 from USMRISynthesisLib.evaluation.real.cases import Frame
-from USMRISynthesisLib.evaluation.simulator.two_sample import auc
 
 LIKE_SIZE = 0.05  # share of the head circumference by which two fetuses may differ and still be of like size
 
@@ -47,4 +46,4 @@ def identity_auc(frames: Sequence[Frame], images: Sequence[np.ndarray]) -> float
             continue
         alike = ncc(stack[a] - mean, stack[b] - mean, both)
         (same if own else other).append(alike if np.isfinite(alike) else 0.0)
-    return auc(np.array(other), np.array(same)) if same and other else float("nan")
+    return auc_between(np.array(other), np.array(same)) if same and other else float("nan")

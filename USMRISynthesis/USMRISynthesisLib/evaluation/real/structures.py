@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from USMRISynthesisLib.evaluation.metrics.image import auc_between
 from USMRISynthesisLib.evaluation.real.cases import Frame, hc18_frames, run
-from USMRISynthesisLib.evaluation.simulator.two_sample import auc
 from USMRISynthesisLib.synthesis.result import Synthesis
 
 # The part of the head in which a structure's grey is compared with all else: the skull's surroundings are left out.
@@ -112,14 +112,14 @@ def measure(image: np.ndarray, result: Synthesis, marked: Marked, pixel_mm: floa
     if marked.cavum is not None:
         core = marked.cavum.ellipse(shape, _CORE) & inner
         if core.any() and elsewhere.any():
-            measures["cavum_auc"] = auc(image[elsewhere], image[core])
+            measures["cavum_auc"] = auc_between(image[elsewhere], image[core])
     rings = np.zeros(shape, bool)
     for box in marked.plexus:
         rings |= box.ellipse(shape, _RING[1]) & ~box.ellipse(shape, _RING[0]) & inner
     if rings.any() and elsewhere.any():
         # The ring holds the ventricle's fluid and some brain: its brighter half is what is compared.
         bright = image[rings][image[rings] >= np.median(image[rings])]
-        measures["plexus_ring_auc"] = auc(image[elsewhere], bright)
+        measures["plexus_ring_auc"] = auc_between(image[elsewhere], bright)
     # The canonical A axis and the midline x = 0 in the frame's pixels.
     to_pixels = np.linalg.inv(to_canonical)
     axis = (to_pixels[:2, :3] @ [0.0, 1.0, 0.0]) / np.linalg.norm(to_pixels[:2, :3] @ [0.0, 1.0, 0.0])

@@ -16,7 +16,7 @@ from scipy.special import expit
 from torch import nn
 from torch.nn import functional
 
-from USMRISynthesisLib.evaluation.metrics.image import auc
+from USMRISynthesisLib.evaluation.metrics.image import auc_between
 from USMRISynthesisLib.evaluation.simulator.appearance import frame_statistics
 from USMRISynthesisLib.evaluation.simulator.frames import Frames
 
@@ -46,11 +46,6 @@ class Clue:
     real: float
     simulated: float
     covered: float
-
-
-def auc_between(real: np.ndarray, simulated: np.ndarray) -> float:
-    """Probability that a simulated frame's score is above a real one's (ties count one half)."""
-    return auc(np.concatenate((real, simulated)), np.repeat([False, True], [len(real), len(simulated)]))
 
 
 def interval(
