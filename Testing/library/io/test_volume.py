@@ -2,7 +2,6 @@
 
 import gzip
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,19 +184,22 @@ def test_unknown_formats_name_the_known_ones(tmp_path):
             Volume.read(tmp_path / name)
 
 
-def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "v.nrrd"
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("ending", VOLUME_FORMATS)
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, ending):
+    import resource
+
+    path = tmp_path / f"v{ending}"
     volume().write(path)
-    before = path.read_bytes()
-
-    def disk_full(*_, **__):
-        Path(_[1]).write_bytes(b"half")
-        raise RuntimeError("itk::ERROR: no space")
-
-    monkeypatch.setattr(sitk, "WriteImage", disk_full)
-    with pytest.raises(Failed, match="free space"):
-        volume().write(path)
-    assert path.read_bytes() == before and os.listdir(tmp_path) == ["v.nrrd"]
+    before = {part.name: part.read_bytes() for part in tmp_path.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(Failed, match="free space"):
+            Volume(np.random.default_rng(0).integers(0, 255, (60, 60, 60), np.uint8), np.eye(4)).write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {part.name: part.read_bytes() for part in tmp_path.iterdir()} == before
 
 
 def test_write_errors_have_a_remedy(tmp_path):

@@ -18,10 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
-
-from USMRISynthesisLib.errors import Failed, USMRIError
-from USMRISynthesisLib.io import nifti
+from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.io.reading import read_texts
 from USMRISynthesisLib.io.synthetic import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
 from USMRISynthesisLib.io.volume import COMMENT, VOLUME_FORMATS, Volume
 
@@ -138,19 +136,4 @@ def marks(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def _header(path: Path) -> dict[str, str]:
     """The texts in an image file's header."""
-    name = path.name.lower()
-    if not name.endswith(VOLUME_FORMATS) or not path.is_file():
-        return {}
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        if name.endswith((".nii", ".nii.gz")):
-            return {COMMENT: nifti.header(path)[0]}
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        return {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
-    except (RuntimeError, OSError, EOFError, ValueError, USMRIError):
-        return {}
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+    return read_texts(path) if path.name.lower().endswith(VOLUME_FORMATS) else {}

@@ -1,0 +1,235 @@
+"""Reading an image file: which parser its name asks for, which time point is wanted, and what is refused.
+
+Everything is refused in a sentence with a remedy; no file crashes the process, blocks it or fills its memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.io import header_metaimage, header_nifti, header_nrrd
+from USMRISynthesisLib.io.colour import several_values, to_grey
+from USMRISynthesisLib.io.frames import frame_place, frame_texts, recorded_frames
+from USMRISynthesisLib.io.header import MAX_HEADER, Forms, Header, check_geometry, damaged
+from USMRISynthesisLib.io.picture import PICTURE_FORMATS, read_picture
+from USMRISynthesisLib.io.voxels import first_bytes, opened, read_voxels
+
+VOLUME_FORMATS = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
+_KRETZ = b"KRETZFILE"
+_SHORT = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """What a file holds of one time point: (k, j, i) voxels, their place (4, 4) in RAS mm, and its texts."""
+
+    array: np.ndarray
+    ijk_to_ras: np.ndarray
+    metadata: Mapping[str, str]
+    forms: Forms | None = None
+
+
+def ending_of(path: Path) -> str:
+    """The ending in small letters; `.nii.gz` is one ending."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def read_header(path: Path) -> Header:
+    """What the header of a volume file states; the voxels are not touched. Raises Refused."""
+    ending = ending_of(path)
+    if ending in (".nii", ".nii.gz"):
+        return header_nifti.parse(first_bytes(path, 1024, unpack=True), path.name)
+    data = first_bytes(path, _SHORT)
+    whole = rb"\n\r?\n" if ending in (".nrrd", ".nhdr") else rb"(\A|\n)ElementDataFile[^\n]*\n"
+    if len(data) == _SHORT and not re.search(whole, data):
+        if not (data.startswith(b"NRRD") or b"=" in data[:200]):
+            raise damaged(path.name)
+        data = first_bytes(path, MAX_HEADER)
+        if len(data) == MAX_HEADER and not re.search(whole, data):
+            raise damaged(path.name, "its header does not end")
+    parse = header_nrrd.parse if ending in (".nrrd", ".nhdr") else header_metaimage.parse
+    return parse(data, path.name)
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """The texts in a volume file's header; empty for what cannot be read."""
+    try:
+        return dict(read_header(path).metadata)
+    except Refused:
+        return {}
+
+
+def read_image(
+    path: Path,
+    *,
+    frame: int | None = None,
+    pixel_size_mm: float | None = None,
+    voxel_size_mm: Sequence[float] | None = None,
+) -> Image:
+    """Read one time point of a volume file, or a picture.
+
+    Args:
+        path: a file of one of `VOLUME_FORMATS` or `PICTURE_FORMATS`.
+        frame: which time point, from 0; needed where there are several.
+        pixel_size_mm: side of a frame's pixels, instead of the file's.
+        voxel_size_mm: sides of a volume's voxels along i, j, k, or one for all three, instead of the file's.
+
+    Raises:
+        Refused: see `Volume.read`.
+    """
+    sides = _given_sides(pixel_size_mm, voxel_size_mm)
+    ending = _check_path(path)
+    image = (
+        _picture(path, frame, pixel_size_mm, sides)
+        if ending in PICTURE_FORMATS
+        else _volume(path, frame, stated=pixel_size_mm is not None or sides is not None)
+    )
+    matrix = image.ijk_to_ras.copy()
+    if pixel_size_mm is not None:
+        if image.array.shape[0] != 1:
+            raise Refused(
+                "pixel-size",
+                f"{path.name} is a 3D volume: a pixel size does not apply to it.",
+                "Leave --pixel-size out, or give the size of its voxels with --voxel-size I J K in mm.",
+            )
+        matrix[:3, :2] *= pixel_size_mm / np.linalg.norm(matrix[:3, :2], axis=0)
+    elif sides is not None:
+        matrix[:3, :3] *= sides / np.linalg.norm(matrix[:3, :3], axis=0)
+    else:
+        return image
+    check_geometry(matrix, path.name, flat=image.array.shape[0] == 1)
+    return replace(image, ijk_to_ras=matrix, forms=None)
+
+
+def _given_sides(pixel_size_mm: float | None, voxel_size_mm: Sequence[float] | None) -> np.ndarray | None:
+    if pixel_size_mm is not None and not (np.isfinite(pixel_size_mm) and pixel_size_mm > 0):
+        raise Refused(
+            "pixel-size", "The pixel size must be a positive number of millimetres.", "Correct --pixel-size MM."
+        )
+    if voxel_size_mm is None:
+        return None
+    sides = np.array(voxel_size_mm, dtype=np.float64).ravel()
+    sides = np.repeat(sides, 3) if sides.size == 1 else sides
+    if sides.size != 3 or not (np.isfinite(sides) & (sides > 0)).all():
+        raise Refused(
+            "voxel-size",
+            "The voxel size must be one or three positive numbers of millimetres.",
+            "Correct --voxel-size I J K.",
+        )
+    if pixel_size_mm is not None:
+        raise Refused("voxel-size", "A pixel size and a voxel size are given.", "Leave one of them out.")
+    return sides
+
+
+def _check_path(path: Path) -> str:
+    """The ending of a plain file that may be an image. Raises Refused."""
+    ending = ending_of(path)
+    with opened(path, _shown(path)) as file:
+        start = file.read(len(_KRETZ))
+    if start == _KRETZ or ending in (".vol", ".v00"):
+        raise Refused(
+            "format",
+            f"{_shown(path)} looks like a Kretz file, which cannot be read here.",
+            "If it is compressed, save it uncompressed on the scanner; then open it in Slicer with "
+            "SlicerHeart and save it as NRRD.",
+        )
+    if ending in (".hdr", ".img"):
+        raise Refused(
+            "format",
+            f"{_shown(path)} is one of a pair of Analyze or NIfTI files, which are not read here.",
+            "Open it in 3D Slicer, check left and right, and save it as NRRD.",
+        )
+    if ending not in VOLUME_FORMATS + PICTURE_FORMATS:
+        raise Refused(
+            "format",
+            f"{_shown(path)} is not in a format that can be read here.",
+            f"Save it as one of these: {', '.join(VOLUME_FORMATS)}.",
+        )
+    if not start:
+        raise Refused("unreadable", f"{_shown(path)} is empty.", "Export or copy it again.")
+    return ending
+
+
+def _shown(path: Path) -> str:
+    """A name that fits into a sentence."""
+    name = path.name.encode("utf-8", "replace").decode("utf-8")
+    return name if len(name) <= 100 else f"{name[:60]}...{name[-20:]}"
+
+
+def _picture(path: Path, frame: int | None, pixel_size_mm: float | None, sides: np.ndarray | None) -> Image:
+    array = read_picture(path, frame, stack=sides is not None and frame is None)
+    if pixel_size_mm is None and sides is None:
+        raise Refused(
+            "pixel-size",
+            f"{path.name} is a picture without a pixel size.",
+            "Give the size of a pixel with --pixel-size MM, or export the frame as NRRD or NIfTI.",
+        )
+    return Image(array, np.diag([-1.0, -1.0, 1.0, 1.0]), {})
+
+
+def _volume(path: Path, frame: int | None, *, stated: bool) -> Image:
+    header = read_header(path)
+    header, index = _chosen(header, frame)
+    flat = header.is_flat
+    if not header.states_spacing and not stated:
+        raise _without_spacing(path.name, flat)
+    array = read_voxels(path, header, index)
+    if array.ndim == 4:
+        if array.shape[-1] not in (2, 3, 4):
+            raise several_values(array.shape[-1])
+        array = to_grey(array)
+    texts, matrix = dict(header.metadata), header.ijk_to_ras
+    if recorded_frames(texts):
+        if header.length("t") > 1:
+            texts = frame_texts(texts, index)
+        else:
+            texts = frame_texts(texts, 0)
+        i, j, k = np.linalg.norm(matrix[:3, :3], axis=0)
+        place = frame_place(texts, (float(i), float(j), float(k))) if flat else None
+        if place is not None:
+            check_geometry(place, path.name, flat=True)
+            matrix = place
+    return Image(array, matrix, texts, header.forms)
+
+
+def _without_spacing(name: str, flat: bool) -> Refused:
+    if flat:
+        return Refused(
+            "spacing",
+            f"{name} does not state the size of its pixels.",
+            "Give it with --pixel-size MM, or enter the spacing in 3D Slicer's Volumes module and save it again.",
+        )
+    return Refused(
+        "spacing",
+        f"{name} does not state the size of its voxels.",
+        "Give it with --voxel-size I J K in mm, or enter the spacing in 3D Slicer's Volumes module and save it again.",
+    )
+
+
+def _chosen(header: Header, frame: int | None) -> tuple[Header, int]:
+    """The header, and which time point of it. Raises Refused where none or a wrong one is chosen."""
+    values = header.length("c")
+    # Several values at a voxel: colours where there are few, else time points, as Slicer and SimpleITK store them.
+    if values > 1 and header.values_may_be_time and header.length("t") == 1 and (values > 4 or frame is not None):
+        axes = tuple(("t" if role == "c" else role, size) for role, size in header.axes)
+        header = replace(header, axes=axes)
+    count = header.length("t")
+    if frame is None and count > 1:
+        raise Refused(
+            "time", f"The file holds {count} time points.", f"Choose one with --frame N, N from 0 to {count - 1}."
+        )
+    index = frame or 0
+    if not 0 <= index < count:
+        raise Refused(
+            "time",
+            f"There is no frame {index}: the file holds {count}.",
+            f"Choose one from 0 to {count - 1} with --frame N.",
+        )
+    return header, index
