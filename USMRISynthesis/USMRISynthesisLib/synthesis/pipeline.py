@@ -23,6 +23,7 @@ import numpy as np
 
 from USMRISynthesisLib.alignment.align import align, validate_gestational_age
 from USMRISynthesisLib.alignment.common.confidence import CONFIDENT, MIN_CONFIDENCE
+from USMRISynthesisLib.alignment.common.given import check_given_transform
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.geometry.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
 from USMRISynthesisLib.geometry.head import Alignment
@@ -31,6 +32,7 @@ from USMRISynthesisLib.io.synthetic import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.models import store
 from USMRISynthesisLib.synthesis.result import BEAM_ONLY, PROBABILITY, Normalised, Synthesis
+from USMRISynthesisLib.ultrasound.fill import without_fill
 from USMRISynthesisLib.ultrasound.gate import admit
 from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
 
@@ -117,6 +119,7 @@ def synthesize(
         resolve_planes(planes, known.input.planes, known.name)
     run = _Run(progress, cancel, log)
     allowed = allow_low_confidence or unreliable or transform is not None
+    given, volume = volume, volume.with_values(without_fill(volume.array))
     fan, alignment = _locate(volume, transform, run, age=gestational_age, allow_low_confidence=allowed)
     with run.stage("Loading the model", 0.12):
         try:
@@ -166,7 +169,7 @@ def synthesize(
     with run.stage("Resampling to the image's grid", 0.92):
         values, confidence = _back(mr, head, fan, volume, alignment, reliability)
     manifest = generator.manifest
-    provenance = _provenance(volume, alignment, transform is not None, gestational_age, run) | {
+    provenance = _provenance(given, alignment, transform is not None, gestational_age, run) | {
         "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256},
         "device": {"name": str(generator.device), "reason": generator.device_reason},
         "precision": {"name": str(generator.dtype).removeprefix("torch."), "reason": generator.precision_reason},
@@ -187,9 +190,9 @@ def synthesize(
         progress(1.0, "Done")
     note = {"Comment": SYNTHETIC, SYNTHETIC_KEY: SYNTHETIC, PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)}
     return Synthesis(
-        Volume(values, volume.ijk_to_ras, note),
+        given.with_values(values, note),
         alignment.ras_to_canonical.copy(),
-        Volume(confidence, volume.ijk_to_ras),
+        given.with_values(confidence),
         provenance,
     )
 
@@ -208,6 +211,7 @@ def normalise(
     Raises: Refused, Cancelled.
     """
     run = _Run(progress, cancel, log)
+    given, volume = volume, volume.with_values(without_fill(volume.array))
     fan, alignment = _locate(volume, transform, run, age=gestational_age)
     with run.stage("Resampling to canonical space", 0.6):
         slices, z_mm = to_canonical(np.where(fan, volume.array, 0), volume.ijk_to_ras, alignment.ras_to_canonical)
@@ -219,7 +223,7 @@ def normalise(
     return Normalised(
         Volume(slices, grid),
         alignment.ras_to_canonical.copy(),
-        _provenance(volume, alignment, transform is not None, gestational_age, run),
+        _provenance(given, alignment, transform is not None, gestational_age, run),
     )
 
 
@@ -237,6 +241,8 @@ def _locate(
         fan = admit(volume)
     with run.stage("Finding the head", 0.04):
         alignment = align(volume, fan, transform=transform, gestational_age=age)
+    if transform is not None and (doubt := check_given_transform(alignment, volume, fan)):
+        run.report("warning", doubt)
     if alignment.score < MIN_CONFIDENCE and not allow_low_confidence:
         raise Refused(
             "unreliable",

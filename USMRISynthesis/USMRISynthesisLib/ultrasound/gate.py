@@ -10,8 +10,10 @@ import numpy as np
 from scipy import ndimage
 
 from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.io.header import check_geometry
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.ultrasound.fan import find_fan
+from USMRISynthesisLib.ultrasound.fill import without_fill
 
 __all__ = ["admit", "find_fan", "speckle_evidence"]
 
@@ -26,6 +28,13 @@ MIN_GREY_VALUES = 17
 # Below this an image has the texture of MR or CT. A linear discriminant fitted to 999 real frames on one side
 # and 15 averaged and 7 single-subject fetal MR volumes on the other; see speckle_evidence.
 MIN_SPECKLE_EVIDENCE = -1.2
+# Less than this above the darkest value, as a share of the image, is no image. Counted so many voxels at a time.
+_MIN_SHARE = 0.005
+_COUNTED = 1 << 24
+# Grey values beyond this, or so close together, are none: float32 squares them.
+_MAX_VALUE, _MIN_RANGE = 1e15, 1e-15
+# Speckle of slices that lie far apart has nothing in common in a volume; of frames of one place it is the same.
+_MAX_SLICE_CORRELATION = 0.6
 
 
 def admit(volume: Volume) -> np.ndarray:
@@ -38,18 +47,18 @@ def admit(volume: Volume) -> np.ndarray:
         The fan, (k, j, i) bool.
 
     Raises:
-        Refused: with kind "empty", "type", "nan", "constant", "slices", "spacing", "extent", "labels", "fan"
-            or "modality", a sentence and its remedy.
+        Refused: with kind "empty", "type", "nan", "constant", "slices", "geometry", "spacing", "extent", "labels",
+            "fan", "time" or "modality", a sentence and its remedy.
     """
-    _check_voxels(volume.array)
+    array = without_fill(volume.array)
+    if array is not volume.array:
+        volume = volume.with_values(array)
+    _check_voxels(array)
     _check_grid(volume)
+    _check_content(array)
     fan = find_fan(volume.array, volume.spacing)
-    if fan.mean() < 0.005:
-        raise Refused(
-            "fan",
-            "No ultrasound fan was found: almost the whole image is black.",
-            "Check that the right image was chosen and that its gain is not zero.",
-        )
+    if fan.mean() < _MIN_SHARE:
+        raise _black()
     values = volume.array[fan]
     sample = values[:: max(1, values.size // 200_000)]
     few = sample[:: 1 + sample.size // 4000]  # enough for an ultrasound; only labels are counted in full
@@ -65,7 +74,29 @@ def admit(volume: Volume) -> np.ndarray:
             "The image has no speckle, so it is probably no ultrasound (MR or CT?).",
             "Choose a B-mode ultrasound image, not smoothed or filtered.",
         )
+    if _shows_one_place(volume, fan):
+        raise Refused(
+            "time",
+            "The slices show one and the same place: they are frames in time (a cine), not a volume.",
+            "Save one frame as an image of its own, or load the cine as a sequence in 3D Slicer.",
+        )
     return fan
+
+
+def _black() -> Refused:
+    return Refused(
+        "fan",
+        "No ultrasound fan was found: almost the whole image is black.",
+        "Check that the right image was chosen and that its gain is not zero.",
+    )
+
+
+def _check_content(array: np.ndarray) -> None:
+    """Refused where almost all voxels are as dark as the darkest; in pieces, before anything takes more memory."""
+    flat, lowest = array.reshape(-1), array.min()
+    above = sum(int((flat[at : at + _COUNTED] > lowest).sum()) for at in range(0, flat.size, _COUNTED))
+    if above < _MIN_SHARE * flat.size:
+        raise _black()
 
 
 def _check_voxels(array: np.ndarray) -> None:
@@ -79,12 +110,20 @@ def _check_voxels(array: np.ndarray) -> None:
             "The image contains voxels that are not numbers (NaN or infinity).",
             "Replace them by 0, or export the image again.",
         )
-    if array.min() == array.max():
+    lowest, highest = float(array.min()), float(array.max())
+    if array.dtype.kind == "f" and max(-lowest, highest) > _MAX_VALUE:
+        raise Refused(
+            "nan",
+            f"The image contains values that are no grey values (up to {max(-lowest, highest):.3g}).",
+            "Replace what stands for no data by 0, or export the image again.",
+        )
+    if lowest == highest or highest - lowest < _MIN_RANGE:
         raise Refused("constant", "All voxels have the same value.", "Check that the right image was chosen.")
 
 
 def _check_grid(volume: Volume) -> None:
     _, j, i = volume.shape
+    check_geometry(volume.ijk_to_ras, "the image", flat=volume.is_frame)
     extent = max(volume.extent_mm[:2] if volume.is_frame else volume.extent_mm)
     unit = np.allclose(volume.spacing[:2] if volume.is_frame else volume.spacing, 1.0, atol=1e-6)
     if volume.is_frame and min(j, i) < MIN_FRAME_PIXELS:
@@ -113,6 +152,34 @@ def _check_grid(volume: Volume) -> None:
             f"The image is {extent:.3g} mm wide, which does not fit a fetal head.",
             f"Check the voxel size: {MIN_EXTENT_MM:.0f} to {MAX_EXTENT_MM:.0f} mm are accepted.",
         )
+
+
+def _shows_one_place(volume: Volume, fan: np.ndarray) -> bool:
+    """Whether the volume's slices (along k) are frames of one place: far apart, they have the same speckle."""
+    count = volume.shape[0]
+    if volume.is_frame:
+        return False
+    found = []
+    for first, second in ((0.15, 0.65), (0.25, 0.75), (0.35, 0.85)):
+        a, b = int(first * count), int(second * count)
+        both = fan[a] & fan[b]
+        if both.sum() < 500:
+            continue
+        one, other = (_speckle_of(volume.array[k], fan[k])[both] for k in (a, b))
+        spread = float(one.std() * other.std())
+        found.append(float(((one - one.mean()) * (other - other.mean())).mean()) / spread if spread > 0 else 0.0)
+    return bool(found) and float(np.median(found)) > _MAX_SLICE_CORRELATION
+
+
+def _speckle_of(image: np.ndarray, fan: np.ndarray) -> np.ndarray:
+    """(j, i) float32: the fine detail alone, without the course of the grey with depth."""
+    inside = fan.astype(np.float32)
+    values = image.astype(np.float32) * inside
+
+    def blurred(sigma: float) -> np.ndarray:
+        return np.asarray(ndimage.gaussian_filter(values, sigma) / (ndimage.gaussian_filter(inside, sigma) + 1e-6))
+
+    return blurred(0.7) - blurred(4.0)
 
 
 def speckle_evidence(volume: Volume, fan: np.ndarray) -> float:
