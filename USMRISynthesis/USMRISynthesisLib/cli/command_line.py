@@ -51,6 +51,13 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("output", metavar="OUT", help="where to write (.nrrd, .nii, .nii.gz, .mha)")
         command.add_argument("--frame", type=int, metavar="N", help="which time point of a 4D file, from 0")
         command.add_argument("--pixel-size", type=float, metavar="MM", help="pixel size of a 2D frame")
+        command.add_argument(
+            "--voxel-size",
+            type=float,
+            nargs="+",
+            metavar="MM",
+            help="voxel size of a volume: one number, or three along i, j and k",
+        )
 
     def add_age(command: argparse.ArgumentParser) -> None:
         command.add_argument(

@@ -32,7 +32,7 @@ def synthesize(options: Namespace) -> Outcome:
 
     source, target = Path(options.input), output_path(options)
     transform = read_transform(options.transform) if options.transform else None
-    volume = Volume.read(source, frame=options.frame, pixel_size_mm=options.pixel_size)
+    volume = _read(options)
     result = pipeline.synthesize(
         volume,
         model=options.model,
@@ -66,6 +66,12 @@ def synthesize(options: Namespace) -> Outcome:
         "seconds": provenance["seconds"],
         "warnings": provenance["warnings"],
     }
+
+
+def _read(options: Namespace) -> Volume:
+    return Volume.read(
+        options.input, frame=options.frame, pixel_size_mm=options.pixel_size, voxel_size_mm=options.voxel_size
+    )
 
 
 def batch(options: Namespace) -> Outcome:
@@ -109,7 +115,7 @@ def normalise(options: Namespace) -> Outcome:
     from USMRISynthesisLib.synthesis import pipeline
 
     target = output_path(options)
-    volume = Volume.read(options.input, frame=options.frame, pixel_size_mm=options.pixel_size)
+    volume = _read(options)
     result = pipeline.normalise(
         volume, progress=console.progress(options), log=console.log(options), gestational_age=options.gestational_age
     )

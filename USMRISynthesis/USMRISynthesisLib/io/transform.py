@@ -102,7 +102,7 @@ def _from_hdf5(path: Path) -> np.ndarray:
             plain = Path(folder) / "transform.h5"
             shutil.copyfile(path, plain)
             transform = sitk.ReadTransform(str(plain))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, KeyError) as error:  # KeyError: a kind that SimpleITK has no class for
         raise transform_text.no_transform(path.name) from error
     if transform.GetDimension() != 3:
         raise Refused("transform", f"{path.name} is not a 3D transform.", "Give a 3D linear transform.")

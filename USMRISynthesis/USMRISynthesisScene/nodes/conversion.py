@@ -7,14 +7,10 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.io.colour import to_grey
 from USMRISynthesisLib.ultrasound.gate import MAX_EXTENT_MM, MAX_UNIT_EXTENT_MM, MIN_EXTENT_MM
 
 from USMRISynthesisScene.nodes.nodes import DICOM_UIDS
-
-# A grey image stored as RGB differs between its channels by compression only; Doppler and overlays are strong colours.
-_COLOURFUL = 40 / 255
-_MAX_COLOURFUL_SHARE = 0.0005
-_LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 def is_colour(node: slicer.vtkMRMLNode | None) -> bool:
@@ -24,14 +20,11 @@ def is_colour(node: slicer.vtkMRMLNode | None) -> bool:
 
 def to_greyscale(colours: np.ndarray) -> np.ndarray:
     """The grey image in (k, j, i, 3 or 4) RGB(A) voxels; Refused where there is real colour, which means something."""
-    rgb = colours[..., :3].astype(np.float32)
-    brightest = float(rgb.max()) or 1.0
-    share = float((np.ptp(rgb, axis=-1) > _COLOURFUL * brightest).mean())
-    if share > _MAX_COLOURFUL_SHARE:
-        raise Refused("doppler", _("{percent:.1f} % of the image are in colour, like Doppler or an overlay.").format(
-            percent=100 * share), _("Switch colour and overlays off on the scanner and export the B-mode image again."))
-    grey = rgb @ _LUMINANCE.astype(np.float32)
-    return np.rint(grey).astype(colours.dtype) if colours.dtype.kind in "ui" else grey.astype(colours.dtype)
+    try:
+        return to_grey(colours)
+    except Refused as error:
+        raise Refused("doppler", error.message, _("Switch colour and overlays off on the scanner and export the "
+                                                  "B-mode image again.")) from error
 
 
 def greyscale_copy(node: slicer.vtkMRMLVectorVolumeNode) -> Any:
