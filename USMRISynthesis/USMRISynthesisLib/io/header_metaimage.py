@@ -144,7 +144,8 @@ def _matrix(fields: dict[str, str], count: int, name: str) -> tuple[np.ndarray, 
         lps[:n, :n] = np.reshape(rows, (count, count))[:n, :n].T * spacing[:n]
         lps[:n, 3] = offset[:n]
         lps[:n] *= mm_per_unit(fields.get("DistanceUnits", "mm"), name)
-    return _LPS_RAS @ lps, any(one in fields for one in sizes)
+        own = _LPS_RAS @ lps
+    return own, any(one in fields for one in sizes)
 
 
 def compose(

@@ -142,11 +142,19 @@ def _matrix(forms: Forms, name: str, *, flat: bool) -> tuple[np.ndarray, bool]:
     stated = bool((sides[:2] > 0).all()) if flat else bool((sides > 0).all())
     if not stated and sides.any():
         raise wrong_geometry(name)
+    used = [
+        value
+        for code, values in zip(forms.codes, (forms.quaternion, forms.srow), strict=True)
+        if code > 0
+        for value in values
+    ]
+    if not np.isfinite(used).all():
+        raise wrong_geometry(name)
     sform = np.vstack([np.reshape(forms.srow, (3, 4)), [0, 0, 0, 1]]).astype(np.float64)
     if forms.codes[1] > 0 and (forms.codes[0] <= 0 or (forms.codes[1] == 1 and _is_orthogonal(sform))):
         matrix, stated = _placed_by_sform(sform, sides, stated, name, flat=flat)
     elif forms.codes[0] > 0:
-        matrix = _qform(forms, np.where(sides > 0, sides, 1.0), name)
+        matrix = _qform(forms, np.where(sides > 0, sides, 1.0))
     else:
         matrix = _LPS_RAS @ np.diag([*np.where(sides > 0, sides, 1.0), 1.0])
     matrix = matrix.copy()
@@ -155,8 +163,6 @@ def _matrix(forms: Forms, name: str, *, flat: bool) -> tuple[np.ndarray, bool]:
 
 
 def _is_orthogonal(sform: np.ndarray) -> bool:
-    if not np.isfinite(sform).all():
-        return False
     with np.errstate(all="ignore"):
         axes = sform[:3, :3] / np.linalg.norm(sform[:3, :3], axis=0)
         return bool(np.allclose(axes.T @ axes, np.eye(3), atol=1e-3))
@@ -166,8 +172,6 @@ def _placed_by_sform(
     sform: np.ndarray, sides: np.ndarray, stated: bool, name: str, *, flat: bool
 ) -> tuple[np.ndarray, bool]:
     """The sform, with the sides of `pixdim` where it has none of its own; Refused where the two disagree."""
-    if not np.isfinite(sform).all():
-        raise wrong_geometry(name)
     own = np.linalg.norm(sform[:3, :3], axis=0)
     n = 2 if flat else 3
     if flat and own[2] == 0:
@@ -190,10 +194,8 @@ def _placed_by_sform(
     )
 
 
-def _qform(forms: Forms, sides: np.ndarray, name: str) -> np.ndarray:
+def _qform(forms: Forms, sides: np.ndarray) -> np.ndarray:
     b, c, d, *offset = (float(value) for value in forms.quaternion)
-    if not np.isfinite([b, c, d, *offset]).all():
-        raise wrong_geometry(name)
     square = 1.0 - (b * b + c * c + d * d)
     if square < 1e-7:  # as the format's reference code has it: a turn by 180 degrees
         length = np.sqrt(b * b + c * c + d * d)

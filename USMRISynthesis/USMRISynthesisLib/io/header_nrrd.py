@@ -175,11 +175,11 @@ def _roles(
     ]
     many = recorded_frames(texts)
     roles = []
-    for kind, size, has_place in zip(kinds, sizes, placed, strict=True):
+    for axis, (kind, size, has_place) in enumerate(zip(kinds, sizes, placed, strict=True)):
         if kind in _TIME:
             role = "t"
         elif kind == "list":  # 3D reconstructions are marked so, too; the entries of several frames tell them apart
-            role = "space" if has_place and many < 2 else "t"
+            role = "space" if has_place and many < 2 and axis == len(sizes) - 1 else "t"
         elif kind in _COLOUR or kind in _VALUES:
             role = "c" if size <= 4 or kind in _COLOUR else "t"
         elif kind in _SPACE or kind in _UNKNOWN:
@@ -227,7 +227,7 @@ def _matrix(
         own[: len(axes), 3] = _axis_origin(fields, own.diagonal(), axes, sizes, name)
         units = _units(fields.get("units"), len(sizes), axes, name)
         own[: len(axes)] *= np.reshape(units, (-1, 1))
-        return np.diag([*_LPS, 1.0]) @ own, states_spacing
+        return _signed(_LPS, own), states_spacing
     columns = [vectors[axis] for axis in axes]
     if any(column is None for column in columns):
         raise wrong_geometry(name)
@@ -249,11 +249,17 @@ def _matrix(
     own[: len(units)] *= np.reshape(units, (-1, 1))
     if len(axes) == 2:
         own[:3, 2] = _normal(own[:3, :3])
-    space = fields.get("space", "").lower().removesuffix("-time")
-    signs = _SPACES.get(space, _LPS if not space else None)
+    space = fields.get("space", "").lower()
+    signs = _SPACES.get(space.removesuffix("-time"), None if space else _LPS)
+    if space and size != 3 + space.endswith("-time"):
+        raise wrong_geometry(name)
     if signs is None:
         raise wrong_geometry(name, "are in a space that is not known here")
-    return np.diag([*signs, 1.0]) @ own, True
+    return _signed(signs, own), True
+
+
+def _signed(signs: tuple[int, int, int], own: np.ndarray) -> np.ndarray:
+    return np.asarray(own * np.array([[*signs, 1]]).T)  # a product of matrices would make NaN of infinity
 
 
 def _normal(basis: np.ndarray) -> np.ndarray:

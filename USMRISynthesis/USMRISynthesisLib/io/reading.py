@@ -182,7 +182,7 @@ def _volume(path: Path, frame: int | None, *, stated: bool) -> Image:
         raise _without_spacing(path.name, flat)
     array = read_voxels(path, header, index)
     if array.ndim == 4:
-        if array.shape[-1] not in (2, 3, 4):
+        if array.shape[-1] not in (3, 4) or array.dtype.kind != "u":  # a field of displacements has three, too
             raise several_values(array.shape[-1])
         array = to_grey(array)
     texts, matrix = dict(header.metadata), header.ijk_to_ras

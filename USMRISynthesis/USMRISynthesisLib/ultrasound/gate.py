@@ -175,6 +175,7 @@ def _speckle_of(image: np.ndarray, fan: np.ndarray) -> np.ndarray:
     """(j, i) float32: the fine detail alone, without the course of the grey with depth."""
     inside = fan.astype(np.float32)
     values = image.astype(np.float32) * inside
+    values /= max(float(np.abs(values).max()), 1e-30)
 
     def blurred(sigma: float) -> np.ndarray:
         return np.asarray(ndimage.gaussian_filter(values, sigma) / (ndimage.gaussian_filter(inside, sigma) + 1e-6))
