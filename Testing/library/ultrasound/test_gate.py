@@ -203,3 +203,42 @@ def test_closing_by_sweeps_is_closing_by_distances(seed, frame, radius):
     expected = ~grown(~grown(wide)) if mask.any() else wide
     np.testing.assert_array_equal(_close_widely(mask, radius, sizes), expected[(slice(room, -room),) * mask.ndim])
     np.testing.assert_array_equal(_grow(wide, radius, sizes), grown(wide))
+
+
+def film(count: int, seed: int = 0, noise: float = 6.0, drift: int = 0) -> Volume:
+    """A cine of one place: the same speckle, other noise, a slow shift."""
+    rng = np.random.default_rng(seed)
+    still = frame().array[0].astype(float)
+    frames = [
+        np.roll(still, n * drift // count, 1) + rng.normal(0, noise, still.shape) * (still > 0) for n in range(count)
+    ]
+    return Volume(np.clip(np.stack(frames), 0, 255).astype(np.uint8), np.diag([0.5, 0.5, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("count, noise", [(10, 0.0), (40, 6.0), (60, 15.0)])
+def test_a_film_stacked_as_a_volume_is_told(count, noise):
+    error = refusal(film(count, noise=noise))
+    assert error.kind == "time" and "frames in time" in error.message and "Save one frame" in error.remedy
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_volume_is_no_film(seed):
+    volume = cube()
+    for axes in ((0, 1, 2), (1, 0, 2), (2, 1, 0)):
+        turned = Volume(np.ascontiguousarray(volume.array.transpose(axes)), volume.ijk_to_ras)
+        assert admit(turned).any()
+
+
+@pytest.mark.parametrize("side", [1e-9, 1e-6, 1e5])
+def test_a_side_that_no_voxel_has_is_refused_before_anything_is_computed(side):
+    volume = cube()
+    for axis in range(3):
+        matrix = volume.ijk_to_ras.copy()
+        matrix[axis, axis] = side
+        assert refusal(Volume(volume.array, matrix)).kind == "spacing"
+
+
+def test_directions_in_one_plane_are_refused():
+    matrix = cube().ijk_to_ras.copy()
+    matrix[:3, 2] = matrix[:3, 1] + (0, 0, 1e-5)
+    assert refusal(Volume(cube().array, matrix)).kind == "geometry"

@@ -90,7 +90,8 @@ def parse(data: bytes, name: str) -> Header:
         slope, intercept = 1.0, 0.0
     units = get("units")[0] & 7
     forms = Forms(get("codes"), get("pixdim")[:4], get("quaternion"), get("srow"), units)
-    matrix, states_spacing = _matrix(forms, name, flat=sizes[2] == 1)
+    with np.errstate(all="ignore"):  # whatever comes out of absurd numbers is judged as a whole
+        matrix, states_spacing = _matrix(forms, name, flat=sizes[2] == 1)
     check_geometry(matrix, name, flat=sizes[2] == 1)
     text = get("text")[0].split(b"\0")[0].decode("utf-8", "replace").strip()
     return Header(
@@ -163,9 +164,8 @@ def _matrix(forms: Forms, name: str, *, flat: bool) -> tuple[np.ndarray, bool]:
 
 
 def _is_orthogonal(sform: np.ndarray) -> bool:
-    with np.errstate(all="ignore"):
-        axes = sform[:3, :3] / np.linalg.norm(sform[:3, :3], axis=0)
-        return bool(np.allclose(axes.T @ axes, np.eye(3), atol=1e-3))
+    axes = sform[:3, :3] / np.linalg.norm(sform[:3, :3], axis=0)
+    return bool(np.allclose(axes.T @ axes, np.eye(3), atol=1e-3))
 
 
 def _placed_by_sform(
@@ -175,9 +175,8 @@ def _placed_by_sform(
     own = np.linalg.norm(sform[:3, :3], axis=0)
     n = 2 if flat else 3
     if flat and own[2] == 0:
-        with np.errstate(all="ignore"):
-            normal = np.cross(sform[:3, 0], sform[:3, 1])
-            sform[:3, 2] = normal / np.linalg.norm(normal) * sides[2]
+        normal = np.cross(sform[:3, 0], sform[:3, 1])
+        sform[:3, 2] = normal / np.linalg.norm(normal) * sides[2]
         own = np.linalg.norm(sform[:3, :3], axis=0)
     if not stated or np.allclose(own[:n], sides[:n], rtol=_AGREES):
         return sform, True

@@ -90,7 +90,8 @@ def parse(data: bytes, name: str) -> Header:
     roles = _roles(fields, sizes, vectors, texts, name)
     axes = tuple((role, size) for role, size in zip(roles, sizes, strict=True) if role)
     check_sizes(axes, dtype, name)
-    matrix, states_spacing = _matrix(fields, roles, sizes, vectors, name)
+    with np.errstate(all="ignore"):  # whatever comes out of absurd numbers is judged as a whole
+        matrix, states_spacing = _matrix(fields, roles, sizes, vectors, name)
     check_geometry(matrix, name, flat=dict(axes).get("k", 1) == 1)
     return Header(
         axes,
@@ -264,9 +265,8 @@ def _signed(signs: tuple[int, int, int], own: np.ndarray) -> np.ndarray:
 
 def _normal(basis: np.ndarray) -> np.ndarray:
     """(3,) of length 1, perpendicular to the first two columns."""
-    with np.errstate(all="ignore"):
-        normal = np.cross(basis[:, 0], basis[:, 1])
-        return np.asarray(normal / np.linalg.norm(normal))
+    normal = np.cross(basis[:, 0], basis[:, 1])
+    return np.asarray(normal / np.linalg.norm(normal))
 
 
 def _units(text: str | None, count: int, wanted: list[int], name: str) -> list[float]:

@@ -113,14 +113,16 @@ def _from_hdf5(path: Path) -> np.ndarray:
 
 def _usable(matrix: np.ndarray, name: str) -> np.ndarray:
     """ras_to_canonical of an LPS matrix from canonical space to the image. Raises Refused for an impossible one."""
-    scales = np.linalg.svd(matrix[:3, :3], compute_uv=False) if np.isfinite(matrix).all() else np.zeros(3)
-    if scales[-1] < 1e-9:
+    finite = np.isfinite(matrix).all()
+    near = finite and np.abs(matrix[:3, 3]).max() <= _MAX_SHIFT_MM
+    scales = np.linalg.svd(matrix[:3, :3], compute_uv=False) if finite else np.zeros(3)
+    if (near or not finite) and scales[-1] < 1e-9:
         raise Refused(
             "transform",
             f"The transform in {name} cannot be inverted.",
             "Give a rigid, similarity or affine transform.",
         )
-    if scales[-1] < 1 / _MAX_SCALE or scales[0] > _MAX_SCALE or np.abs(matrix[:3, 3]).max() > _MAX_SHIFT_MM:
+    if not near or scales[-1] < 1 / _MAX_SCALE or scales[0] > _MAX_SCALE:
         raise Refused(
             "transform",
             f"The transform in {name} cannot lead to a head: it scales or shifts beyond any.",

@@ -1,7 +1,7 @@
 """Values that stand for "no data": what resampling and other programs write where there is no image.
 
--1000, -1024, -32768, -1 or NaN outside the image are no grey values. They become the darkest real grey before anything
-looks at the image, so that no threshold, no interpolation and no network meets them.
+-1000, -1024, -32768, -1 or NaN outside the image are no grey values. They become black - 0, or the darkest real value
+where that is below 0 - before anything looks at the image: no threshold, no interpolation and no network meets them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LEVELS = 2
 
 
 def without_fill(array: np.ndarray) -> np.ndarray:
-    """The image with fill values replaced by the darkest real one; the array itself where it has none.
+    """The image with fill values replaced by black; the array itself where it has none.
 
     Args:
         array: (k, j, i) of any real type. A negative value far below all others is a fill value wherever it lies; NaN
@@ -33,7 +33,7 @@ def without_fill(array: np.ndarray) -> np.ndarray:
         if outside is not None:
             if np.isnan(array[~outside]).any() or outside.all():
                 return array
-            result = np.where(outside, array[~outside].min(), array)
+            result = np.where(outside, min(array[~outside].min(), array.dtype.type(0)), array)
     for _ in range(_LEVELS):
         lowest = result.min()
         if not lowest < 0 or not np.isfinite(lowest):
@@ -46,7 +46,7 @@ def without_fill(array: np.ndarray) -> np.ndarray:
         gap, span = float(darkest) - float(lowest), float(highest) - float(darkest)
         if not gap > _GAP * span or span == 0:
             break
-        result = np.where(above, result, darkest)
+        result = np.where(above, result, min(darkest, result.dtype.type(0)))
     return np.asarray(result)
 
 
