@@ -24,6 +24,7 @@ import numpy as np
 from USMRISynthesisLib.alignment.align import align, validate_gestational_age
 from USMRISynthesisLib.alignment.common.confidence import CONFIDENT, MIN_CONFIDENCE
 from USMRISynthesisLib.alignment.common.given import check_given_transform
+from USMRISynthesisLib.alignment.frame.inside import shows_structure
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.geometry.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
 from USMRISynthesisLib.geometry.head import Alignment
@@ -241,6 +242,12 @@ def _locate(
         fan = admit(volume)
     with run.stage("Finding the head", 0.04):
         alignment = align(volume, fan, transform=transform, gestational_age=age)
+    if volume.is_frame and transform is None and not shows_structure(volume, fan, alignment):
+        run.say(
+            "warning",
+            "Inside the outline that was found there is hardly anything but speckle: see that it is a head, and not a "
+            "belly, a bladder or a phantom.",
+        )
     if transform is not None and (doubt := check_given_transform(alignment, volume, fan)):
         run.report("warning", doubt)
     if alignment.score < MIN_CONFIDENCE and not allow_low_confidence:
