@@ -363,3 +363,16 @@ def test_a_warp_is_no_transform_to_canonical_space(tmp_path: Path) -> None:
     sitk.WriteTransform(spline, str(tmp_path / "warp.tfm"))
     with pytest.raises(Refused, match="not a linear transform"):
         read_transform(tmp_path / "warp.tfm")
+
+
+def test_the_voxel_size_is_given_where_the_file_states_none(folder: Path, head: Volume, capsys) -> None:
+    data = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 72 72 64\nencoding: raw\n\n" + head.array.tobytes()
+    (folder / "us.nrrd").write_bytes(data)
+    line = ["normalise", str(folder / "us.nrrd"), str(folder / "out.nrrd"), "--json"]
+    assert cli.main(line) == 2
+    refused = json.loads(capsys.readouterr().out)
+    assert refused["kind"] == "spacing" and "--voxel-size" in refused["remedy"]
+    assert cli.main([*line, "--voxel-size", "1.6", "1.6", "1.6"]) == 0
+    assert _names(folder) == ["out.nrrd", "us.nrrd"]
+    assert cli.main([*line, "--voxel-size", "1", "2"]) == 2
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["kind"] == "voxel-size"

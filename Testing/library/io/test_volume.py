@@ -202,6 +202,16 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, ending):
     assert {part.name: part.read_bytes() for part in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    "ending, voxels", [(".nhdr", "v.raw"), (".mhd", "v.raw"), (".mhd", "v.zraw"), (".nhdr", "v.raw.gz")]
+)
+def test_the_voxel_file_of_another_image_is_not_replaced(tmp_path, ending, voxels):
+    (tmp_path / voxels).write_bytes(b"another's")
+    with pytest.raises(Failed, match="failed"):
+        volume().write(tmp_path / f"v{ending}", compress=voxels != "v.raw")
+    assert os.listdir(tmp_path) == [voxels] and (tmp_path / voxels).read_bytes() == b"another's"
+
+
 def test_write_errors_have_a_remedy(tmp_path):
     with pytest.raises(Failed, match=r"Use one of these endings.*\.nrrd"):
         volume().write(tmp_path / "v.png")

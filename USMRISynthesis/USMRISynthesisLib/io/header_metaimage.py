@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from USMRISynthesisLib.geometry.canonical import LPS_RAS
 from USMRISynthesisLib.io.frames import recorded_frames
 from USMRISynthesisLib.io.header import (
     Header,
@@ -32,7 +33,6 @@ _OWN = frozenset(
     "HeaderSize Modality SequenceID ElementMin ElementMax ElementNumberOfChannels ElementToIntensityFunctionSlope "
     "ElementToIntensityFunctionOffset ElementType ElementDataFile Kinds".split()
 )
-_LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def parse(data: bytes, name: str) -> Header:
@@ -144,7 +144,7 @@ def _matrix(fields: dict[str, str], count: int, name: str) -> tuple[np.ndarray, 
         lps[:n, :n] = np.reshape(rows, (count, count))[:n, :n].T * spacing[:n]
         lps[:n, 3] = offset[:n]
         lps[:n] *= mm_per_unit(fields.get("DistanceUnits", "mm"), name)
-        own = _LPS_RAS @ lps
+        own = LPS_RAS @ lps
     return own, any(one in fields for one in sizes)
 
 
@@ -166,7 +166,7 @@ def compose(
         packed_size: bytes of the packed voxels, None where they are not packed.
         data_file: name of a detached file.
     """
-    lps = _LPS_RAS @ ijk_to_ras
+    lps = LPS_RAS @ ijk_to_ras
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
 
     def row(values: np.ndarray) -> str:

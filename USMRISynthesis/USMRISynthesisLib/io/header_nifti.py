@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.geometry.canonical import LPS_RAS
 from USMRISynthesisLib.io.header import (
     COMMENT,
     Forms,
@@ -46,7 +47,6 @@ _FIELDS = {
     },
 }  # fmt: skip
 _AGREES = 0.01
-_LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def parse(data: bytes, name: str) -> Header:
@@ -157,7 +157,7 @@ def _matrix(forms: Forms, name: str, *, flat: bool) -> tuple[np.ndarray, bool]:
     elif forms.codes[0] > 0:
         matrix = _qform(forms, np.where(sides > 0, sides, 1.0))
     else:
-        matrix = _LPS_RAS @ np.diag([*np.where(sides > 0, sides, 1.0), 1.0])
+        matrix = LPS_RAS @ np.diag([*np.where(sides > 0, sides, 1.0), 1.0])
     matrix = matrix.copy()
     matrix[:3] *= _MM.get(forms.units, 1.0)
     return matrix, stated

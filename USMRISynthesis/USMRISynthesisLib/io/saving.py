@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -64,6 +66,7 @@ def save(
             if voxels is None:
                 for piece in _packed(_pieces(array), 31) if compress else _pieces(array):
                     file.write(piece)
+            _settle(file)
         if voxels is None:
             return [header]
         _write(voxels, _pieces(array), _LEVEL if compress else None)
@@ -101,3 +104,10 @@ def _write(path: Path, pieces: Iterable[bytes | memoryview], level: int | None) 
     with open(path, "wb") as file:
         for piece in pieces if level is None else _packed(pieces, 31, level):
             file.write(piece)
+        _settle(file)
+
+
+def _settle(file: BinaryIO) -> None:
+    """Have the disk take what was written: a network drive may only now say that it is full."""
+    file.flush()
+    os.fsync(file.fileno())

@@ -19,6 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.geometry.canonical import LPS_RAS
 from USMRISynthesisLib.io import transform_text
 from USMRISynthesisLib.io.voxels import opened
 
@@ -28,7 +29,6 @@ _MAX_FILE = 1 << 20
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 # Heads of 10 weeks to term are brought to 88 mm; a transform in other units than mm is beyond this, too.
 _MAX_SCALE, _MAX_SHIFT_MM = 20.0, 1e5
-_LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def write_transform(ras_to_canonical: np.ndarray, path: str | os.PathLike[str]) -> None:
@@ -42,7 +42,7 @@ def write_transform(ras_to_canonical: np.ndarray, path: str | os.PathLike[str]) 
         )
     if not path.parent.is_dir():
         raise Failed("folder", f"The folder for {path.name} does not exist.", "Create it or choose another one.")
-    matrix = _LPS_RAS @ np.linalg.inv(ras_to_canonical) @ _LPS_RAS
+    matrix = LPS_RAS @ np.linalg.inv(ras_to_canonical) @ LPS_RAS
     transform = sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
     try:
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
@@ -128,4 +128,4 @@ def _usable(matrix: np.ndarray, name: str) -> np.ndarray:
             f"The transform in {name} cannot lead to a head: it scales or shifts beyond any.",
             "Give the transform from the image to canonical space.",
         )
-    return np.asarray(np.linalg.inv(_LPS_RAS @ matrix @ _LPS_RAS))
+    return np.asarray(np.linalg.inv(LPS_RAS @ matrix @ LPS_RAS))

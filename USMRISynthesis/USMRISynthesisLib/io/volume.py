@@ -18,6 +18,7 @@ NIfTI .nii .nii.gz      any affine, single precision        ``Comment`` only (``
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -160,6 +161,9 @@ class Volume:
             parts = save(
                 folder, path.name, ending, self.array, self.ijk_to_ras, texts, compress=compress, forms=self.forms
             )
+            beside = [path.parent / part.name for part in parts[:-1]]
+            if not os.path.lexists(path) and any(os.path.lexists(one) for one in beside):
+                raise FileExistsError(errno.EEXIST, f"{beside[0].name} exists already")  # it belongs to another image
             for part in parts:  # the header last
                 os.replace(part, path.parent / part.name)
         except (OSError, ValueError) as error:

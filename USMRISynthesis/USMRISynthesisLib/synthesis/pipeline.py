@@ -243,7 +243,7 @@ def _locate(
     with run.stage("Finding the head", 0.04):
         alignment = align(volume, fan, transform=transform, gestational_age=age)
     if volume.is_frame and transform is None and not shows_structure(volume, fan, alignment):
-        run.say(
+        run.report(
             "warning",
             "Inside the outline that was found there is hardly anything but speckle: see that it is a head, and not a "
             "belly, a bladder or a phantom.",
