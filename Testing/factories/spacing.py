@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.spacing.network import SliceVAE, SpacingNetworks, SuperResolution
+from USMRISynthesisLib.training.common.export import export_checkpoint
 from USMRISynthesisLib.training.spacing.config import SpacingConfig, SpacingDataConfig
 from USMRISynthesisLib.training.spacing.export import export_spacing
 
@@ -57,15 +58,17 @@ def spacing_model(folder: Path, config_dir: Path, seed: int = 3) -> Path:
     """A model folder with random weights of small networks, with consent on file."""
     torch.manual_seed(seed)
     networks = SpacingNetworks(SliceVAE(4, 4), SuperResolution(4))
-    config = SpacingConfig("unused", SpacingDataConfig(volumes=("unused",)), width=4, vae_width=4, latent=4)
-    export_spacing(
+    config = SpacingConfig(output="unused", data=SpacingDataConfig(volumes=("unused",)), width=4, vae_width=4, latent=4)
+    export_checkpoint(
         {
+            "task": "spacing",
             "config": config.to_json(),
             "step": 0,
             "cases": [],
             "averaged": {"vae": networks.vae.state_dict(), "super_resolution": networks.super_resolution.state_dict()},
         },
         folder,
+        export_spacing,
         name="tiny spacing",
     )
     sha256 = json.loads((folder / "manifest.json").read_text())["sha256"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from USMRISynthesisLib.training.common import checkpoint as checkpoints
-from USMRISynthesisLib.training.common.config import InputConfig
+from USMRISynthesisLib.training.common import checkpoint
+from USMRISynthesisLib.training.synthesis.config import InputConfig
 
 SIZE = 32
 STILL = InputConfig(**dict.fromkeys(InputConfig.__dataclass_fields__, 0.0))
@@ -80,6 +80,6 @@ def configure(tmp_path: Path, data: Path, *, steps=10, extra="", output="run", p
 
 
 def same_weights(first: Path, second: Path) -> bool:
-    a, b = checkpoints.load(first), checkpoints.load(second)
+    a, b = checkpoint.load(first), checkpoint.load(second)
     parts = ("generator", "averaged", "backward", "discriminators")
     return all(torch.equal(a[part][name], b[part][name]) for part in parts for name in a[part])

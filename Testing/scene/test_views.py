@@ -285,11 +285,11 @@ def test_model_with_a_support_map_is_asked_for_once_and_its_map_comes_over_the_m
     """With the real worker and an untrained map, whose probabilities lie near a half."""
     from USMRISynthesisLib.models import store
     from USMRISynthesisLib.synthesis.reliability import ReliabilityNetwork
-    from USMRISynthesisLib.training.reliability.export import add_support
+    from USMRISynthesisLib.training.reliability.export import add_reliability
 
     folder = tmp_path / "with-map"
     shutil.copytree(three_planes, folder)
-    add_support({"model_sha256": store.read_manifest(folder).sha256, "averaged": ReliabilityNetwork().state_dict(),
+    add_reliability({"model_sha256": store.read_manifest(folder).sha256, "averaged": ReliabilityNetwork().state_dict(),
                  "step": 0, "cases": [], "config": {"learn": ["made"], "calibrate": ["made"], "seed": 0}}, folder)
     asked: list[str] = []
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: asked.append(text) or True)

@@ -10,7 +10,7 @@ from USMRISynthesisLib.synthesis.blocks import Decoder, Encoder
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 from USMRISynthesisLib.synthesis.norms import group_norm, instance_norm
 from USMRISynthesisLib.synthesis.slices import assemble_input
-from USMRISynthesisLib.training.synthesis.backward import BackwardPath
+from USMRISynthesisLib.training.synthesis.networks import BackwardPath
 
 CHANNELS = (4, 8, 8)
 

@@ -24,7 +24,7 @@ from USMRISynthesisLib.synthesis.multiplane import combined, wanted_slices
 from USMRISynthesisLib.synthesis.pipeline import synthesize
 from USMRISynthesisLib.synthesis.position import PositionalEncoding
 from USMRISynthesisLib.synthesis.slices import assemble_input
-from USMRISynthesisLib.training.common.config import BatchConfig
+from USMRISynthesisLib.training.synthesis.config import BatchConfig
 from USMRISynthesisLib.training.synthesis.data import Batch, Slices
 from USMRISynthesisLib.training.synthesis.warm_start import _widened
 

@@ -19,11 +19,18 @@ from USMRISynthesisLib.synthesis.reliability import (
     reliability_map,
     spread_of,
 )
-from USMRISynthesisLib.training.reliability.data import Judged, Made, _mirrored, changed, draw, slices_of
+from USMRISynthesisLib.training.reliability.data import (
+    LabelledHead,
+    LabelledPrediction,
+    _mirrored,
+    augmented,
+    draw,
+    slices_of,
+)
 from USMRISynthesisLib.training.reliability.loop import calibrate
 
 
-def judged_head(seed: int) -> Judged:
+def judged_head(seed: int) -> LabelledHead:
     """A head that is wrong just where its MR is bright: what a network can learn within seconds."""
     rng = np.random.default_rng(seed)
     us = rng.integers(0, 255, (80, 80, 80)).astype(np.uint8)
@@ -35,8 +42,9 @@ def judged_head(seed: int) -> Judged:
     inside = np.zeros(us.shape, np.uint8)
     inside[20:60, 10:70, 10:70] = 255
     error, share = wrong * np.uint8(200), wrong * np.uint8(255)
-    return Judged(f"head-{seed}", us, (Made(mr, error, share, None), Made(mr, error, share, wrong * np.uint8(40))),
-                  inside)  # fmt: skip
+    spreads = (None, wrong * np.uint8(40))
+    predictions = tuple(LabelledPrediction(mr, error, share, spread) for spread in spreads)
+    return LabelledHead(f"head-{seed}", us, predictions, inside)
 
 
 def voxels(cells: np.ndarray) -> np.ndarray:
@@ -68,9 +76,9 @@ def test_a_mirrored_slice_is_the_slice_of_the_mirrored_head(plane):
     def turned(cells):
         return None if cells is None else cells[:, :, ::-1]
 
-    made = tuple(Made(*map(turned, (m.mr, m.error, m.wrong, m.spread))) for m in head.made)
-    other = Judged("mirrored", turned(head.us), made, turned(head.inside))
-    k = int(rng.choice(head.enough[plane]))
+    made = tuple(LabelledPrediction(*map(turned, (m.mr, m.error, m.error_mask, m.spread))) for m in head.predictions)
+    other = LabelledHead("mirrored", turned(head.us), made, turned(head.inside))
+    k = int(rng.choice(head.usable_slices[plane]))
     there = 79 - k if plane == "sagittal" else k
     for n in range(2):
         mirrored = _mirrored(slices_of(head, n, plane, np.array([k])), plane)
@@ -81,7 +89,7 @@ def test_a_mirrored_slice_is_the_slice_of_the_mirrored_head(plane):
 def test_a_batch_is_of_one_plane_and_of_several_and_its_truth_is_its_own():
     batch = draw([judged_head(0)], 12, np.random.default_rng(1))
     bright = (batch.cells[:, 4:5] > 0).float()
-    assert torch.equal(bright, batch.wrong)
+    assert torch.equal(bright, batch.error_mask)
     spread = batch.cells[:, 6:7]
     several = spread.amin(dim=(1, 2, 3)) >= 0
     assert 0 < several.sum() < 12 and (spread[~several] == -1).all()
@@ -110,12 +118,16 @@ def test_a_cell_is_the_mean_of_eight_voxels():
 
 def test_what_is_wrong_moves_with_the_images():
     batch = draw([judged_head(0)], 6, np.random.default_rng(1))
-    other = changed(batch, np.random.default_rng(2))
+    other = augmented(batch, np.random.default_rng(2))
     assert [part.shape for part in other] == [part.shape for part in batch]
     bright = (other.cells[:, 4:5] > 0.1).float()
-    assert float((bright - other.wrong).abs().mean()) < 0.008 < float((batch.wrong - other.wrong).abs().mean())
+    assert (
+        float((bright - other.error_mask).abs().mean())
+        < 0.008
+        < float((batch.error_mask - other.error_mask).abs().mean())
+    )
     assert torch.equal(batch.cells[:, 7:], other.cells[:, 7:])  # where it lies stays: a head lies elsewhere
-    again = changed(batch, np.random.default_rng(2))
+    again = augmented(batch, np.random.default_rng(2))
     assert all(torch.equal(a, b) for a, b in zip(other, again, strict=True))
 
 
@@ -133,7 +145,7 @@ def test_training_finds_errors_and_probabilities_are_calibrated():
     for _ in range(40):
         batch = draw(heads, 4, rng)
         predicted = network.predictions(*batch[:2])[:, :1]
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(predicted, batch.wrong)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(predicted, batch.error_mask)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -141,12 +153,12 @@ def test_training_finds_errors_and_probabilities_are_calibrated():
     calibrate(network, [judged_head(7)])
     held = judged_head(8)
     inside = voxels(held.inside) > 0
-    for made in held.made:
+    for made in held.predictions:
         us, mr = (voxels(stack).astype(np.float32) / 127.5 - 1 for stack in (held.us, made.mr))
         spread = None if made.spread is None else voxels(made.spread) / np.float32(51)
         predicted = reliability_map(network, us, mr, spread, inside)
         assert predicted.shape == us.shape and 0 <= predicted.min() and predicted.max() <= 1
-        wrong = voxels(made.wrong)[inside] > 0
+        wrong = voxels(made.error_mask)[inside] > 0
         assert auc(1 - predicted[inside], wrong) > 0.9
         assert abs((1 - predicted[inside]).mean() - wrong.mean()) < 0.08
 

@@ -21,9 +21,9 @@ from USMRISynthesisLib.synthesis import engine
 from USMRISynthesisLib.synthesis.engine import load_generator
 from USMRISynthesisLib.synthesis.result import BEAM_ONLY, PROBABILITY
 from USMRISynthesisLib.training.common import checkpoint as checkpoints
-from USMRISynthesisLib.training.reliability.config import support_configuration_from
-from USMRISynthesisLib.training.reliability.export import add_support, retraced
-from USMRISynthesisLib.training.reliability.loop import train_support
+from USMRISynthesisLib.training.reliability.config import ReliabilityConfig
+from USMRISynthesisLib.training.reliability.export import add_reliability, reexported
+from USMRISynthesisLib.training.run import train
 
 
 def quiet(text: str) -> None:
@@ -74,10 +74,10 @@ def test_trained_exported_used_and_measured(own_model, heads, tmp_path, head):
     assert cli.main(exporting) == 0
     assert store.hash_matches(own_model)
     card = (own_model / "README.md").read_text()
-    assert card.count("## Support map") == 1 and "untested" in card
-    add_support(checkpoints.load(tmp_path / "run" / "checkpoint.pt"), own_model)  # again: replaced, not added
+    assert card.count("## Reliability map") == 1 and "untested" in card
+    add_reliability(checkpoints.load(tmp_path / "run" / "checkpoint.pt"), own_model)  # again: replaced, not added
     again = (own_model / "README.md").read_text()
-    assert len(again) == len(card) and again.count("## Support map") == 1
+    assert len(again) == len(card) and again.count("## Reliability map") == 1
 
     manifest = store.read_manifest(own_model)
     assert manifest.extra["support"]["file"] == "support.pt"
@@ -101,7 +101,6 @@ def test_trained_exported_used_and_measured(own_model, heads, tmp_path, head):
 def test_new_figures_keep_weights_and_reliability_map_to_the_byte_and_other_weights_drop_it(own_model, heads, tmp_path):
     from factories.training import configure, make_data
     from USMRISynthesisLib.training.synthesis.export import export
-    from USMRISynthesisLib.training.synthesis.loop import train
 
     (tmp_path / "data").mkdir()
     data = make_data(tmp_path / "data")
@@ -116,7 +115,7 @@ def test_new_figures_keep_weights_and_reliability_map_to_the_byte_and_other_weig
     after = json.loads((folder / "manifest.json").read_text())
     assert (folder / "model.pt").read_bytes() == before and after["sha256"] == manifest["sha256"]
     assert after["support"] == support and after["figures"]["ncc"] == 0.5
-    assert (folder / "README.md").read_text().count("## Support map") == 1
+    assert (folder / "README.md").read_text().count("## Reliability map") == 1
     other = train(configure(tmp_path, data, steps=2, output="other"), report=quiet)
     export(other, folder, name="trained")
     assert "support" not in json.loads((folder / "manifest.json").read_text())
@@ -126,13 +125,12 @@ def test_new_figures_keep_weights_and_reliability_map_to_the_byte_and_other_weig
 def test_a_model_written_again_has_the_same_weights_and_names_no_file_of_the_machine(own_model, heads, tmp_path):
     from factories.training import configure, make_data
     from USMRISynthesisLib.training.synthesis.export import export
-    from USMRISynthesisLib.training.synthesis.loop import train
 
     (tmp_path / "data").mkdir()
     saved = train(configure(tmp_path, make_data(tmp_path / "data"), steps=1), report=quiet)
     folder = export(saved, own_model.parent / "trained", name="trained", figures={"ncc": 0.5})
-    judged = train_support(configured(tmp_path, heads, folder, output="judge"), report=quiet)
-    add_support(checkpoints.load(judged), folder)
+    judged = train(configured(tmp_path, heads, folder, output="judge"), report=quiet)
+    add_reliability(checkpoints.load(judged), folder)
     torch.jit.save(torch.jit.load(folder / "model.pt"), folder / "model.pt")  # as torch does: with its sources
     manifest = json.loads((folder / "manifest.json").read_text())
     exported = manifest["sha256"]
@@ -185,7 +183,7 @@ def test_a_reliability_map_of_another_shape_is_not_exported_again(tmp_path):
     file = tmp_path / "support.pt"
     torch.jit.save(torch.jit.script(torch.nn.Conv2d(1, 1, 1)), file)
     with pytest.raises(Failed, match="not one of eight bits"):
-        retraced(file.read_bytes())
+        reexported(file.read_bytes())
 
 
 def test_networks_of_another_task_lose_their_sources_only_and_take_no_figures(tmp_path, monkeypatch, capsys):
@@ -208,8 +206,8 @@ def test_networks_of_another_task_lose_their_sources_only_and_take_no_figures(tm
 
 
 def test_a_reliability_map_runs_in_half_precision_where_the_hardware_does(own_model, heads, tmp_path, monkeypatch):
-    train_support(configured(tmp_path, heads, own_model), report=quiet)
-    add_support(checkpoints.load(tmp_path / "run" / "checkpoint.pt"), own_model)
+    train(configured(tmp_path, heads, own_model), report=quiet)
+    add_reliability(checkpoints.load(tmp_path / "run" / "checkpoint.pt"), own_model)
     cells, conditions = torch.rand(2, 9, 80, 80), torch.rand(2, 9, 1, 1)
     predicted = {}
     for dtype in (None, torch.bfloat16):
@@ -231,8 +229,8 @@ def test_a_frame_has_no_reliability_map_of_a_model_trained_on_volumes(own_model,
 
     from USMRISynthesisLib.synthesis.pipeline import synthesize
 
-    saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
-    add_support(checkpoints.load(saved), own_model)
+    saved = train(configured(tmp_path, heads, own_model, steps=1), report=quiet)
+    add_reliability(checkpoints.load(saved), own_model)
     middle = head.shape[0] // 2
     frame = replace(head, array=head.array[middle : middle + 1])
     result = synthesize(frame, model=str(own_model), device="cpu", unreliable=True)
@@ -240,15 +238,15 @@ def test_a_frame_has_no_reliability_map_of_a_model_trained_on_volumes(own_model,
 
 
 def test_a_reliability_map_for_other_weights_is_refused(own_model, heads, tmp_path):
-    saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
+    saved = train(configured(tmp_path, heads, own_model, steps=1), report=quiet)
     content = checkpoints.load(saved) | {"model_sha256": "0" * 64}
     with pytest.raises(Refused, match="trained for other weights"):
-        add_support(content, own_model)
+        add_reliability(content, own_model)
 
 
 def test_a_tampered_or_missing_reliability_map_is_not_loaded(own_model, heads, tmp_path):
-    saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
-    add_support(checkpoints.load(saved), own_model)
+    saved = train(configured(tmp_path, heads, own_model, steps=1), report=quiet)
+    add_reliability(checkpoints.load(saved), own_model)
     file = own_model / "support.pt"
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -261,8 +259,8 @@ def test_a_tampered_or_missing_reliability_map_is_not_loaded(own_model, heads, t
 
 
 def test_a_reliability_map_of_another_version_is_not_loaded_and_its_remedy_works(own_model, heads, tmp_path):
-    saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
-    add_support(checkpoints.load(saved), own_model)
+    saved = train(configured(tmp_path, heads, own_model, steps=1), report=quiet)
+    add_reliability(checkpoints.load(saved), own_model)
     manifest = json.loads((own_model / "manifest.json").read_text())
     del manifest["support"]["version"]  # as it was before there was more than one
     (own_model / "manifest.json").write_text(json.dumps(manifest))
@@ -279,21 +277,21 @@ def test_further_heads_are_calibrated_on(own_model, heads, tmp_path):
     path.write_text(path.read_text() + f'learn = ["train"]\nalso_calibrate = ["{heads / "val"}"]\n')
     predicted: list[str] = []
     other = configured(tmp_path, heads, own_model, output="alone", steps=1)
-    alone = checkpoints.load(train_support(other, report=quiet))
-    both = checkpoints.load(train_support(path, report=predicted.append))
+    alone = checkpoints.load(train(other, report=quiet))
+    both = checkpoints.load(train(path, report=predicted.append))
     assert any(line.startswith("head-3") for line in predicted) and both["cases"] == ["head-1"]
     assert not torch.equal(both["averaged"]["offset"], alone["averaged"]["offset"])
-    add_support(both, own_model)
+    add_reliability(both, own_model)
     assert f"calibrated on mr, {heads / 'val'}" in (own_model / "README.md").read_text()
 
 
 def test_a_stopped_run_goes_on_exactly(own_model, heads, tmp_path):
-    straight = train_support(configured(tmp_path, heads, own_model, output="whole"), report=quiet)
+    straight = train(configured(tmp_path, heads, own_model, output="whole"), report=quiet)
     parts = configured(tmp_path, heads, own_model, output="parts")
     requests = iter([False, True])
     with pytest.raises(Cancelled):
-        train_support(parts, report=quiet, cancel=lambda: next(requests))
-    resumed = train_support(parts, report=quiet)
+        train(parts, report=quiet, cancel=lambda: next(requests))
+    resumed = train(parts, report=quiet)
     a, b = checkpoints.load(straight), checkpoints.load(resumed)
     assert all(torch.equal(a["averaged"][name], b["averaged"][name]) for name in a["averaged"])
 
@@ -302,9 +300,9 @@ def test_heads_labelled_in_the_axial_plane_alone_are_kept_separately(own_model, 
     path = configured(tmp_path, heads, own_model)
     path.write_text(path.read_text() + f'learn = ["mr"]\naxial = ["{heads / "train"}"]\n')
     predicted: list[str] = []
-    content = checkpoints.load(train_support(path, report=predicted.append))
+    content = checkpoints.load(train(path, report=predicted.append))
     assert content["cases"] == ["head-2", "head-1"] and content["step"] == 30
-    add_support(content, own_model)
+    add_reliability(content, own_model)
     assert "mr, " + str(heads / "train") in (own_model / "README.md").read_text()
 
 
@@ -316,12 +314,12 @@ def test_heads_labelled_in_the_axial_plane_alone_are_kept_separately(own_model, 
 )  # fmt: skip
 def test_a_bad_configuration_is_refused_with_the_reason(change, message):
     with pytest.raises(Refused, match=message):
-        support_configuration_from({"output": "run", "folder": "data", **change})
+        ReliabilityConfig.from_json({"output": "run", "folder": "data", **change})
 
 
 def test_the_command_line_writes_the_map_beside_the_image(own_model, heads, tmp_path, head):
-    saved = train_support(configured(tmp_path, heads, own_model, steps=1), report=quiet)
-    add_support(checkpoints.load(saved), own_model)
+    saved = train(configured(tmp_path, heads, own_model, steps=1), report=quiet)
+    add_reliability(checkpoints.load(saved), own_model)
     source, target, believed = (tmp_path / f"{name}.nrrd" for name in ("us", "mr", "support"))
     head.write(source)
     assert cli.main(["synthesize", str(source), str(target), "--model", str(own_model), "--unreliable",

@@ -28,13 +28,13 @@ from USMRISynthesisLib.datasets.heads import load_heads
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.geometry.canonical import canonical_ijk_to_ras
 from USMRISynthesisLib.io.volume import Volume
-from USMRISynthesisLib.training.alignment.config import alignment_configuration_from, task_of
+from USMRISynthesisLib.training.alignment.config import AlignmentConfig
 from USMRISynthesisLib.training.alignment.export import build_networks, example, start_from
-from USMRISynthesisLib.training.alignment.loop import train_alignment
 from USMRISynthesisLib.training.alignment.losses import losses
 from USMRISynthesisLib.training.alignment.samples import Batch, draw
 from USMRISynthesisLib.training.common import checkpoint as checkpoints
 from USMRISynthesisLib.training.common import torchscript
+from USMRISynthesisLib.training.run import read_run, train
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_only_the_distance_to_the_midline_is_asked_where_the_head_may_stand_anyh
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, data) -> Path:
-    return train_alignment(write_config(tmp_path_factory.mktemp("whole"), data), report=str)
+    return train(write_config(tmp_path_factory.mktemp("whole"), data), report=str)
 
 
 @pytest.fixture(scope="module")
@@ -127,16 +127,16 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, data, trained):
     config = write_config(tmp_path, data)
     asked = iter(range(9))
     with pytest.raises(Cancelled, match="step 3"):
-        train_alignment(config, cancel=lambda: next(asked) == 2, report=str)
-    parts = checkpoints.load(train_alignment(config, report=str))
+        train(config, cancel=lambda: next(asked) == 2, report=str)
+    parts = checkpoints.load(train(config, report=str))
     whole = checkpoints.load(trained)
     for stage, state in whole["averaged"].items():
         assert all(torch.equal(value, parts["averaged"][stage][name]) for name, value in state.items()), stage
     with pytest.raises(Refused, match="already holds a run"):
-        train_alignment(config, resume=False)
+        train(config, resume=False)
     config.write_text(config.read_text().replace("batch = 1", "batch = 2"))
     with pytest.raises(Refused, match="batch"):
-        train_alignment(config)
+        train(config)
 
 
 def test_a_run_goes_on_from_an_exported_model_of_sixteen_bits_and_learns_from_further_folders(tmp_path, data, heads):
@@ -152,7 +152,7 @@ def test_a_run_goes_on_from_an_exported_model_of_sixteen_bits_and_learns_from_fu
     config = write_config(tmp_path, data, steps=1)
     config.write_text(config.read_text().replace("[data]", f'initial = "{start}"\n[data]\nalso = ["{data / "val"}"]'))
     said = []
-    content = checkpoints.load(train_alignment(config, report=said.append))
+    content = checkpoints.load(train(config, report=said.append))
     assert said[0] == f"{len(heads) + 1} training and 1 validation heads" and len(content["cases"]) == len(heads) + 1
     before, after = networks["refine"].state_dict(), content["networks"]["refine"]
     moved = max(float((after[key] - value).abs().max()) for key, value in before.items() if key.endswith("0.weight"))
@@ -254,9 +254,9 @@ def test_an_export_holds_no_operator_that_torch_2_1_lacks(trained, tmp_path):
 
 def test_the_configuration_names_what_is_wrong(tmp_path):
     shipped = Path(__file__).parents[3] / "configs" / "alignment.toml"
-    assert task_of(shipped) == "alignment" and task_of(shipped.with_name("default.toml")) == "synthesis"
+    assert read_run(shipped).task == "alignment" and read_run(shipped.with_name("default.toml")).task == "synthesis"
     plain = {"output": "run", "data": {"folder": "d"}}
-    assert alignment_configuration_from(plain).cycle.stages().count("orient") == 3
+    assert AlignmentConfig.from_json(plain).cycle.stages().count("orient") == 3
     for table, named in (
         ({"batch": 0}, "batch"),
         ({"cycle": {"orientt": 1}}, r"cycle\.orientt"),
@@ -265,11 +265,11 @@ def test_the_configuration_names_what_is_wrong(tmp_path):
         ({"task": "synthesis"}, "task"),
     ):
         with pytest.raises(Refused, match=named):
-            alignment_configuration_from({**plain, **table})
+            AlignmentConfig.from_json({**plain, **table})
     other = tmp_path / "other.toml"
     other.write_text('task = "weather"')
     with pytest.raises(Refused, match="weather"):
-        task_of(other)
+        read_run(other)
 
 
 def test_networks_are_small_enough_to_ship():

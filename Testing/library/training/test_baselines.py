@@ -9,14 +9,12 @@ import torch
 from factories.training import configure, make_data, same_weights
 from USMRISynthesisLib.errors import Cancelled
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
-from USMRISynthesisLib.training.synthesis import baselines as peers
-from USMRISynthesisLib.training.synthesis.backward import BackwardPath
-from USMRISynthesisLib.training.synthesis.contrast import PatchContrast
-from USMRISynthesisLib.training.synthesis.discriminators import Discriminators
-from USMRISynthesisLib.training.synthesis.loop import train
-from USMRISynthesisLib.training.synthesis.objective import PEER_TERMS, TERMS, ObjectiveConfig, Real, Synthesised
+from USMRISynthesisLib.training.run import train
+from USMRISynthesisLib.training.synthesis import baselines
+from USMRISynthesisLib.training.synthesis.networks import BackwardPath, Discriminators, PatchContrast
+from USMRISynthesisLib.training.synthesis.objective import BASELINE_TERMS, TERMS, ObjectiveConfig, Real, Synthesised
 
-NONE_ON = dict.fromkeys((*TERMS, *PEER_TERMS), 0.0)
+NONE_ON = dict.fromkeys((*TERMS, *BASELINE_TERMS), 0.0)
 
 
 def networks(location: bool = True):
@@ -35,13 +33,13 @@ def moved(network) -> bool:
 def test_an_mr_slice_stands_in_for_every_ultrasound_slice_and_keeps_the_place(location):
     config, *_ = networks(location)
     x, mr = torch.rand(2, config.in_channels, 32, 32), torch.rand(2, 1, 32, 32)
-    made = peers.as_input(mr, x, 2 * config.neighbours + 1)
+    made = baselines.as_input(mr, x, 2 * config.neighbours + 1)
     assert made.shape == x.shape
     assert torch.equal(made[:, :3], mr.expand(-1, 3, -1, -1))
     assert torch.equal(made[:, 3:], x[:, 3:])
 
 
-@pytest.mark.parametrize("term", PEER_TERMS)
+@pytest.mark.parametrize("term", BASELINE_TERMS)
 def test_each_term_alone_trains_its_own_networks(term):
     config, generator, backward, discriminators = networks()
     contrast = PatchContrast(config.channels)
@@ -49,8 +47,8 @@ def test_each_term_alone_trains_its_own_networks(term):
     objective = ObjectiveConfig(**{**NONE_ON, term: 1.0})
     assert objective.has_peer_terms and not objective.without_unpaired().has_peer_terms
     made = Synthesised(*generator.forward_training(x), None, None)
-    other = peers.make(generator, backward, mr, x, objective)
-    terms = peers.generator_terms(made, other, mr, x, generator, discriminators, contrast, objective)
+    other = baselines.from_mr(generator, backward, mr, x, objective)
+    terms = baselines.generator_terms(made, other, mr, x, generator, discriminators, contrast, objective)
     assert list(terms) == [term]
     terms[term].backward()
     assert moved(generator) == (term != "reverse")
@@ -62,10 +60,10 @@ def test_only_the_reverse_term_trains_a_discriminator_and_nothing_else_with_it()
     _, generator, backward, discriminators = networks()
     x, mr = torch.rand(2, 4, 32, 32) * 2 - 1, torch.rand(2, 1, 32, 32) * 2 - 1
     real = Real(x[:, 1:2], mr, mr, torch.tensor([False, False]))
-    for term in PEER_TERMS:
+    for term in BASELINE_TERMS:
         objective = ObjectiveConfig(**{**NONE_ON, term: 1.0})
-        other = peers.make(generator, backward, mr, x, objective)
-        terms = peers.discriminator_terms(other, real, discriminators, objective)
+        other = baselines.from_mr(generator, backward, mr, x, objective)
+        terms = baselines.discriminator_terms(other, real, discriminators, objective)
         assert list(terms) == (["reverse"] if term == "reverse" else [])
         if terms:
             terms["reverse"].backward()

@@ -12,7 +12,7 @@ from factories.training import SIZE, STILL, configure, make_data, simulated_case
 from USMRISynthesisLib.datasets.cases import load_cases, load_frames
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.synthesis.slices import assemble_input
-from USMRISynthesisLib.training.common.config import BatchConfig, InputConfig, read_configuration
+from USMRISynthesisLib.training.synthesis.config import BatchConfig, InputConfig, TrainingConfig
 from USMRISynthesisLib.training.synthesis.data import Slices, centred_input, location_mm
 from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
 
@@ -30,7 +30,7 @@ def slices_of(data, config, *, changes=STILL, batch=None, seed=0) -> Slices:
 
 
 def test_a_batch_has_the_contracts_shapes_and_ranges(tmp_path, data):
-    batch = slices_of(data, read_configuration(configure(tmp_path, data)), changes=InputConfig()).draw()
+    batch = slices_of(data, TrainingConfig.read(configure(tmp_path, data)), changes=InputConfig()).draw()
     assert batch.x.shape == (8, 4, SIZE, SIZE) and batch.x.dtype == torch.float32
     for image in (batch.us, batch.mr, batch.truth):
         assert image.shape == (8, 1, SIZE, SIZE) and image.min() >= -1 and image.max() <= 1.0001
@@ -40,7 +40,7 @@ def test_a_batch_has_the_contracts_shapes_and_ranges(tmp_path, data):
 
 def test_training_and_inference_see_the_same_input(tmp_path, data):
     """Without augmentation, a case's slice is the volume normalised and assembled as at inference."""
-    config = read_configuration(configure(tmp_path, data)).generator
+    config = TrainingConfig.read(configure(tmp_path, data)).generator
     case = load_cases(data / "train")[0]
     plain = simulated_case(1)
     us = torch.from_numpy(normalise_ultrasound(np.maximum(plain["us"], plain["fan"]), plain["fan"]))
@@ -53,7 +53,7 @@ def test_training_and_inference_see_the_same_input(tmp_path, data):
 
 
 def test_ultrasound_and_truth_are_moved_together(tmp_path, data):
-    config = read_configuration(configure(tmp_path, data))
+    config = TrainingConfig.read(configure(tmp_path, data))
     moving = InputConfig(**{**vars(STILL), "rotation_deg": 20.0, "translation_mm": 2.0, "turn": 0.5, "flip": 0.5})
     slices = slices_of(data, config, changes=moving, batch=BatchConfig(12, 0, 0))
     for n, case in enumerate(slices.cases):  # ultrasound that is the truth itself
@@ -63,7 +63,7 @@ def test_ultrasound_and_truth_are_moved_together(tmp_path, data):
 
 
 def test_unpaired_mr_comes_from_another_case_at_the_same_position(tmp_path, data):
-    slices = slices_of(data, read_configuration(configure(tmp_path, data)), batch=BatchConfig(12, 0, 0))
+    slices = slices_of(data, TrainingConfig.read(configure(tmp_path, data)), batch=BatchConfig(12, 0, 0))
     batch = slices.draw()
     known = {case.name: torch.from_numpy(case.t2.astype(np.float32)) / 127.5 - 1 for case in slices.cases}
 
@@ -84,7 +84,7 @@ def test_unpaired_mr_comes_from_another_case_at_the_same_position(tmp_path, data
 
 
 def test_unpaired_mr_of_its_own_cases_is_preferred(tmp_path, data):
-    config = read_configuration(configure(tmp_path, data))
+    config = TrainingConfig.read(configure(tmp_path, data))
     apart = load_cases(data / "val")
     slices = Slices(
         load_cases(data / "train"), None, np.random.default_rng(0), mr=apart,
@@ -96,7 +96,7 @@ def test_unpaired_mr_of_its_own_cases_is_preferred(tmp_path, data):
 
 
 def test_mr_weeks_limit_what_the_discriminators_see(tmp_path, data):
-    config = read_configuration(configure(tmp_path, data))
+    config = TrainingConfig.read(configure(tmp_path, data))
     arguments = {"batch": BatchConfig(1, 0, 0), "changes": STILL, "generator": config.generator}
     slices = Slices(load_cases(data / "train"), None, np.random.default_rng(0), mr_weeks=(22,), **arguments)
     assert [case.week for case in slices.mr] == [22]
@@ -139,7 +139,7 @@ def test_a_case_made_again_is_unpacked_again(tmp_path):
 
 
 def test_simulated_frames_bring_their_truth_at_the_head_circumference_plane(tmp_path, data):
-    config = read_configuration(configure(tmp_path, data))
+    config = TrainingConfig.read(configure(tmp_path, data))
     batch = slices_of(data, config, batch=BatchConfig(1, 5, 2)).draw()
     assert batch.has_truth.tolist() == [True] * 6 + [False] * 2
     known = [torch.from_numpy(frame.astype(np.float32)) / 127.5 - 1
@@ -153,14 +153,14 @@ def test_frames_asked_of_cases_without_any_are_refused(tmp_path, data):
     plain = tmp_path / "plain"
     plain.mkdir()
     np.savez(plain / "case.npz", **{k: v for k, v in simulated_case(9).items() if not k.startswith("frames")})
-    config = read_configuration(configure(tmp_path, data))
+    config = TrainingConfig.read(configure(tmp_path, data))
     with pytest.raises(Refused, match="no simulated frames"):
         Slices(load_cases(plain), None, np.random.default_rng(0), batch=BatchConfig(1, 1, 0), changes=STILL,
                generator=config.generator)  # fmt: skip
 
 
 def test_the_exponent_opens_up_the_dark_alike_in_training_and_at_inference(tmp_path, data):
-    config = replace(read_configuration(configure(tmp_path, data)).generator, exponent=0.5)
+    config = replace(TrainingConfig.read(configure(tmp_path, data)).generator, exponent=0.5)
     plain = simulated_case(1)
     us = normalise_ultrasound(np.maximum(plain["us"], plain["fan"]), plain["fan"], 0.5)
     x, _ = centred_input(load_cases(data / "train")[0], 12, config)
@@ -171,7 +171,7 @@ def test_the_exponent_opens_up_the_dark_alike_in_training_and_at_inference(tmp_p
 
 def test_only_frames_make_half_turns(tmp_path, data):
     """A volume's direction is known, a frame's is not."""
-    config = read_configuration(configure(tmp_path, data))
+    config = TrainingConfig.read(configure(tmp_path, data))
     turning = InputConfig(**{**vars(STILL), "turn": 1.0})
     batch = slices_of(data, config, changes=turning, batch=BatchConfig(3, 3, 0)).draw()
     slices = [torch.from_numpy(t2.astype(np.float32)) / 127.5 - 1
@@ -184,7 +184,7 @@ def test_only_frames_make_half_turns(tmp_path, data):
 
 
 def test_blur_softens_some_samples_and_leaves_their_truth(tmp_path, data):
-    config = read_configuration(configure(tmp_path, data))
+    config = TrainingConfig.read(configure(tmp_path, data))
     batch = BatchConfig(8, 0, 0)
     sharp = slices_of(data, config, batch=batch)
     soft = slices_of(data, config, changes=replace(STILL, blur=1.5), batch=batch)
@@ -199,7 +199,7 @@ def test_blur_softens_some_samples_and_leaves_their_truth(tmp_path, data):
 
 
 def test_shrunk_samples_are_means_of_pixels_with_the_same_constant_channels(tmp_path, data):
-    config = read_configuration(configure(tmp_path, data))
+    config = TrainingConfig.read(configure(tmp_path, data))
     whole = slices_of(data, config).draw()
     coarse = Slices(
         load_cases(data / "train"), load_frames(data / "hc18.npz", "train"), np.random.default_rng(0),

@@ -16,11 +16,10 @@ from factories.training import configure, make_data
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.training.common import checkpoint as checkpoints
 from USMRISynthesisLib.training.common.distributed import Processes, processes
+from USMRISynthesisLib.training.run import train
 from USMRISynthesisLib.training.synthesis.augmentation import AugmentationConfig, augment
 from USMRISynthesisLib.training.synthesis.collapse import CollapseWatch, accuracies
-from USMRISynthesisLib.training.synthesis.discriminators import Discriminators
-from USMRISynthesisLib.training.synthesis.edgenet import EdgeNet
-from USMRISynthesisLib.training.synthesis.loop import train
+from USMRISynthesisLib.training.synthesis.networks import Discriminators, EdgeNet
 from USMRISynthesisLib.training.synthesis.objective import ObjectiveConfig
 
 

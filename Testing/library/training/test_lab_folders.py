@@ -15,10 +15,10 @@ from USMRISynthesisLib.datasets.scans import MRVolume, held_back, load_mr, load_
 from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.geometry.similarity import random_rotation
 from USMRISynthesisLib.io.volume import Volume
-from USMRISynthesisLib.training.common.config import configuration_from, read_configuration
 from USMRISynthesisLib.training.lab import folders as lab_folders
 from USMRISynthesisLib.training.lab.folders import LEDGER, prepare
 from USMRISynthesisLib.training.lab.run import train_on_folders
+from USMRISynthesisLib.training.synthesis.config import TrainingConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -165,9 +165,9 @@ def test_subjects_are_held_back_whole_and_by_name_only():
 
 def test_the_shipped_configurations_are_valid_and_fit_the_shipped_model():
     for name in ("lab.toml", "lab-pairs.toml"):
-        config = read_configuration(CONFIGS / name)
+        config = TrainingConfig.read(CONFIGS / name)
         assert config.initial == "default" and config.batch.scanned > 0
-        assert config.generator == read_configuration(CONFIGS / "default.toml").generator
+        assert config.generator == TrainingConfig.read(CONFIGS / "default.toml").generator
         assert bool(config.batch.simulated) == bool(config.data.folder)
 
 
@@ -177,12 +177,12 @@ def test_the_shipped_configurations_are_valid_and_fit_the_shipped_model():
 ])  # fmt: skip
 def test_a_configuration_without_its_folders_is_refused(table, named):
     with pytest.raises(Refused, match=named):
-        configuration_from({"output": "run", **table})
+        TrainingConfig.from_json({"output": "run", **table})
 
 
 def test_a_model_to_start_from_that_is_not_there_is_named(tmp_path, folders):
     from factories.training import configure, make_data
-    from USMRISynthesisLib.training.synthesis.loop import train
+    from USMRISynthesisLib.training.run import train
 
     data = tmp_path / "simulated"
     data.mkdir()

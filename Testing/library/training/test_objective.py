@@ -8,10 +8,8 @@ import pytest
 import torch
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 from USMRISynthesisLib.training.synthesis.augmentation import AugmentationConfig, augment
-from USMRISynthesisLib.training.synthesis.backward import BackwardPath
-from USMRISynthesisLib.training.synthesis.discriminators import Discriminators
-from USMRISynthesisLib.training.synthesis.edgenet import EdgeNet
 from USMRISynthesisLib.training.synthesis.history import HistoryPool
+from USMRISynthesisLib.training.synthesis.networks import BackwardPath, Discriminators, EdgeNet
 from USMRISynthesisLib.training.synthesis.objective import (
     ADVERSARIAL_TERMS,
     TERMS,

@@ -33,12 +33,11 @@ from USMRISynthesisLib.evaluation.alignment.outline_measures import overlap
 from USMRISynthesisLib.geometry.ellipse import Ellipse
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.models import store
-from USMRISynthesisLib.training.alignment.config import task_of
 from USMRISynthesisLib.training.common import checkpoint as checkpoints
-from USMRISynthesisLib.training.outline.config import frames_configuration_from
-from USMRISynthesisLib.training.outline.loop import train_frames
+from USMRISynthesisLib.training.outline.config import OutlineConfig
 from USMRISynthesisLib.training.outline.losses import losses
 from USMRISynthesisLib.training.outline.samples import FrameBatch, draw, draw_faces
+from USMRISynthesisLib.training.run import read_run, train
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +106,7 @@ def test_frames_are_split_by_fetus_and_carry_their_ellipse(data, pictures):
 
 
 def test_the_truth_moves_with_the_image(pictures):
-    """Where the network is told that the outline is, the picture has its bright ring."""
+    """The picture has its bright ring where the outline's target lies."""
     batch = draw(*pictures, np.random.default_rng(0), (24, 0), strength=0.0)
     x = torch.nn.functional.avg_pool2d(batch.x, 2)[:, 0]
     seen = 0
@@ -142,7 +141,7 @@ def test_a_batch_depends_on_its_seed_alone(pictures):
     assert all(torch.equal(getattr(first, name), getattr(again, name)) for name in FrameBatch.__annotations__)
 
 
-def test_faces_are_asked_upright_and_upside_down(pictures):
+def test_faces_are_drawn_upright_and_upside_down(pictures):
     """The made frames have no face: the half behind is made dark instead."""
     marked = []
     for picture in pictures[1]:
@@ -190,7 +189,7 @@ def test_parts_beside_the_head_hold_none_of_it(pictures):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, data) -> Path:
-    return train_frames(write_config(tmp_path_factory.mktemp("whole"), data), report=str)
+    return train(write_config(tmp_path_factory.mktemp("whole"), data), report=str)
 
 
 @pytest.fixture(scope="module")
@@ -213,14 +212,14 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, data, trained):
     config = write_config(tmp_path, data)
     asked = iter(range(9))
     with pytest.raises(Cancelled, match="step 2"):
-        train_frames(config, cancel=lambda: next(asked) == 1, report=str)
-    parts = checkpoints.load(train_frames(config, report=str))["averaged"]
+        train(config, cancel=lambda: next(asked) == 1, report=str)
+    parts = checkpoints.load(train(config, report=str))["averaged"]
     whole = checkpoints.load(trained)["averaged"]
     for part, weights_of in whole.items():
         assert all(torch.equal(value, parts[part][name]) for name, value in weights_of.items()), part
     config.write_text(config.read_text().replace("real = 1", "real = 2"))
     with pytest.raises(Refused, match="real"):
-        train_frames(config)
+        train(config)
 
 
 def test_an_export_loads_with_its_hash_and_is_no_alignment_of_volumes(exported):
@@ -331,9 +330,9 @@ def test_an_export_holds_no_operator_that_torch_2_1_lacks(exported):
 
 def test_the_configuration_names_what_is_wrong():
     shipped = Path(__file__).parents[3] / "configs" / "frames.toml"
-    assert task_of(shipped) == "frames"
+    assert read_run(shipped).task == "frames"
     plain = {"output": "run", "data": {"real": "d", "simulated": "s"}}
-    assert frames_configuration_from(plain).real == 13
+    assert OutlineConfig.from_json(plain).real == 13
     for table, named in (
         ({"real": 0}, "real"),
         ({"ema": 2.0}, "ema"),
@@ -341,7 +340,7 @@ def test_the_configuration_names_what_is_wrong():
         ({"task": "synthesis"}, "task"),
     ):
         with pytest.raises(Refused, match=named):
-            frames_configuration_from({**plain, **table})
+            OutlineConfig.from_json({**plain, **table})
 
 
 def test_a_calibration_of_volumes_is_none_of_frames():

@@ -17,11 +17,12 @@ from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.spacing import profile
 from USMRISynthesisLib.training.common import checkpoint as checkpoints
 from USMRISynthesisLib.training.common.config import read_table
+from USMRISynthesisLib.training.run import train
 from USMRISynthesisLib.training.spacing.acquisition import CLEAN, REACH, Acquisition, acquired, drawn
 from USMRISynthesisLib.training.spacing.config import AcquisitionConfig, SpacingConfig, SpacingDataConfig
 from USMRISynthesisLib.training.spacing.data import Stack, load_stacks, pair_batch, slice_batch
 from USMRISynthesisLib.training.spacing.export import data_of
-from USMRISynthesisLib.training.spacing.loop import pair_terms, train_spacing
+from USMRISynthesisLib.training.spacing.loop import pair_terms
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -50,7 +51,7 @@ STILL = AcquisitionConfig(share=0.0)
 
 
 def config_of(**changes: object) -> SpacingConfig:
-    return SpacingConfig("unused", SpacingDataConfig(volumes=("unused",)), batch=6, **changes)  # type: ignore[arg-type]
+    return SpacingConfig(output="unused", data=SpacingDataConfig(volumes=("unused",)), batch=6, **changes)  # type: ignore[arg-type]
 
 
 def test_one_volume_of_the_user_is_enough_through_the_command(
@@ -67,12 +68,12 @@ def test_one_volume_of_the_user_is_enough_through_the_command(
 
 @pytest.mark.parametrize("stop", [2, 4])
 def test_a_stopped_run_goes_on_exactly_in_either_stage(tmp_path: Path, volumes: Path, stop: int) -> None:
-    whole = train_spacing(write_config(tmp_path, volumes, output="whole"), report=lambda text: None)
+    whole = train(write_config(tmp_path, volumes, output="whole"), report=lambda text: None)
     config = write_config(tmp_path, volumes, output="parts")
     asked = iter(range(100))
     with pytest.raises(Cancelled, match=f"step {stop}"):
-        train_spacing(config, cancel=lambda: next(asked) >= stop - 1, report=lambda text: None)
-    parts = train_spacing(config, report=lambda text: None)
+        train(config, cancel=lambda: next(asked) >= stop - 1, report=lambda text: None)
+    parts = train(config, report=lambda text: None)
     a, b = checkpoints.load(whole), checkpoints.load(parts)
     for kind in ("networks", "averaged"):
         for name in ("vae", "super_resolution"):
@@ -81,25 +82,23 @@ def test_a_stopped_run_goes_on_exactly_in_either_stage(tmp_path: Path, volumes: 
 
 
 def test_another_configuration_and_a_fresh_start_over_a_run_are_refused(tmp_path: Path, volumes: Path) -> None:
-    train_spacing(write_config(tmp_path, volumes), report=lambda text: None)
+    train(write_config(tmp_path, volumes), report=lambda text: None)
     with pytest.raises(Refused, match="kl changed"):
-        train_spacing(write_config(tmp_path, volumes, extra="kl = 0.5"), report=lambda text: None)
+        train(write_config(tmp_path, volumes, extra="kl = 0.5"), report=lambda text: None)
     with pytest.raises(Refused, match="already holds a run"):
-        train_spacing(write_config(tmp_path, volumes), resume=False, report=lambda text: None)
+        train(write_config(tmp_path, volumes), resume=False, report=lambda text: None)
 
 
 def test_a_vae_of_another_run_spares_the_first_stage(tmp_path: Path, volumes: Path) -> None:
-    first = train_spacing(write_config(tmp_path, volumes), report=lambda text: None)
-    second = train_spacing(
-        write_config(tmp_path, volumes, output="second", extra=f'vae = "{first}"'), report=lambda text: None
-    )
+    first = train(write_config(tmp_path, volumes), report=lambda text: None)
+    second = train(write_config(tmp_path, volumes, output="second", extra=f'vae = "{first}"'), report=lambda text: None)
     a, b = checkpoints.load(first), checkpoints.load(second)
     assert b["switched"] == [0, 0.0]
     assert all(torch.equal(value, b["averaged"]["vae"][key]) for key, value in a["averaged"]["vae"].items())
 
 
 def test_export_gives_a_model_that_respaces(tmp_path: Path, volumes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train_spacing(write_config(tmp_path, volumes), report=lambda text: None)
+    train(write_config(tmp_path, volumes), report=lambda text: None)
     assert cli.main(["export", str(tmp_path / "run" / "checkpoint.pt"), str(tmp_path / "model")]) == 0
     manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
     assert manifest["task"] == "spacing" and manifest["training"]["data"][0]["licence"] == "theirs"
@@ -265,13 +264,13 @@ def test_each_mistake_in_a_configuration_is_named(tmp_path: Path, volumes: Path,
     kept = [text for text in path.read_text().splitlines() if not text.startswith(f"{key} ")]
     path.write_text("\n".join([line, *kept]))
     with pytest.raises(Refused, match=said):
-        train_spacing(path, report=lambda text: None)
+        train(path, report=lambda text: None)
 
 
 def test_isotropic_volumes_and_empty_folders_teach_nothing(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(Refused, match="holds no volume"):
-        train_spacing(write_config(tmp_path, tmp_path / "none"), report=lambda text: None)
+        train(write_config(tmp_path, tmp_path / "none"), report=lambda text: None)
     Volume(smooth((20, 24, 28)), oblique((1, 1, 1))).write(tmp_path / "cube.nrrd")
     with pytest.raises(Refused, match="isotropic already"):
-        train_spacing(write_config(tmp_path, tmp_path / "cube.nrrd"), report=lambda text: None)
+        train(write_config(tmp_path, tmp_path / "cube.nrrd"), report=lambda text: None)

@@ -14,9 +14,9 @@ from USMRISynthesisLib.errors import Cancelled, Refused
 from USMRISynthesisLib.models.store import read_manifest
 from USMRISynthesisLib.synthesis.generator import Generator
 from USMRISynthesisLib.training.common import checkpoint as checkpoints
-from USMRISynthesisLib.training.common.config import configuration_from, read_configuration
+from USMRISynthesisLib.training.run import train
+from USMRISynthesisLib.training.synthesis.config import TrainingConfig
 from USMRISynthesisLib.training.synthesis.export import card, export
-from USMRISynthesisLib.training.synthesis.loop import train
 from USMRISynthesisLib.training.synthesis.warm_start import start_from
 
 
@@ -29,7 +29,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def test_the_shipped_configuration_is_valid():
-    config = read_configuration(Path(__file__).parents[3] / "configs" / "default.toml")
+    config = TrainingConfig.read(Path(__file__).parents[3] / "configs" / "default.toml")
     assert config.generator.in_channels == 5 and config.objective.supervised > 0
 
 
@@ -54,12 +54,12 @@ def test_the_shipped_configuration_is_valid():
 def test_a_bad_key_is_refused_by_name_and_with_the_reason(table, named):
     whole = {"output": "run", "data": {"folder": "d"}, "batch": {"real": 0}, **table}
     with pytest.raises(Refused, match=named.replace(".", r"\.")):
-        configuration_from(whole)
+        TrainingConfig.from_json(whole)
 
 
 def test_a_configuration_survives_its_plain_form(tmp_path, data):
-    config = read_configuration(configure(tmp_path, data))
-    assert configuration_from(config.to_json()) == config
+    config = TrainingConfig.read(configure(tmp_path, data))
+    assert TrainingConfig.from_json(config.to_json()) == config
 
 
 @pytest.mark.parametrize("content", ["steps = ", None])
@@ -68,7 +68,7 @@ def test_a_file_that_is_missing_or_no_toml_is_refused(tmp_path, content):
     if content is not None:
         path.write_text(content)
     with pytest.raises(Refused):
-        read_configuration(path)
+        TrainingConfig.read(path)
 
 
 # --- the loop
@@ -216,7 +216,7 @@ def exported(tmp_path_factory, data) -> tuple[Path, Path]:
 def test_an_exported_model_can_be_gone_on_from(exported):
     checkpoint, folder = exported
     state = checkpoints.load(checkpoint)
-    generator = Generator(configuration_from(state["config"]).generator)
+    generator = Generator(TrainingConfig.from_json(state["config"]).generator)
     start_from(generator, str(folder / "model.pt"))
     for name, value in generator.state_dict().items():
         assert value.dtype == torch.float32
@@ -244,7 +244,7 @@ def test_an_export_can_be_the_mean_of_two_weights_and_says_so(exported, tmp_path
 def test_the_exported_model_is_the_averaged_generator_for_every_batch(exported):
     checkpoint, folder = exported
     state = checkpoints.load(checkpoint)
-    generator = Generator(configuration_from(state["config"]).generator).eval()
+    generator = Generator(TrainingConfig.from_json(state["config"]).generator).eval()
     generator.load_state_dict(state["averaged"])
     stored = torch.jit.load(folder / "model.pt")
     assert {parameter.dtype for parameter in stored.parameters()} == {torch.float16}

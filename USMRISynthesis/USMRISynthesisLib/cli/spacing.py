@@ -57,7 +57,7 @@ def evaluate_spacing(options: Namespace) -> Outcome:
     """`usmri evaluate spacing`: methods side by side on held-out MR, then on the real stacks."""
     from USMRISynthesisLib.evaluation.spacing import evaluate as spacing
     from USMRISynthesisLib.evaluation.spacing.peer import Peer
-    from USMRISynthesisLib.training.spacing.single_stack import NAME, alone
+    from USMRISynthesisLib.training.spacing.single_stack import NAME, train_and_super_resolve
 
     data = Path(options.data)
     if not data.is_dir():
@@ -73,7 +73,7 @@ def evaluate_spacing(options: Namespace) -> Outcome:
         peer = Peer(options.peer.split(), options.peer_patches)
         rivals[peer.name] = peer
     if options.alone:
-        rivals[NAME] = lambda thick, factor, mm: alone(thick, factor, mm, options.alone)
+        rivals[NAME] = lambda thick, factor, mm: train_and_super_resolve(thick, factor, mm, options.alone)
     model = "spacing" if options.model == "default" else options.model
     result = spacing.evaluate(
         data,

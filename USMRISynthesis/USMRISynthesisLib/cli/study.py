@@ -53,13 +53,8 @@ def simulate(options: Namespace) -> Outcome:
 
 def train(options: Namespace) -> Outcome:
     """`usmri train CONFIG` or `usmri train --us DIR --mr DIR`: train, or go on. It is reported on stderr."""
-    from USMRISynthesisLib.training.alignment import loop as alignment_loop
-    from USMRISynthesisLib.training.alignment.config import task_of
     from USMRISynthesisLib.training.common.distributed import processes
-    from USMRISynthesisLib.training.outline import loop as frames_loop
-    from USMRISynthesisLib.training.reliability import loop as support_loop
-    from USMRISynthesisLib.training.spacing import loop as spacing_loop
-    from USMRISynthesisLib.training.synthesis import loop
+    from USMRISynthesisLib.training.run import train as run_training
 
     def report(text: str) -> None:
         if not options.quiet:
@@ -91,28 +86,21 @@ def train(options: Namespace) -> Outcome:
             "Training needs a configuration, or a lab's folders.",
             "Give CONFIG, or --us DIR and --mr DIR (--output and --prepared belong to these).",
         )
-    trainers = {
-        "alignment": alignment_loop.train_alignment,
-        "frames": frames_loop.train_frames,
-        "spacing": spacing_loop.train_spacing,
-        "support": support_loop.train_support,
-        "synthesis": loop.train,
-    }
-    work = trainers[task_of(options.config)]
-    checkpoint = work(options.config, resume=options.resume, minutes=options.minutes, report=report)
+    checkpoint = run_training(options.config, resume=options.resume, minutes=options.minutes, report=report)
     return f"Wrote {checkpoint}.", {"checkpoint": str(checkpoint)}
 
 
 def export(options: Namespace) -> Outcome:
     """`usmri export CHECKPOINT OUT`: a model folder from a checkpoint, or from a model folder, for today's networks."""
     from USMRISynthesisLib.training.alignment.export import export_alignment
-    from USMRISynthesisLib.training.common import checkpoint as checkpoints
-    from USMRISynthesisLib.training.outline.export import export_frames
+    from USMRISynthesisLib.training.common import checkpoint
+    from USMRISynthesisLib.training.common.export import export_checkpoint
+    from USMRISynthesisLib.training.outline.export import export_outline
     from USMRISynthesisLib.training.spacing.export import export_spacing
     from USMRISynthesisLib.training.synthesis.export import export as export_model
 
     if Path(options.checkpoint).is_dir():
-        from USMRISynthesisLib.training.synthesis.reexport import retrace
+        from USMRISynthesisLib.training.synthesis.reexport import reexport
 
         if options.name or options.averaged_with or options.model_version != "1":
             raise Refused(
@@ -121,25 +109,26 @@ def export(options: Namespace) -> Outcome:
                 "Leave --name, --averaged-with and --model-version, or export a checkpoint.",
             )
         said = Path(options.figures) if options.figures else None
-        folder = retrace(
+        folder = reexport(
             options.checkpoint,
             options.output,
             figures=_figures(said) if said else None,
             support_figures=_support_figures(said) if said and _judged(said) else None,
         )
         return f"Wrote {folder}, with the weights that {options.checkpoint} has.", {"model": str(folder)}
-    content = checkpoints.load(options.checkpoint)
-    exporters = {"alignment": export_alignment, "frames": export_frames, "spacing": export_spacing}
+    content = checkpoint.load(options.checkpoint)
+    exporters = {"alignment": export_alignment, "frames": export_outline, "spacing": export_spacing}
     if content.get("task") == "support":
-        from USMRISynthesisLib.training.reliability.export import add_support
+        from USMRISynthesisLib.training.reliability.export import add_reliability
 
         measured = _support_figures(Path(options.figures)) if options.figures else None
-        folder = add_support(content, options.output, measured)
+        folder = add_reliability(content, options.output, measured)
         return f"Wrote the support map into {folder}.", {"model": str(folder)}
     if content.get("task") in exporters:
-        folder = exporters[content["task"]](
+        folder = export_checkpoint(
             content,
             options.output,
+            exporters[content["task"]],
             version=options.model_version,
             name=options.name or Path(options.output).resolve().name,
             figures=_plain_figures(Path(options.figures)) if options.figures else None,

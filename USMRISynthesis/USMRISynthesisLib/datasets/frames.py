@@ -1,4 +1,4 @@
-"""What the frames' network learns from: real frames with their annotated ellipse, and simulated ones.
+"""What the head outline in 2D learns from: real frames with their annotated ellipse, and simulated ones.
 
 Real frames are HC18's, split by fetus as everywhere (simulation/dataset.py); simulated ones lie in the cases of
 `usmri simulate`. Each is kept as the pyramid that inference samples, with its ellipse in the same plane.

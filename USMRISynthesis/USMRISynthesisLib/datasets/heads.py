@@ -1,6 +1,7 @@
 """What the alignment networks learn from: simulated heads in every pose, cut, dimmed and made noisy on the fly.
 
-A case is kept as four 8-bit channels on the wide grid (simulation/wide.py): ultrasound, fan, skull distance, brain.
+A case is kept as four 8-bit channels on the wide grid (simulation/scanner/wide.py): ultrasound, fan, skull distance,
+brain.
 Each sample is one `grid_sample` of them through a random similarity, so that the truth moves with the image exactly.
 Cases made before the wide grid existed are put on it as far as their canonical box reaches.
 """
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.geometry.canonical import canonical_ijk_to_ras, resample
-from USMRISynthesisLib.simulation.anatomy import labels as tissues
+from USMRISynthesisLib.simulation.anatomy import labels
 from USMRISynthesisLib.simulation.anatomy.warp import rotation_matrix
 from USMRISynthesisLib.simulation.scanner.wide import SIZE, SPACING_MM, wide_ijk_to_canonical
 from USMRISynthesisLib.ultrasound.intensity import robust_range
@@ -32,7 +33,6 @@ US, FAN, DISTANCE, BRAIN = range(4)
 CHANNELS = 4
 # The skull distance as 8 bits: 128 + 5 a mm, so that it saturates 25 mm from the skull.
 _DISTANCE_ZERO, _DISTANCE_STEP = 128.0, 5.0
-# What the skull holds: brain, fluid, falx, cavum, choroid plexus (simulation/anatomy.py).
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
@@ -107,7 +107,7 @@ def _packed(path: Path, cache: Path) -> Head:
 
 
 def pack(case: Any) -> dict[str, Any]:
-    """The arrays of a `Head` from those of a case file (docs/architecture.md)."""
+    """The arrays of a `Head` from those of a case file (`simulation/dataset.py`)."""
     to_canonical = wide_ijk_to_canonical()
     to_box = np.linalg.inv(canonical_ijk_to_ras()) @ to_canonical
     shape = (SIZE, SIZE, SIZE)
@@ -117,7 +117,7 @@ def pack(case: Any) -> dict[str, Any]:
         fan = resample(case["fan"], to_box, shape, 1, 0.0) > 0.5
         us = np.where(fan, resample(case["us"], to_box, shape, 1, 0.0), 0)
     distance = _signed_distance(case["skull"], to_box)
-    brain = resample(np.isin(case["labels"], tissues.BRAIN), to_box, shape, 1, 0.0)
+    brain = resample(np.isin(case["labels"], labels.BRAIN), to_box, shape, 1, 0.0)
     channels = (
         np.stack(
             [
@@ -143,19 +143,14 @@ def pack(case: Any) -> dict[str, Any]:
 def anatomical_pose(case: Any) -> np.ndarray:
     """(4, 4): a case's canonical mm to anatomical mm (midline at x = 0, axes along the anatomy, 88 mm long).
 
-    Newer cases bring it as `head_pose`. For others the simulator's draw is repeated from the seed.
+    A case that does not hold it as `head_pose` has it drawn again from its seed, as `simulation/anatomy/deformation.py`
+    draws it.
     """
     if "head_pose" in case:
         return np.asarray(case["head_pose"], dtype=np.float64)
-    parameters = json.loads(str(case["parameters"]))
-    seed = int(case["seed"])
-    if "outer_fluid_mm" in parameters:  # simulation/deformation.py has a generator of its own
-        rng = np.random.default_rng([seed, 2])
-    else:
-        rng = np.random.default_rng([seed, 1])
-        rng.uniform(size=10)  # the first simulator drew the anatomy's ten ranges before the pose
+    rng = np.random.default_rng([int(case["seed"]), 2])
     rotation = rotation_matrix(rng.uniform(-8.0, 8.0, 3))
-    shift, scale = rng.uniform(-2.5, 2.5, 3), float(parameters.get("pose_scale", 1.0))
+    shift, scale = rng.uniform(-2.5, 2.5, 3), float(json.loads(str(case["parameters"]))["pose_scale"])
     matrix = np.eye(4)
     matrix[:3, :3] = rotation.T / scale
     matrix[:3, 3] = -matrix[:3, :3] @ shift
@@ -177,8 +172,8 @@ def _signed_distance(inside: np.ndarray, to_box: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """One cube cut out of a head, float32: x (s, s, s) in [-1, 1] and fan; on as many cells as were asked for the skull
-    distance in mm and the brain 0-1."""
+    """One cube cut out of a head, float32: x (s, s, s) in [-1, 1] and fan; on the cells of the truth the skull distance
+    in mm and the brain 0-1."""
 
     x: Tensor
     fan: Tensor

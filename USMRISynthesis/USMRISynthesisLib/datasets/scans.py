@@ -1,4 +1,4 @@
-"""A lab's own volumes in canonical space, as lab_folders.py prepared them: ultrasound without truth, and MR.
+"""A lab's own volumes in canonical space, as `training/lab/folders.py` prepared them: ultrasound without truth, and MR.
 
 Both are .npz files named `SUBJECT-FILE.npz` after hashes of the subject and of the input file.
 """

@@ -17,8 +17,9 @@ _RADII = RADII.astype(np.float32)
 # Which of them are the ring, the dark inside and the surroundings.
 _RING, _INSIDE, _OUTSIDE = slice(7, 10), slice(2, 5), slice(11, 14)
 # The template: weights of the local contrast and of the brightness on these radii, of the deviation from the usual
-# ratios, and of the size. Learnt for frames from half of the HC18 fetuses and for volumes
-# from simulated heads; the code that learnt them is not kept, so they cannot be remade.
+# ratios, and of the size. They were fitted to half of the HC18 fetuses (frames) and to simulated heads (volumes), so
+# that of many candidates the one with the best overlap scores highest. This repository has no program that fits them:
+# the 68 numbers cannot be remade from it.
 _TEMPLATE = {
     2: np.array(
         [

@@ -18,8 +18,7 @@ import numpy as np
 from USMRISynthesisLib.datasets.heads import anatomical_pose
 from USMRISynthesisLib.datasets.mr_registration.template import CELLS, LANDMARKS, TEMPLATE, template_ijk_to_ras
 from USMRISynthesisLib.geometry.canonical import HEAD_LENGTH_MM, canonical_ijk_to_ras, resample
-from USMRISynthesisLib.simulation.anatomy import atlas as atlases
-from USMRISynthesisLib.simulation.anatomy.atlas import EXTERNAL_CSF, Atlas
+from USMRISynthesisLib.simulation.anatomy.atlas import EXTERNAL_CSF, Atlas, load, week_of
 from USMRISynthesisLib.simulation.anatomy.flow import outer_fluid_mm
 from USMRISynthesisLib.simulation.anatomy.labels import BRAIN
 from USMRISynthesisLib.simulation.anatomy.ranges import AnatomyRanges
@@ -97,9 +96,9 @@ def make(data: Path, folders: Sequence[Path], target: Path) -> None:
     for names in AGES:
         simulated, averages = _Mean(), _Mean()
         for name in names:
-            _average(atlases.load(data, name), averages)
+            _average(load(data, name), averages)
             _simulated(name, folders, simulated)
-        week = round(float(np.mean([atlases.week_of(name) for name in names])))
+        week = round(float(np.mean([week_of(name) for name in names])))
         for mean in (simulated, averages):
             weeks.append(week)
             contents.append(mean.content())

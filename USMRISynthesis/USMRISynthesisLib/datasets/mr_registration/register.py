@@ -1,17 +1,18 @@
-"""From a fetal MR volume to canonical space: registration to a mean T2 brain (mr_template.py) by a similarity.
+"""From a fetal MR volume to canonical space: registration to a mean T2 brain (`template.py`) by a similarity.
 
 A fetus lies in a scanner in any direction, and the networks that find a head know ultrasound only. So:
 
 1. **Search.** 600 rotations spread evenly over all orientations. With a brain mask beside the volume its centre and
-   size say the rest; without one, place and size are searched too, by normalised cross-correlation of the whole volume
+   size give the rest; without one, place and size are searched too, by normalised cross-correlation of the whole volume
    with 200 turned templates in six sizes, over all shifts at once (Fourier transform).
 2. **Refine.** From the best directions that differ the correlation with the template is climbed, coarse, then fine;
    every age's template is tried with the best two.
 
-Each template is asked twice: within the brain, for volumes of which nothing else was kept, and within the skull, where
-the fluid around the brain says where it is, but hardly which way round: directions are compared by the brain alone as
-well. The score is the correlation with the template, and the lead how much worse the best quite different direction
-is. Neither is a probability: what is asked of them was set between right and wrong fits (docs/training-your-own.md).
+Each template is compared twice: within the brain, for volumes of which nothing else was kept, and within the skull,
+where the fluid around the brain shows where it is, but hardly which way round: directions are compared by the brain
+alone as well. The score is the correlation with the template, and the lead how much worse the best quite different
+direction is. Neither is a probability: their limits were set between right and wrong fits
+(docs/training-your-own.md).
 T2 only; a T1 brain has the same outline and may pass by that.
 """
 

@@ -1,4 +1,4 @@
-"""Where to start a registration of fetal MR to the template (mr_align.py): any orientation, with and without mask."""
+"""Where to start a registration of fetal MR to the template (`register.py`): any orientation, with and without mask."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Fit:
     """A similarity (4, 4) from RAS mm to canonical mm, and the correlation with its reference there.
 
     within: once it is refined, the correlation in the template's brain alone, at a fine scale: the ring of fluid around
-    the brain looks much the same any way round.
+    the brain is much the same any way round.
     """
 
     matrix: np.ndarray
@@ -90,7 +90,7 @@ class Fit:
     def evidence(self) -> float:
         """Fisher's z of the correlation times the root of the volume that it was taken over, in the world's cm^3.
 
-        Of two correlations alike the larger volume's says more; else any small spot would be a brain.
+        Of two correlations alike the larger volume's is stronger evidence; else any small spot would be a brain.
         """
         volume = self.reference.volume / 1000 / abs(float(np.linalg.det(self.matrix[:3, :3])))
         return float(np.arctanh(np.clip(self.score, -0.999, 0.999)) * np.sqrt(volume))

@@ -1,4 +1,4 @@
-"""The mean fetal T2 brain in canonical space that an MR volume is registered to (mr_align.py).
+"""The mean fetal T2 brain in canonical space that an MR volume is registered to (`register.py`).
 
 Three ages of two kinds, from the weekly averages of Fidon et al. 2021 (CC0) and from heads simulated from them:
 `python -m USMRISynthesisLib.datasets.mr_registration.make_template --data DIR --cases DIR...` makes the file.

@@ -1,4 +1,4 @@
-"""From an alignment checkpoint to a model folder: TorchScript file, manifest with the trust calibration, card.
+"""From an alignment checkpoint to a model folder: TorchScript file, manifest with the confidence's calibration, card.
 
 usmri export runs/alignment/checkpoint.pt model_weights/alignment
 """
@@ -6,7 +6,6 @@ usmri export runs/alignment/checkpoint.pt model_weights/alignment
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,17 +13,18 @@ from torch import Tensor, nn
 
 from USMRISynthesisLib.alignment.volume.network import STAGES, AlignmentNetwork
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.training.common import model_folder, torchscript
+from USMRISynthesisLib.training.common import torchscript
+from USMRISynthesisLib.training.common.export import ATLAS, INTENSITY, Card, Exported, card_text, loading
 from USMRISynthesisLib.training.common.quantisation import in_eight_bits
 
 TOLERANCE = 2e-2  # scales and biases are stored in half precision, weights in eight bits
 LIMITS = (
-    "Not for diagnosis. The alignment finds where a fetal head lies; it judges no anatomy.",
+    "Not for diagnosis. The alignment finds where a fetal head lies; it assesses no anatomy.",
     "Learnt from simulated ultrasound alone, of averages of fetuses with spina bifida: nobody has tried it on real 3D "
     "ultrasound.",
     "Volumes only: 2D frames have a model of their own.",
     "Heads of 21-34 weeks were simulated; others are reached by scaling.",
-    "Below a score of one half the alignment is not to be relied on; above it, look all the same.",
+    "Below a confidence of one half the alignment is not to be relied on; above it, check it all the same.",
 )
 
 
@@ -50,42 +50,26 @@ def start_from(networks: Mapping[str, AlignmentNetwork], path: str) -> None:
         ) from error
 
 
-def export_alignment(
-    content: Mapping[str, Any],
-    folder: str | Path,
-    *,
-    name: str,
-    version: str = "1",
-    figures: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write the averaged networks of a loaded checkpoint as a model folder; returns the folder.
-
-    Raises Refused (no such checkpoint), Failed (the saved module differs; nothing can be written).
-    """
+def export_alignment(content: Mapping[str, Any]) -> Exported:
+    """The averaged networks of a loaded checkpoint, in eight bits."""
     networks: dict[str, nn.Module] = {}
-    try:
-        for part, network in build_networks().items():
+    for part, network in build_networks().items():
+        with loading("alignment"):
             network.load_state_dict(content["averaged"][part])
-            networks[part] = in_eight_bits(network.requires_grad_(False))
-    except (KeyError, RuntimeError) as error:
-        raise Refused("checkpoint", "This is no alignment checkpoint of this version.", "Train again.") from error
-    data = torchscript.stages(networks, example, TOLERANCE)
-    measured = dict(figures if figures is not None else content.get("figures", {}))
+        networks[part] = in_eight_bits(network.requires_grad_(False))
     refine = STAGES["refine"]
-    manifest: dict[str, Any] = {
-        **model_folder.identity(name, "alignment", version, data),
-        "input": {"size": refine.size, "spacing_mm": refine.side_mm / refine.size, "channels": 1, "neighbours": 0,
-                  "location": False, "intensity": model_folder.INTENSITY},
-        "output": {"meaning": "dense canonical coordinates and their spread, head; brain, skull distance, eyes",
-                   "stages": {name: {"size": stage.size, "side_mm": stage.side_mm} for name, stage in STAGES.items()}},
-        "training": model_folder.origin(content, [model_folder.ATLAS]),
-        "figures": {"measured_on": "simulated ultrasound of held-out weeks in random poses", **measured}
-        if measured else {},
-        "limits": list(LIMITS), "synthetic": True,
-    }  # fmt: skip
-    if content.get("trust"):
-        manifest["trust"] = content["trust"]
-    return model_folder.write(folder, {model_folder.MODEL: data}, manifest, card(manifest))
+    return Exported(
+        data=torchscript.stages(networks, example, TOLERANCE),
+        form={"size": refine.size, "spacing_mm": refine.side_mm / refine.size, "channels": 1, "neighbours": 0,
+              "location": False, "intensity": INTENSITY},
+        output={"meaning": "dense canonical coordinates and their spread, head; brain, skull distance, eyes",
+                "stages": {name: {"size": stage.size, "side_mm": stage.side_mm} for name, stage in STAGES.items()}},
+        sources=[ATLAS],
+        measured_on=("simulated ultrasound of held-out weeks in random poses",) * 2,
+        limits=LIMITS,
+        card=card,
+        further={"trust": content["trust"]} if content.get("trust") else {},
+    )  # fmt: skip
 
 
 def example(name: str) -> Tensor:
@@ -97,16 +81,15 @@ def example(name: str) -> Tensor:
 def card(manifest: Mapping[str, Any]) -> str:
     """The model card, from the manifest's own values."""
     training, form = manifest["training"], manifest["input"]
-    return "\n".join([
-        f"# {manifest['name']} {manifest['version']}", "",
-        "Finds a fetal head in 3D ultrasound, in any orientation, and the way to canonical space.",
-        "**Not for diagnosis.**", "", "## Limits", "", *(f"- {limit}" for limit in manifest["limits"]), "",
-        "## Input and output", "",
-        f"- Cubes of up to {form['size']} cells a side ({form['spacing_mm']:.2g} mm in the last pass). "
-        f"Intensity: {form['intensity']}.", f"- Output: {manifest['output']['meaning']}.", "",
-        "## Training", "", *model_folder.data_lines(training),
-        f"- {training['cases']} simulated heads, {training['steps']} steps of {training['config']['batch']} samples, "
-        f"seed {training['seed']}, {training['date']}.", "", "## Figures", "",
-        *model_folder.figure_lines(manifest["figures"]),
-        "", f"SHA-256 of `{manifest['file']}`: `{manifest['sha256']}`", "",
-    ])  # fmt: skip
+    return card_text(manifest, Card(
+        purpose="Finds a fetal head in 3D ultrasound, in any orientation, and the way to canonical space.",
+        form=[
+            f"Cubes of up to {form['size']} cells a side ({form['spacing_mm']:.2g} mm in the last pass). "
+            f"Intensity: {form['intensity']}.",
+            f"Output: {manifest['output']['meaning']}.",
+        ],
+        training=[
+            f"{training['cases']} simulated heads, {training['steps']} steps of {training['config']['batch']} samples, "
+            f"seed {training['seed']}, {training['date']}."
+        ],
+    ))  # fmt: skip

@@ -1,4 +1,4 @@
-"""The alignment's losses: one number an answer of the network, and their weighted sum."""
+"""The alignment's losses: one number for each output of the network, and their weighted sum."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DISTANCE_REACH = 0.35  # half-sides: beyond, the distance saturates in the data
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms. coordinates: mean error of the dense coordinates; spread: of what they say of it."""
+    """Weights of the terms. coordinates: mean error of the dense coordinates; spread: of their predicted error."""
 
     head: float = 1.0
     coordinates: float = 8.0
@@ -39,10 +39,10 @@ class LossWeights:
     eyes: float = 0.1
 
 
-def losses(stage: str, said: Prediction, true: Batch) -> dict[str, Tensor]:
+def losses(stage: str, predicted: Prediction, true: Batch) -> dict[str, Tensor]:
     """Each term, averaged over the samples it applies to."""
-    fields = said.fields.float()
-    axes = [0] if stage == "locate" else [0, 1, 2]  # of the coordinates that are asked
+    fields = predicted.fields.float()
+    axes = [0] if stage == "locate" else [0, 1, 2]  # of the coordinates that carry a loss
     error = (fields[:, X : Z + 1] - true.coordinates)[:, axes]
     share = true.head / true.head.sum(dim=(1, 2, 3), keepdim=True).clamp_min(1.0)
     length = (error.detach() ** 2).sum(dim=1).add(1e-6).sqrt()
@@ -56,7 +56,7 @@ def losses(stage: str, said: Prediction, true: Batch) -> dict[str, Tensor]:
         "upright": F.binary_cross_entropy_with_logits(fields[:, UPRIGHT].mean(dim=(1, 2, 3)), true.upright),
     }
     if true.brain.ndim > 2:
-        maps = said.maps.float()
+        maps = predicted.maps.float()
         terms["masks"] = _mask(maps[:, HEAD_FINE], true.head_fine) + _mask(maps[:, BRAIN], true.brain)
         terms["skull"] = _mean(_skull(maps[:, SKULL], true.distance), true.headed)
         terms["eyes"] = _eyes(maps[:, EYE_LEFT : EYE_RIGHT + 1], true.eyes, true.posed)
@@ -79,11 +79,11 @@ def _mask(logits: Tensor, truth: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, truth) + (1 - dice).mean()
 
 
-def _skull(said: Tensor, distance: Tensor) -> Tensor:
+def _skull(predicted: Tensor, distance: Tensor) -> Tensor:
     """Mean error of the distance, most of it near the skull; (N,)."""
     truth = distance.clamp(-_DISTANCE_REACH, _DISTANCE_REACH)
     weight = 0.1 + torch.exp(-((truth / 0.12) ** 2))
-    error = (said.clamp(-2, 2) - truth).abs() * weight
+    error = (predicted.clamp(-2, 2) - truth).abs() * weight
     return error.sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3))
 
 
@@ -93,5 +93,5 @@ def _eyes(logits: Tensor, truth: Tensor, wanted: Tensor) -> Tensor:
     present = (aim.sum(dim=2) > 0.5).float()
     where = -(aim * F.log_softmax(flat, dim=2)).sum(dim=2)
     whether = F.binary_cross_entropy_with_logits(flat.amax(dim=2), present, reduction="none")
-    asked = wanted[:, None].expand_as(present)
-    return _mean(where, asked * present) + _mean(whether, asked)
+    counted = wanted[:, None].expand_as(present)
+    return _mean(where, counted * present) + _mean(whether, counted)

@@ -1,4 +1,4 @@
-"""What an alignment run shows of itself: errors on held-out heads in random poses, and the trust fitted on them."""
+"""Evaluating an alignment run: errors on held-out heads in random poses, and the confidence fitted on them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from USMRISynthesisLib.geometry.similarity import angle_deg, cube_rotations, rot
 def evaluate(
     averaged: Mapping[str, nn.Module], heads: Sequence[Head], poses: int, seed: int
 ) -> tuple[dict[str, float], confidence.Calibration | None]:
-    """Figures of the held-out heads, and a trust calibration where there were right and wrong alignments.
+    """Figures of the held-out heads, and a calibration of the confidence where there were right and wrong alignments.
 
-    Wrong ones are made besides: heads followed up from a wrong orientation, with few votes for it and with many, and
+    Wrong ones are made besides: heads refined from a wrong orientation, with few votes for it and with many, and
     images without a head.
     """
     from USMRISynthesisLib.evaluation.alignment.negatives import remove_head

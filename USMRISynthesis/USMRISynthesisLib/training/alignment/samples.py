@@ -1,9 +1,9 @@
-"""Batches for each stage of the alignment: which pose is drawn, and what the network should say about it.
+"""Batches for the stages of the alignment: which pose is drawn, and the targets of the network for it.
 
-Stages (normalisation/network_align.py runs them in this order):
+Stages (`alignment/volume/search.py` runs them in this order):
     locate: the whole fan, or the head filling the cube, in any orientation; where the head is and its midline runs.
     orient: the midplane lies across the cube's first axis, and the head is turned about that axis anyhow.
-    refine: the head nearly as it should stand; some stand otherwise, so that the network can say so.
+    refine: the head nearly upright; some are turned further, so that the network learns to report it.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Batch:
     """x (N, 1, S, S, S), and what is true of it; s is half of S.
 
     head (N, s, s, s) 0-1; coordinates (N, 3, s, s, s), canonical, in half-sides of the stage's cube (`locate`: x
-    without its sign, y and z are not asked; `orient`: x along the cube's own first axis); upright (N,) 0-1: what the
-    stage's judgement should be; headed (N,): holds a head; posed (N,): its coordinates are
-    asked. For a stage with maps, else without cells: brain and head_fine (N, S, S, S) 0-1, distance to the skull
+    without its sign, y and z carry no loss; `orient`: x along the cube's own first axis); upright (N,) 0-1: the
+    target of the stage's own score; headed (N,): holds a head; posed (N,): its coordinates carry
+    a loss. For a stage with maps, else without cells: brain and head_fine (N, S, S, S) 0-1, distance to the skull
     (N, S, S, S) in half-sides, eyes (N, 2, S, S, S) distributions, zero for an unseen eye.
     """
 
@@ -62,10 +62,10 @@ def upright_target(angle: float) -> float:
 
 
 def draw_pose(stage: str, rng: np.random.Generator) -> np.ndarray:
-    """`unit_to_anatomy` (4, 4): how a stage's cube lies in the head, drawn from what that stage meets."""
+    """`unit_to_anatomy` (4, 4): how a stage's cube lies in the head, drawn from the poses of that stage."""
     side = STAGES[stage].side_mm
     if stage == "locate":
-        if rng.random() < 0.7:  # the second look, with the head filling the cube
+        if rng.random() < 0.7:  # the second pass, with the head filling the cube
             return cube_to_world(side * float(np.exp(rng.normal(0, 0.1))), rng.normal(0, 6.0, 3), random_rotation(rng))
         side = float(np.exp(rng.uniform(np.log(105), np.log(270))))
         reach = max(6.0, min(side / 2 - 34, 50.0))
@@ -87,7 +87,7 @@ def draw_pose(stage: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw(stage: str, heads: Sequence[Head], rng: np.random.Generator, count: int, *, strength: float = 1.0) -> Batch:
-    """A batch of a stage. Directions that the probe looked from are met alike, however many heads there are of each:
+    """A batch of a stage. Directions of the probe are drawn alike, however many heads there are of each:
     what is bright and what is in shadow depends on nothing more.
     """
     views: dict[str, list[Head]] = {}

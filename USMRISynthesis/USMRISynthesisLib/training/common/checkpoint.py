@@ -5,25 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from USMRISynthesisLib.errors import Failed, Refused
-from USMRISynthesisLib.training.common.config import changed_keys
+from USMRISynthesisLib.training.common.config import RunConfig, changed_keys
 
 CHECKPOINT = "checkpoint.pt"  # the last state, to go on from
 BEST = "best.pt"  # the averaged generator with the best residual NCC so far
-
-
-class Configuration(Protocol):
-    """Of any run. One read from a checkpoint has defaults for what is newer than the checkpoint."""
-
-    @property
-    def output(self) -> str: ...
-
-    def to_json(self) -> dict[str, Any]: ...
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
@@ -48,8 +39,9 @@ def load(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def refuse_changes(before: Configuration, now: Configuration) -> None:
-    """Raise Refused when a run was started with another configuration, naming the keys."""
+def refuse_changes(before: RunConfig, now: RunConfig) -> None:
+    """Raise Refused when a run was started with another configuration, naming the keys. What is newer than the
+    checkpoint has its default in `before`."""
     names = changed_keys(before.to_json(), now.to_json())
     if names:
         raise Refused(
@@ -59,16 +51,27 @@ def refuse_changes(before: Configuration, now: Configuration) -> None:
         )
 
 
-def random_state(rng: np.random.Generator) -> dict[str, Any]:
-    """The state of every generator that training draws from."""
-    state: dict[str, Any] = {"numpy": rng.bit_generator.state, "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
+class RandomState:
+    """The generators that training draws from, as a part of a checkpoint: this one, and torch's."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"numpy": self._rng.bit_generator.state, "torch": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state_all()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._rng.bit_generator.state = state["numpy"]
+        torch.set_rng_state(state["torch"])
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def restore_random_state(state: Mapping[str, Any], rng: np.random.Generator) -> None:
-    rng.bit_generator.state = state["numpy"]
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+class TorchRandomState:
+    """Torch's generator on the CPU alone."""
+
+    state_dict = staticmethod(torch.get_rng_state)
+    load_state_dict = staticmethod(torch.set_rng_state)

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.training.synthesis.objective import PAIRED_TERMS, PEER_TERMS, TERMS, UNPAIRED_TERMS
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -67,15 +66,19 @@ class Processes:
             return 1.0
         return float(whole[part].sum()) * self.count / max(float(whole.sum()), 1.0)
 
-    def shares(self, has_truth: Tensor, part: slice) -> dict[str, float] | None:
-        """By what the means of each term over a part of a batch weigh in the whole; "d": the discriminators'. None for
-        the whole. has_truth: (N,) of the whole batch.
+    def shares(
+        self, has_truth: Tensor, part: slice, terms: Iterable[str], *, paired: Iterable[str], unpaired: Iterable[str]
+    ) -> dict[str, float] | None:
+        """By what the means of each term over a part of a batch weigh in the whole; None where there is one part.
+
+        has_truth: (N,) of the whole batch. paired, unpaired: those of `terms` that are means over the samples with, and
+        without, truth.
         """
         if self.count == 1:
             return None
-        by_term = dict.fromkeys(("d", *TERMS, *PEER_TERMS), self.share(torch.ones_like(has_truth), part))
-        by_term |= dict.fromkeys(PAIRED_TERMS, self.share(has_truth, part))
-        return by_term | dict.fromkeys(UNPAIRED_TERMS, self.share(~has_truth, part))
+        by_term = dict.fromkeys(terms, self.share(torch.ones_like(has_truth), part))
+        by_term |= dict.fromkeys(paired, self.share(has_truth, part))
+        return by_term | dict.fromkeys(unpaired, self.share(~has_truth, part))
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every gradient by its mean over the processes, all in one message."""

@@ -16,7 +16,7 @@ from USMRISynthesisLib.errors import Failed
 
 
 class Stages(nn.Module):
-    """Networks in one file; `forward` only says which there are."""
+    """Networks in one file; `forward` passes its input through."""
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -77,16 +77,16 @@ def stages(networks: Mapping[str, nn.Module], example: Callable[[str], Tensor], 
     data, loaded = stored(scripted(Stages(parts)))
     with torch.inference_mode():
         for name, network in networks.items():
-            for said, expected in zip(*(_outputs(run(example(name))) for run in (getattr(loaded, name), network)),
+            for exported, expected in zip(*(_outputs(run(example(name))) for run in (getattr(loaded, name), network)),
                                       strict=True):  # fmt: skip
                 if expected.numel():  # a stage without maps has none
-                    checked(name, said, expected, tolerance)
+                    checked(name, exported, expected, tolerance)
     return data
 
 
-def checked(what: str, said: Tensor, expected: Tensor, tolerance: float) -> None:
+def checked(what: str, exported: Tensor, expected: Tensor, tolerance: float) -> None:
     """Raises Failed where an exported network's output is off by more, of what is largest in it if that is above 1."""
-    worst = float((said - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+    worst = float((exported - expected).abs().max()) / max(1.0, float(expected.abs().max()))
     if not worst <= tolerance:
         raise Failed("export", f"The exported {what} network differs by {worst:.1e}.", "Report it.")
 

@@ -3,7 +3,7 @@
     usmri train --us DIR --mr DIR
 
 Every volume goes into canonical space: ultrasound through the product's own gate and alignment, MR through registration
-(normalisation/mr_align.py). What cannot be used is left out, with the reason, in `prepared.json` beside the volumes:
+(`datasets/mr_registration/`). What cannot be used is left out, with the reason, in `prepared.json` beside the volumes:
 
     PREPARED/us/SUBJECT-FILE.npz    us uint8 (160,160,160), fan bool, skull bool: inside of the head; score
     PREPARED/mr/SUBJECT-FILE.npz    t2 uint8 (160,160,160): 0 outside the head, 255 = brightest fluid; week, score
@@ -38,7 +38,7 @@ from USMRISynthesisLib.ultrasound.gate import admit
 
 LEDGER = "prepared.json"
 VERSION = 1  # of what is kept; a change makes all of it anew
-MIN_GREY_VALUES = 17  # fewer are labels, as in gate.py
+MIN_GREY_VALUES = 17  # fewer are labels, as in `ultrasound/gate.py`
 _MASK = re.compile(r"[_-](desc-\w+?[_-])?(brain)?[_-]?mask$", re.IGNORECASE)
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.training.common.config import configuration_from, read_table
+from USMRISynthesisLib.training.common.config import read_table
 from USMRISynthesisLib.training.common.distributed import processes
 from USMRISynthesisLib.training.lab.folders import LEDGER, Prepared, prepare
-from USMRISynthesisLib.training.synthesis.loop import train
+from USMRISynthesisLib.training.run import train
+from USMRISynthesisLib.training.synthesis.config import TrainingConfig
 
 CONFIGURATION = Path("configs") / "lab.toml"
 
@@ -27,7 +28,7 @@ def train_on_folders(
 ) -> tuple[Path, Prepared]:
     """Prepare the folders in `prepared` (OUTPUT/data) and train as the configuration says; the checkpoint's path.
 
-    config: configs/lab.toml where None; its output and its data.scans and data.mr give way to what is asked here.
+    config: configs/lab.toml where None; its output and its data.scans and data.mr give way to what is given here.
 
     Raises Refused (folders, configuration), and what `train` does.
     """
@@ -49,7 +50,7 @@ def train_on_folders(
         table["output"] = str(output)
     folder = Path(prepared) if prepared else Path(str(table.get("output", "runs/lab"))) / "data"
     table["data"] = {**table.get("data", {}), "scans": str(folder / "us"), "mr": str(folder / "mr")}
-    settings = configuration_from(table)  # a mistake there ends it before the long work
+    settings = TrainingConfig.from_json(table)  # a mistake there ends it before the long work
     together = processes()
     ready = prepare(us, mr, folder, report=report) if together.is_first else None
     ready = together.agreed(ready)
@@ -57,7 +58,7 @@ def train_on_folders(
         report(f"{ready.used[kind]} {word} volumes are ready, {ready.left_out[kind].total()} are left out")
         for reason, count in ready.left_out[kind].most_common():
             report(f"  {count}: {reason}")
-    report(f"{folder / LEDGER} says what became of every file")
+    report(f"{folder / LEDGER} lists every file and how it was used")
     return train(settings, resume=resume, minutes=minutes, report=report), ready
 
 

@@ -1,4 +1,4 @@
-"""The losses of the frames' network: one number an answer, and their weighted sum."""
+"""The losses of the head outline in 2D: one number for each output, and their weighted sum."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from USMRISynthesisLib.training.outline.samples import FrameBatch
 
 
 @dataclass(frozen=True)
-class FrameLossWeights:
-    """Weights of the terms. distance: its mean error near the outline; spread: what the network says of it; face: the
+class OutlineLossWeights:
+    """Weights of the terms. distance: its mean error near the outline; spread: its predicted error; face: the
     second network's."""
 
     head: float = 1.0
@@ -26,28 +26,28 @@ class FrameLossWeights:
     face: float = 1.0
 
 
-def losses(said: Tensor, true: FrameBatch) -> dict[str, Tensor]:
-    """Each term, averaged over the samples it applies to. said: (N, 6, s, s)."""
-    said = said.float()
+def losses(fields: Tensor, true: FrameBatch) -> dict[str, Tensor]:
+    """Each term, averaged over the samples it applies to. fields: (N, 6, s, s)."""
+    fields = fields.float()
     near = torch.exp(-((true.distance / REACH) ** 2)) * true.there[:, None, None]
     near = near / near.sum().clamp_min(1.0)
-    error = (said[:, DISTANCE].clamp(-2, 2) - true.distance.clamp(-1, 1)).abs()
-    log_sigma = said[:, LOG_SIGMA].clamp(-7, 1)
+    error = (fields[:, DISTANCE].clamp(-2, 2) - true.distance.clamp(-1, 1)).abs()
+    log_sigma = fields[:, LOG_SIGMA].clamp(-7, 1)
     share = true.head / true.head.sum(dim=(1, 2), keepdim=True).clamp_min(1.0)
-    midline = (said[:, COS : SIN + 1] * share[:, None]).sum(dim=(2, 3))
-    judged = F.binary_cross_entropy_with_logits(said[:, HEADED].mean(dim=(1, 2)), true.headed, reduction="none")
+    midline = (fields[:, COS : SIN + 1] * share[:, None]).sum(dim=(2, 3))
+    headed = F.binary_cross_entropy_with_logits(fields[:, HEADED].mean(dim=(1, 2)), true.headed, reduction="none")
     # Where part of a head is seen, neither yes nor no is right.
     outlined = torch.maximum(true.there, 1 - true.head.amax(dim=(1, 2)))
     return {
-        "head": _mask(said[:, HEAD], true.head, outlined),
+        "head": _mask(fields[:, HEAD], true.head, outlined),
         "distance": (error * near).sum(),
         "spread": ((error.detach() * torch.exp(-log_sigma) + log_sigma) * near).sum(),
         "midline": _mean(((midline - true.midline) ** 2).sum(dim=1), true.there),
-        "headed": _mean(judged, true.asked),
+        "headed": _mean(headed, true.clear),
     }
 
 
-def weighted(terms: dict[str, Tensor], weights: FrameLossWeights) -> Tensor:
+def weighted(terms: dict[str, Tensor], weights: OutlineLossWeights) -> Tensor:
     return torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
 
 

@@ -1,4 +1,4 @@
-"""What a run of the frames' network shows of itself: ellipses of held-out fetuses, and the trust fitted on them."""
+"""Evaluating a run of the head outline: ellipses of held-out fetuses, and the confidence fitted on them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CELLS = 192
 def evaluate(
     averaged: Mapping[str, nn.Module], pictures: Sequence[Picture], simulated: Sequence[Picture], seed: int
 ) -> tuple[dict[str, float], confidence.Calibration | None]:
-    """Figures of the held-out frames, and a trust calibration where there were right and wrong ellipses.
+    """Figures of the held-out frames, and a calibration of the confidence where there were right and wrong ellipses.
 
     Wrong ones are made besides: the frame's content in another order, noise, and the parts of it beside the head.
     """

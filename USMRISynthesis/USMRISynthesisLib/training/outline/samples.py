@@ -1,4 +1,4 @@
-"""Batches of squares cut out of frames in any direction, with what the network should say about them."""
+"""Batches of squares cut out of frames in any direction, with the targets of the network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from USMRISynthesisLib.datasets.heads import disturb, no_head
 from USMRISynthesisLib.geometry.ellipse import Ellipse
 
 NO_HEAD, WHOLE = 0.12, 0.4
-# Of the head in the square: less is no head, more is one, between them the network is not asked.
+# Of the head in the square: less is no head, more is one, between them there is no target.
 _LITTLE, _MUCH = 0.1, 0.6
 _STRETCH = 0.08
 
@@ -30,7 +30,7 @@ class FrameBatch:
     """x (N, 1, S, S), and what is true of it; s is half of S.
 
     head (N, s, s) 0-1; distance (N, s, s) half-sides; midline (N, 2) cosine and sine of twice the angle, shorter for a
-    rounder head; headed (N,) 0-1, asked (N,) whether that is clear; there (N,): the head is to be outlined.
+    rounder head; headed (N,) 0-1, clear (N,) whether that is so; there (N,): the head is to be outlined.
     """
 
     x: Tensor
@@ -38,7 +38,7 @@ class FrameBatch:
     distance: Tensor
     midline: Tensor
     headed: Tensor
-    asked: Tensor
+    clear: Tensor
     there: Tensor
 
 
@@ -50,7 +50,7 @@ def draw(
     *,
     strength: float = 1.0,
 ) -> FrameBatch:
-    """A batch of `counts` real and simulated frames; fetuses and heads are met alike, however many frames they have."""
+    """A batch of `counts` real and simulated frames; fetuses and heads are drawn alike, whatever their frames."""
     rows = []
     for pictures, count in zip((real, simulated), counts, strict=True):
         groups: dict[str, list[Picture]] = {}
@@ -84,7 +84,7 @@ def one(picture: Picture, rng: np.random.Generator, strength: float = 1.0) -> di
     unit = draw_square(picture, rng)
     empty = rng.random() < NO_HEAD
     if empty and rng.random() < 0.5:
-        unit = _beside(picture, rng, unit)
+        unit = _off_head_square(picture, rng, unit)
     x = picture.pyramid.cut(unit, SIZE)[0, 0]
     fan = (x > -1).float()
     ellipse = picture.ellipse.moved(np.linalg.inv(unit))
@@ -96,13 +96,13 @@ def one(picture: Picture, rng: np.random.Generator, strength: float = 1.0) -> di
     x = disturb(x, fan, rng, strength)
     there = share >= _MUCH
     semi, along = ellipse.semi_axes, ellipse.directions[:, 0]
-    clear = min(1.0, (1 - semi[1] / semi[0]) / 0.12)
-    midline = clear * np.array([along[0] ** 2 - along[1] ** 2, 2 * along[0] * along[1]])
+    oblong = min(1.0, (1 - semi[1] / semi[0]) / 0.12)
+    midline = oblong * np.array([along[0] ** 2 - along[1] ** 2, 2 * along[0] * along[1]])
     head = torch.from_numpy((distance < 0).astype(np.float32)) if share > 0 else torch.zeros(SIZE // 2, SIZE // 2)
     return {
         "x": x[None], "head": head, "distance": torch.from_numpy(distance.astype(np.float32)),
         "midline": torch.from_numpy(midline.astype(np.float32)),
-        "headed": torch.tensor(float(there)), "asked": torch.tensor(float(there or share <= _LITTLE)),
+        "headed": torch.tensor(float(there)), "clear": torch.tensor(float(there or share <= _LITTLE)),
         "there": torch.tensor(float(there)),
     }  # fmt: skip
 
@@ -139,7 +139,7 @@ def _seen(ellipse: Ellipse, distance: np.ndarray, fan: Tensor) -> float:
     return float(inside.sum() / max(area, 1.0))
 
 
-def _beside(picture: Picture, rng: np.random.Generator, otherwise: np.ndarray) -> np.ndarray:
+def _off_head_square(picture: Picture, rng: np.random.Generator, otherwise: np.ndarray) -> np.ndarray:
     """A square of the fan that the head hardly reaches; `otherwise` where there is none."""
     pyramid = picture.pyramid
     for _ in range(12):

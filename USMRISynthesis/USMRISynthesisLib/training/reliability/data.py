@@ -1,4 +1,4 @@
-"""What the support map learns from: a generator's output on simulated heads, in one plane and in all, and its errors.
+"""What a reliability map learns from: a generator's output on simulated heads, in one plane and in all, and its errors.
 
 All of it on the cells of 1.2 mm that the network sees: 700 heads take 3 GB of memory.
 """
@@ -36,68 +36,67 @@ from USMRISynthesisLib.synthesis.reliability import (
 )
 from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
 
-JUDGED = "cells-2"  # another name whenever heads are judged otherwise, so that none judged before is taken for one
-ENOUGH = 75.0  # cells of brain for a slice to be looked at
-_DEPTH = slice(0, 1)  # of what is told
+LABELS = "cells-2"  # another name whenever labels are made otherwise, so that none made before is taken for one
+MIN_BRAIN_CELLS = 75.0  # for a slice to be drawn
+_DEPTH = slice(0, 1)  # of the conditions
 _WHOLE = slice(1, 1 + HEAD_STATISTICS)
 
 
-class SupportBatch(NamedTuple):
-    """cells (N, IMAGES + 2, H, W), told (N, CONDITIONS, 1, 1): see `synthesis.reliability.Head`; wrong, error (a mean
-    of MR 0-1),
-    inside (N, 1, H, W): means over each cell, the first two with 0 for what is not inside.
+class ReliabilityBatch(NamedTuple):
+    """cells (N, IMAGES + 2, H, W), conditions (N, CONDITIONS, 1, 1): see `synthesis.reliability.Head`; error_mask,
+    error (of MR 0-1), inside (N, 1, H, W): means over each cell, the first two with 0 for what is not inside.
     """
 
     cells: Tensor
     conditions: Tensor
-    wrong: Tensor
+    error_mask: Tensor
     error: Tensor
     inside: Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
-    """What a generator made of a head, uint8 cells (K, H, W): mr for [-1, 1], its smoothed error and how much of it is
-    wrong, for 0-1.
+class LabelledPrediction:
+    """A generator's output on a head, uint8 cells (K, H, W): mr for [-1, 1], its smoothed error and the share of each
+    cell whose error is too large, for 0-1.
 
     spread: 255 for a standard deviation of 1 over the planes, or None where there is one plane.
     """
 
     mr: np.ndarray
     error: np.ndarray
-    wrong: np.ndarray
+    error_mask: np.ndarray
     spread: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
-    """One head, uint8 cells (K, H, W): us for [-1, 1], what was made of it, and inside: brain in the beam, for 0-1."""
+class LabelledHead:
+    """One head, uint8 cells (K, H, W): us for [-1, 1], the outputs on it, and inside: brain in the beam, for 0-1."""
 
     name: str
     us: np.ndarray
-    made: tuple[Made, ...]
+    predictions: tuple[LabelledPrediction, ...]
     inside: np.ndarray
 
     def head(self, n: int) -> Head:
-        """The `n`-th of `made` as the network sees it."""
-        made = self.made[n]
-        spread = None if made.spread is None else made.spread * np.float32(SPREAD_SCALE / 255)
-        us, mr = _signed(self.us), _signed(made.mr)
+        """The `n`-th of `predictions` as the network sees it."""
+        prediction = self.predictions[n]
+        spread = None if prediction.spread is None else prediction.spread * np.float32(SPREAD_SCALE / 255)
+        us, mr = _signed(self.us), _signed(prediction.mr)
         return Head(us, mr, spread, head_statistics(us, mr, spread))
 
     @functools.cached_property
     def packed(self) -> tuple[Head, ...]:
-        """All of `made` alike, but left as bytes: `slices_of` makes floats of a few."""
-        return tuple(Head(self.us, made.mr, made.spread, self.head(n).whole) for n, made in enumerate(self.made))
+        """All of `predictions` alike, but left as bytes: `slices_of` makes floats of a few."""
+        return tuple(Head(self.us, p.mr, p.spread, self.head(n).whole) for n, p in enumerate(self.predictions))
 
     @functools.cached_property
-    def enough(self) -> dict[str, np.ndarray]:
+    def usable_slices(self) -> dict[str, np.ndarray]:
         """Of each plane the slices with enough brain."""
-        return {plane: np.flatnonzero(to_plane(self.inside, plane).sum(axis=(1, 2)) >= ENOUGH * 255)
+        return {plane: np.flatnonzero(to_plane(self.inside, plane).sum(axis=(1, 2)) >= MIN_BRAIN_CELLS * 255)
                 for plane in PLANES}  # fmt: skip
 
 
-def judge(generator: LoadedGenerator, case: Case, *, axial: bool = False) -> Judged:
+def label_errors(generator: LoadedGenerator, case: Case, *, axial: bool = False) -> LabelledHead:
     """Run the generator on a head at its true pose, axially and (not if `axial`) in all planes, and compare with its
     true MR."""
     us = normalise_ultrasound(case.us, case.fan, generator.manifest.input.exponent)
@@ -105,21 +104,22 @@ def judge(generator: LoadedGenerator, case: Case, *, axial: bool = False) -> Jud
     planes = run_planes(generator, us, canonical_axis_mm(), planes=ALL if several else "axial")
     inside = case.brain & case.fan
     results = [(planes["axial"], None)] + ([(combined(planes), spread_of(planes))] if several else [])
-    made = []
+    predictions = []
     for mr, spread in results:
         error = np.where(inside, error_of((mr + 1) / 2, case.t2, inside), 0)
-        made.append(Made(_bytes((cells_of(mr) + 1) / 2), _bytes(cells_of(error)), _bytes(cells_of(error > WRONG)),
-                         None if spread is None else _bytes(cells_of(spread) / SPREAD_SCALE)))  # fmt: skip
-    return Judged(case.name, _bytes((cells_of(us) + 1) / 2), tuple(made), _bytes(cells_of(inside)))
+        mask = _bytes(cells_of(error > WRONG))
+        apart = None if spread is None else _bytes(cells_of(spread) / SPREAD_SCALE)
+        predictions.append(LabelledPrediction(_bytes((cells_of(mr) + 1) / 2), _bytes(cells_of(error)), mask, apart))
+    return LabelledHead(case.name, _bytes((cells_of(us) + 1) / 2), tuple(predictions), _bytes(cells_of(inside)))
 
 
-def judged(
+def label_heads(
     generator: LoadedGenerator, folders: Sequence[Path], kept: Path, *, axial: bool = False,
     report: Callable[[str], None] = print,
-) -> list[Judged]:  # fmt: skip
-    """All heads of some splits, each judged once and kept in `kept`, which is this generator's own.
+) -> list[LabelledHead]:  # fmt: skip
+    """All heads of some splits, labelled once and kept in `kept`, which is this generator's own.
 
-    Runs side by side may share the folder: each judges what it does not find.
+    Runs side by side may share the folder: each labels what it does not find.
     """
     kept.mkdir(parents=True, exist_ok=True)
     result = []
@@ -127,56 +127,60 @@ def judged(
         for path in case_files(folder):
             file = kept / f"{folder.parent.name}-{folder.name}-{path.stem}.npz"
             if not file.is_file():
-                _keep(judge(generator, read_case(path), axial=axial), file, report)
-            result.append(_kept(file, path.stem))
+                _write(label_errors(generator, read_case(path), axial=axial), file, report)
+            result.append(_read(file, path.stem))
     return result
 
 
-def _keep(head: Judged, file: Path, report: Callable[[str], None]) -> None:
+def _write(head: LabelledHead, file: Path, report: Callable[[str], None]) -> None:
     part = file.with_suffix(f".{os.getpid()}.part.npz")
     arrays = {"us": head.us, "inside": head.inside}
-    for n, made in enumerate(head.made):
-        arrays |= {f"mr_{n}": made.mr, f"error_{n}": made.error, f"wrong_{n}": made.wrong}
-        arrays |= {} if made.spread is None else {f"spread_{n}": made.spread}
+    for n, prediction in enumerate(head.predictions):
+        arrays |= {f"mr_{n}": prediction.mr, f"error_{n}": prediction.error, f"wrong_{n}": prediction.error_mask}
+        arrays |= {} if prediction.spread is None else {f"spread_{n}": prediction.spread}
     np.savez(part, **arrays)  # type: ignore[arg-type]
     os.replace(part, file)
-    shares = " and ".join(f"{made.wrong.sum() / max(1, int(head.inside.sum())):.1%}" for made in head.made)
+    brain = max(1, int(head.inside.sum()))
+    shares = " and ".join(f"{prediction.error_mask.sum() / brain:.1%}" for prediction in head.predictions)
     report(f"{head.name}: {shares} of the brain wrong")
 
 
-def _kept(file: Path, name: str) -> Judged:
+def _read(file: Path, name: str) -> LabelledHead:
     with np.load(file) as stored:
-        count = sum(key.startswith("mr_") for key in stored.files)
-        spreads = [stored[f"spread_{n}"] if f"spread_{n}" in stored else None for n in range(count)]
-        made = tuple(Made(stored[f"mr_{n}"], stored[f"error_{n}"], stored[f"wrong_{n}"], spreads[n])
-                     for n in range(count))  # fmt: skip
-        return Judged(name, stored["us"], made, stored["inside"])
+        predictions = tuple(
+            LabelledPrediction(
+                stored[f"mr_{n}"], stored[f"error_{n}"], stored[f"wrong_{n}"],
+                stored[f"spread_{n}"] if f"spread_{n}" in stored else None,
+            )
+            for n in range(sum(key.startswith("mr_") for key in stored.files))
+        )  # fmt: skip
+        return LabelledHead(name, stored["us"], predictions, stored["inside"])
 
 
-def draw(heads: Sequence[Judged], count: int, rng: np.random.Generator) -> SupportBatch:
+def draw(heads: Sequence[LabelledHead], count: int, rng: np.random.Generator) -> ReliabilityBatch:
     """A random batch of `count` slices of these heads, along any plane, of MR of one plane or of several, half of them
     mirrored left to right."""
     parts = []
     for _ in range(count):
         head = heads[int(rng.integers(len(heads)))]
-        n, plane = int(rng.integers(len(head.made))), PLANES[int(rng.integers(len(PLANES)))]
-        part = slices_of(head, n, plane, rng.choice(head.enough[plane], 1))
+        n, plane = int(rng.integers(len(head.predictions))), PLANES[int(rng.integers(len(PLANES)))]
+        part = slices_of(head, n, plane, rng.choice(head.usable_slices[plane], 1))
         parts.append(_mirrored(part, plane) if rng.random() < 0.5 else part)
-    return SupportBatch(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    return ReliabilityBatch(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
-def _mirrored(batch: SupportBatch, plane: str) -> SupportBatch:
+def _mirrored(batch: ReliabilityBatch, plane: str) -> ReliabilityBatch:
     """Left to right: the columns of a plane, or the order of a sagittal slice's neighbours."""
     if plane == "sagittal":
         order = [2, 1, 0, 5, 4, 3, *range(6, IMAGES + 2)]
         return batch._replace(cells=batch.cells[:, order])
-    return SupportBatch(*(part.flip(3) if part.shape[-1] > 1 else part for part in batch))
+    return ReliabilityBatch(*(part.flip(3) if part.shape[-1] > 1 else part for part in batch))
 
 
-def changed(batch: SupportBatch, rng: np.random.Generator) -> SupportBatch:
+def augmented(batch: ReliabilityBatch, rng: np.random.Generator) -> ReliabilityBatch:
     """The batch turned, scaled, shifted, with a little of another gain and noise: a few heads are soon known by heart.
 
-    A little: how noisy and how bright an image is says how much of it goes wrong, and the MR was made of what it was.
+    A little: noise and brightness of an image predict how much of it goes wrong, and the MR was made of it as it was.
     """
     count = len(batch.cells)
     us, mr, spread, where = batch.cells.split([3, 3, IMAGES - 6, 2], dim=1)
@@ -205,21 +209,22 @@ def changed(batch: SupportBatch, rng: np.random.Generator) -> SupportBatch:
 
     several = spread.amin(dim=(1, 2, 3), keepdim=True) >= 0
     images = moved(torch.cat([us + 1, mr + 1, spread - ONE_PLANE], dim=1))
-    said = moved(torch.cat([batch.wrong, batch.error, batch.inside], dim=1))
+    labels = moved(torch.cat([batch.error_mask, batch.error, batch.inside], dim=1))
     us, mr, apart = images[:, :3] - 1, images[:, 3:6] - 1, images[:, 6:] + ONE_PLANE
     cells = [us + noise(us, 0.03), mr + noise(mr, 0.02), torch.where(several, apart.clamp(min=0), spread), where]
-    return SupportBatch(torch.cat(cells, dim=1), conditions, said[:, :1], said[:, 1:2], said[:, 2:])
+    return ReliabilityBatch(torch.cat(cells, dim=1), conditions, labels[:, :1], labels[:, 1:2], labels[:, 2:])
 
 
-def slices_of(head: Judged, n: int, plane: str, some: np.ndarray) -> SupportBatch:
-    """Those slices of a plane, of the `n`-th that was made of a head."""
-    seen, made = head.packed[n], head.made[n]
+def slices_of(head: LabelledHead, n: int, plane: str, some: np.ndarray) -> ReliabilityBatch:
+    """Those slices of a plane, of the `n`-th output on a head."""
+    seen, prediction = head.packed[n], head.predictions[n]
     cells, conditions = seen.slices(plane, some)
     cells[:, : IMAGES - 1] = _signed(cells[:, : IMAGES - 1])
     if seen.spread is not None:
         cells[:, IMAGES - 1] *= SPREAD_SCALE / 255
-    said = [to_plane(part, plane)[some][:, None] / np.float32(255) for part in (made.wrong, made.error, head.inside)]
-    return SupportBatch(*map(torch.from_numpy, (cells, conditions, *said)))
+    labels = (prediction.error_mask, prediction.error, head.inside)
+    drawn = [to_plane(part, plane)[some][:, None] / np.float32(255) for part in labels]
+    return ReliabilityBatch(*map(torch.from_numpy, (cells, conditions, *drawn)))
 
 
 def _signed(values: np.ndarray) -> np.ndarray:

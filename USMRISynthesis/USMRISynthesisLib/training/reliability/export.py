@@ -1,4 +1,4 @@
-"""From a support map's checkpoint to `support.pt` in the folder of the model it judges, named in manifest and card."""
+"""From a reliability map's checkpoint to `support.pt` in the folder of its model, named in manifest and card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.geometry.canonical import SIZE
-from USMRISynthesisLib.models import store
+from USMRISynthesisLib.models.store import SUPPORT_VERSION, read_manifest
 from USMRISynthesisLib.synthesis.reliability import (
     CELL,
     CONDITIONS,
@@ -26,51 +26,51 @@ from USMRISynthesisLib.synthesis.reliability import (
     WRONG,
     ReliabilityNetwork,
 )
-from USMRISynthesisLib.training.common import model_folder, torchscript
+from USMRISynthesisLib.training.common import export, torchscript
 from USMRISynthesisLib.training.common.quantisation import in_eight_bits
 
 FILE = "support.pt"
 TOLERANCE = 0.01  # of the largest logit: what half precision costs, which scales and biases are stored in
 ROUNDING = 0.05  # of the largest logit: what eight bits may cost; AUC and calibration do not feel it
-_HEADING = "## Support map"
+_HEADING, _FORMER_HEADING = "## Reliability map", "## Support map"
 _END = "SHA-256 of `model.pt`"
 
 
-def add_support(content: Mapping[str, Any], folder: str | Path, figures: Mapping[str, str] | None = None) -> Path:
+def add_reliability(content: Mapping[str, Any], folder: str | Path, figures: Mapping[str, str] | None = None) -> Path:
     """Write the averaged network beside the model's weights, and into its manifest and card; returns the folder.
 
-    content: a support run's checkpoint. Raises Refused where it was trained for other weights, Failed where the saved
-    network, read back, differs, or nothing can be written.
+    content: the checkpoint of a reliability map's run. Raises Refused where it was trained for other weights, Failed
+    where the saved network, read back, differs, or nothing can be written.
     """
     folder = Path(folder)
-    manifest = store.read_manifest(folder)
+    manifest = read_manifest(folder)
     if content.get("model_sha256") != manifest.sha256:
         raise Refused(
             "model",
-            f"This support map was trained for other weights than {manifest.name!r}.",
+            f"This reliability map was trained for other weights than {manifest.name!r}.",
             "Train it for these: `usmri train` with model set to this folder.",
         )
     network = ReliabilityNetwork()
     network.load_state_dict(content["averaged"])
     data = _traced(network.eval().requires_grad_(False))
     record = {
-        "file": FILE, "version": store.SUPPORT_VERSION, "sha256": hashlib.sha256(data).hexdigest(), "wrong": WRONG,
+        "file": FILE, "version": SUPPORT_VERSION, "sha256": hashlib.sha256(data).hexdigest(), "wrong": WRONG,
         "smoothing_mm": SMOOTHING_MM, "steps": content["step"], "cases": len(content["cases"]),
         "date": datetime.date.today().isoformat(), "config": content["config"], "figures": dict(figures or {}),
     }  # fmt: skip
     described = dataclasses.replace(manifest, extra={**manifest.extra, "support": record})
-    card = folder / model_folder.CARD
+    card = folder / export.CARD
     try:
         text = card.read_text(encoding="utf-8") if card.is_file() else f"# {manifest.name}\n"
     except OSError as error:
         raise Failed("export", f"The model's card cannot be read ({error.strerror}).", "Check the path.") from error
-    return model_folder.write(folder, {FILE: data}, described.to_json(), described_card(text, record))
+    return export.write(folder, {FILE: data}, described.to_json(), described_card(text, record))
 
 
 def described_card(card: str, record: Mapping[str, Any]) -> str:
-    """The model card with the section on its support map, which replaces an earlier one."""
+    """The model card with the section on its reliability map, which replaces an earlier one."""
     config = record["config"]
-    start = card.find(_HEADING)
+    start = max(card.find(_HEADING), card.find(_FORMER_HEADING))
     end = card.find(_END, start)
     if start >= 0:
         card = card[:start] + (card[end:] if end >= 0 else "")
@@ -82,8 +82,8 @@ def described_card(card: str, record: Mapping[str, Any]) -> str:
         f"the brightest fluid's, the brain's mean matched, after a Gaussian of {record['smoothing_mm']:g} mm.",
         f"- {record['cases']} simulated heads ({learnt}), "
         f"{record['steps']} steps, calibrated on {calibrated}, seed {config['seed']}, {record['date']}.",
-        "- It knows only what it has seen go wrong: simulated heads. On real ultrasound it is untested, and an anomaly "
-        "of a kind that it never met can look well supported. Of frames, which it never saw, it says nothing.",
+        "- It was trained on errors in simulated heads alone. On real ultrasound it is untested, and an anomaly of a "
+        "kind that it was not trained on can be rated reliable. It is not used for 2D frames: it was trained on none.",
         *[f"- {key}: {value}" for key, value in record["figures"].items()],
         "", f"SHA-256 of `{record['file']}`: `{record['sha256']}`", "", "",
     ])  # fmt: skip
@@ -91,14 +91,14 @@ def described_card(card: str, record: Mapping[str, Any]) -> str:
     return card[:at] + section + card[at:] if at >= 0 else card.rstrip() + "\n\n" + section.rstrip() + "\n"
 
 
-def retraced(content: bytes) -> bytes:
+def reexported(content: bytes) -> bytes:
     """A support.pt written again, the same weights as this version runs them. Raises Failed."""
     network = in_eight_bits(ReliabilityNetwork())
     try:
         network.load_state_dict(torch.jit.load(io.BytesIO(content), "cpu").state_dict())
     except RuntimeError as error:
         raise Failed(
-            "export", "The model's support map is not one of eight bits.", "Export it from its checkpoint."
+            "export", "The model's reliability map is not one of eight bits.", "Export it from its checkpoint."
         ) from error
     return _as_script(network, network)
 
@@ -120,7 +120,9 @@ def _as_script(rounded: nn.Module, network: nn.Module) -> bytes:
     data, loaded = torchscript.stored(torchscript.traced(rounded, tuple(part[:2] for part in example)))
     with torch.inference_mode():
         for count in range(1, 5):
-            said, expected, trained = (of(*(part[:count] for part in example)) for of in (loaded, rounded, network))
-            torchscript.checked("support", said, expected, TOLERANCE)
-            torchscript.checked("support", said, trained, ROUNDING)
+            exported, expected, trained = (
+                run(*(part[:count] for part in example)) for run in (loaded, rounded, network)
+            )
+            torchscript.checked("reliability", exported, expected, TOLERANCE)
+            torchscript.checked("reliability", exported, trained, ROUNDING)
     return data

@@ -1,16 +1,11 @@
-"""The configuration of a slice-spacing run: TOML with `task = "spacing"`, read like those of the other trainings."""
+"""The configuration of a slice-spacing run: TOML with `task = "spacing"`."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from USMRISynthesisLib.training.common.config import PRECISIONS, build, read_table
-
-TASK = "spacing"
+from USMRISynthesisLib.training.common.config import RunConfig, require
 
 
 @dataclass(frozen=True)
@@ -30,17 +25,14 @@ class SpacingDataConfig:
     copies: int = 3
 
     def __post_init__(self) -> None:
-        if self.masks and len(self.masks) != len(self.volumes):
-            raise ValueError("data.masks must be as many as data.volumes")
-        if not self.volumes and not (self.atlas and self.weeks):
-            raise ValueError("data needs volumes, or atlas and weeks")
-        if self.copies < 1:
-            raise ValueError("data.copies must be positive")
+        require(not self.masks or len(self.masks) == len(self.volumes), "data.masks must be as many as data.volumes")
+        require(bool(self.volumes or (self.atlas and self.weeks)), "data needs volumes, or atlas and weeks")
+        require(self.copies > 0, "data.copies must be positive")
 
 
 @dataclass(frozen=True)
 class AcquisitionConfig:
-    """What befell the thick slices of stage 2 beside the slice profile (`spacing_acquisition`); targets stay clean.
+    """What befell the thick slices of stage 2 beside the slice profile (`spacing.acquisition`); targets stay clean.
 
     share: of the batches; 0 is the paper's degradation alone. At most, drawn anew for every batch: motion, sd of the
     pixels by which slices moved on their own, along each axis; rotation, sd of degrees in their plane; gain, sd of the
@@ -56,17 +48,16 @@ class AcquisitionConfig:
     profile: tuple[float, float] = (0.7, 1.2)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ValueError("acquisition.share must lie in 0..1")
-        if min(self.motion, self.rotation, self.gain, self.noise) < 0:
-            raise ValueError("acquisition's motion, rotation, gain and noise must be 0 or more")
-        if not 0.2 <= self.profile[0] <= self.profile[1] <= 2:
-            raise ValueError("acquisition.profile must be two widths in 0.2..2, the narrower one first")
+        require(0 <= self.share <= 1, "acquisition.share must lie in 0..1")
+        least = min(self.motion, self.rotation, self.gain, self.noise)
+        require(least >= 0, "acquisition's motion, rotation, gain and noise must be 0 or more")
+        narrow, wide = self.profile
+        require(0.2 <= narrow <= wide <= 2, "acquisition.profile must be two widths in 0.2..2, the narrower one first")
 
 
-@dataclass(frozen=True)
-class SpacingConfig:
-    """Everything a slice-spacing run depends on. `output` is the run's folder; `minutes` 0 means no limit.
+@dataclass(frozen=True, kw_only=True)
+class SpacingConfig(RunConfig):
+    """Everything a slice-spacing run depends on.
 
     vae_steps, steps: of stage 1, and of both together. vae_share: of `minutes`, where there are, stage 1 ends then at
     the latest. vae: a checkpoint whose VAE is taken instead of training one; stage 1 is left out then.
@@ -77,17 +68,14 @@ class SpacingConfig:
     size: pixels of a patch's side, a multiple of 4. rate: constant over the first half of a stage, then linearly to 0.
     """
 
-    output: str
+    TASK: ClassVar[str] = "spacing"
+    task: str = TASK
     data: SpacingDataConfig = field(default_factory=SpacingDataConfig)
     acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
-    task: str = TASK
     vae: str = ""
     vae_steps: int = 4000
     steps: int = 12000
-    minutes: float = 0.0
     vae_share: float = 0.4
-    seed: int = 0
-    precision: str = "auto"
     threads: int = 2
     batch: int = 16
     size: int = 64
@@ -99,48 +87,13 @@ class SpacingConfig:
     width: int = 16
     vae_width: int = 24
     latent: int = 16
-    log_every: int = 50
-    checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
-        if self.task != TASK:
-            raise ValueError(f"task must be {TASK!r}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}")
-        for name in (
-            "vae_steps",
-            "steps",
-            "threads",
-            "batch",
-            "rate",
-            "width",
-            "vae_width",
-            "latent",
-            "log_every",
-            "checkpoint_every",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive")
-        if not 0 <= self.ema < 1 or not 0 <= self.in_plane <= 1 or not 0 < self.vae_share < 1:
-            raise ValueError("ema, in_plane and vae_share must lie in 0..1")
-        if self.size < 32 or self.size % 4:
-            raise ValueError("size must be a multiple of 4, 32 or more")
-        if self.minutes < 0 or self.kl < 0:
-            raise ValueError("minutes and kl must be 0 or more")
-        if not self.vae and self.steps <= self.vae_steps:
-            raise ValueError("steps counts both stages and must be larger than vae_steps")
-
-    def to_json(self) -> dict[str, Any]:
-        """Nested plain values, as a checkpoint and a manifest keep them."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return plain
-
-
-def read_spacing_configuration(path: str | Path) -> SpacingConfig:
-    """Read a TOML file. Raises Refused that names the key and the reason."""
-    return spacing_configuration_from(read_table(path))
-
-
-def spacing_configuration_from(table: dict[str, Any]) -> SpacingConfig:
-    config: SpacingConfig = build(SpacingConfig, table)
-    return config
+        super().__post_init__()
+        self.require_positive("vae_steps", "batch", "rate", "width", "vae_width", "latent")
+        require(0 <= self.in_plane <= 1 and 0 < self.vae_share < 1, "in_plane and vae_share must lie in 0..1")
+        require(self.size >= 32 and self.size % 4 == 0, "size must be a multiple of 4, 32 or more")
+        require(self.kl >= 0, "kl must be 0 or more")
+        require(
+            bool(self.vae) or self.steps > self.vae_steps, "steps counts both stages and must be larger than vae_steps"
+        )

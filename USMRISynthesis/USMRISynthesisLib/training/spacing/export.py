@@ -6,18 +6,17 @@ usmri export runs/spacing/checkpoint.pt model_weights/spacing
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.spacing.inference import conditions
 from USMRISynthesisLib.spacing.intensity import MEANING
 from USMRISynthesisLib.spacing.network import SliceVAE, SpacingNetworks, SuperResolution
 from USMRISynthesisLib.spacing.profile import MAX_FACTOR, MIN_FACTOR
-from USMRISynthesisLib.training.common import model_folder, torchscript
-from USMRISynthesisLib.training.spacing.config import spacing_configuration_from
+from USMRISynthesisLib.training.common import torchscript
+from USMRISynthesisLib.training.common.export import Card, Exported, card_text, loading
+from USMRISynthesisLib.training.spacing.config import SpacingConfig
 
 TOLERANCE = 1e-2  # the weights are stored in half precision
 ATLAS = {
@@ -35,7 +34,7 @@ LIMITS = (
     "Not for diagnosis. What lies between thick slices is invented: a lesion thinner than a slice can be missing, or "
     "be drawn where there is none.",
     "Slices that moved against each other, as in fetal MR, are not aligned. Where slices disagree the result follows "
-    "what they share: it is smoother, and differs from them. With consistency asked for, the steps between moved "
+    "what they share: it is smoother, and differs from them. With consistency switched on, the steps between moved "
     "slices come back, sharper than they were.",
     "The slice profile is taken to be a Gaussian as wide as the slices lie apart: no gap, no overlap.",
     "Learnt from T2-weighted fetal brain MR of few subjects, averages of fetuses with spina bifida most of them; other "
@@ -43,39 +42,24 @@ LIMITS = (
 )
 
 
-def export_spacing(
-    content: Mapping[str, Any],
-    folder: str | Path,
-    *,
-    name: str,
-    version: str = "1",
-    figures: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write the averaged networks of a loaded checkpoint as a model folder; returns the folder.
-
-    Raises Refused (no such checkpoint), Failed (the saved module differs; nothing can be written).
-    """
-    try:
-        config = spacing_configuration_from(content["config"])
-        networks = SpacingNetworks(SliceVAE(config.vae_width, config.latent), SuperResolution(config.width))
+def export_spacing(content: Mapping[str, Any]) -> Exported:
+    """The averaged networks of a loaded checkpoint."""
+    config = SpacingConfig.from_json(content["config"])
+    networks = SpacingNetworks(SliceVAE(config.vae_width, config.latent), SuperResolution(config.width))
+    with loading("slice-spacing"):
         networks.vae.load_state_dict(content["averaged"]["vae"])
         networks.super_resolution.load_state_dict(content["averaged"]["super_resolution"])
-    except (KeyError, RuntimeError) as error:
-        raise Refused("checkpoint", "This is no slice-spacing checkpoint of this version.", "Train again.") from error
-    data = scripted(networks.eval().requires_grad_(False))
-    measured = dict(figures or {})
-    manifest: dict[str, Any] = {
-        **model_folder.identity(name, "spacing", version, data),
-        "input": {"size": config.size, "spacing_mm": 0.8, "channels": 1, "neighbours": 0, "location": False,
-                  "intensity": MEANING},
-        "output": {"meaning": "MR on through-plane views of the fine grid", "factor": [MIN_FACTOR, MAX_FACTOR],
-                   "profile": "Gaussian, full width at half maximum = distance of the slices"},
-        "training": model_folder.origin(content, data_of(content)),
-        "figures": {"measured_on": "held-out weeks of the atlas and their deformations, thinned", **measured}
-        if measured else {},
-        "limits": list(LIMITS), "synthetic": True,
-    }  # fmt: skip
-    return model_folder.write(folder, {model_folder.MODEL: data}, manifest, card(manifest))
+    return Exported(
+        data=scripted(networks.eval().requires_grad_(False)),
+        form={"size": config.size, "spacing_mm": 0.8, "channels": 1, "neighbours": 0, "location": False,
+              "intensity": MEANING},
+        output={"meaning": "MR on through-plane views of the fine grid", "factor": [MIN_FACTOR, MAX_FACTOR],
+                "profile": "Gaussian, full width at half maximum = distance of the slices"},
+        sources=data_of(content),
+        measured_on=("held-out weeks of the atlas and their deformations, thinned",) * 2,
+        limits=LIMITS,
+        card=card,
+    )  # fmt: skip
 
 
 def data_of(content: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -93,8 +77,8 @@ def scripted(networks: SpacingNetworks) -> bytes:
         x, known = torch.rand(2, 1, m, w, generator=torch.Generator().manual_seed(0)), conditions(n, m, 0.1)
         with torch.inference_mode():
             pairs = ((loaded(x, known), networks(x, known)), (loaded.vae(x), networks.vae(x)))
-        for said, expected in pairs:
-            torchscript.checked("slice-spacing", said, expected, TOLERANCE)
+        for exported, expected in pairs:
+            torchscript.checked("slice-spacing", exported, expected, TOLERANCE)
     return data
 
 
@@ -112,17 +96,14 @@ def card(manifest: Mapping[str, Any]) -> str:
     befell = config["acquisition"]["share"] if "acquisition" in config else 0.0
     if befell:
         targets += f". In {befell:.0%} of the batches slices had moved, were unevenly bright and noisy (ours)"
-    return "\n".join([
-        f"# {manifest['name']} {manifest['version']}", "",
-        "Reduces the slice spacing of MR volumes by 1.5 to 6.", "**Not for diagnosis.**", "",
-        "## Limits", "", *(f"- {limit}" for limit in manifest["limits"]), "",
-        "## Input and output", "",
-        f"- Through-plane views, linearly estimated on the fine grid. Intensity: {manifest['input']['intensity']}.",
-        f"- Output: {manifest['output']['meaning']}. Profile: {manifest['output']['profile']}.", "",
-        "## Training", "", *model_folder.data_lines(training),
-        f"- {training['cases']} stacks, {training['steps']} steps of {config['batch']} patches, seed "
-        f"{training['seed']}, {training['date']}. Targets of the super-resolution network: {targets}.", "",
-        "## Figures", "",
-        *model_folder.figure_lines(manifest["figures"]),
-        "", f"SHA-256 of `{manifest['file']}`: `{manifest['sha256']}`", "",
-    ])  # fmt: skip
+    return card_text(manifest, Card(
+        purpose="Reduces the slice spacing of MR volumes by 1.5 to 6.",
+        form=[
+            f"Through-plane views, linearly estimated on the fine grid. Intensity: {manifest['input']['intensity']}.",
+            f"Output: {manifest['output']['meaning']}. Profile: {manifest['output']['profile']}.",
+        ],
+        training=[
+            f"{training['cases']} stacks, {training['steps']} steps of {config['batch']} patches, seed "
+            f"{training['seed']}, {training['date']}. Targets of the super-resolution network: {targets}."
+        ],
+    ))  # fmt: skip

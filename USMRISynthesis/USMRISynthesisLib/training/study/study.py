@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.training.common import checkpoint as checkpoints
-from USMRISynthesisLib.training.common.config import TrainingConfig, configuration_from, read_table
-from USMRISynthesisLib.training.synthesis.loop import train
-
-AVERAGED = "checkpoint.pt"  # the last one, not the best: to choose by held-out residual NCC would favour pairs
+from USMRISynthesisLib.training.common import checkpoint
+from USMRISynthesisLib.training.common.config import read_table
+from USMRISynthesisLib.training.run import train
+from USMRISynthesisLib.training.synthesis.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,12 @@ def read_study(path: str | Path) -> Study:
     output, methods = Path(table["output"]), []
     for name, changes in table["methods"].items():
         if not isinstance(changes, dict) or not isinstance(changes.get("title"), str):
-            raise Refused("configuration", f"Configuration: methods.{name}.title is missing.", "Say what it is.")
+            raise Refused("configuration", f"Configuration: methods.{name}.title is missing.", "Add a title.")
         differing = {key: value for key, value in changes.items() if key != "title"}
         for seed in table.get("seeds", [0]):
             merged = _merged(table["base"], differing) | {"output": str(output / f"{name}-{seed}"), "seed": seed}
             try:
-                methods.append(Method(name, changes["title"], configuration_from(merged)))
+                methods.append(Method(name, changes["title"], TrainingConfig.from_json(merged)))
             except Refused as error:
                 raise Refused(error.kind, f"Method {name}: {error.message}", error.remedy) from error
     if not methods:
@@ -69,11 +68,13 @@ def read_study(path: str | Path) -> Study:
 def run(study: Study, *, cancel: Callable[[], bool] | None = None, report: Callable[[str], None] = print) -> list[Path]:
     """Train every method that is not trained yet; returns their last checkpoints, in the study's order.
 
+    The last ones, not the best: to choose by held-out residual NCC would favour methods with pairs.
+
     A stopped study goes on in the middle of the method it was stopped in. Raises what `train` raises.
     """
     done = []
     for method in study.methods:
-        saved = Path(method.config.output) / checkpoints.CHECKPOINT
+        saved = Path(method.config.output) / checkpoint.CHECKPOINT
         if _done(method):
             report(f"{method.name}, seed {method.config.seed}: done before")
         else:
@@ -92,12 +93,12 @@ def trained(study: Study) -> tuple[Method, ...]:
 
 
 def _done(method: Method) -> bool:
-    saved = Path(method.config.output) / checkpoints.CHECKPOINT
-    return saved.is_file() and int(checkpoints.load(saved)["step"]) >= method.config.steps
+    saved = Path(method.config.output) / checkpoint.CHECKPOINT
+    return saved.is_file() and int(checkpoint.load(saved)["step"]) >= method.config.steps
 
 
 def shortened(study: Study, steps: int) -> Study:
-    """The same study with so many steps a method, in a folder of its own: a look before the long run."""
+    """The same study with so many steps a method, in a folder of its own: a trial before the long run."""
     output = study.output.with_name(f"{study.output.name}-{steps}")
     methods = (
         replace(m, config=replace(m.config, steps=steps, output=str(output / Path(m.config.output).name)))

@@ -1,4 +1,4 @@
-"""What a study says: every method's figures in one table, and the same inputs through all of them in one picture."""
+"""The outcome of a study: every method's figures in one table, and the same inputs through all in one picture."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from USMRISynthesisLib.datasets.cases import load_frames
 from USMRISynthesisLib.datasets.simulated import Case, cases
-from USMRISynthesisLib.evaluation.synthesis import baselines as comparison
+from USMRISynthesisLib.evaluation.synthesis import baselines
 from USMRISynthesisLib.evaluation.synthesis.evaluate import Predict
 from USMRISynthesisLib.geometry.canonical import canonical_axis_mm
 from USMRISynthesisLib.synthesis.engine import run_slices
 from USMRISynthesisLib.synthesis.generator import Generator
-from USMRISynthesisLib.training.common import checkpoint as checkpoints
-from USMRISynthesisLib.training.common.config import TrainingConfig, configuration_from
+from USMRISynthesisLib.training.common import checkpoint
 from USMRISynthesisLib.training.study.study import Method, Study
+from USMRISynthesisLib.training.synthesis.config import TrainingConfig
 from USMRISynthesisLib.training.synthesis.data import frame_input, shrunk
 from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
 
@@ -36,7 +36,7 @@ def measured(
     """Figures of all methods and of the baselines on a split of the study's data; kept in its folder as JSON."""
     data = Path(study.methods[0].config.data.folder)
     predictions = {row(method, study.methods): prediction(method) for method in study.methods}
-    figures = comparison.compare(data, split, data / "train", predictions, kept=study.output, progress=progress)
+    figures = baselines.compare(data, split, data / "train", predictions, kept=study.output, progress=progress)
     study.output.mkdir(parents=True, exist_ok=True)
     (study.output / FIGURES).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures
@@ -59,7 +59,7 @@ def prediction(method: Method) -> Predict:
 
 def markdown(study: Study, figures: Mapping[str, Mapping[str, Sequence[float]]], notes: Mapping[str, Any]) -> str:
     """The table as Markdown, with what each method is, its steps, seed and minutes."""
-    keys = comparison.columns(figures)
+    keys = baselines.columns(figures)
     named = {row(method, study.methods): method for method in study.methods}
     lines = [f"- {key}: {value}" for key, value in notes.items()]
     lines += ["", "| method | " + " | ".join(keys) + " |", "|-|" + "-|" * len(keys)]
@@ -68,7 +68,7 @@ def markdown(study: Study, figures: Mapping[str, Mapping[str, Sequence[float]]],
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", "| method | what it is | steps | minutes |", "|-|-|-|-|"]
     for name, method in named.items():
-        content = checkpoints.load(Path(method.config.output) / checkpoints.CHECKPOINT)
+        content = checkpoint.load(Path(method.config.output) / checkpoint.CHECKPOINT)
         lines.append(f"| {name} | {method.title} | {content['step']} | {content['elapsed_s'] / 60:.1f} |")
     return "\n".join(lines) + "\n"
 
@@ -131,8 +131,8 @@ def row(method: Method, methods: Sequence[Method]) -> str:
 
 
 def _generator(method: Method) -> tuple[Generator, TrainingConfig]:
-    content = checkpoints.load(Path(method.config.output) / checkpoints.CHECKPOINT)
-    config = configuration_from(content["config"])
+    content = checkpoint.load(Path(method.config.output) / checkpoint.CHECKPOINT)
+    config = TrainingConfig.from_json(content["config"])
     generator = Generator(config.generator)
     generator.load_state_dict(content["averaged"])
     return generator.eval().requires_grad_(False), config

@@ -4,7 +4,7 @@ G is A and C, F is D and E, m a real MR slice, x an ultrasound slice.
 
     auto     |C(A(m)) - m|                     one encoder for both kinds of image, a decoder for each (with `lat`)
     cycle    |G(F(m)) - m|                     CycleGAN's second cycle; its first is `proj`, |F(G(x)) - x|
-    reverse  Adv(D_back; x, F(m))              its second discriminator; `back` judges F(G(x)) and stays off
+    reverse  Adv(D_back; x, F(m))              its second discriminator; `back` sees F(G(x)) and stays off
     nce      contrast(x, G(x)), (m, G(m))      CUT, Park et al., ECCV 2020, with its identity half
 
 The networks' shapes are ours throughout, not those of the published programs.
@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from USMRISynthesisLib.synthesis.generator import Generator
-from USMRISynthesisLib.training.synthesis.backward import BackwardPath
-from USMRISynthesisLib.training.synthesis.contrast import PatchContrast
+from USMRISynthesisLib.training.synthesis.networks import BackwardPath, PatchContrast
 from USMRISynthesisLib.training.synthesis.objective import (
     ObjectiveConfig,
     Real,
@@ -30,8 +29,8 @@ from USMRISynthesisLib.training.synthesis.objective import (
 )
 
 
-class PeersMade(NamedTuple):
-    """What was made of the real MR slices (N, 1, H, W); None where no term asks for it."""
+class FromMR(NamedTuple):
+    """What the networks made of the real MR slices (N, 1, H, W); None where no term needs it."""
 
     mr_from_mr: Tensor | None  # C(A(m)) = G(m)
     us_from_mr: Tensor | None  # F(m)
@@ -50,7 +49,7 @@ def _location_only(x: Tensor, slices: int) -> Tensor:
     return kept
 
 
-def make(generator: Generator, backward: BackwardPath, mr: Tensor, x: Tensor, config: ObjectiveConfig) -> PeersMade:
+def from_mr(generator: Generator, backward: BackwardPath, mr: Tensor, x: Tensor, config: ObjectiveConfig) -> FromMR:
     """Only what a term of `config` needs. mr (N, 1, H, W), x (N, C, H, W): the generator's input at the same places."""
     direct = us = again = None
     if config.auto or config.nce:
@@ -60,12 +59,12 @@ def make(generator: Generator, backward: BackwardPath, mr: Tensor, x: Tensor, co
     if config.cycle:
         assert us is not None
         again = generator(as_input(us, x, generator.slices))
-    return PeersMade(direct, us, again)
+    return FromMR(direct, us, again)
 
 
 def generator_terms(
     made: Synthesised,
-    other: PeersMade,
+    other: FromMR,
     mr: Tensor,
     x: Tensor,
     generator: Generator,
@@ -74,7 +73,7 @@ def generator_terms(
     config: ObjectiveConfig,
     augment: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> dict[str, Tensor]:
-    """Every term of a peer that is on, unweighted, by name."""
+    """Every term of a baseline that is on, unweighted, by name."""
     terms: dict[str, Tensor] = {}
     if config.auto and other.mr_from_mr is not None:
         terms["auto"] = F.l1_loss(other.mr_from_mr.float(), mr)
@@ -93,16 +92,20 @@ def generator_terms(
 
 
 def discriminator_terms(
-    other: PeersMade,
+    other: FromMR,
     real: Real,
     discriminators: Mapping[str, nn.Module] | nn.ModuleDict,
     config: ObjectiveConfig,
     augment: Callable[[Tensor], Tensor] = lambda images: images,
     remember: Callable[[str, Tensor], Tensor] = lambda term, fakes: fakes,
 ) -> dict[str, Tensor]:
-    """The loss of the discriminator that tells F(m) from ultrasound; nothing flows back to the networks."""
+    """The loss of the discriminator that separates F(m) from ultrasound; nothing flows back to the networks."""
     if not config.reverse or other.us_from_mr is None:
         return {}
-    judge = discriminators["back"]
+    discriminator = discriminators["back"]
     fake = remember("us", other.us_from_mr.float().detach())
-    return {"reverse": adversarial_discriminator(judge(augment(real.us)), judge(augment(fake)), config.adversarial)}
+    return {
+        "reverse": adversarial_discriminator(
+            discriminator(augment(real.us)), discriminator(augment(fake)), config.adversarial
+        )
+    }

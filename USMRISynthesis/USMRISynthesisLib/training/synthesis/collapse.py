@@ -16,7 +16,7 @@ EVALUATIONS = 3  # in a row: one alone is chance
 def accuracies(
     discriminators: nn.ModuleDict, edge_net: nn.Module, mr: Tensor, fakes: Tensor, config: ObjectiveConfig
 ) -> dict[str, float]:
-    """Share of patches told rightly, real and made weighing alike, of the MR discriminators whose terms are on.
+    """Share of patches classified rightly, real and made weighing alike, of the MR discriminators whose terms are on.
 
     mr, fakes: (n, 1, H, W) in [-1, 1], which nothing was trained on. Names are "accuracy_app" and "accuracy_stru".
     """
@@ -44,7 +44,7 @@ class CollapseWatch:
     Example:
         >>> watch = CollapseWatch()
         >>> [watch.warnings({"accuracy_app": 1.0}) for _ in range(3)][-1][0][:38]
-        'Warning: the discriminator app tells h'
+        'Warning: the discriminator app separate'
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class CollapseWatch:
             for state, is_so in states.items():
                 self._in_a_row[term, state] = self._in_a_row.get((term, state), 0) + 1 if is_so else 0
             if self._in_a_row[term, "wins"] >= EVALUATIONS:
-                lines.append(f"Warning: the discriminator {term} tells held-out MR from made MR almost always: it "
+                lines.append(f"Warning: the discriminator {term} separates held-out MR from made MR almost always: it "
                              "teaches little. Lower the term's weight, or set discriminators.spectral.")  # fmt: skip
             if self._in_a_row[term, "guesses"] >= EVALUATIONS:
                 lines.append(f"Warning: the discriminator {term} only guesses on held-out images: it has collapsed or "

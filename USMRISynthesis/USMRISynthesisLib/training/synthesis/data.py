@@ -17,7 +17,7 @@ from USMRISynthesisLib.geometry import planes
 from USMRISynthesisLib.geometry.canonical import SPACING_MM
 from USMRISynthesisLib.synthesis.generator import GeneratorConfig
 from USMRISynthesisLib.synthesis.slices import LOCATION_SCALE_MM
-from USMRISynthesisLib.training.common.config import BatchConfig, InputConfig
+from USMRISynthesisLib.training.synthesis.config import BatchConfig, InputConfig
 
 _WARP_PIXELS = 32  # between a warp's nodes
 HEADLESS_WEIGHT = 0.1  # a slice without head is drawn this often for one with: it must come out black
@@ -115,7 +115,7 @@ class Slices:
             us = us + self._noise(us)
         unpaired = self._move(torch.from_numpy(_stacked([sample.mr for sample in samples])), turns, flips)
         places_mm = np.array([sample.place_mm for sample in samples])
-        x = _told(us, [sample.plane for sample in samples], places_mm, self.generator)
+        x = _with_constants(us, [sample.plane for sample in samples], places_mm, self.generator)
         centre = self.generator.neighbours
         has_truth = torch.tensor([sample.truth is not None for sample in samples])
         images = x, us[:, centre : centre + 1], unpaired, moved[:, -1:]
@@ -260,7 +260,7 @@ def slice_input(volume: Case | Scan, k: int, config: GeneratorConfig, plane: str
     us = planes.to_plane(volume.us, plane)
     index = np.clip(k + np.arange(-config.neighbours, config.neighbours + 1), 0, len(us) - 1)
     seen = _table(np.arange(256.0), volume.low, volume.high, config.exponent)[us[index]]
-    return _told(torch.from_numpy(seen)[None] * 2 - 1, [plane], np.array([location_mm(k, len(us))]), config)
+    return _with_constants(torch.from_numpy(seen)[None] * 2 - 1, [plane], np.array([location_mm(k, len(us))]), config)
 
 
 def frame_input(frames: Frames, n: int, config: GeneratorConfig) -> Tensor:
@@ -268,7 +268,7 @@ def frame_input(frames: Frames, n: int, config: GeneratorConfig) -> Tensor:
     low, high = frames.ranges[n]
     us = _table(np.arange(256.0), low, high, config.exponent)[frames.us[n]]
     us = np.repeat(us[None], 2 * config.neighbours + 1, axis=0)
-    return _told(torch.from_numpy(us)[None] * 2 - 1, ["axial"], np.zeros(1), config)
+    return _with_constants(torch.from_numpy(us)[None] * 2 - 1, ["axial"], np.zeros(1), config)
 
 
 def shrunk(images: Tensor, factor: int) -> Tensor:
@@ -276,14 +276,16 @@ def shrunk(images: Tensor, factor: int) -> Tensor:
     return images if factor == 1 else F.avg_pool2d(images, factor)
 
 
-def _told(us: Tensor, seen_in: Sequence[str], places_mm: np.ndarray, config: GeneratorConfig) -> Tensor:
+def _with_constants(us: Tensor, seen_in: Sequence[str], places_mm: np.ndarray, config: GeneratorConfig) -> Tensor:
     """Slices (N, n, H, W) with the constant channels that name plane and location, as `assemble_input` puts them."""
     height, width = us.shape[2:]
     constants = [[planes.plane_code(plane, config.planes) for plane in seen_in]] if len(config.planes) > 1 else []
     if config.location:
         constants.append((places_mm / LOCATION_SCALE_MM).tolist())
-    told = [torch.tensor(row, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, height, width) for row in constants]
-    return torch.cat([us, *told], dim=1) if told else us
+    channels = [
+        torch.tensor(row, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, height, width) for row in constants
+    ]
+    return torch.cat([us, *channels], dim=1) if channels else us
 
 
 def _stacked(images: Sequence[np.ndarray]) -> np.ndarray:

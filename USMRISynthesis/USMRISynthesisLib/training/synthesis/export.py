@@ -19,10 +19,21 @@ from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
 from USMRISynthesisLib.models.manifest import read_manifest
 from USMRISynthesisLib.synthesis.generator import Generator
 from USMRISynthesisLib.training.common import checkpoint as checkpoints
-from USMRISynthesisLib.training.common import model_folder, torchscript
-from USMRISynthesisLib.training.common.config import TrainingConfig, configuration_from
-from USMRISynthesisLib.training.common.model_folder import ATLAS, HC18, INTENSITY, LAB
+from USMRISynthesisLib.training.common import torchscript
+from USMRISynthesisLib.training.common.export import (
+    ATLAS,
+    HC18,
+    INTENSITY,
+    LAB,
+    MODEL,
+    Card,
+    Exported,
+    card_text,
+    export_checkpoint,
+    loading,
+)
 from USMRISynthesisLib.training.reliability.export import described_card
+from USMRISynthesisLib.training.synthesis.config import TrainingConfig
 from USMRISynthesisLib.training.synthesis.warm_start import start_from
 
 TOLERANCE = 1e-5
@@ -33,14 +44,14 @@ LIMITS = (
     "The ultrasound side was learnt from simulated ultrasound: no real 3D fetal ultrasound was used, and no "
     "real ultrasound with its MR.",
     "What the beam did not reach - behind the skull, in shadow, outside the fan - is filled in from what the "
-    "network has seen elsewhere.",
+    "network has learnt elsewhere.",
     "Abnormal anatomy is likely to be drawn as normal.",
     "It has not been tried on patients, and works on heads of 21-34 weeks in canonical space only.",
 )
 
 LAB_LIMITS = (
     LIMITS[0],
-    "It was trained on a lab's own ultrasound and MR, of different fetuses: it met no real ultrasound with its MR.",
+    "It was trained on a lab's own ultrasound and MR, of different fetuses: it had no real ultrasound with its MR.",
     *LIMITS[3:5],
     "It has not been tried on patients. Heads of other ages, machines and sites than the lab's were not seen.",
 )
@@ -68,58 +79,53 @@ def export(
     is written before the saved module, read back, has given the eager result, with the weights rounded as they are
     stored, to 1e-5 for batches of 1 to 4. It is neither frozen nor optimised for one machine: that is done after
     loading, where device and precision are known. Weights that the folder holds already stay to the byte, since no two
-    traces are alike, with their support map.
+    traces are alike, with their reliability map.
 
     Raises Refused (no checkpoint), Failed (the saved module differs; nothing can be written).
     """
-    content = checkpoints.load(checkpoint)
-    try:
-        config = configuration_from(content["config"])
-        generator = Generator(config.generator)
-        generator.load_state_dict(content["averaged"])
-    except (KeyError, RuntimeError) as error:
-        raise Refused(
-            "checkpoint", f"{checkpoint} is not a training checkpoint of this version.", "Train again."
-        ) from error
+    content = dict(checkpoints.load(checkpoint))
+    if averaged_with is not None:
+        content.pop("figures", None)  # those of other weights are not these
+
+    def make(content: Mapping[str, Any]) -> Exported:
+        with loading("synthesis"):
+            config = TrainingConfig.from_json(content["config"])
+            generator = Generator(config.generator)
+            generator.load_state_dict(content["averaged"])
+        return _exported(generator, config, Path(folder), limits, averaged_with)
+
+    return export_checkpoint(content, folder, make, name=name, version=version, figures=figures)
+
+
+def _exported(
+    generator: Generator, config: TrainingConfig, folder: Path, limits: Sequence[str] | None, averaged_with: str | None
+) -> Exported:
     other = None if averaged_with is None else _averaged(generator, averaged_with)
     if config.data.shrink != 1:
         raise Refused(
             "checkpoint",
-            f"{checkpoint} was trained on slices shrunk by {config.data.shrink}, to compare "
-            "methods; no model for use comes of it.",
+            "It was trained on slices shrunk by "
+            f"{config.data.shrink}, to compare methods; no model for use comes of it.",
             "Train with data.shrink = 1.",
         )
     # Weights are stored in half precision and loaded as float32: half the bytes, and no grey moves by 0.001.
     generator.eval().requires_grad_(False).half().float()
-    kept, support = _kept(generator, Path(folder))
-    data = kept or traced(generator)
-    form = config.generator
-    of_its_own = {} if other else content.get("figures", {})  # those of other weights are not these
-    measured = figures if figures is not None else of_its_own
-    manifest: dict[str, Any] = {
-        **model_folder.identity(name, "synthesis", version, data),
-        "input": {
-            "size": SIZE,
-            "spacing_mm": SPACING_MM,
-            "channels": form.in_channels,
-            "neighbours": form.neighbours,
-            "location": form.location,
-            "planes": list(form.planes),
-            "exponent": form.exponent,
-            "intensity": INTENSITY,
-        },
-        "output": {"channels": 1, "range": [-1, 1], "meaning": "MR-like T2 contrast of the centre slice"},
-        "training": model_folder.origin(content, data_of(config)) | ({"averaged_with": other} if other else {}),
-        "figures": {"measured_on": "simulated ultrasound of held-out cases", **measured} if measured else {},
-        "limits": list(limits_of(config) if limits is None else limits),
-        "synthetic": True,
-    }
-    if WITHOUT_PAIRS in manifest["limits"]:
-        manifest["caution"] = WITHOUT_PAIRS  # said with every result
-    text = card(manifest)
-    if support is not None:
-        manifest["support"], text = support, described_card(text, support)
-    return model_folder.write(folder, {model_folder.MODEL: data}, manifest, text)
+    kept, support = _kept(generator, folder)
+    form, stated = config.generator, limits_of(config) if limits is None else limits
+    further: dict[str, Any] = {"caution": WITHOUT_PAIRS} if WITHOUT_PAIRS in stated else {}  # shown with every result
+    return Exported(
+        data=kept or traced(generator),
+        form={"size": SIZE, "spacing_mm": SPACING_MM, "channels": form.in_channels, "neighbours": form.neighbours,
+              "location": form.location, "planes": list(form.planes), "exponent": form.exponent,
+              "intensity": INTENSITY},
+        output={"channels": 1, "range": [-1, 1], "meaning": "MR-like T2 contrast of the centre slice"},
+        sources=data_of(config),
+        measured_on=("simulated ultrasound of held-out cases",) * 2,
+        limits=stated,
+        card=lambda manifest: described_card(card(manifest), support) if support else card(manifest),
+        training={"averaged_with": other} if other else {},
+        further=further | ({"support": support} if support else {}),
+    )  # fmt: skip
 
 
 def _averaged(generator: Generator, path: str) -> str:
@@ -156,51 +162,28 @@ def card(manifest: Mapping[str, Any]) -> str:
     batch = training["config"]["batch"]
     objective = training["config"]["objective"]
     weights = ", ".join(f"{k} {v:g}" for k, v in objective.items() if type(v) in (int, float) and v)
-    lines = [
-        f"# {manifest['name']} {manifest['version']}",
-        "",
-        "Turns fetal brain ultrasound in canonical space into MR-like slices.",
-        "**Synthetic: not for diagnosis.**",
-        "",
-        "## Limits",
-        "",
-        *(f"- {limit}" for limit in manifest["limits"]),
-        "",
-        "## Input and output",
-        "",
-        f"- {form['channels']} channels, {form['size']} x {form['size']} pixels of {form['spacing_mm']:g} mm: "
-        f"{2 * form['neighbours'] + 1} neighbouring slices ({' or '.join(form.get('planes', ['axial']))})"
-        + (", then the plane (-1, 0, 1)" if len(form.get("planes", [])) > 1 else "")
-        + (", then the location z / 48 mm." if form["location"] else "."),
-        f"- Intensity: {form['intensity']}. The exponent is {form.get('exponent', 1.0):g}.",
-        f"- Output: {manifest['output']['meaning']}, in [-1, 1].",
-        "",
-        "## Training",
-        "",
-        *model_folder.data_lines(training),
-        f"- {training['cases']} volumes, {training['steps']} steps of {batch['simulated']} simulated "
-        f"and {batch.get('scanned', 0)} real slices, {batch.get('framed', 0)} simulated and {batch['real']} real "
-        f"frames, seed {training['seed']}, {training['date']}.",
-        *(
-            [f"- It went on from other weights: {training['config']['initial']}."]
-            if training["config"].get("initial")
-            else []
-        ),
-        *(
-            [f"- The mean of these weights and of those with SHA-256 `{training['averaged_with']}`."]
-            if training.get("averaged_with")
-            else []
-        ),
-        f"- Weights of the objective's terms: {weights}.",
-        "",
-        "## Figures",
-        "",
-        *model_folder.figure_lines(manifest["figures"]),
-        "",
-        f"SHA-256 of `{manifest['file']}`: `{manifest['sha256']}`",
-        "",
-    ]
-    return "\n".join(lines)
+    planes = form.get("planes", ["axial"])
+    inputs = f"{2 * form['neighbours'] + 1} neighbouring slices ({' or '.join(planes)})"
+    inputs += ", then the plane (-1, 0, 1)" if len(planes) > 1 else ""
+    inputs += ", then the location z / 48 mm." if form["location"] else "."
+    other = training.get("averaged_with")
+    return card_text(manifest, Card(
+        purpose="Turns fetal brain ultrasound in canonical space into MR-like slices.",
+        warning="Synthetic: not for diagnosis.",
+        form=[
+            f"{form['channels']} channels, {form['size']} x {form['size']} pixels of {form['spacing_mm']:g} mm: "
+            f"{inputs}",
+            f"Intensity: {form['intensity']}. The exponent is {form.get('exponent', 1.0):g}.",
+            f"Output: {manifest['output']['meaning']}, in [-1, 1].",
+        ],
+        training=[
+            f"{training['cases']} volumes, {training['steps']} steps of {batch['simulated']} simulated "
+            f"and {batch.get('scanned', 0)} real slices, {batch.get('framed', 0)} simulated and {batch['real']} real "
+            f"frames, seed {training['seed']}, {training['date']}.",
+            *([f"The mean of these weights and of those with SHA-256 `{other}`."] if other else []),
+            f"Weights of the objective's terms: {weights}.",
+        ],
+    ))  # fmt: skip
 
 
 def traced(generator: Generator) -> bytes:
@@ -213,9 +196,9 @@ def traced(generator: Generator) -> bytes:
 
 
 def _kept(generator: Generator, folder: Path) -> tuple[bytes | None, Mapping[str, Any] | None]:
-    """The folder's model and its entry for a support map, where it holds these weights and does the same with them."""
+    """The folder's model and its entry for a reliability map, where it holds these very weights."""
     try:
-        content = (folder / model_folder.MODEL).read_bytes()
+        content = (folder / MODEL).read_bytes()
         if _precision(content) != torch.float16:
             return None, None
         loaded = torch.jit.load(io.BytesIO(content), "cpu").float().eval()

@@ -1,4 +1,4 @@
-"""The training loop: one function, from the configuration to the last checkpoint.
+"""The training of the synthesis.
 
     usmri train configs/default.toml
 
@@ -9,40 +9,31 @@ when it was stopped and resumed in between.
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from USMRISynthesisLib.errors import Cancelled, Failed
 from USMRISynthesisLib.synthesis.generator import Generator
-from USMRISynthesisLib.training.common import checkpoint as checkpoints
-from USMRISynthesisLib.training.common.config import TrainingConfig, configuration_from, read_configuration
-from USMRISynthesisLib.training.common.distributed import processes
-from USMRISynthesisLib.training.common.run import average, opened, prepared, stop_signals
-from USMRISynthesisLib.training.synthesis import baselines as peers
+from USMRISynthesisLib.training.common.checkpoint import RandomState
+from USMRISynthesisLib.training.common.networks import averaged_copy, update_ema
+from USMRISynthesisLib.training.common.session import Evaluation, Session, Training
+from USMRISynthesisLib.training.synthesis import baselines
 from USMRISynthesisLib.training.synthesis.augmentation import augment
-from USMRISynthesisLib.training.synthesis.backward import BackwardPath
 from USMRISynthesisLib.training.synthesis.collapse import CollapseWatch, accuracies
-from USMRISynthesisLib.training.synthesis.contrast import PatchContrast
+from USMRISynthesisLib.training.synthesis.config import TrainingConfig
 from USMRISynthesisLib.training.synthesis.data import Batch, Slices
-from USMRISynthesisLib.training.synthesis.discriminators import Discriminators
-from USMRISynthesisLib.training.synthesis.edgenet import EdgeNet
 from USMRISynthesisLib.training.synthesis.history import HistoryPool
-from USMRISynthesisLib.training.synthesis.monitoring import (
-    Log,
-    draw_pictures,
-    hold_out,
-    measure,
-    progress_line,
-    synthesised,
-)
+from USMRISynthesisLib.training.synthesis.monitoring import draw_pictures, hold_out, measure, synthesised
+from USMRISynthesisLib.training.synthesis.networks import BackwardPath, Discriminators, EdgeNet, PatchContrast
 from USMRISynthesisLib.training.synthesis.objective import (
+    BASELINE_TERMS,
+    PAIRED_TERMS,
+    TERMS,
+    UNPAIRED_TERMS,
+    ObjectiveConfig,
     Real,
     Synthesised,
     discriminator_terms,
@@ -53,214 +44,163 @@ from USMRISynthesisLib.training.synthesis.sources import WITHOUT_PAIRS, load_sou
 from USMRISynthesisLib.training.synthesis.warm_start import start_from
 
 Network = TypeVar("Network", bound=nn.Module)
+_DISCRIMINATORS = "d"  # their share of a batch
 
 
-def train(
-    config: str | Path | TrainingConfig,
-    *,
-    resume: bool = True,
-    minutes: float | None = None,
-    cancel: Callable[[], bool] | None = None,
-    report: Callable[[str], None] = print,
-) -> Path:
-    """Train as the configuration, or its TOML file, says; returns the path of the last checkpoint.
+class Fakes(NamedTuple):
+    """What the networks made in a step: of the ultrasound, of the MR where a baseline needs it, and beside what."""
 
-    Goes on from the output folder's checkpoint if there is one (`resume`); without `resume` it refuses to write
-    over it. `minutes` replaces the configuration's limit, counted over all sittings of the run. `cancel`,
-    asked at every step, Ctrl-C and SIGTERM save a checkpoint and raise Cancelled.
+    synthesised: Synthesised
+    from_mr: baselines.FromMR | None
+    real: Real
 
-    Raises Refused (configuration, data), Failed (the loss is no number any more), Cancelled.
-    """
-    if not isinstance(config, TrainingConfig):
-        config = read_configuration(config)
-    limit_s = 60 * (config.minutes if minutes is None else minutes)
-    output = Path(config.output)
-    together = processes()
-    if not together.is_first:
-        report = _silent
-    saved, state = opened(config, configuration_from, resume=resume)
-    together.wait()  # or a late one would find what the first has begun to write
 
-    # --- machine
-    device, half = prepared(
-        threads=config.threads, precision=config.precision, seed=config.seed, device=together.device
-    )
-    # On a CPU instance norm copies channels_last images, which costs what the convolutions gain.
-    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+class SynthesisTraining(Training[Batch]):
+    """Generator, way back and discriminators, and the slices that they learn from. Raises Refused (data, `initial`)."""
 
-    def placed(network: Network) -> Network:
-        return network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+    def __init__(self, session: Session[TrainingConfig]) -> None:
+        self.session, self.config = session, session.config
+        config, device = self.config, session.device
+        # On a CPU instance norm copies channels_last images, which costs what the convolutions gain.
+        self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.rng = np.random.default_rng(config.seed)
+        sources = load_sources(config.data)
+        self.slices = Slices(
+            sources.training, sources.seen, self.rng, batch=config.batch, changes=config.input,
+            generator=config.generator, mr=sources.mr, mr_weeks=config.data.mr_weeks, scans=sources.scans,
+            shrink=config.data.shrink,
+        )  # fmt: skip
+        self.held = hold_out(sources, config.evaluation_slices, config.generator, config.data.shrink)
+        self.cases = sources.names
+        if sources.scans and not (config.batch.simulated or config.batch.framed):
+            session.report(WITHOUT_PAIRS)
+        session.report(f"{sources}, {len(sources.seen or ())} real frames")
 
-    rng = np.random.default_rng(config.seed)
+        channels = config.generator.channels
+        self.generator = self._placed(Generator(config.generator))
+        if config.initial and session.state is None:
+            start_from(self.generator, config.initial)
+        self.averaged = averaged_copy(self.generator)
+        self.backward = self._placed(BackwardPath(channels, skips=config.backward_skips))
+        self.discriminators = self._placed(
+            Discriminators(channels[-1], config.discriminators.width, spectral=config.discriminators.spectral)
+        )
+        self.edge_net = EdgeNet().to(device)
+        self.contrast = self._placed(PatchContrast(channels)) if config.objective.nce else None
+        contrast = self.contrast.parameters() if self.contrast else ()
+        self.parameters = [*self.generator.parameters(), *self.backward.parameters(), *contrast]
+        rate, betas = config.optimiser.rate, config.optimiser.betas
+        self.optimiser = torch.optim.Adam(self.parameters, lr=rate, betas=betas)
+        self.discriminator_optimizer = torch.optim.Adam(self.discriminators.parameters(), lr=rate, betas=betas)
+        self.pools = {"mr": HistoryPool(config.history), "us": HistoryPool(config.history)}
+        self.parts = {
+            "generator": self.generator, "averaged": self.averaged, "backward": self.backward,
+            "discriminators": self.discriminators, "optimiser": self.optimiser, "judges": self.discriminator_optimizer,
+            "pool_mr": self.pools["mr"], "pool_us": self.pools["us"], "random": RandomState(self.rng),
+        }  # fmt: skip
+        if self.contrast:
+            self.parts["contrast"] = self.contrast
+        self.facts = {}
+        self.watch = CollapseWatch()
+        self.total_samples = config.batch.samples
+        self.part = session.together.part(self.total_samples)  # of the whole batch, this process's samples
 
-    # --- data
-    sources = load_sources(config.data)
-    slices = Slices(
-        sources.training, sources.seen, rng, batch=config.batch, changes=config.input, generator=config.generator,
-        mr=sources.mr, mr_weeks=config.data.mr_weeks, scans=sources.scans, shrink=config.data.shrink,
-    )  # fmt: skip
-    held = hold_out(sources, config.evaluation_slices, config.generator, config.data.shrink)
-    names = sources.names
-    if sources.scans and not (config.batch.simulated or config.batch.framed):
-        report(WITHOUT_PAIRS)
-    report(f"{sources}, {len(sources.seen or ())} real frames")
+    def batch(self, number: int) -> Batch:
+        return self.slices.draw()
 
-    # --- networks
-    channels = config.generator.channels
-    generator = placed(Generator(config.generator))
-    if config.initial and state is None:
-        start_from(generator, config.initial)
-    averaged = copy.deepcopy(generator).eval().requires_grad_(False)
-    backward = placed(BackwardPath(channels, skips=config.backward_skips))
-    discriminators = placed(
-        Discriminators(channels[-1], config.discriminators.width, spectral=config.discriminators.spectral)
-    )
-    edge_net = EdgeNet().to(device)
-    contrast = placed(PatchContrast(channels)) if config.objective.nce else None
-    networks = [*generator.parameters(), *backward.parameters(), *(contrast.parameters() if contrast else ())]
-    rate, betas = config.optimiser.rate, config.optimiser.betas
-    optimiser = torch.optim.Adam(networks, lr=rate, betas=betas)
-    judges = torch.optim.Adam(discriminators.parameters(), lr=rate, betas=betas)
-    pools = {"mr": HistoryPool(config.history), "us": HistoryPool(config.history)}
-    kept: dict[str, Any] = {
-        "generator": generator, "averaged": averaged, "backward": backward, "discriminators": discriminators,
-        "optimiser": optimiser, "judges": judges, "pool_mr": pools["mr"], "pool_us": pools["us"],
-    } | ({"contrast": contrast} if contrast else {})  # fmt: skip
+    def step(self, batch: Batch) -> None:
+        config, session, together = self.config, self.session, self.session.together
+        session.set_rate(config.optimiser.rate, self.optimiser, self.discriminator_optimizer)
+        objective = config.objective
+        if session.step % config.unpaired_every:
+            objective = objective.without_unpaired()
+        every = (_DISCRIMINATORS, *TERMS, *BASELINE_TERMS)
+        shares = together.shares(batch.has_truth, self.part, every, paired=PAIRED_TERMS, unpaired=UNPAIRED_TERMS)
+        fakes, terms = self._forward(Batch(*(values[self.part] for values in batch)), objective)
 
-    # --- where the run stands
-    step, elapsed_s, best = 0, 0.0, float("-inf")
-    latest: dict[str, float] = {}
-    if state is not None:
-        for name, part in kept.items():
-            part.load_state_dict(state[name])
-        checkpoints.restore_random_state(state["random"], rng)
-        step, elapsed_s, best = state["step"], state["elapsed_s"], state["best"]
-        latest = dict(state.get("latest", {}))
-        report(f"going on from step {step}")
-        if state["cases"] != names:
-            report("the training cases have changed since the checkpoint: the run will not repeat exactly")
+        total = weighted_sum(terms, objective, shares)
+        session.require_finite(together.mean(total), "optimiser.rate")
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        together.average_gradients(self.parameters)
+        self.optimiser.step()
+        update_ema(self.averaged, self.generator, min(config.ema, (1 + session.step) / (10 + session.step)))
+        d_terms = self._step_discriminators(fakes, objective, shares)
 
-    def save() -> None:
-        if not together.is_first:
-            return
-        content = {name: part.state_dict() for name, part in kept.items()}
-        facts = {"step": step, "elapsed_s": elapsed_s, "best": best, "latest": latest, "cases": names}
-        origin = {"config": config.to_json(), "random": checkpoints.random_state(rng)}
-        checkpoints.save(saved, content | facts | origin)
+        if shares is not None:
+            terms = {name: together.mean(shares[name] * value.float()) for name, value in terms.items()}
+            d_terms = {name: together.mean(shares[_DISCRIMINATORS] * v.float()) for name, v in d_terms.items()}
+        session.latest |= _numbers(terms) | {f"d_{name}": value for name, value in _numbers(d_terms).items()}
 
-    if together.is_first:
-        log, evaluations = Log(output / "log.csv", step), Log(output / "evaluation.csv", step)
+    def _forward(self, batch: Batch, objective: ObjectiveConfig) -> tuple[Fakes, dict[str, Tensor]]:
+        """What the networks make of a batch, and the terms of their own step."""
+        device = self.session.device
+        x = batch.x.to(device, memory_format=self.layout)
+        real = Real(*(part.to(device) for part in (batch.us, batch.mr, batch.truth, batch.has_truth)))
+        with self.session.autocast():
+            y, us, mr = self.generator.forward_training(x)
+            made = Synthesised(y, us.float(), mr.float(), None, None)
+            if objective.needs_backward_path:
+                y_back, us_back = self.backward(mr)
+                made = made._replace(y_back=y_back, us_back=us_back.float())
+            self.discriminators.requires_grad_(False)
+            terms = generator_terms(made, real, self.discriminators, self.edge_net, objective, self._augmented)
+            other = None
+            if objective.has_baseline_terms:
+                other = baselines.from_mr(self.generator, self.backward, real.mr, x, objective)
+                terms |= baselines.generator_terms(
+                    made, other, real.mr, x, self.generator, self.discriminators, self.contrast, objective,
+                    self._augmented,
+                )  # fmt: skip
+            self.discriminators.requires_grad_(True)
+        return Fakes(made, other, real), terms
 
-    watch = CollapseWatch()
-
-    # --- the whole batch, and this process's part of it
-    total_samples = config.batch.samples
-    part = together.part(total_samples)
-
-    def changed(images: Tensor) -> Tensor:
-        return augment(images, config.augmentation, total_samples, part)
-
-    def remembered(name: str, fakes: Tensor) -> Tensor:
-        return pools[name].exchange(together.gathered(fakes, total_samples))[part]
-
-    # --- the loop
-    with stop_signals() as stopped:
-        began, logged = time.perf_counter() - elapsed_s, (step, elapsed_s)
-        while step < config.steps and not (limit_s and elapsed_s >= limit_s):
-            share = max(step / config.steps, elapsed_s / limit_s if limit_s else 0.0)
-            rate_now = rate * min(1.0, 2 * (1 - share))
-            for group in (*optimiser.param_groups, *judges.param_groups):
-                group["lr"] = rate_now
-
-            objective = config.objective
-            if step % config.unpaired_every:
-                objective = objective.without_unpaired()
-            whole = slices.draw()
-            shares = together.shares(whole.has_truth, part)
-            batch = Batch(*(values[part] for values in whole))
-            x = batch.x.to(device, memory_format=layout)
-            real = Real(*(part.to(device) for part in (batch.us, batch.mr, batch.truth, batch.has_truth)))
-
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                y, us, mr = generator.forward_training(x)
-                made = Synthesised(y, us.float(), mr.float(), None, None)
-                if objective.needs_backward_path:
-                    y_back, us_back = backward(mr)
-                    made = made._replace(y_back=y_back, us_back=us_back.float())
-                discriminators.requires_grad_(False)
-                terms = generator_terms(made, real, discriminators, edge_net, objective, changed)
-                if objective.has_peer_terms:
-                    other = peers.make(generator, backward, real.mr, x, objective)
-                    terms |= peers.generator_terms(
-                        made, other, real.mr, x, generator, discriminators, contrast, objective, changed
-                    )
-                discriminators.requires_grad_(True)
-            total = weighted_sum(terms, objective, shares)
-            if not bool(torch.isfinite(together.mean(total))):
-                raise Failed("diverged", f"The loss is no number at step {step}.", "Lower optimiser.rate.")
-            optimiser.zero_grad(set_to_none=True)
-            total.backward()
-            together.average_gradients(networks)
-            optimiser.step()
-            average(averaged, generator, min(config.ema, (1 + step) / (10 + step)))
-
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                judged = discriminator_terms(made, real, discriminators, edge_net, objective, changed, remembered)
-                if objective.has_peer_terms:
-                    judged |= peers.discriminator_terms(other, real, discriminators, objective, changed, remembered)
-            if judged:
-                judges.zero_grad(set_to_none=True)
-                lost = torch.stack([value.float() for value in judged.values()]).sum()
-                (lost if shares is None else lost * shares["d"]).backward()
-                together.average_gradients(discriminators.parameters())
-                judges.step()
-
-            if shares is not None:
-                terms = {name: together.mean(shares[name] * value.float()) for name, value in terms.items()}
-                judged = {name: together.mean(shares["d"] * value.float()) for name, value in judged.items()}
-            latest |= _numbers(terms) | {f"d_{name}": value for name, value in _numbers(judged).items()}
-            step += 1
-            elapsed_s, halted = together.agreed(
-                (time.perf_counter() - began, stopped() or (cancel is not None and cancel()))
+    def _step_discriminators(
+        self, fakes: Fakes, objective: ObjectiveConfig, shares: Mapping[str, float] | None
+    ) -> dict[str, Tensor]:
+        """Their step on the same fakes; their terms."""
+        made, other, real = fakes
+        with self.session.autocast():
+            terms = discriminator_terms(
+                made, real, self.discriminators, self.edge_net, objective, self._augmented, self._from_history
             )
-            ending = step == config.steps or bool(limit_s and elapsed_s >= limit_s)
-            if together.is_first and (step % config.log_every == 0 or ending):
-                log.write({"step": step, "elapsed_s": elapsed_s, "rate": rate_now} | latest)
-                seconds = (elapsed_s - logged[1]) / (step - logged[0])
-                logged = (step, elapsed_s)
-                left_s = (config.steps - step) * seconds
-                left_s = min(left_s, limit_s - elapsed_s) if limit_s else left_s
-                report(progress_line(step, config.steps, seconds, max(left_s, 0.0), latest))
-            if together.is_first and (step % config.evaluate_every == 0 or ending):
-                predicted = synthesised(averaged, held.x, device)
-                shown = predicted[:0] if held.frames is None else synthesised(averaged, held.frames, device)
-                figures = measure(predicted, held)
-                unseen = predicted if len(predicted) else shown
-                told = accuracies(discriminators, edge_net, held.mr, unseen, config.objective)
-                for line in watch.warnings(told):
-                    report(line)
-                evaluations.write({"step": step, **figures, **told})
-                text = ", ".join(f"{name} {value:.3f}" for name, value in (figures | told).items())
-                report(f"held out{' (simulated)' if figures else ''}: {text or 'pictures only'}")
-                draw_pictures(output / f"step-{step:06d}.png", predicted, shown, held)
-                if figures.get("residual_ncc", float("-inf")) > best:
-                    best = figures["residual_ncc"]
-                    facts = {"step": step, "config": config.to_json(), "cases": names, "figures": figures}
-                    checkpoints.save(output / checkpoints.BEST, {"averaged": averaged.state_dict(), **facts})
-            if step % config.checkpoint_every == 0 or ending:
-                save()
-            if not ending and halted:
-                save()
-                raise Cancelled(
-                    "cancelled",
-                    f"Training stopped at step {step}; a checkpoint was saved.",
-                    "Run the same command to go on.",
+            if other is not None:
+                terms |= baselines.discriminator_terms(
+                    other, real, self.discriminators, objective, self._augmented, self._from_history
                 )
-    return saved
+        if terms:
+            self.discriminator_optimizer.zero_grad(set_to_none=True)
+            lost = torch.stack([value.float() for value in terms.values()]).sum()
+            (lost if shares is None else lost * shares[_DISCRIMINATORS]).backward()
+            self.session.together.average_gradients(self.discriminators.parameters())
+            self.discriminator_optimizer.step()
+        return terms
 
+    def evaluation_is_due(self) -> bool:
+        return self.session.step % self.config.evaluate_every == 0
 
-def _silent(text: str) -> None:
-    """What processes other than the first report."""
+    def evaluate(self) -> Evaluation:
+        session, held = self.session, self.held
+        predicted = synthesised(self.averaged, held.x, session.device)
+        shown = predicted[:0] if held.frames is None else synthesised(self.averaged, held.frames, session.device)
+        figures = measure(predicted, held)
+        unseen = predicted if len(predicted) else shown
+        found = accuracies(self.discriminators, self.edge_net, held.mr, unseen, self.config.objective)
+        for line in self.watch.warnings(found):
+            session.report(line)
+        draw_pictures(session.output / f"step-{session.step:06d}.png", predicted, shown, held)
+        title = "held out (simulated)" if figures else "held out"
+        return Evaluation(figures, figures.get("residual_ncc", float("-inf")), title, beside=found)
+
+    def _placed(self, network: Network) -> Network:
+        return network.to(self.session.device).to(memory_format=self.layout)  # type: ignore[call-overload]
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        return augment(images, self.config.augmentation, self.total_samples, self.part)
+
+    def _from_history(self, name: str, fakes: Tensor) -> Tensor:
+        whole = self.session.together.gathered(fakes, self.total_samples)
+        return self.pools[name].exchange(whole)[self.part]
 
 
 def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:

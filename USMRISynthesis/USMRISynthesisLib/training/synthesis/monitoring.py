@@ -1,9 +1,8 @@
-"""What a run shows of itself: the log, progress lines, measures on held-out cases, and pictures."""
+"""What a run of the synthesis shows of itself: measures on held-out cases, and pictures."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ class HeldOut:
 
     x (n, C, H, W), truth (n, 1, H, W); mean (n, 1, H, W): the training cases' mean MR at each slice's
     position; frames (m, C, H, W) or None; centre: the channel that is the slice itself. mr (l, 1, H, W): real MR that
-    is not trained on, to ask the discriminators about.
+    is not trained on, to measure the discriminators on.
     """
 
     x: Tensor
@@ -62,11 +61,11 @@ def _with_truth(
     validation: Sequence[Case], training: Sequence[Case], count: int, config: GeneratorConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x, truth and mean of a `HeldOut`."""
-    each = max(1, round(count / len(validation)))
+    slices_of_a_case = max(1, round(count / len(validation)))
     cases = [validation[n] for n in np.unique(np.linspace(0, len(validation) - 1, count).round().astype(int))]
     xs, truths, means = [], [], []
     for case in cases:
-        for k in _within_head(case.heads[0], each):
+        for k in _within_head(case.heads[0], slices_of_a_case):
             x, truth = centred_input(case, k, config)
             mean = np.mean([c.t2[k].astype(np.float32) for c in training[:TRAINING_CASES_IN_MEAN]], axis=0)
             xs.append(x)
@@ -146,35 +145,3 @@ def draw_pictures(path: Path, predicted: Tensor, shown: Tensor, held: HeldOut) -
             values = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).flip(0).numpy()
             sheet[r * height : (r + 1) * height, c * width : (c + 1) * width] = values
     Image.fromarray(sheet).save(path)
-
-
-class Log:
-    """A CSV file with one row a line; on resume the rows after the checkpoint's step are dropped."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.reader(file) if row]
-            kept = rows[:1] + [row for row in rows[1:] if int(row[0]) <= step]
-            if step == 0:
-                kept = []
-            with path.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(kept)
-
-    def write(self, row: Mapping[str, float | int]) -> None:
-        """Append a row whose first key is "step"; the first row ever writes the header."""
-        new = not self.path.is_file() or self.path.stat().st_size == 0
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(row)
-            writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in row.values())
-
-
-def progress_line(step: int, steps: int, seconds_a_step: float, left_s: float, terms: Mapping[str, float]) -> str:
-    """For example: step 1200/20000, 0.21 s a step, 1 h 05 min left: lat 0.120, supervised 0.083."""
-    minutes = round(left_s / 60)
-    left = f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
-    values = ", ".join(f"{name} {value:.3f}" for name, value in terms.items())
-    return f"step {step}/{steps}, {seconds_a_step:.3f} s a step, {left} left: {values}"

@@ -8,7 +8,7 @@
     bi    Adv(D_bi; y, y_b)                   (8)   bi-directional latent consistency
     supervised, edge                          ours: L1 on simulated pairs and on their differences
     floor                                     ours: no black spots within the brain of real frames
-    auto, cycle, reverse, nce                 the methods compared with: peers.py
+    auto, cycle, reverse, nce                 the methods compared with: baselines.py
 
     Adv(D; r, f) = E log D(r) + E log(1 - D(f)): the discriminator maximises it, the networks minimise it.
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 ADVERSARIAL_TERMS = ("app", "stru", "back", "bi")
 TERMS = ("lat", "app", "stru", "proj", "back", "bi", "supervised", "edge", "floor")
-PEER_TERMS = ("auto", "cycle", "reverse", "nce")
+BASELINE_TERMS = ("auto", "cycle", "reverse", "nce")
 FLOOR = -0.3  # in [-1, 1]; the darkest tissue of the T2 averages lies above it
 ADVERSARIAL_KINDS = ("lsgan", "log")
 PAIRED_TERMS, UNPAIRED_TERMS = ("supervised", "edge"), ("floor",)  # means over samples with, and without, truth
@@ -39,8 +39,8 @@ class ObjectiveConfig:
     """The weight of each term (0 = off) and how the adversarial ones are measured; by default the paper's.
 
     adversarial: "lsgan" (least squares) or "log" (the paper's, on logits, non-saturating generator side).
-    stop_gradient_latent: in the generator step A is not asked to make its latent y look like y_b; only D is
-    asked to make y_b look like y.
+    stop_gradient_latent: in the generator step A is not trained to make its latent y look like y_b; only D is
+    trained to make y_b look like y.
     """
 
     lat: float = 10.0
@@ -60,7 +60,7 @@ class ObjectiveConfig:
     stop_gradient_latent: bool = True
 
     def __post_init__(self) -> None:
-        for name in (*TERMS, *PEER_TERMS):
+        for name in (*TERMS, *BASELINE_TERMS):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if self.adversarial not in ADVERSARIAL_KINDS:
@@ -78,8 +78,8 @@ class ObjectiveConfig:
         return any(self.weight(term) > 0 for term in ("proj", "back", "bi"))
 
     @property
-    def has_peer_terms(self) -> bool:
-        return any(self.weight(term) > 0 for term in PEER_TERMS)
+    def has_baseline_terms(self) -> bool:
+        return any(self.weight(term) > 0 for term in BASELINE_TERMS)
 
 
 class Synthesised(NamedTuple):
@@ -123,7 +123,7 @@ def adversarial_real_side(real_logits: Tensor, kind: str) -> Tensor:
 
 
 def adversarial_discriminator(real_logits: Tensor, fake_logits: Tensor, kind: str) -> Tensor:
-    """The discriminator's side: small when it tells the two apart; 0.25 (lsgan) or log 2 (log) when it
+    """The discriminator's side: small when it separates the two; 0.25 (lsgan) or log 2 (log) when it
     guesses.
     """
     if kind == "lsgan":
@@ -220,21 +220,21 @@ def discriminator_terms(
     """
     terms: dict[str, Tensor] = {}
 
-    def told_apart(term: str, genuine: Tensor, fake: Tensor) -> Tensor:
-        judge = discriminators[term]
-        return adversarial_discriminator(judge(genuine), judge(fake), config.adversarial)
+    def separated(term: str, genuine: Tensor, fake: Tensor) -> Tensor:
+        discriminator = discriminators[term]
+        return adversarial_discriminator(discriminator(genuine), discriminator(fake), config.adversarial)
 
     if config.app or config.stru:
         fake_mr = remember("mr", made.mr.detach())
         if config.app:
-            terms["app"] = told_apart("app", augment(real.mr), augment(fake_mr))
+            terms["app"] = separated("app", augment(real.mr), augment(fake_mr))
         if config.stru:
-            terms["stru"] = told_apart("stru", augment(edge_net(real.mr)), augment(edge_net(fake_mr)))
+            terms["stru"] = separated("stru", augment(edge_net(real.mr)), augment(edge_net(fake_mr)))
     if config.back:
         fake_us = remember("us", _present(made.us_back).detach())
-        terms["back"] = told_apart("back", augment(real.us), augment(fake_us))
+        terms["back"] = separated("back", augment(real.us), augment(fake_us))
     if config.bi:
-        terms["bi"] = told_apart("bi", made.y.detach(), _present(made.y_back).detach())
+        terms["bi"] = separated("bi", made.y.detach(), _present(made.y_back).detach())
     return terms
 
 

@@ -18,21 +18,21 @@ from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.models import store
 from USMRISynthesisLib.models.manifest import REMEDY, Manifest
 from USMRISynthesisLib.synthesis.generator import Generator
-from USMRISynthesisLib.training.common import model_folder, torchscript
-from USMRISynthesisLib.training.common.config import configuration_from
-from USMRISynthesisLib.training.reliability.export import FILE, described_card, retraced
+from USMRISynthesisLib.training.common import export, torchscript
+from USMRISynthesisLib.training.reliability.export import FILE, described_card, reexported
+from USMRISynthesisLib.training.synthesis.config import TrainingConfig
 from USMRISynthesisLib.training.synthesis.export import card, traced
 from USMRISynthesisLib.training.synthesis.warm_start import start_from
 
 
-def retrace(
+def reexport(
     source: str | Path,
     folder: str | Path,
     *,
     figures: Mapping[str, str] | None = None,
     support_figures: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write the model in `source`, with its support map, to `folder`, which may be the same; returns the folder.
+    """Write the model in `source`, with its reliability map, to `folder`, which may be the same; returns the folder.
 
     Name, version and training stay, and so do figures where none are given. Networks of another task than synthesis
     stay as they are but for what names the files of the machine that exported them. Raises Refused (figures for another
@@ -47,31 +47,31 @@ def retrace(
             "Leave --figures, or export its checkpoint.",
         )
     support = store.reliability_bytes(source, manifest)
-    files = {model_folder.MODEL: _again(manifest, content, source / manifest.file)}
-    said: dict[str, Any] = json.loads(_text(source / model_folder.MANIFEST)) | {"file": model_folder.MODEL}
-    hashes = {manifest.sha256: _hash(files[model_folder.MODEL])}
-    said["sha256"] = hashes[manifest.sha256]
+    files = {export.MODEL: _again(manifest, content, source / manifest.file)}
+    written: dict[str, Any] = json.loads(_text(source / export.MANIFEST)) | {"file": export.MODEL}
+    hashes = {manifest.sha256: _hash(files[export.MODEL])}
+    written["sha256"] = hashes[manifest.sha256]
     if support is not None:
-        files[FILE] = retraced(support)
-        hashes[said["support"]["sha256"]] = _hash(files[FILE])
-        said["support"] = {**said["support"], "file": FILE, "sha256": hashes[said["support"]["sha256"]]}
-    text = _text(source / model_folder.CARD)
+        files[FILE] = reexported(support)
+        hashes[written["support"]["sha256"]] = _hash(files[FILE])
+        written["support"] = {**written["support"], "file": FILE, "sha256": hashes[written["support"]["sha256"]]}
+    text = _text(source / export.CARD)
     for before, after in hashes.items():
         text = text.replace(before, after)
     if figures:
-        said["figures"] = {"measured_on": manifest.figures["measured_on"], **figures}
-        text = card(said)
+        written["figures"] = {"measured_on": manifest.figures["measured_on"], **figures}
+        text = card(written)
         if support is not None:
-            said["support"]["figures"] = dict(support_figures or said["support"]["figures"])
-            text = described_card(text, said["support"])
-    return model_folder.write(folder, files, said, text)
+            written["support"]["figures"] = dict(support_figures or written["support"]["figures"])
+            text = described_card(text, written["support"])
+    return export.write(folder, files, written, text)
 
 
 def _again(manifest: Manifest, content: bytes, file: Path) -> bytes:
     if manifest.task != "synthesis":
         return torchscript.without_sources(content)
     try:
-        generator = Generator(configuration_from(manifest.training["config"]).generator)
+        generator = Generator(TrainingConfig.from_json(manifest.training["config"]).generator)
     except (KeyError, TypeError) as error:
         raise Failed(
             "model",

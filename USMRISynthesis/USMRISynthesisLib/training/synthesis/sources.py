@@ -7,7 +7,7 @@ from pathlib import Path
 
 from USMRISynthesisLib.datasets.cases import Case, Frames, load_cases, load_frames
 from USMRISynthesisLib.datasets.scans import MRVolume, Scan, held_back, load_mr, load_scans
-from USMRISynthesisLib.training.common.config import DataConfig
+from USMRISynthesisLib.training.synthesis.config import DataConfig
 
 WITHOUT_PAIRS = (
     "Warning: there are no simulated pairs (data.folder). Unpaired training alone learns what MR looks like and "

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.models import store
+from USMRISynthesisLib.models.store import find_model
 from USMRISynthesisLib.synthesis.generator import Generator
-from USMRISynthesisLib.training.common import checkpoint as checkpoints
-from USMRISynthesisLib.training.common.model_folder import MODEL
+from USMRISynthesisLib.training.common import checkpoint
+from USMRISynthesisLib.training.common.export import MODEL
 
 
 def start_from(generator: Generator, path: str) -> None:
@@ -23,9 +23,9 @@ def start_from(generator: Generator, path: str) -> None:
     """
     try:
         if not Path(path).is_file():
-            path = str(store.find_model(path) / MODEL)
+            path = str(find_model(path) / MODEL)
         exported = Path(path).name == MODEL
-        state = torch.jit.load(path, "cpu").state_dict() if exported else checkpoints.load(path)["averaged"]
+        state = torch.jit.load(path, "cpu").state_dict() if exported else checkpoint.load(path)["averaged"]
         constants = dict(generator.named_buffers()).keys() - generator.state_dict().keys()  # a trace keeps them
         state = {k: _widened(v, generator.state_dict().get(k)) for k, v in state.items() if k not in constants}
         missing = generator.load_state_dict(state, strict=False)
