@@ -12,7 +12,9 @@ TORCH_ARGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 TORCH := $(shell grep '^torch==' requirements.txt)
 DATA ?= $(if $(USMRI_DATA),$(USMRI_DATA),../shared/data)
 
-.PHONY: demo test test-slicer lint results simulate simulate-support train train-alignment samples clean
+.PHONY: demo test test-slicer lint results samples clean \
+  simulate simulate-synthesis simulate-alignment simulate-reliability \
+  train train-synthesis train-alignment train-outline train-spacing train-reliability train-paper
 
 demo: .venv/.runtime
 	$(BIN)/python -m USMRISynthesisLib.cli.demo build/demo
@@ -36,27 +38,41 @@ lint: .venv/.test
 results: .venv/.runtime
 	$(BIN)/python -m USMRISynthesisLib.evaluation.results_page docs/results docs/results.md README.md
 
-simulate: .venv/.test
-	$(BIN)/usmri simulate configs/simulation.json data/sim --data $(DATA)
-	$(BIN)/usmri simulate configs/more-heads.json data/more --data $(DATA)
-	$(BIN)/usmri simulate configs/third-heads.json data/third --data $(DATA)
+# The bundled models' trainings, each from nothing. docs/training.md has their order, their times and what they make.
+SIMULATE = $(BIN)/usmri simulate configs/$(1).json data/$(2) --data $(DATA)
 
-simulate-support: .venv/.test
-	$(BIN)/usmri simulate configs/support-heads.json data/support --data $(DATA)
-	$(BIN)/usmri simulate configs/support-anomalies.json data/support-more --data $(DATA)
-	$(BIN)/usmri simulate configs/support-failures.json data/support-failures --data $(DATA)
-	$(BIN)/usmri simulate configs/support-weeks.json data/support-weeks --data $(DATA)
-	$(BIN)/usmri simulate configs/support-hazy.json data/support-hazy --data $(DATA)
-	$(BIN)/usmri simulate configs/support-wider.json data/support-wider --data $(DATA)
+simulate: simulate-synthesis simulate-alignment simulate-reliability
 
-train: .venv/.test
-	mkdir -p runs/start && git show e9c7f32:model_weights/default/model.pt > runs/start/model.pt
+simulate-synthesis: .venv/.test
+	$(call SIMULATE,simulation,sim)
+	$(call SIMULATE,more-heads,more)
+	$(call SIMULATE,third-heads,third)
+
+simulate-alignment: .venv/.test
+	$(call SIMULATE,alignment-heads,alignment)
+
+simulate-reliability: .venv/.test
+	$(call SIMULATE,support-heads,support)
+	$(call SIMULATE,support-anomalies,support-more)
+	$(call SIMULATE,support-failures,support-failures)
+	$(call SIMULATE,support-weeks,support-weeks)
+	$(call SIMULATE,support-hazy,support-hazy)
+	$(call SIMULATE,support-wider,support-wider)
+
+train: train-synthesis train-alignment train-outline train-spacing train-reliability
+
+train-synthesis: .venv/.test
+	$(BIN)/usmri train configs/joint.toml
 	$(BIN)/usmri train configs/default.toml
 
-train-alignment: .venv/.test
-	$(BIN)/usmri simulate configs/alignment-heads.json data/alignment --data $(DATA)
-	mkdir -p runs/start && git show 74d0e89:model_weights/alignment/model.pt > runs/start/alignment.pt
-	$(BIN)/usmri train configs/alignment.toml
+train-alignment train-spacing train-paper: train-%: .venv/.test
+	$(BIN)/usmri train configs/$*.toml
+
+train-outline: .venv/.test
+	$(BIN)/usmri train configs/frames.toml
+
+train-reliability: .venv/.test
+	$(BIN)/usmri train configs/support.toml
 
 samples: .venv/.test
 	$(BIN)/python -m USMRISynthesisLib.simulation.samples Resources/SampleData --data $(DATA)
