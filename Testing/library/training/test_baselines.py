@@ -45,7 +45,7 @@ def test_each_term_alone_trains_its_own_networks(term):
     contrast = PatchContrast(config.channels)
     x, mr = torch.rand(2, 4, 32, 32) * 2 - 1, torch.rand(2, 1, 32, 32) * 2 - 1
     objective = ObjectiveConfig(**{**NONE_ON, term: 1.0})
-    assert objective.has_peer_terms and not objective.without_unpaired().has_peer_terms
+    assert objective.has_baseline_terms and not objective.without_unpaired().has_baseline_terms
     made = Synthesised(*generator.forward_training(x), None, None)
     other = baselines.from_mr(generator, backward, mr, x, objective)
     terms = baselines.generator_terms(made, other, mr, x, generator, discriminators, contrast, objective)
@@ -92,7 +92,7 @@ def test_the_contrast_tells_places_apart_only_where_they_differ():
 PEERS_ON = "[objective]\nauto = 1\ncycle = 1\nreverse = 1\nnce = 1\n"
 
 
-def test_a_run_with_the_peers_terms_goes_on_exactly_where_it_was_stopped(tmp_path):
+def test_a_run_with_the_baselines_terms_goes_on_exactly_where_it_was_stopped(tmp_path):
     (tmp_path / "data").mkdir()
     data = make_data(tmp_path / "data")
     whole = configure(tmp_path, data, steps=6, output="whole")

@@ -40,7 +40,7 @@ real = 1
 [methods.paper]
 title = "the paper's"
 [methods.cut]
-title = "a peer"
+title = "a baseline"
 generator = {{ attention = false }}
 objective = {{ lat = 0.0, proj = 0.0, back = 0.0, bi = 0.0, stru = 0.0, nce = 1.0 }}
 """
@@ -60,7 +60,7 @@ def quiet(text: str) -> None:
     pass
 
 
-def test_the_study_in_the_repository_names_the_papers_table_its_ablations_and_the_peers():
+def test_the_study_in_the_repository_names_the_papers_table_its_ablations_and_the_baselines():
     study = studies.read_study(Path(__file__).parents[3] / "configs" / "study.toml")
     names = {method.name for method in study.methods}
     assert {
@@ -77,7 +77,7 @@ def test_the_study_in_the_repository_names_the_papers_table_its_ablations_and_th
         "pairs",
     } <= names
     assert len({(m.config.steps, m.config.batch, m.config.data) for m in study.methods}) == 1  # the same budget
-    assert all("ours" in m.title or "paper" in m.title or "peer" in m.title or "same" in m.title for m in study.methods)
+    assert all(any(word in m.title for word in ("ours", "paper", "baseline", "same")) for m in study.methods)
 
 
 def test_a_method_changes_what_it_names_and_nothing_else(tmp_path):
@@ -93,7 +93,7 @@ def test_a_method_changes_what_it_names_and_nothing_else(tmp_path):
     ("change", "message"),
     [
         (("seeds = [0, 1]", "seed = 3"), "seed is not known"),
-        (('title = "a peer"', ""), "methods.cut.title is missing"),
+        (('title = "a baseline"', ""), "methods.cut.title is missing"),
         (("nce = 1.0", "ncee = 1.0"), "Method cut: .*objective.ncee is not known"),
         (("[base.batch]", "[base.bach]"), "Method paper: .*bach is not known"),
     ],
@@ -182,7 +182,7 @@ def test_table_and_picture_hold_every_method(tmp_path, monkeypatch):
     names = ["mean", "paper-0", "paper-1", "cut-0", "cut-1"]
     text = study_table.markdown(study, dict.fromkeys(names, row), {"date": "today"})
     assert all(f"| {name} |" in text for name in names)
-    assert "0.500 [0.400, 0.600]" in text and "a peer" in text and "- date: today" in text
+    assert "0.500 [0.400, 0.600]" in text and "a baseline" in text and "- date: today" in text
 
 
 def test_the_picture_shows_the_same_inputs_through_every_method(tmp_path):

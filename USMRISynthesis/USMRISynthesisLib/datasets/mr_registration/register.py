@@ -11,8 +11,7 @@ A fetus lies in a scanner in any direction, and the networks that find a head kn
 Each template is compared twice: within the brain, for volumes of which nothing else was kept, and within the skull,
 where the fluid around the brain shows where it is, but hardly which way round: directions are compared by the brain
 alone as well. The score is the correlation with the template, and the lead how much worse the best quite different
-direction is. Neither is a probability: their limits were set between right and wrong fits
-(docs/training-your-own.md).
+direction is. Neither is a probability: their limits were set between right and wrong fits.
 T2 only; a T1 brain has the same outline and may pass by that.
 """
 

@@ -19,9 +19,10 @@ from USMRISynthesisLib.alignment.volume.network import Prediction
 from USMRISynthesisLib.datasets.heads import Head, load_heads
 from USMRISynthesisLib.training.alignment.config import AlignmentConfig
 from USMRISynthesisLib.training.alignment.export import build_networks, start_from
-from USMRISynthesisLib.training.alignment.losses import losses, weighted
+from USMRISynthesisLib.training.alignment.losses import losses
 from USMRISynthesisLib.training.alignment.monitoring import evaluate
 from USMRISynthesisLib.training.alignment.samples import Batch, draw
+from USMRISynthesisLib.training.common.losses import weighted
 from USMRISynthesisLib.training.common.networks import TrainedNetworks
 from USMRISynthesisLib.training.common.session import Evaluation, Session, Training, running_mean
 

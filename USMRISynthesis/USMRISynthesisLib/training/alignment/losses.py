@@ -22,6 +22,7 @@ from USMRISynthesisLib.alignment.volume.network import (
     Z,
 )
 from USMRISynthesisLib.training.alignment.samples import Batch
+from USMRISynthesisLib.training.common.losses import masked_mean
 
 _DISTANCE_REACH = 0.35  # half-sides: beyond, the distance saturates in the data
 
@@ -51,24 +52,16 @@ def losses(stage: str, predicted: Prediction, true: Batch) -> dict[str, Tensor]:
     spread = length * torch.exp(-log_sigma) + len(axes) * log_sigma
     terms = {
         "head": F.binary_cross_entropy_with_logits(fields[:, HEAD], true.head),
-        "coordinates": _mean((error.abs().sum(dim=1) * share).sum(dim=(1, 2, 3)), true.posed),
-        "spread": _mean((spread * share).sum(dim=(1, 2, 3)), true.posed),
+        "coordinates": masked_mean((error.abs().sum(dim=1) * share).sum(dim=(1, 2, 3)), true.posed),
+        "spread": masked_mean((spread * share).sum(dim=(1, 2, 3)), true.posed),
         "upright": F.binary_cross_entropy_with_logits(fields[:, UPRIGHT].mean(dim=(1, 2, 3)), true.upright),
     }
     if true.brain.ndim > 2:
         maps = predicted.maps.float()
         terms["masks"] = _mask(maps[:, HEAD_FINE], true.head_fine) + _mask(maps[:, BRAIN], true.brain)
-        terms["skull"] = _mean(_skull(maps[:, SKULL], true.distance), true.headed)
+        terms["skull"] = masked_mean(_skull(maps[:, SKULL], true.distance), true.headed)
         terms["eyes"] = _eyes(maps[:, EYE_LEFT : EYE_RIGHT + 1], true.eyes, true.posed)
     return terms
-
-
-def weighted(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
-    return torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
-
-
-def _mean(values: Tensor, wanted: Tensor) -> Tensor:
-    return (values * wanted).sum() / wanted.sum().clamp_min(1.0)
 
 
 def _mask(logits: Tensor, truth: Tensor) -> Tensor:
@@ -94,4 +87,4 @@ def _eyes(logits: Tensor, truth: Tensor, wanted: Tensor) -> Tensor:
     where = -(aim * F.log_softmax(flat, dim=2)).sum(dim=2)
     whether = F.binary_cross_entropy_with_logits(flat.amax(dim=2), present, reduction="none")
     counted = wanted[:, None].expand_as(present)
-    return _mean(where, counted * present) + _mean(whether, counted)
+    return masked_mean(where, counted * present) + masked_mean(whether, counted)

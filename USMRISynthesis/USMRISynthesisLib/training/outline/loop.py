@@ -22,10 +22,11 @@ from USMRISynthesisLib.alignment.frame.network import FaceNetwork, FrameNetwork
 from USMRISynthesisLib.datasets.frames import real_pictures, simulated_pictures
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.training.common.checkpoint import TorchRandomState
+from USMRISynthesisLib.training.common.losses import weighted
 from USMRISynthesisLib.training.common.networks import TrainedNetworks
 from USMRISynthesisLib.training.common.session import Evaluation, Session, Training, running_mean
 from USMRISynthesisLib.training.outline.config import OutlineConfig
-from USMRISynthesisLib.training.outline.losses import losses, weighted
+from USMRISynthesisLib.training.outline.losses import losses
 from USMRISynthesisLib.training.outline.monitoring import evaluate
 from USMRISynthesisLib.training.outline.samples import FrameBatch, draw, draw_faces
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from USMRISynthesisLib.alignment.frame.network import COS, DISTANCE, HEAD, HEADED, LOG_SIGMA, SIN
 from USMRISynthesisLib.alignment.frame.outline import REACH
+from USMRISynthesisLib.training.common.losses import masked_mean
 from USMRISynthesisLib.training.outline.samples import FrameBatch
 
 
@@ -42,17 +43,9 @@ def losses(fields: Tensor, true: FrameBatch) -> dict[str, Tensor]:
         "head": _mask(fields[:, HEAD], true.head, outlined),
         "distance": (error * near).sum(),
         "spread": ((error.detach() * torch.exp(-log_sigma) + log_sigma) * near).sum(),
-        "midline": _mean(((midline - true.midline) ** 2).sum(dim=1), true.there),
-        "headed": _mean(headed, true.clear),
+        "midline": masked_mean(((midline - true.midline) ** 2).sum(dim=1), true.there),
+        "headed": masked_mean(headed, true.clear),
     }
-
-
-def weighted(terms: dict[str, Tensor], weights: OutlineLossWeights) -> Tensor:
-    return torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
-
-
-def _mean(values: Tensor, wanted: Tensor) -> Tensor:
-    return (values * wanted).sum() / wanted.sum().clamp_min(1.0)
 
 
 def _mask(logits: Tensor, truth: Tensor, wanted: Tensor) -> Tensor:
@@ -61,4 +54,4 @@ def _mask(logits: Tensor, truth: Tensor, wanted: Tensor) -> Tensor:
     axes = (1, 2)
     dice = (2 * (share * truth).sum(dim=axes) + 1) / (share.sum(dim=axes) + truth.sum(dim=axes) + 1)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=axes)
-    return _mean(entropy + 1 - dice, wanted)
+    return masked_mean(entropy + 1 - dice, wanted)

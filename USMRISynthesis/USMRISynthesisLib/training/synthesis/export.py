@@ -18,8 +18,8 @@ from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
 from USMRISynthesisLib.models.manifest import read_manifest
 from USMRISynthesisLib.synthesis.generator import Generator
-from USMRISynthesisLib.training.common import checkpoint as checkpoints
 from USMRISynthesisLib.training.common import torchscript
+from USMRISynthesisLib.training.common.checkpoint import load
 from USMRISynthesisLib.training.common.export import (
     ATLAS,
     HC18,
@@ -83,7 +83,7 @@ def export(
 
     Raises Refused (no checkpoint), Failed (the saved module differs; nothing can be written).
     """
-    content = dict(checkpoints.load(checkpoint))
+    content = dict(load(checkpoint))
     if averaged_with is not None:
         content.pop("figures", None)  # those of other weights are not these
 

@@ -11,7 +11,7 @@ from USMRISynthesisLib.training.synthesis.config import DataConfig
 
 WITHOUT_PAIRS = (
     "Warning: there are no simulated pairs (data.folder). Unpaired training alone learns what MR looks like and "
-    "invents the inside of the head: see docs/training-your-own.md."
+    "invents the inside of the head: see docs/training.md."
 )
 
 
