@@ -93,7 +93,7 @@ class SynthesisTraining(Training[Batch]):
         self.optimiser = torch.optim.Adam(self.parameters, lr=rate, betas=betas)
         self.discriminator_optimizer = torch.optim.Adam(self.discriminators.parameters(), lr=rate, betas=betas)
         self.pools = {"mr": HistoryPool(config.history), "us": HistoryPool(config.history)}
-        self.parts = {
+        self.parts = {  # "judges" is what checkpoints have always called that optimiser
             "generator": self.generator, "averaged": self.averaged, "backward": self.backward,
             "discriminators": self.discriminators, "optimiser": self.optimiser, "judges": self.discriminator_optimizer,
             "pool_mr": self.pools["mr"], "pool_us": self.pools["us"], "random": RandomState(self.rng),
