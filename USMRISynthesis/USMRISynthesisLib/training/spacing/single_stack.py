@@ -1,6 +1,7 @@
 """Slice spacing learnt from one stack alone, for a given time, as other public methods do.
 
-`usmri evaluate spacing` can compare with it. Both stages of `training.spacing.loop` on the very slices that are to be made thinner; nothing of the shipped weights.
+`usmri evaluate spacing` can compare with it. Both stages of `training.spacing.loop` on the very slices that are to be
+made thinner; nothing of the bundled weights.
 """
 
 from __future__ import annotations
