@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import runpy
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import pytest
 import torch
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.training.common import checkpoint
+from USMRISynthesisLib.training.common import config as config_module
 from USMRISynthesisLib.training.common.config import RunConfig
 from USMRISynthesisLib.training.common.networks import TrainedNetworks
 from USMRISynthesisLib.training.common.session import Evaluation, Session, Training
@@ -179,3 +183,13 @@ def test_training_cases_that_changed_are_reported(tmp_path: Path) -> None:
 def test_what_every_run_needs_is_checked_for_all_alike(changes: dict, words: str) -> None:
     with pytest.raises(Refused, match=words):
         NumberConfig.from_json({"output": "run", **changes})
+
+
+def test_before_python_3_11_toml_is_read_through_tomli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tomli = ModuleType("tomli")
+    tomli.loads = lambda text: {"read_by": "tomli", "text": text}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tomli", tomli)
+    monkeypatch.setattr(sys, "version_info", (3, 10, 0, "final", 0))
+    older = runpy.run_path(config_module.__file__, run_name="config_of_python_3_10")
+    (tmp_path / "run.toml").write_text("steps = 3")
+    assert older["read_table"](tmp_path / "run.toml") == {"read_by": "tomli", "text": "steps = 3"}
