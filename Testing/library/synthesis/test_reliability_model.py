@@ -309,8 +309,8 @@ def test_heads_labelled_in_the_axial_plane_alone_are_kept_separately(own_model, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"learn": []}, "learn and calibrate must name a split"), ({"steps": 0}, "steps must be positive"),
-     ({"speed": 1}, "speed is not known"), ({"ema": 1.0}, "ema and dropout lie in"),
-     ({"dropout": 1.0}, "ema and dropout lie in")],
+     ({"speed": 1}, "speed is not known"), ({"ema": 1.0}, "ema must lie in 0..1"),
+     ({"dropout": 1.0}, "dropout lie in 0..1")],
 )  # fmt: skip
 def test_a_bad_configuration_is_refused_with_the_reason(change, message):
     with pytest.raises(Refused, match=message):
