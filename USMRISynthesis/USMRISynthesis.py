@@ -30,9 +30,9 @@ class USMRISynthesis(ScriptedLoadableModule):
         parent.contributors = ["USMRISynthesis contributors (USMRISynthesis)"]
         parent.helpText = _(
             "Turns ultrasound of the fetal head, a 3D volume or a single frame with a known pixel size, into an "
-            "MR-like image in the same place: for looking at, and for registration.<br><br>"
+            "MR-like image in the same place: for viewing, and for registration.<br><br>"
             "<b>The images are synthetic and not for diagnosis.</b> The networks learned from averages and from "
-            "simulated ultrasound: what they show need not be there, and what is there need not show.<br><br>"
+            "simulated ultrasound: they may show structures that do not exist, and miss structures that exist.<br><br>"
             "The module needs the PyTorch extension. "
             '<a href="https://github.com/USMRISynthesis/SlicerUSMRISynthesis#readme">Documentation</a>')
         parent.acknowledgementText = _(
@@ -43,15 +43,15 @@ class USMRISynthesis(ScriptedLoadableModule):
 
 
 def onStartupCompleted() -> None:
-    """Stand by to mark synthetic images, also those from elsewhere, and offer samples. Nothing heavy is imported."""
-    from USMRISynthesisScene.setup.startup import stand_by
+    """Prepare to mark synthetic images, and register the samples. Nothing large is imported."""
+    from USMRISynthesisScene.setup.startup import activate_on_first_image
 
-    stand_by()
+    activate_on_first_image()
     registerSampleData()
 
 
 def registerSampleData() -> None:
-    """Offer the sample images in the Sample Data module, which may be switched off."""
+    """Offer the sample images in the Sample Data module, where that is available."""
     try:
         from USMRISynthesisScene.files.sample_data import register_sample_data
 
@@ -61,7 +61,7 @@ def registerSampleData() -> None:
 
 
 class USMRISynthesisFileReader:
-    """Claims the Kretz files that nothing else here can read, in order to say what reads them."""
+    """Accepts Kretz files that no installed module can read, in order to explain what can read them."""
 
     def __init__(self, parent: Any) -> None:
         self.parent = parent
@@ -70,7 +70,7 @@ class USMRISynthesisFileReader:
         return _("GE Kretz ultrasound (needs SlicerHeart)")
 
     def fileType(self) -> str:
-        return "VolumeFile"     # that slicer.util.loadVolume asks for; a type of its own would never be asked
+        return "VolumeFile"     # slicer.util.loadVolume uses readers of this type only
 
     def extensions(self) -> list[str]:
         from USMRISynthesisScene.files.kretz import EXTENSIONS
@@ -93,7 +93,7 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
     """The module panel: loads the .ui file and leaves the rest to SynthesisPanel.
 
     Attributes:
-        panel: None where it could not be built; a label says why then.
+        panel: None where it could not be built; then `failureLabel` gives the reason.
     """
 
     ui: Any = None
@@ -108,13 +108,13 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
             self._build()
         except Exception as error:
             logging.exception("The panel of USMRISynthesis could not be built.")
-            self._sayWhatIsWrong(error)
+            self._showFailure(error)
 
     def _build(self) -> None:
         from USMRISynthesisScene.panel.panel import SynthesisPanel
-        from USMRISynthesisScene.setup.startup import attend
+        from USMRISynthesisScene.setup.startup import activate
 
-        attend()
+        activate()
         self._uiWidget = slicer.util.loadUI(self.resourcePath("UI/USMRISynthesis.ui"))
         self.layout.addWidget(self._uiWidget)
         self._uiWidget.setMRMLScene(slicer.mrmlScene)
@@ -122,8 +122,8 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
         self.logic = USMRISynthesisLogic()
         self.panel = SynthesisPanel(self.ui, self.logic.synthesizer, self.logic.getParameterNode)
 
-    def _sayWhatIsWrong(self, error: Exception) -> None:
-        """In place of buttons that would do nothing."""
+    def _showFailure(self, error: Exception) -> None:
+        """Show the reason in place of buttons that would not work."""
         if self._uiWidget is not None:
             self._uiWidget.hide()
         self.failureLabel = qt.QLabel(_(
@@ -151,10 +151,10 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
         """Reload the packages as well, not only this file."""
         from USMRISynthesisScene.files.saving import stop_following
         from USMRISynthesisScene.nodes.companions import stop_keeping
-        from USMRISynthesisScene.setup.startup import stop_standing_by
+        from USMRISynthesisScene.setup.startup import cancel_activation
         from USMRISynthesisScene.views.marking import stop_marking
 
-        stop_standing_by()
+        cancel_activation()
         stop_marking()
         stop_keeping()
         stop_following()
@@ -165,7 +165,7 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
 
 
 class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
-    """Synthesis from Python, with no window and no questions.
+    """Synthesis from Python, without a main window and without dialogs.
 
         import USMRISynthesis
         mrVolume = USMRISynthesis.USMRISynthesisLogic().synthesize(slicer.util.getNode("Fetal head"))
@@ -187,22 +187,25 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
                    device: str = "auto", planes: str = "axial", transform: Any = None,
                    progress: Any = None, support: bool = False, masks: bool = False,
                    unreliable: bool = False, gestational_age: float | None = None,
-                   allow_low_confidence: bool = False) -> slicer.vtkMRMLScalarVolumeNode:
+                   allow_low_confidence: bool = False,
+                   reliability_map: bool = False) -> slicer.vtkMRMLScalarVolumeNode:
         """Make an MR-like volume and return its node. Blocks until it is done.
 
         :param usVolumeNode: greyscale ultrasound of the head, a 3D volume or one frame
         :param outputVolumeNode: volume to write into; by default a new one beside the input
         :param model: name of an installed model, or path of a model folder
         :param device: auto, cpu, cuda or mps
-        :param planes: along which slices the network goes: axial; where the model knows them coronal or sagittal; or
-            all, for the median of the three
+        :param planes: planes of the slices that the network processes: axial; where the model supports them, coronal or
+            sagittal; or all, for the median of the three
         :param transform: linear transform node or 4x4 array to canonical fetal space, instead of the automatic one
         :param progress: called as progress(fraction, stage)
-        :param support: also add the map of how probable it is that the grey is right; of a frame, where the beam was
+        :param reliability_map: also add the reliability map: for every voxel, the estimated probability that the grey
+            value is right; for a frame, where the beam reached the head
+        :param support: the former name of ``reliability_map``
         :param masks: also add a segmentation of the fan and the head
-        :param allow_low_confidence: go on although the head was not found reliably, which is refused otherwise;
-            ``unreliable`` is its former name
-        :param gestational_age: weeks (14 to 42) where it is known, a prior for the head's size
+        :param allow_low_confidence: continue when the head was not found reliably, which is refused otherwise
+        :param unreliable: the former name of ``allow_low_confidence``
+        :param gestational_age: weeks (14 to 42) where it is known, a prior for the size of the head
         :raises USMRISynthesisLib.errors.USMRIError: Refused, Failed or Cancelled; the message names the remedy
         """
         from USMRISynthesisScene.runs.run import Reports
@@ -210,7 +213,7 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
 
         require_torch()
         self.synthesizer.start(usVolumeNode, outputVolumeNode, model=model, device=device, planes=planes,
-                               transform=transform, support=support, masks=masks,
+                               transform=transform, support=support or reliability_map, masks=masks,
                                unreliable=unreliable or allow_low_confidence, gestational_age=gestational_age,
                                reports=Reports(progress=progress) if progress else Reports())
         return self.synthesizer.wait()
@@ -218,12 +221,12 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
     def respace(self, mrVolumeNode: slicer.vtkMRMLScalarVolumeNode, spacing: float | None = None,
                 consistency: bool = False, model: str = "spacing", device: str = "auto",
                 progress: Any = None) -> slicer.vtkMRMLScalarVolumeNode:
-        """Make a volume of thinner slices beside an MR volume and return its node. Blocks until it is done.
+        """Make a volume with thinner slices from an MR volume and return its node. Blocks until it is done.
 
-        :param mrVolumeNode: MR in thick slices, 1.5 to 6 times as far apart as its pixels
-        :param spacing: mm between slices afterwards; by default the pixel's side
-        :param consistency: project, so that the result seen through thick slices is the input
-        :param model: name of an installed slice-spacing model, or path of a model folder
+        :param mrVolumeNode: MR with thick slices: their spacing is 1.5 to 6 times the pixel size
+        :param spacing: new slice spacing in mm; by default the pixel size
+        :param consistency: project the result, so that averaging it over the thick slices gives the input
+        :param model: name of an installed model for slice spacing, or path of a model folder
         :param device: auto, cpu, cuda or mps
         :param progress: called as progress(fraction, stage)
         :raises USMRISynthesisLib.errors.USMRIError: Refused, Failed or Cancelled; the message names the remedy
@@ -240,7 +243,7 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
 
 
 class USMRISynthesisTest(ScriptedLoadableModuleTest):
-    """What "Reload and Test" runs; Testing/Python has the rest."""
+    """The test that "Reload and Test" runs."""
 
     def setUp(self) -> None:
         slicer.mrmlScene.Clear()
@@ -263,7 +266,7 @@ class USMRISynthesisTest(ScriptedLoadableModuleTest):
         from USMRISynthesisScene.nodes.nodes import result_of
         from USMRISynthesisScene.setup.torch_install import require_torch
 
-        require_torch()     # the button would ask whether it may be installed
+        require_torch()     # the button would open a dialog where it is missing
         widget = self.openedPanel()
         widget.ui.inputSelector.setCurrentNode(ultrasound)
         widget.ui.modelComboBox.setCurrentText(model)

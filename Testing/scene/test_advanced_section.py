@@ -21,7 +21,7 @@ from USMRISynthesisScene.setup.torch_install import TorchState
 
 
 def test_device_and_its_reason_are_shown_after_a_run(panel: Any, ui: Any) -> None:
-    assert ui.deviceReasonLabel.text == "Which device was used, and why, is told here after a run."
+    assert ui.deviceReasonLabel.text == "After a run, the device that was used and the reason are shown here."
     add_head()
     play(panel, "copy")
     spin_until(lambda: is_idle(ui))
@@ -113,14 +113,14 @@ def test_offline_hint_names_files_with_their_hashes() -> None:
     assert "--platform manylinux_2_28_x86_64" in other and "SHA-256" not in other
 
 
-def test_kretz_file_is_answered_with_the_extension_that_reads_it(module: Any, tmp_path: Path,
+def test_kretz_file_names_the_extension_that_reads_it(module: Any, tmp_path: Path,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     python = sys.modules["USMRISynthesis"]
     (tmp_path / "head.vol").write_bytes(b"KRETZFILE 1.0   " + bytes(40))
     (tmp_path / "other.vol").write_bytes(b"something else")
-    said = drop_file(python, tmp_path / "head.vol")
-    assert said is not None and len(said) == 1 and said[0].startswith("head.vol is a GE Kretz volume")
-    assert "Install the extension SlicerHeart" in said[0]
+    messages = drop_file(python, tmp_path / "head.vol")
+    assert messages is not None and len(messages) == 1 and messages[0].startswith("head.vol is a GE Kretz volume")
+    assert "Install the extension SlicerHeart" in messages[0]
     assert drop_file(python, tmp_path / "other.vol") is None
     monkeypatch.setattr(slicer.modules, "kretzfilereader", object(), raising=False)
     assert drop_file(python, tmp_path / "head.vol") is None       # SlicerHeart is there
@@ -147,7 +147,7 @@ def of_three_planes(panel: Any, ui: Any, three_planes: Path, monkeypatch: pytest
 
 def test_planes_are_those_that_the_chosen_model_knows(of_three_planes: Any, ui: Any, model: Path) -> None:
     box = ui.planesComboBox
-    assert ui.modelLabel.text == "three, version 0. Of your own: you are asked once whether it may run."
+    assert ui.modelLabel.text == "three, version 0. Not part of the installation: you must confirm once that it may run."
     assert choices(box) == ["Axial", "Coronal", "Sagittal", "All three combined"]
     assert box.enabled and "three times as long" in box.toolTip
     choose(box, 3)
@@ -193,10 +193,10 @@ def test_model_that_cannot_be_used_says_so_before_anything_runs(panel: Any, ui: 
     assert ui.modelLabel.text.startswith("The model's manifest.json is malformed")
     manifest = json.loads((model / "manifest.json").read_text()) | {"support": {"file": "s.pt", "sha256": "0" * 64}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    panel.panel.advanced.look_at_model()        # as the next run does
-    assert ui.modelLabel.text.endswith("Its support map says what not to believe.")
+    panel.panel.advanced.read_model()        # as the next run does
+    assert ui.modelLabel.text.endswith("It provides a reliability map.")
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"caution": "The inside is invented."}))
-    panel.panel.advanced.look_at_model()
+    panel.panel.advanced.read_model()
     assert "The inside is invented." in ui.modelLabel.text
 
 

@@ -112,11 +112,11 @@ def test_refused_and_crashed_cases_are_told_and_the_others_go_on(panel: Any, ui:
 
 
 def test_foreign_model_is_asked_for_once(panel: Any, ui: Any, cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: asked.append(text) or True)
+    dialogs: list[str] = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: dialogs.append(text) or True)
     start(panel, "foreign")
     spin_until(lambda: ui.statusLabel.text == "3 cases: 3 done.")
-    assert len(asked) == 1 and "not been trusted" in asked[0]
+    assert len(dialogs) == 1 and "not been trusted" in dialogs[0]
 
 
 def test_folder_without_images_is_a_sentence(panel: Any, ui: Any, cohort: Path, tmp_path: Path) -> None:

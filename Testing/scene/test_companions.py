@@ -12,6 +12,7 @@ import vtk
 from scenery import PICTURES, add_head, add_result, put_under_a_transform
 from scipy import ndimage
 from slicer_standin.slice_view import write_png
+from USMRISynthesisLib.geometry.landmarks import similarity_from_landmarks
 from USMRISynthesisScene.files import export
 from USMRISynthesisScene.nodes import companions, manual_alignment, nodes
 from USMRISynthesisScene.nodes.outline import OUTLINE_ROLE, alignment_of, show_outline
@@ -184,7 +185,7 @@ def test_landmarks_of_an_older_scene_keep_their_places_when_they_come_under_the_
 def test_hardened_result_keeps_its_way_to_canonical_space_and_the_outline_its_place(head: Any, before: Any) -> None:
     from USMRISynthesisLib.io.volume import Volume
 
-    to_canonical = manual_alignment.similarity_from_landmarks(FRONT, BACK, TOP)
+    to_canonical = similarity_from_landmarks(FRONT, BACK, TOP)
     voxels = slicer.util.arrayFromVolume(head).astype(np.int16)
     output = nodes.write_result(nodes.Result(Volume(voxels, nodes.grid_of(head)), to_canonical, {}), head)
     canonical = output.GetNodeReference(nodes.TRANSFORM_ROLE)

@@ -48,11 +48,11 @@ def test_examples_run_as_they_stand(host: Any, module: Any, three_planes: Path, 
         host.set_main_window(True)
         if "logic" in names:
             names["logic"].synthesizer.close()
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("Fetal head MR-like (SYNTHETIC") and "48" in said
-    assert any(line.startswith("empty - Empty holds no image.") for line in said)
-    assert said[-1] == "1 case: 1 done."
-    assert "Fetal MR thin slices (SYNTHETIC - not for diagnosis)" in said
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Fetal head MR-like (SYNTHETIC") and "48" in lines
+    assert any(line.startswith("empty - Empty holds no image.") for line in lines)
+    assert lines[-1] == "1 case: 1 done."
+    assert "Fetal MR thin slices (SYNTHETIC - not for diagnosis)" in lines
     assert nodes.is_synthetic(names["mr"]) and names["provenance"]["alignment"]["method"] == "given"
     assert names["planes"] == "all"
     assert names["ultrasound"].GetTransformNodeID() == names["registration"].GetID()

@@ -101,14 +101,14 @@ def test_requirements_go_through_slicer(monkeypatch: pytest.MonkeyPatch) -> None
     from USMRISynthesisLib.errors import Failed
     from USMRISynthesisScene.setup import packages
 
-    asked: list[Any] = []
+    requests: list[Any] = []
     fake = types.ModuleType("slicer.packaging")
     fake.load_requirements = lambda path: [line for line in Path(path).read_text().splitlines() if line[0] != "#"]
-    fake.pip_ensure = lambda requirements, requester: asked.append((requirements, requester))
+    fake.pip_ensure = lambda requirements, requester: requests.append((requirements, requester))
     monkeypatch.setitem(sys.modules, "slicer.packaging", fake)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     packages.ensure_packages()
-    assert asked == [(["scipy>=1.11", "pydicom>=3.0", "pillow>=10.1"], "USMRISynthesis")]
+    assert requests == [(["scipy>=1.11", "pydicom>=3.0", "pillow>=10.1"], "USMRISynthesis")]
 
     def declined(*_: Any, **__: Any) -> None:
         raise RuntimeError("declined")

@@ -173,7 +173,7 @@ def test_no_other_node_is_chosen_when_the_chosen_one_is_deleted(selector: str, k
     assert box.currentNode() is None
 
 
-def test_status_does_not_speak_of_a_scene_that_was_closed(panel: Any, ui: Any) -> None:
+def test_status_is_cleared_when_the_scene_is_closed(panel: Any, ui: Any) -> None:
     add_head()
     play(panel, "copy")
     spin_until(lambda: is_idle(ui))
@@ -186,10 +186,10 @@ def test_status_does_not_speak_of_a_scene_that_was_closed(panel: Any, ui: Any) -
 # --- models from outside
 
 
-def test_declined_model_is_not_asked_for_again_until_it_is_chosen_again(
+def test_declined_model_opens_no_dialog_until_it_is_chosen_again(
         panel: Any, ui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: asked.append(text) and False)
+    dialogs: list[str] = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: dialogs.append(text) and False)
     add_head()
 
     def run() -> None:
@@ -199,16 +199,16 @@ def test_declined_model_is_not_asked_for_again_until_it_is_chosen_again(
 
     run()
     declined = ("The model 'foreign' has not been trusted yet. You chose not to run it. Choose another model under "
-                "Advanced, or this one again to be asked again.")
-    assert len(asked) == 1 and ui.statusLabel.text == declined
+                "Advanced, or choose this one again to confirm it.")
+    assert len(dialogs) == 1 and ui.statusLabel.text == declined
     run()
-    assert len(asked) == 1 and ui.statusLabel.text == declined
+    assert len(dialogs) == 1 and ui.statusLabel.text == declined
     ui.modelComboBox.activated.emit(ui.modelComboBox.currentIndex)      # the same one, by hand
     run()
-    assert len(asked) == 2
+    assert len(dialogs) == 2
     ui.modelComboBox.setCurrentText("another")
     run()
-    assert len(asked) == 3
+    assert len(dialogs) == 3
 
 
 # --- names
@@ -223,7 +223,7 @@ def test_view_names_can_be_told_apart_in_narrow_views(which: int) -> None:
 
 
 def test_masks_carry_the_mark_wherever_slicer_exports_them(panel: Any, ui: Any) -> None:
-    from USMRISynthesisScene.nodes.handoff import SEGMENTATION_ROLE
+    from USMRISynthesisScene.nodes.masks import SEGMENTATION_ROLE
 
     add_head("A name of a patient and of an examination that is longer than a DICOM series description may be")
     play(panel, "copy")
@@ -236,7 +236,7 @@ def test_masks_carry_the_mark_wherever_slicer_exports_them(panel: Any, ui: Any) 
     assert len(names) == 2 and all("SYNTHETIC" in name[:64] for name in names)      # SegmentLabel
 
 
-def test_kretz_file_is_answered_by_load_volume_as_well(module: Any, tmp_path: Path) -> None:
+def test_load_volume_explains_kretz_files_as_well(module: Any, tmp_path: Path) -> None:
     (tmp_path / "head.vol").write_bytes(b"KRETZFILE 1.0   " + bytes(40))
     with pytest.raises(RuntimeError, match=r"head\.vol is a GE Kretz volume.*Install the extension SlicerHeart"):
         slicer.util.loadVolume(str(tmp_path / "head.vol"))

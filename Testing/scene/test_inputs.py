@@ -27,7 +27,7 @@ def test_colour_is_refused_with_the_way_out(panel: Any, ui: Any) -> None:
     add_colour()
     before = scene_state()
     assert not ui.inputsCollapsibleButton.collapsed
-    assert ui.inputSummaryLabel.text.endswith("It is in colour: convert it to greyscale first.")
+    assert ui.inputSummaryLabel.text.endswith("This is a colour image: convert it to greyscale first.")
     play(panel, "copy")
     assert ui.statusLabel.text == ("Screen is in colour or has 3 values at each voxel. Convert it to greyscale: "
                                    "the button is in the section Inputs.")

@@ -1,4 +1,4 @@
-"""Alignment by hand: the score that asks for it, landmarks, and the outline that follows the transform."""
+"""Alignment by hand: the confidence, landmarks, and the outline that follows the transform."""
 from __future__ import annotations
 
 from typing import Any
@@ -8,9 +8,8 @@ import pytest
 import slicer
 from scenery import PICTURES, add_head, is_idle, play, scene_state, spin_until
 from slicer_standin.slice_view import picture_of, write_png
-from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.geometry.landmarks import similarity_from_landmarks
 from USMRISynthesisScene.nodes import manual_alignment, nodes
-from USMRISynthesisScene.nodes.manual_alignment import similarity_from_landmarks
 from USMRISynthesisScene.nodes.outline import OUTLINE_ROLE
 
 # The head of scenery.add_head: centre (12, -7, 30), half axes 34, 44 and 33 mm along R, A, S.
@@ -23,37 +22,21 @@ def place(source: Any, points: Any) -> None:
         landmarks.SetNthControlPointPositionWorld(index, *point)
 
 
-def test_landmarks_give_place_direction_and_scale() -> None:
-    turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])
-    matrix = similarity_from_landmarks(*(0.5 * turn @ point for point in (FRONT, BACK, TOP)))
-    for point, expected in ((FRONT, (0, 44, 0)), (BACK, (0, -44, 0)), (TOP, (0, 4, 33))):
-        np.testing.assert_allclose(matrix[:3, :3] @ (0.5 * turn @ point) + matrix[:3, 3], expected, atol=1e-9)
-    assert np.linalg.det(matrix[:3, :3]) == pytest.approx(8)
-
-
-@pytest.mark.parametrize(("points", "sentence"), [
-    ((FRONT, FRONT + 1, TOP), "Front and Back are 2 mm apart, which no fetal head is."),
-    ((FRONT, BACK, FRONT + np.array([0, 5, 1])), "Top lies on the line from Back to Front.")])
-def test_impossible_landmarks_are_refused(points: Any, sentence: str) -> None:
-    with pytest.raises(Refused, match=sentence):
-        similarity_from_landmarks(*points)
-
-
-def test_score_is_shown_and_a_low_one_opens_the_section(panel: Any, ui: Any) -> None:
+def test_confidence_is_shown_and_a_low_one_opens_the_section(panel: Any, ui: Any) -> None:
     add_head()
-    assert ui.scoreLabel.text == "Score: none yet."
+    assert ui.scoreLabel.text == "Confidence: none yet."
     play(panel, "copy")
     spin_until(lambda: is_idle(ui))
-    assert ui.scoreLabel.text == "Score: 0.90. The head was found."
+    assert ui.scoreLabel.text == "Confidence: 0.90. The head was found."
     assert ui.alignmentCollapsibleButton.collapsed
     ui.unreliableCheckBox.checked = True
     play(panel, "doubt")
     spin_until(lambda: is_idle(ui))
-    assert ui.scoreLabel.text.startswith("Score: 0.20. The head was not found reliably")
+    assert ui.scoreLabel.text.startswith("Confidence: 0.20. The head was not found reliably")
     assert not ui.alignmentCollapsibleButton.collapsed
 
 
-def test_missing_landmarks_are_asked_for(panel: Any, ui: Any) -> None:
+def test_status_names_missing_landmarks(panel: Any, ui: Any) -> None:
     source = add_head()
     before = scene_state()
     ui.useLandmarksButton.click()
@@ -66,6 +49,20 @@ def test_missing_landmarks_are_asked_for(panel: Any, ui: Any) -> None:
     assert landmarks.GetNumberOfDefinedControlPoints() == 0
     ui.useLandmarksButton.click()
     assert ui.statusLabel.text.startswith("0 of 3 landmarks")
+
+
+@pytest.mark.parametrize(("points", "sentence"), [
+    ((FRONT, FRONT + 1, TOP), "Front and Back are 2 mm apart, which no fetal head is. Move them"),
+    ((FRONT, BACK, FRONT + np.array([0, 5, 1])), "Top lies on the line from Back to Front. Move it")])
+def test_impossible_landmarks_change_nothing_and_the_status_says_why(points: Any, sentence: str, panel: Any,
+                                                                     ui: Any) -> None:
+    source = add_head()
+    ui.placeLandmarksButton.click()
+    place(source, points)
+    before = scene_state()
+    ui.useLandmarksButton.click()
+    assert ui.statusLabel.text.startswith(sentence)
+    assert scene_state() == before and ui.alignmentSelector.currentNode() is None
 
 
 @pytest.mark.parametrize("moved", [False, True])

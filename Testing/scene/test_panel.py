@@ -1,4 +1,4 @@
-"""What the user sees and clicks, with a worker that plays the parts networks cannot be asked to play."""
+"""What the user sees and clicks, with a scripted worker in place of the networks."""
 from __future__ import annotations
 
 import os
@@ -165,13 +165,13 @@ def test_missing_torch_is_explained_and_starts_nothing(panel: Any, ui: Any,
 @pytest.mark.parametrize("answer", [True, False], ids=["trusted", "declined"])
 def test_foreign_model_runs_only_after_consent(panel: Any, ui: Any, answer: bool,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: asked.append(text) or answer)
+    dialogs: list[str] = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: dialogs.append(text) or answer)
     add_head()
     play(panel, "foreign")
-    spin_until(lambda: bool(asked))
+    spin_until(lambda: bool(dialogs))
     spin_until(lambda: is_idle(ui))
-    assert "not been trusted" in asked[0]
+    assert "not been trusted" in dialogs[0]
     assert ui.statusLabel.text.startswith("Done" if answer else "The model 'foreign'")
 
 
@@ -182,7 +182,7 @@ def test_head_that_is_not_found_is_refused_and_leads_to_the_alignment(panel: Any
     spin_until(lambda: is_idle(ui))
     assert ui.statusLabel.text == (
         "The head was not found reliably (score 0.20; 0.50 is needed). Under Alignment, place three landmarks or "
-        "choose a transform; or tick there to go on all the same.")
+        "choose a transform; or tick the box there to continue anyway.")
     assert not ui.alignmentCollapsibleButton.collapsed and ui.advancedCollapsibleButton.collapsed
     assert scene_state() == before
     panel.parent.resize(420, 700)

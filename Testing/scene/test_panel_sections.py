@@ -1,4 +1,4 @@
-"""Sections, the likely input, words for progress, and what is remembered: for the scene, and for the user."""
+"""Sections, the likely input, the progress line, and the choices that a scene or the user settings keep."""
 from __future__ import annotations
 
 from typing import Any
@@ -9,7 +9,7 @@ import slicer
 from scenery import PICTURES, add_head, is_idle, play, spin_until
 from USMRISynthesisScene.nodes import inputs, nodes
 from USMRISynthesisScene.panel import settings
-from USMRISynthesisScene.panel.progress import ProgressWords, time_left
+from USMRISynthesisScene.panel.progress import ProgressText, time_left
 
 SECTIONS = ("inputs", "output", "display", "alignment", "export", "advanced")
 
@@ -76,30 +76,30 @@ def test_inputs_section_says_how_large_the_image_is(ui: Any) -> None:
 
 def test_status_says_stage_percentage_and_time_left() -> None:
     now = [0.0]
-    words = ProgressWords(lambda: now[0])
-    assert words.say(0.0, "Checking the image") == "Checking the image: 0 %"
+    progress = ProgressText(lambda: now[0])
+    assert progress.line(0.0, "Checking the image") == "Checking the image: 0 %"
     now[0] = 5
-    assert words.say(0.2, "Synthesising") == "Synthesising: 20 %"       # its pace is not known yet
+    assert progress.line(0.2, "Synthesising") == "Synthesising: 20 %"       # its pace is not known yet
     now[0] = 15
-    assert words.say(0.4, "Synthesising") == "Synthesising: 40 %, about 30 s left"
+    assert progress.line(0.4, "Synthesising") == "Synthesising: 40 %, about 30 s left"
     now[0] = 45
-    assert words.say(1.0, "Done") == "Done: 100 %"
+    assert progress.line(1.0, "Done") == "Done: 100 %"
     assert [time_left(one) for one in (3, 12, 58, 200)] == [
         "a few seconds left", "about 10 s left", "about 1 min left", "about 3 min left"]
 
 
-def test_support_map_is_made_on_demand(panel: Any, ui: Any) -> None:
+def test_reliability_map_is_made_on_demand(panel: Any, ui: Any) -> None:
     source = add_head()
     play(panel, "copy")
     spin_until(lambda: is_idle(ui))
     output = slicer.mrmlScene.GetNodeByID(panel.panel._last_output_id)
-    assert output.GetNodeReference(nodes.SUPPORT_ROLE) is None
-    ui.makeSupportCheckBox.checked = True
+    assert output.GetNodeReference(nodes.RELIABILITY_ROLE) is None
+    ui.makeReliabilityCheckBox.checked = True
     play(panel, "copy")
     spin_until(lambda: is_idle(ui))
     output = slicer.mrmlScene.GetNodeByID(panel.panel._last_output_id)
-    support = output.GetNodeReference(nodes.SUPPORT_ROLE)
-    assert support.GetName() == "Fetal head support map"
+    support = output.GetNodeReference(nodes.RELIABILITY_ROLE)
+    assert support.GetName() == "Fetal head reliability map"
     assert support.GetImageData().GetDimensions() == source.GetImageData().GetDimensions()
     assert inputs.likely_ultrasound(slicer.mrmlScene) is source
 
@@ -130,7 +130,7 @@ def test_state_is_saved_with_the_scene(panel: Any, ui: Any) -> None:
     ui.inputSelector.setCurrentNode(slicer.util.getNode("Two"))
     ui.deviceComboBox.currentIndex = 1
     ui.showComparisonCheckBox.checked = False
-    ui.makeSupportCheckBox.checked = True
+    ui.makeReliabilityCheckBox.checked = True
     panel.logic.getParameterNode().planes = "coronal"
     panel.logic.getParameterNode().inputConfirmed = True
     scene = slicer.mrmlScene
@@ -147,7 +147,7 @@ def test_state_is_saved_with_the_scene(panel: Any, ui: Any) -> None:
     spin_until(lambda: ui.inputSelector.currentNode() is panel.logic.getParameterNode().inputVolume)
     assert ui.inputSelector.currentNode().GetName() == "Two"
     assert ui.deviceComboBox.currentText == "cpu"
-    assert (ui.showComparisonCheckBox.checked, ui.makeSupportCheckBox.checked) == (False, True)
+    assert (ui.showComparisonCheckBox.checked, ui.makeReliabilityCheckBox.checked) == (False, True)
     assert panel.logic.getParameterNode().planes == "coronal"
 
 

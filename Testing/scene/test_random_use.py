@@ -24,7 +24,7 @@ from scenery import add_head, is_idle, leftovers, spin_until
 from slicer_standin.slice_view import leave_mouse, move_mouse
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisScene.nodes import nodes
-from USMRISynthesisScene.nodes.handoff import SEGMENTATION_ROLE, SEGMENTS
+from USMRISynthesisScene.nodes.masks import SEGMENTATION_ROLE, SEGMENTS
 from USMRISynthesisScene.runs.worker_process import WorkerProcess
 from USMRISynthesisScene.views import layout, marking
 
@@ -140,7 +140,7 @@ class User:
         if not is_idle(self.ui):
             return
         self.ui.modelComboBox.setCurrentText(self.chance.choice(PARTS))
-        for box in (self.ui.makeSupportCheckBox, self.ui.makeMasksCheckBox, self.ui.showComparisonCheckBox):
+        for box in (self.ui.makeReliabilityCheckBox, self.ui.makeMasksCheckBox, self.ui.showComparisonCheckBox):
             box.checked = self.chance.random() < 0.5
         self.ui.runButton.click()
         self.wait()
@@ -187,7 +187,7 @@ class User:
     def click_about(self) -> None:
         """Any enabled button, box or list but those that open a dialog."""
         names = ("compareButton", "backButton", "placeLandmarksButton", "useLandmarksButton", "outlineCheckBox",
-                 "contourCheckBox", "revealCheckBox", "supportCheckBox", "shareTransformButton", "allFramesCheckBox",
+                 "contourCheckBox", "revealCheckBox", "reliabilityCheckBox", "shareTransformButton", "allFramesCheckBox",
                  "spacingButton", "greyscaleButton", "openRegistrationButton", "saveButton", "batchButton",
                  "modelFolderButton", "respaceButton", "unreliableCheckBox", "offlineButton")
         for name in self.chance.sample(names, 4):

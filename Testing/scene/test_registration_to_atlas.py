@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import slicer
 from scenery import ijk_to_ras, put_under_a_transform
 from USMRISynthesisScene.files.sample_data import SIMULATED, sample_file
-from USMRISynthesisScene.nodes import handoff, nodes
+from USMRISynthesisScene.nodes import nodes, registration
 
 ATLAS = Path(os.environ.get("USMRI_DATA", "../shared/data")) / "fetal-mr-atlas" / "GA26-operated" / "t2.nii.gz"
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -96,6 +96,6 @@ def test_rigid_and_elastic_registration_to_an_atlas_runs_from_the_nodes_as_left(
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Registration")
     node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(LPS @ np.linalg.inv(found) @ LPS @ parent))
     output.SetAndObserveTransformNodeID(node.GetID())
-    assert source in handoff.share_transform(output)
+    assert source in registration.share_transform(output)
     moved = slicer.util.arrayFromTransformMatrix(node)
     assert abs(likeness(fixed, image_of(output, moved), sitk.Transform()) - seen[1]) < 0.02

@@ -29,7 +29,7 @@ def following() -> Iterator[None]:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the status bar shows."""
     texts: list[str] = []
     monkeypatch.setattr(slicer.util, "showStatusMessage", lambda text, duration=0: texts.append(text))
@@ -55,33 +55,33 @@ def item_of(node: Any) -> int:
     return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene).GetItemByDataNode(node)
 
 
-def test_saved_file_has_its_provenance_beside_it_and_is_marked_when_it_comes_back(said: list[str],
+def test_saved_file_has_its_provenance_beside_it_and_is_marked_when_it_comes_back(messages: list[str],
                                                                                   tmp_path: Path) -> None:
     source = add_head()
     output = add_result(source)
     assert slicer.util.saveNode(output, str(tmp_path / "t2.nrrd"))
-    assert said == ["t2.nrrd is a SYNTHETIC image, not for diagnosis: keep its .json file beside it when you pass "
+    assert messages == ["t2.nrrd is a SYNTHETIC image, not for diagnosis: keep its .json file beside it when you pass "
                     "it on."]
     assert json.loads((tmp_path / "t2.json").read_text())["notice"] == nodes.SYNTHETIC
     slicer.mrmlScene.Clear(False)
     assert nodes.is_synthetic(slicer.util.loadVolume(str(tmp_path / "t2.nrrd")))
 
 
-def test_other_volumes_are_saved_without_a_word(said: list[str], tmp_path: Path) -> None:
+def test_other_volumes_are_saved_without_a_word(messages: list[str], tmp_path: Path) -> None:
     assert slicer.util.saveNode(add_head(), str(tmp_path / "us.nrrd"))
-    assert said == [] and [path.name for path in tmp_path.iterdir()] == ["us.nrrd"]
+    assert messages == [] and [path.name for path in tmp_path.iterdir()] == ["us.nrrd"]
 
 
-def test_json_file_of_somebody_else_is_left_alone(said: list[str], tmp_path: Path) -> None:
+def test_json_file_of_somebody_else_is_left_alone(messages: list[str], tmp_path: Path) -> None:
     (tmp_path / "t2.json").write_text("{}")
     assert slicer.util.saveNode(add_result(add_head()), str(tmp_path / "t2.nrrd"))
-    assert (tmp_path / "t2.json").read_text() == "{}" and len(said) == 1
+    assert (tmp_path / "t2.json").read_text() == "{}" and len(messages) == 1
 
 
 @pytest.mark.parametrize("properties", [None, {}, {"nodeID": "none"}, {"nodeID": "", "fileName": "/none.nrrd"}])
-def test_strange_news_of_a_saved_file_are_ignored(properties: Any, said: list[str]) -> None:
+def test_strange_news_of_a_saved_file_are_ignored(properties: Any, messages: list[str]) -> None:
     saving.on_saved(properties)
-    assert said == []
+    assert messages == []
 
 
 def test_dicom_export_offers_the_synthetic_series_first(plugin: Any, tmp_path: Path) -> None:

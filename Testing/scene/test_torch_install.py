@@ -17,7 +17,7 @@ class Extension:
     """Plays the PyTorch extension."""
 
     def __init__(self, installed: Any, installs: Any = "torch") -> None:
-        self.installed, self.installs, self.asked = installed, installs, 0
+        self.installed, self.installs, self.requests = installed, installs, 0
 
     def PyTorchUtilsLogic(self) -> Any:
         return self
@@ -29,7 +29,7 @@ class Extension:
 
     def installTorch(self, askConfirmation: bool, torchVersionRequirement: str) -> Any:
         assert askConfirmation and torchVersionRequirement == ">=2.1"
-        self.asked += 1
+        self.requests += 1
         if isinstance(self.installs, Exception):
             raise self.installs
         self.installed = self.installs is not None
@@ -52,16 +52,16 @@ def test_installed_torch_asks_nothing(extension: Any) -> None:
     one = extension(True)
     torch_install.ensure_torch()
     torch_install.require_torch()
-    assert one.asked == 0
+    assert one.requests == 0
 
 
 def test_missing_torch_is_installed_through_the_extension(extension: Any) -> None:
     one = extension(False)
     torch_install.ensure_torch()
-    assert one.asked == 1
+    assert one.requests == 1
 
 
-def test_declining_is_answered_with_a_sentence(extension: Any) -> None:
+def test_declining_raises_an_error_with_a_remedy(extension: Any) -> None:
     extension(False, None)
     with pytest.raises(Failed, match="needs PyTorch, which was not installed"):
         torch_install.ensure_torch()
@@ -80,7 +80,7 @@ def test_interrupted_installation_is_offered_a_repair(extension: Any, fault: Exc
     assert torch_install.torch_state() is TorchState.BROKEN
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: True)
     torch_install.ensure_torch()
-    assert one.asked == 1
+    assert one.requests == 1
 
 
 def test_declined_repair_changes_nothing(extension: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,14 +88,14 @@ def test_declined_repair_changes_nothing(extension: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: False)
     with pytest.raises(Failed, match="incomplete"):
         torch_install.ensure_torch()
-    assert one.asked == 0
+    assert one.requests == 0
 
 
 def test_console_is_never_asked(extension: Any) -> None:
     one = extension(False)
     with pytest.raises(Failed, match="PyTorch Utils"):
         torch_install.require_torch()
-    assert one.asked == 0
+    assert one.requests == 0
 
 
 def test_without_extension_torch_may_still_be_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Three planes, the 3D view, the support map and the window at the mouse, by their pictures."""
+"""Three planes, the 3D view, the reliability map and the square at the mouse, compared as pictures."""
 from __future__ import annotations
 
 import shutil
@@ -29,14 +29,14 @@ def marks() -> Iterator[None]:
 
 @pytest.fixture
 def done(panel: Any, ui: Any) -> Any:
-    """A panel with a finished result and its support map."""
+    """A panel with a finished result and its reliability map."""
     source = add_head()
-    ui.makeSupportCheckBox.checked = True
+    ui.makeReliabilityCheckBox.checked = True
     play(panel, "copy")
     spin_until(lambda: is_idle(ui))
     output = slicer.mrmlScene.GetNodeByID(panel.panel._last_output_id)
     slicer.util.updateVolumeFromArray(output, slicer.util.arrayFromVolume(add_result(source)))
-    support = output.GetNodeReference(nodes.SUPPORT_ROLE)
+    support = output.GetNodeReference(nodes.RELIABILITY_ROLE)
     slicer.util.updateVolumeFromArray(support, (slicer.util.arrayFromVolume(source) > 60).astype(np.float32))
     return output
 
@@ -119,17 +119,17 @@ def test_3d_view_shows_the_mr_like_image_marked(done: Any, ui: Any) -> None:
     assert display.GetVisibility() and display.GetVolumePropertyNode().GetName() == "The user's own"
 
 
-def test_missing_volume_rendering_is_said(done: Any, ui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_names_missing_volume_rendering(done: Any, ui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(slicer.app._logics, "VolumeRendering", None)
     choose(ui, "One plane and 3D")
-    assert ui.statusLabel.text.startswith("The module Volume Rendering is not there. Switch it on")
+    assert ui.statusLabel.text.startswith("The module Volume Rendering is not available. Switch it on")
     assert layout.is_shown()
 
 
-def test_support_map_lies_in_green_over_the_ultrasound_only(done: Any, ui: Any) -> None:
+def test_reliability_map_lies_in_green_over_the_ultrasound_only(done: Any, ui: Any) -> None:
     ui.compareButton.click()
     before = {role: picture_of(view(role)) for role in (layout.ULTRASOUND, layout.FUSED, layout.MR)}
-    ui.supportCheckBox.click()
+    ui.reliabilityCheckBox.click()
     after = picture_of(view(layout.ULTRASOUND))
     write_png(PICTURES / "support.png", [before[layout.ULTRASOUND], after])
     green = after[..., 1].astype(int) - after[..., 0]
@@ -137,14 +137,14 @@ def test_support_map_lies_in_green_over_the_ultrasound_only(done: Any, ui: Any) 
     for role in (layout.FUSED, layout.MR):
         assert np.array_equal(picture_of(view(role)), before[role])
     assert view(layout.ULTRASOUND).mrmlSliceCompositeNode().GetLinkedControl()
-    ui.supportCheckBox.click()
+    ui.reliabilityCheckBox.click()
     assert np.array_equal(picture_of(view(layout.ULTRASOUND)), before[layout.ULTRASOUND])
 
 
 @pytest.mark.parametrize("shown", ["One plane", "Three planes"])
 def test_fading_changes_the_fused_views_only(shown: str, done: Any, ui: Any) -> None:
     choose(ui, shown)
-    ui.supportCheckBox.click()
+    ui.reliabilityCheckBox.click()
     others = {(role, plane): (view(role, plane).mrmlSliceCompositeNode().GetForegroundOpacity(),
                               picture_of(view(role, plane)))
               for role in (layout.ULTRASOUND, layout.MR) for plane in layout.planes_shown()}
@@ -162,9 +162,9 @@ def test_fading_changes_the_fused_views_only(shown: str, done: Any, ui: Any) -> 
                 assert np.array_equal(picture_of(view(role, plane)), picture)
 
 
-def test_slicer_s_own_fade_in_one_view_leaves_the_support_map_alone(done: Any, ui: Any) -> None:
+def test_slicer_s_own_fade_in_one_view_does_not_change_the_reliability_map(done: Any, ui: Any) -> None:
     ui.compareButton.click()
-    ui.supportCheckBox.click()
+    ui.reliabilityCheckBox.click()
     before = {role: picture_of(view(role)) for role in (layout.ULTRASOUND, layout.MR)}
     for role, opacity in ((layout.FUSED, 0.0), (layout.MR, 0.75), (layout.FUSED, 1.0)):
         view(role).sliceController().setForegroundOpacity(opacity)
@@ -174,10 +174,10 @@ def test_slicer_s_own_fade_in_one_view_leaves_the_support_map_alone(done: Any, u
             assert np.array_equal(picture_of(view(one)), picture)
 
 
-def test_support_map_keeps_its_opacity_in_a_scene_that_was_loaded(done: Any, ui: Any, panel: Any) -> None:
-    """What keeps the layers apart is not saved with a scene."""
+def test_reliability_map_keeps_its_opacity_in_a_scene_that_was_loaded(done: Any, ui: Any, panel: Any) -> None:
+    """The mask that keeps the layers apart is not saved with a scene."""
     ui.compareButton.click()
-    ui.supportCheckBox.click()
+    ui.reliabilityCheckBox.click()
     for role in (layout.ULTRASOUND, layout.FUSED, layout.MR):
         view(role).mrmlSliceCompositeNode().ResetInteractionFlagsModifier()
     panel.panel.refresh()
@@ -189,23 +189,23 @@ def test_support_map_keeps_its_opacity_in_a_scene_that_was_loaded(done: Any, ui:
     assert view(layout.ULTRASOUND).mrmlSliceCompositeNode().GetForegroundOpacity() == 0.4
 
 
-def test_a_probability_covers_what_is_not_to_be_believed_in_the_mr_like_view(panel: Any, ui: Any) -> None:
+def test_unreliable_parts_are_covered_in_the_mr_like_view(panel: Any, ui: Any) -> None:
     source = add_head()
-    ui.makeSupportCheckBox.checked = True
+    ui.makeReliabilityCheckBox.checked = True
     play(panel, "copy")
     spin_until(lambda: is_idle(ui))
     output = slicer.mrmlScene.GetNodeByID(panel.panel._last_output_id)
     grey = slicer.util.arrayFromVolume(add_result(source)).copy()
-    believed = np.full(grey.shape, 0.95, np.float32)
+    reliability = np.full(grey.shape, 0.95, np.float32)
     half = grey.shape[2] // 2
-    believed[..., :half] = 0.05
+    reliability[..., :half] = 0.05
     provenance = {"support": {"meaning": "probability", "sha256": "0"}}
     result = nodes.Result(Volume(grey, nodes.read_volume(source).ijk_to_ras), np.eye(4), provenance,
-                          Volume(believed, nodes.read_volume(source).ijk_to_ras))
+                          Volume(reliability, nodes.read_volume(source).ijk_to_ras))
     nodes.write_result(result, source, output)
     ui.compareButton.click()
     before = {role: picture_of(view(role)) for role in (layout.ULTRASOUND, layout.FUSED, layout.MR)}
-    ui.supportCheckBox.click()
+    ui.reliabilityCheckBox.click()
     after = picture_of(view(layout.MR))
     write_png(PICTURES / "support-probability.png", [before[layout.MR], after])
     changed = (after.astype(int) != before[layout.MR]).any(axis=-1)
@@ -213,20 +213,20 @@ def test_a_probability_covers_what_is_not_to_be_believed_in_the_mr_like_view(pan
     assert 0.05 < changed.mean() < 0.6 and (red | ~changed).mean() > 0.97
     for role in (layout.ULTRASOUND, layout.FUSED):
         assert np.array_equal(picture_of(view(role)), before[role])
-    assert "not to be believed" in ui.supportCheckBox.toolTip
-    ui.supportCheckBox.click()
+    assert "probably wrong" in ui.reliabilityCheckBox.toolTip
+    ui.reliabilityCheckBox.click()
     assert np.array_equal(picture_of(view(layout.MR)), before[layout.MR])
 
 
-def test_without_a_support_map_its_box_says_how_to_get_one(panel: Any, ui: Any) -> None:
+def test_tooltip_explains_how_to_get_a_missing_reliability_map(panel: Any, ui: Any) -> None:
     add_head()
     play(panel, "copy")
     spin_until(lambda: is_idle(ui))
-    assert not ui.supportCheckBox.enabled
-    assert ui.supportCheckBox.toolTip == 'Tick "Add the support map" under Output and synthesize again.'
+    assert not ui.reliabilityCheckBox.enabled
+    assert ui.reliabilityCheckBox.toolTip == 'Tick "Add the reliability map" under Output and synthesize again.'
 
 
-def test_window_at_the_mouse_shows_the_mr_like_image_alone(done: Any, ui: Any) -> None:
+def test_square_at_the_mouse_shows_the_mr_like_image_alone(done: Any, ui: Any) -> None:
     ui.compareButton.click()
     ui.fadeSlider._spin.setValue(0.0)
     fused, mr = picture_of(view(layout.FUSED)), picture_of(view(layout.MR))
@@ -240,12 +240,12 @@ def test_window_at_the_mouse_shows_the_mr_like_image_alone(done: Any, ui: Any) -
     assert rows.min() >= middle[0] - 46 and rows.max() <= middle[0] + 46
     assert columns.min() >= middle[1] - 46 and columns.max() <= middle[1] + 46
     window = (slice(middle[0] - 40, middle[0] + 40), slice(middle[1] - 40, middle[1] + 40))
-    assert np.abs(seen[window].astype(int) - mr[window]).mean() < 2       # what it shows is what the other view shows
+    assert np.abs(seen[window].astype(int) - mr[window]).mean() < 2       # the same pixels as in the MR-like view
     leave_mouse(view(layout.FUSED))
     assert np.array_equal(picture_of(view(layout.FUSED)), fused)
 
 
-def test_window_at_the_mouse_leaves_the_mouse_to_slicer(done: Any, ui: Any) -> None:
+def test_square_at_the_mouse_leaves_the_mouse_to_slicer(done: Any, ui: Any) -> None:
     ui.compareButton.click()
     crosshair = slicer.util.getNode("vtkMRMLCrosshairNodedefault")
     moved, places = [0, 0, 0], []
@@ -258,12 +258,12 @@ def test_window_at_the_mouse_leaves_the_mouse_to_slicer(done: Any, ui: Any) -> N
         places.append((list(moved), view(layout.FUSED).sliceLogic().GetSliceOffset() - before))
         scroll(view(layout.FUSED), -2)
         ui.revealCheckBox.click()
-    assert places[0][0] == places[1][0] != [0, 0, 0]        # without the window, with it
+    assert places[0][0] == places[1][0] != [0, 0, 0]        # without the square, with it
     assert places[0][1] == places[1][1] != 0
     assert view(layout.MR).sliceLogic().GetSliceOffset() == view(layout.FUSED).sliceLogic().GetSliceOffset()
 
 
-def test_window_at_the_mouse_stays_within_the_view_and_ends_with_its_box(done: Any, ui: Any) -> None:
+def test_square_at_the_mouse_stays_within_the_view_and_ends_when_unticked(done: Any, ui: Any) -> None:
     ui.compareButton.click()
     ui.fadeSlider._spin.setValue(0.0)
     fused = picture_of(view(layout.FUSED))
@@ -280,7 +280,7 @@ def test_window_at_the_mouse_stays_within_the_view_and_ends_with_its_box(done: A
     ui.revealCheckBox.click()
 
 
-def test_model_with_a_support_map_is_asked_for_once_and_its_map_comes_over_the_mr_like_view(
+def test_model_with_a_reliability_map_needs_consent_once_and_covers_the_mr_like_view(
         panel: Any, ui: Any, three_planes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real worker and an untrained map, whose probabilities lie near a half."""
     from USMRISynthesisLib.models import store
@@ -291,21 +291,21 @@ def test_model_with_a_support_map_is_asked_for_once_and_its_map_comes_over_the_m
     shutil.copytree(three_planes, folder)
     add_reliability({"model_sha256": store.read_manifest(folder).sha256, "averaged": ReliabilityNetwork().state_dict(),
                  "step": 0, "cases": [], "config": {"learn": ["made"], "calibrate": ["made"], "seed": 0}}, folder)
-    asked: list[str] = []
-    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: asked.append(text) or True)
+    dialogs: list[str] = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: dialogs.append(text) or True)
     panel.logic.synthesizer._worker = WorkerProcess()
     add_head()
     ui.modelComboBox.setCurrentText(str(folder))
-    assert ui.modelLabel.text.endswith("Its support map says what not to believe.")
-    ui.makeSupportCheckBox.checked = ui.unreliableCheckBox.checked = True
+    assert ui.modelLabel.text.endswith("It provides a reliability map.")
+    ui.makeReliabilityCheckBox.checked = ui.unreliableCheckBox.checked = True
     ui.runButton.click()
-    spin_until(lambda: ui.supportCheckBox.enabled)
-    assert len(asked) == 1
+    spin_until(lambda: ui.reliabilityCheckBox.enabled)
+    assert len(dialogs) == 1
     output = panel.panel._comparable()
-    believed = slicer.util.arrayFromVolume(output.GetNodeReference(nodes.SUPPORT_ROLE))
-    assert nodes.is_probability(provenance_of(output)) and 0 < believed.max() < 1
-    assert not output.GetNodeReference(nodes.SUPPORT_ROLE).GetDisplayNode().GetInterpolate()  # no rim of its own
-    ui.supportCheckBox.click()
+    reliability = slicer.util.arrayFromVolume(output.GetNodeReference(nodes.RELIABILITY_ROLE))
+    assert nodes.is_probability(provenance_of(output)) and 0 < reliability.max() < 1
+    assert not output.GetNodeReference(nodes.RELIABILITY_ROLE).GetDisplayNode().GetInterpolate()  # no red rim from interpolation
+    ui.reliabilityCheckBox.click()
     for role, shown in ((layout.MR, True), (layout.ULTRASOUND, False)):
         overlay = view(role).mrmlSliceCompositeNode().GetForegroundVolumeID()
-        assert (overlay == output.GetNodeReferenceID(nodes.SUPPORT_ROLE)) is shown
+        assert (overlay == output.GetNodeReferenceID(nodes.RELIABILITY_ROLE)) is shown

@@ -85,7 +85,7 @@ def test_steps_keep_state_events_and_the_reason_of_a_failure(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    ("Volume of 140 x 160 x 150 voxels of 0.8 x 0.8 mm", None), ("Score: 0.98. The head was found.", None),
+    ("Volume of 140 x 160 x 150 voxels of 0.8 x 0.8 mm", None), ("Confidence: 0.98. The head was found.", None),
     ("C:\\Users\\me\\out\\report.pdf", "<path>"), ("about 20 s left", "about N s left"), ("N/A", None)])
 def test_only_times_paths_and_addresses_are_taken_out(text: str, expected: str | None) -> None:
     assert plain(text) == (expected or text)

@@ -45,7 +45,7 @@ def _slices(state: dict[str, Any]) -> dict[str, Any]:
 def _fade(walk: Walk, sample: str) -> None:
     with walk.transcript.step(f"{sample}: fade") as state:
         walk.unfold("display")
-        walk.tick(walk.ui.supportCheckBox)
+        walk.tick(walk.ui.reliabilityCheckBox)
         pictures, opacities = {}, {}
         for value in (0.0, 1.0, 0.5):
             walk.ui.fadeSlider.value = value
@@ -53,14 +53,14 @@ def _fade(walk: Walk, sample: str) -> None:
             opacities[value] = {name: view["opacity"] for name, view in _slices(views.views_state()).items()}
             pictures[value] = _picture(FUSED)
         state["opacities"] = [opacities[value] for value in sorted(opacities)]
-        walk.tick(walk.ui.supportCheckBox, False)
+        walk.tick(walk.ui.reliabilityCheckBox, False)
         expect(_change(pictures[0.0], pictures[1.0]) > 1, "Fade changes nothing")
         for name in (US, MR):
             expect(len({opacities[value].get(name) for value in opacities}) == 1, f"Fade changes {name}")
 
 
 def _overlays(walk: Walk, sample: str) -> None:
-    for box, title in ((walk.ui.contourCheckBox, "contours"), (walk.ui.supportCheckBox, "support map")):
+    for box, title in ((walk.ui.contourCheckBox, "contours"), (walk.ui.reliabilityCheckBox, "reliability map")):
         with walk.transcript.step(f"{sample}: {title}") as state:
             before = {role: _picture(role) for role in (US, FUSED, MR)}
             walk.tick(box)

@@ -36,7 +36,7 @@ def synthesize(walk: Walk, sample: str, planes: str = "Axial") -> Any:
     with walk.transcript.step(f"{sample}: synthesis, {planes}") as state:
         need_torch()
         walk.unfold("output")
-        for box in (walk.ui.showComparisonCheckBox, walk.ui.makeMasksCheckBox, walk.ui.makeSupportCheckBox):
+        for box in (walk.ui.showComparisonCheckBox, walk.ui.makeMasksCheckBox, walk.ui.makeReliabilityCheckBox):
             walk.tick(box)
         walk.unfold("advanced")
         if walk.ui.planesComboBox.enabled:

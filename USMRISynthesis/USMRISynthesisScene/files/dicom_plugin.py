@@ -1,7 +1,7 @@
-"""Slicer's own DICOM export of an MR-like volume: ours comes first there, and the plain one is warned of.
+"""Plugin for Slicer's DICOM export that writes an MR-like volume as derived and synthetic.
 
-The plain export of a scalar volume writes "original, primary" and a real modality: an MR-like volume would become a
-scan that nobody made. The plugin offers the derived, synthetic series with the highest confidence instead.
+Slicer's export of a scalar volume writes "original, primary" and a real modality, so that an MR-like volume would pass
+for a real scan. This plugin is offered first, with a higher confidence, and warns of the other.
 """
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ TITLE = _("MR-like image, SYNTHETIC")
 
 
 def register_dicom_plugin() -> None:
-    """Tell the DICOM module, where it is switched on. Calling it again changes nothing."""
+    """Register the plugin where the DICOM module is available. Calling it again changes nothing."""
     try:
         from DICOMLib import DICOMPlugin
     except ImportError:
         return
 
     class Plugin(_SyntheticExport, DICOMPlugin):
-        """Loads nothing: synthetic series are read by the plugin for scalar volumes."""
+        """Export only: the plugin for scalar volumes loads synthetic series."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -57,14 +57,14 @@ class _SyntheticExport:
         exportable = slicer.qSlicerDICOMExportable()
         exportable.name = TITLE
         exportable.tooltip = _("Derived, synthetic, for research only. Do not use \"Scalar volume\" for this image: it "
-                               "would write what looks like a real scan.")
+                               "would write a series that looks like a real scan.")
         exportable.subjectHierarchyItemID = subjectHierarchyItemID
         exportable.pluginClass = NAME
         exportable.confidence = 1.0     # above the 0.5 of a plain scalar volume
         return [exportable]
 
     def export(self, exportables: list[Any]) -> str:
-        """Write each; returns an error message, empty when all went well."""
+        """Write all exportables; returns an error message, empty on success."""
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
         for exportable in exportables:
             node = hierarchy.GetItemDataNode(exportable.subjectHierarchyItemID)

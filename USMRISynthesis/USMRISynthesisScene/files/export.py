@@ -1,4 +1,4 @@
-"""Captures, the one-page report and DICOM files of a result, from the nodes and the comparison views."""
+"""Captures, the one-page report, NRRD and DICOM files of a result, from its nodes and the comparison views."""
 from __future__ import annotations
 
 import json
@@ -23,7 +23,7 @@ _TITLES = {layout.ULTRASOUND: _("Ultrasound"), layout.FUSED: _("Ultrasound + MR-
 
 
 def provenance_of(output: slicer.vtkMRMLNode) -> dict[str, Any]:
-    """What a result says about itself; empty where nothing is kept."""
+    """The provenance of a result; empty where it has none."""
     text = output.GetAttribute(nodes.PROVENANCE_ATTRIBUTE)
     return dict(json.loads(text)) if text else {}
 
@@ -43,12 +43,12 @@ def capture_views(output: slicer.vtkMRMLScalarVolumeNode, fusion: float = layout
 
 
 def save_report(path: Path, output: slicer.vtkMRMLScalarVolumeNode, fusion: float = layout.FUSION) -> None:
-    """The page as PDF or PNG, by the file name's ending."""
+    """Write the report as PDF or PNG, by the suffix of the file name."""
     write_report(path, Report(capture_views(output, fusion), provenance_of(output)))
 
 
 def save_captures(folder: Path, output: slicer.vtkMRMLScalarVolumeNode, fusion: float = layout.FUSION) -> list[Path]:
-    """One PNG for each of the three views; the synthetic ones say so in their pixels and in their names."""
+    """One PNG for each of the three views; the synthetic ones are marked in their pixels and names."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -68,9 +68,9 @@ def save_captures(folder: Path, output: slicer.vtkMRMLScalarVolumeNode, fusion: 
 
 
 def save_volume(path: Path, output: slicer.vtkMRMLScalarVolumeNode) -> Path:
-    """The MR-like volume as NRRD that says what it is, and its provenance beside it; returns the latter's path.
+    """Write the MR-like volume as NRRD that is marked as synthetic, and its provenance beside it; returns that file's path.
 
-    The file has the volume's own geometry, without the transforms over it.
+    The file has the volume's own geometry, without its parent transforms.
     """
     provenance = provenance_of(output)
     volume = nodes.read_volume(output)
@@ -81,7 +81,7 @@ def save_volume(path: Path, output: slicer.vtkMRMLScalarVolumeNode) -> Path:
 
 
 def save_dicom(folder: Path, output: slicer.vtkMRMLScalarVolumeNode) -> list[Path]:
-    """One file a slice, in a new folder inside `folder`, so that series never mix."""
+    """Write one DICOM file for each slice into a new folder inside `folder`, so that series never mix."""
     target = folder / "MR-like-SYNTHETIC"
     count = 1
     while target.exists():
@@ -102,7 +102,7 @@ def save_dicom(folder: Path, output: slicer.vtkMRMLScalarVolumeNode) -> list[Pat
 
 
 def _dicom_file(volume: slicer.vtkMRMLNode) -> str | None:
-    """A file of the series that the ultrasound was loaded from, when it came through Slicer's DICOM database."""
+    """A file of the DICOM series that the ultrasound was loaded from, where Slicer's DICOM database has it."""
     uids = (volume.GetAttribute(nodes.DICOM_UIDS) or "").split()
     database = slicer.dicomDatabase if uids and hasattr(slicer, "dicomDatabase") else None
     return (database.fileForInstance(uids[0]) or None) if database is not None else None
@@ -116,7 +116,7 @@ def _is_compared(output: slicer.vtkMRMLNode) -> bool:
 
 
 def _picture(view: Any) -> np.ndarray:
-    """What the view shows now."""
+    """The pixels of a view as it is now."""
     view.forceRender()
     grabber = vtk.vtkWindowToImageFilter()
     grabber.SetInput(view.renderWindow())

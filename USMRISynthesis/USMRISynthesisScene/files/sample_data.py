@@ -1,4 +1,4 @@
-"""The two images that come with the module, offered in Slicer's Sample Data module."""
+"""The two sample images of the module, for Slicer's Sample Data module."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -24,8 +24,8 @@ def sample_file(name: str) -> Path:
 
 
 def register_sample_data() -> None:
-    """Tell the Sample Data module about them. They are files of this installation: nothing is downloaded."""
-    import SampleData  # another module of Slicer, which may not be there
+    """Register the images in the Sample Data module. They are installed files: nothing is downloaded."""
+    import SampleData  # a module of Slicer that may be switched off
 
     logic = SampleData.SampleDataLogic
     if hasattr(logic, "registerCustomSampleDataCategory"):   # Slicer 5.12 and later

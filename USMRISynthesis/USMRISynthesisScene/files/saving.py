@@ -1,7 +1,7 @@
-"""When an MR-like volume is saved by Slicer's own means: its provenance is put beside the file, and a word is said.
+"""When Slicer saves an MR-like volume, write its provenance beside the file and show a note.
 
-Slicer writes scalar volumes without what they say about themselves. The JSON file beside them lets the mark come back
-when the file is loaded, here and wherever `usmri` looks at it.
+Slicer writes scalar volumes without their attributes. The JSON file beside the image brings the mark back when the
+image is loaded, in Slicer and by `usmri`.
 """
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _followed = False
 
 
 def follow_saves() -> None:
-    """From now on, for as long as Slicer runs. Calling it again changes nothing."""
+    """Start this for as long as Slicer runs. Calling it again changes nothing."""
     global _followed
     if not _followed:
         slicer.app.coreIOManager().connect(_SIGNAL, on_saved)
@@ -32,7 +32,7 @@ def follow_saves() -> None:
 
 
 def stop_following() -> None:
-    """Before a reload, so that there are never two."""
+    """Stop it, before the module is reloaded."""
     global _followed
     if _followed:
         slicer.app.coreIOManager().disconnect(_SIGNAL, on_saved)
@@ -40,7 +40,7 @@ def stop_following() -> None:
 
 
 def on_saved(properties: Any) -> None:
-    """`properties`: what the file was saved with, "nodeID" and "fileName" among it."""
+    """properties: those of the saved file, with "nodeID" and "fileName"."""
     if not isinstance(properties, dict):
         return
     node = slicer.mrmlScene.GetNodeByID(str(properties.get("nodeID", "")))
@@ -55,7 +55,7 @@ def on_saved(properties: Any) -> None:
 
 
 def _write_sidecar(image: Path, node: slicer.vtkMRMLVolumeNode) -> None:
-    """Where there is none: somebody else's JSON file of that name is left alone."""
+    """Write the provenance, unless a file of that name exists."""
     sidecar = sidecar_of(image)
     content = {"notice": nodes.SYNTHETIC, **json.loads(node.GetAttribute(nodes.PROVENANCE_ATTRIBUTE) or "{}")}
     try:

@@ -1,1 +1,1 @@
-"""Nodes of the scene: made, read, related to each other."""
+"""Reading and writing the nodes of the scene."""

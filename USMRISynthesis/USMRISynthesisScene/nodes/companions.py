@@ -1,7 +1,7 @@
-"""Head outline and landmarks stay on the head when the ultrasound gets another parent transform, or loses it.
+"""Head outline and landmarks stay on the head when the parent transform of the ultrasound is exchanged or removed.
 
-Both are given in the ultrasound's own space and lie under its parent transform, so a moving parent carries them along.
-Only a change of the parent itself, and hardening, have to be repeated for them.
+Both are in the local space of the ultrasound and under its parent transform, so they follow when that moves. Only a
+change of the parent itself, and hardening, must be repeated for them.
 """
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _companions: Companions | None = None
 
 
 def keep_together() -> None:
-    """From now on, for as long as Slicer runs. Calling it again changes nothing."""
+    """Start this for as long as Slicer runs. Calling it again changes nothing."""
     global _companions
     if _companions is None:
         _companions = Companions()
 
 
 def stop_keeping() -> None:
-    """Before a reload, so that there are never two."""
+    """Stop it, before the module is reloaded."""
     global _companions
     if _companions is not None:
         _companions.close()
@@ -39,7 +39,7 @@ def stop_keeping() -> None:
 
 @dataclass
 class _State:
-    """Of a volume: its parent transform, its last two different grids (4x4, ijk to local RAS), its observers."""
+    """State of a volume: parent transform, last two different grids (4x4, ijk to local RAS), observer tags."""
 
     parent_id: str | None
     grids: list[np.ndarray]
@@ -47,7 +47,7 @@ class _State:
 
 
 class Companions(VTKObservationMixin):
-    """Follows the parent transform of every volume in the scene."""
+    """Observes the parent transform of every volume in the scene."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,14 +71,14 @@ class Companions(VTKObservationMixin):
             self._follow(node)
 
     def _on_scene_changed(self, caller: Any = None, event: Any = None) -> None:
-        """Forget what is gone; a node that is kept alive from here would keep its image in memory."""
+        """Release removed nodes; a reference from here would keep their images in memory."""
         for volume in [volume for volume in self._volumes if volume.GetScene() is not slicer.mrmlScene]:
             self._forget(volume)
         for volume in self._volumes:
-            self._on_transform(volume, event)       # it may have been its parent
+            self._on_transform(volume, event)       # the removed node may have been its parent
 
     def _on_scene_loaded(self, caller: Any = None, event: Any = None) -> None:
-        """What a file says holds, even if it says that they are apart."""
+        """Accept the transforms of a loaded scene as they are, even where they differ."""
         self._on_scene_changed()
         for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
             self._follow(volume)
@@ -99,7 +99,7 @@ class Companions(VTKObservationMixin):
         state.parent_id, state.grids = volume.GetTransformNodeID(), [nodes.grid_of(volume)]
 
     def _on_modified(self, volume: Any, event: Any) -> None:
-        """Hardening changes the grid first and takes the parent away afterwards: the grid before is needed then."""
+        """Keep the last two grids: hardening changes the grid first and removes the parent afterwards."""
         state, grid = self._volumes.get(volume), nodes.grid_of(volume)
         if state is not None and not np.array_equal(grid, state.grids[-1]):
             state.grids = [state.grids[-1], grid]
@@ -108,16 +108,16 @@ class Companions(VTKObservationMixin):
         state, scene = self._volumes.get(volume), volume.GetScene()
         if state is None or scene is None or scene.IsClosing() or scene.IsImporting() or (
                 volume.GetTransformNodeID() == state.parent_id):
-            return      # of a parent that moves, MRML itself tells what lies under it
+            return      # where the parent moves, MRML moves the nodes under it
         self._on_modified(volume, event)
         before, grids = state.parent_id, state.grids
         self._remember(volume)
         parent = scene.GetNodeByID(before) if before else None
-        together = (before, None) if parent is None else (before,)     # a deleted parent is gone from all of them
+        together = (before, None) if parent is None else (before,)     # a deleted parent is removed from all of them
         hardened = parent is not None and volume.GetTransformNodeID() is None and _is_hardened(parent, grids)
         for node in [volume.GetNodeReference(role) for role in ROLES]:
             if node is None or node.GetTransformNodeID() not in together:
-                continue        # the user has put it elsewhere
+                continue        # the user has chosen another parent for it
             if hardened:
                 node.HardenTransform()
             node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
@@ -126,7 +126,7 @@ class Companions(VTKObservationMixin):
 
 
 def _is_hardened(parent: Any, grids: list[np.ndarray]) -> bool:
-    """Whether the last change of the grid is what hardening this parent does to it."""
+    """Whether the last change of the grid is what hardening this parent causes."""
     if len(grids) < 2:
         return False
     if not parent.IsTransformToWorldLinear():
@@ -135,12 +135,12 @@ def _is_hardened(parent: Any, grids: list[np.ndarray]) -> bool:
 
 
 def _carry_alignments(volume: Any, parent: Any) -> None:
-    """Alignments start from the volume's local RAS, which hardening has moved: what was there must come out as before.
+    """Update the alignments after hardening has moved the volume's local RAS, so that they give the same pose as before.
 
-    Of a result it is its own canonical transform, of an ultrasound what was aligned by hand.
+    For a result this is its canonical transform; for an ultrasound, the alignments made by hand.
     """
     if not parent.IsTransformToWorldLinear():
-        return      # no matrix can express it
+        return      # a matrix cannot express it
     own = volume.GetNodeReference(nodes.TRANSFORM_ROLE)
     results = {node.GetNodeReferenceID(nodes.TRANSFORM_ROLE)
                for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")}

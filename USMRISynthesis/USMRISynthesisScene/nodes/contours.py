@@ -16,7 +16,7 @@ LEVELS = (1.0, 250.0, 450.0, 700.0)    # of 0-1000: the head's edge, tissue, bri
 def tissue_zones(values: np.ndarray, spacing_kji: tuple[float, float, float]) -> np.ndarray:
     """(k, j, i) uint8: 0 outside, then one zone between each two of LEVELS.
 
-    Smoothed by 1 mm first, within the head only: speckle left in the image must not draw islands.
+    Smoothed by 1 mm first, within the head only, so that remaining speckle draws no islands.
     """
     inside = values > 0
     sigma = [0.0 if size == 1 else 1.0 / spacing for size, spacing in zip(values.shape, spacing_kji, strict=True)]
@@ -26,7 +26,7 @@ def tissue_zones(values: np.ndarray, spacing_kji: tuple[float, float, float]) ->
 
 
 def contours_of(output: slicer.vtkMRMLScalarVolumeNode) -> Any:
-    """The label map node that belongs to an MR-like volume, made anew from its voxels."""
+    """Make or update the label map node of an MR-like volume from its voxels."""
     node = output.GetNodeReference(CONTOUR_ROLE)
     if node is None:
         node = output.GetScene().AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", f"{output.GetName()} contours")

@@ -1,4 +1,4 @@
-"""Which volume is likely to be the ultrasound, and what can be said of it before anything runs."""
+"""The volume that is most likely the ultrasound, and a summary of a volume."""
 from __future__ import annotations
 
 import re
@@ -20,10 +20,10 @@ _SAMPLE = 50_000
 def likely_ultrasound(scene: slicer.vtkMRMLScene,
                       current: slicer.vtkMRMLScalarVolumeNode | None = None,
                       without: slicer.vtkMRMLNode | None = None) -> Any:
-    """The scalar volume that looks most like an ultrasound image, or None where there is no volume at all.
+    """The scalar volume that is most likely an ultrasound image, or None where there is no volume.
 
-    `current` stays unless another one is likelier; `without` is about to be deleted. Results of this module are never
-    proposed.
+    `current` stays unless another one is more likely; `without`, which is about to be deleted, and synthetic images are
+    left out.
     """
     candidates = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene)
                   if node.GetClassName() in ("vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode")
@@ -34,7 +34,7 @@ def likely_ultrasound(scene: slicer.vtkMRMLScene,
 
 
 def ultrasound_likelihood(node: slicer.vtkMRMLScalarVolumeNode) -> int:
-    """Points for what ultrasound files have in common: modality, a telling name, 8 bits, black outside a fan."""
+    """Points for typical properties of ultrasound: modality, name, 8 bits, black outside a fan."""
     points = 0
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
     item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
@@ -56,7 +56,7 @@ def ultrasound_likelihood(node: slicer.vtkMRMLScalarVolumeNode) -> int:
 
 
 def describe(node: slicer.vtkMRMLScalarVolumeNode | None) -> str:
-    """Size and spacing in one line, for the user to recognise a wrong one."""
+    """Size and spacing in one line, so that the user can recognise a wrong spacing."""
     image = node.GetImageData() if node is not None else None
     if node is None or image is None or image.GetNumberOfPoints() == 0:
         return _("No image is selected.")

@@ -1,6 +1,7 @@
-"""Following one node at a time, without keeping alive those that were followed before.
+"""Observe one node at a time, without keeping earlier nodes alive.
 
-`VTKObservationMixin` keeps every object that it ever observed: of volumes, that would be the memory of all of them.
+`VTKObservationMixin` keeps a reference to every object it ever observed. With volumes, their memory would never be
+freed.
 """
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Watch:
-    """Calls back on events of the node that is followed now.
+class NodeObserver:
+    """Calls back on events of the node that is observed now.
 
-        watch = Watch(refresh, vtk.vtkCommand.ModifiedEvent)
-        watch.follow(node)      # and no longer the one before
-        watch.follow(None)
+        observer = NodeObserver(refresh, vtk.vtkCommand.ModifiedEvent)
+        observer.observe(node)      # and the earlier one no longer
+        observer.observe(None)
     """
 
     def __init__(self, callback: Callable[..., None], *events: Any) -> None:
@@ -21,8 +22,8 @@ class Watch:
         self._tags: list[int] = []
         self.node: Any = None
 
-    def follow(self, node: Any) -> bool:
-        """Follow this one, or nothing; whether that is a change."""
+    def observe(self, node: Any) -> bool:
+        """Observe this node, or none; returns whether that is a change."""
         if node is self.node:
             return False
         for tag in self._tags:

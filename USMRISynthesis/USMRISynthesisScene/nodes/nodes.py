@@ -1,11 +1,10 @@
 """Volume nodes to `Volume` and back, and the nodes that hold a result.
 
-Geometry: the engine sees the input's own grid (IJKToRAS, "local RAS"); a parent transform of the input, linear
-or not, is left alone and simply given to the output as well, so that one transform keeps moving both.
+Geometry: the library works on the input's own grid (IJKToRAS, "local RAS"). A parent transform of the input, linear
+or not, is not changed; the output gets the same one, so that one transform moves both.
 
 The canonical transform node takes the input's *local* RAS to canonical fetal space and stands at the top level,
-under no transform, because local RAS is the only frame in which it stays right when the user moves the parent
-transform. To see a volume in canonical space, put it under this node in place of its present parent.
+under no transform: only in local RAS it stays right when the user changes the parent transform. To see a volume in canonical space, put it under this node in place of its present parent.
 """
 from __future__ import annotations
 
@@ -28,28 +27,28 @@ SOURCE_ROLE = "USMRISynthesis.SourceUltrasound"
 TRANSFORM_ROLE = "USMRISynthesis.CanonicalTransform"
 PROVENANCE_ATTRIBUTE = PROVENANCE_KEY
 DICOM_UIDS = "DICOM.instanceUIDs"  # where Slicer keeps which DICOM files a volume was loaded from
-SUPPORT_ROLE = "USMRISynthesis.SupportMap"
+RELIABILITY_ROLE = "USMRISynthesis.SupportMap"
 SYNTHETIC_ATTRIBUTE = SYNTHETIC_KEY
 MR_WINDOW = (0.0, 1000.0)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run hands to the scene.
+    """The result of a finished run, to be written into the scene.
 
     Attributes:
         mr: the MR-like volume on the input's grid.
         ras_to_canonical: (4, 4), from the input's local RAS to canonical space.
-        provenance: model, versions, device, parameters; anything that JSON can hold.
+        provenance: model, versions, device, parameters; values that JSON can hold.
         masks: 1 in the fan, 2 in the head inside the fan, 0 elsewhere, on the same grid; or None.
-        support: 0-1 on the same grid, how probable it is that the grey is right, or where the beam looked inside the
-            head (the provenance says which); None when it was not asked for.
+        reliability_map: 0-1 on the same grid: the probability that the grey value is right, or where the beam reached
+            inside the head (see `is_probability`); or None.
     """
 
     mr: Volume
     ras_to_canonical: np.ndarray
     provenance: Mapping[str, Any]
-    support: Volume | None = None
+    reliability_map: Volume | None = None
     masks: Volume | None = None
 
 
@@ -112,7 +111,7 @@ def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
                  output: slicer.vtkMRMLScalarVolumeNode | None = None) -> slicer.vtkMRMLScalarVolumeNode:
     """Put a result into the scene: into `output`, or into a new node beside its source.
 
-    A volume that was made by this function before keeps its transform node, which is updated.
+    An output that this function has written before keeps its transform node, which is updated.
     """
     scene = source.GetScene()
     name = f"{source.GetName()} MR-like ({SYNTHETIC})"
@@ -131,24 +130,24 @@ def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
     finally:
         output.EndModify(modified)
     _set_window(output)
-    if result.support is not None:
-        made.append(_support_map(result.support, source, output, probable=is_probability(result.provenance)))
+    if result.reliability_map is not None:
+        made.append(_write_reliability_map(result.reliability_map, source, output, probable=is_probability(result.provenance)))
     for node in made:
         place_beside(node, source)
     return output
 
 
 def is_synthetic(node: slicer.vtkMRMLNode | None) -> bool:
-    """Whether a node holds an image made here: by its mark, or by its name after a file has lost the mark."""
+    """Whether a node holds a synthetic image: by its mark, or by its name where a file has lost the mark."""
     return node is not None and (bool(node.GetAttribute(SYNTHETIC_ATTRIBUTE))
                                  or SYNTHETIC.split()[0] in (node.GetName() or ""))
 
 
 def restore_marks(node: slicer.vtkMRMLVolumeNode) -> bool:
-    """Give a volume that was loaded from a file the marks that the file carries; whether there were any.
+    """Give a volume that was loaded from a file the marks in that file; returns whether there were any.
 
-    Slicer reads and writes scalar volumes without their attributes: without this, an MR-like image from the command
-    line, or one that was saved as a file, would come back as an ordinary MR.
+    Slicer reads and writes scalar volumes without their attributes: without this, a saved MR-like image, or
+    one from the command line, would be loaded as an ordinary MR.
     """
     storage = node.GetStorageNode()
     name = storage.GetFileName() if storage is not None else None
@@ -162,7 +161,7 @@ def restore_marks(node: slicer.vtkMRMLVolumeNode) -> bool:
 
 def _set_geometry(output: slicer.vtkMRMLScalarVolumeNode, source: slicer.vtkMRMLScalarVolumeNode,
                   ijk_to_ras: np.ndarray) -> None:
-    """The result's grid; to the last digit the source's own, unless that was moved while the synthesis ran."""
+    """Set the grid of a result: exactly the source's own, unless the source was moved during the run."""
     now = vtk.vtkMatrix4x4()
     source.GetIJKToRASMatrix(now)
     if np.allclose(slicer.util.arrayFromVTKMatrix(now), ijk_to_ras, rtol=0, atol=1e-6):
@@ -177,10 +176,10 @@ def source_of(output: slicer.vtkMRMLNode | None) -> slicer.vtkMRMLScalarVolumeNo
 
 
 def require_source(output: slicer.vtkMRMLNode) -> slicer.vtkMRMLScalarVolumeNode:
-    """The ultrasound volume that a result was made from. Raises Refused: it is not in the scene any more."""
+    """The ultrasound volume that a result was made from. Raises Refused where it is no longer in the scene."""
     source = source_of(output)
     if source is None:
-        text = _("The ultrasound of {name} is not in the scene any more.").format(name=output.GetName())
+        text = _("The ultrasound of {name} is no longer in the scene.").format(name=output.GetName())
         raise Refused("source", text, _("Load it again and synthesize once more."))
     return source
 
@@ -214,23 +213,23 @@ def _canonical_transform(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
 
 
 def is_probability(provenance: Mapping[str, Any]) -> bool:
-    """Whether a result's support map says how probable it is that the grey is right, or only where the beam was."""
+    """Whether a result's reliability map holds probabilities; if not, it only shows where the beam reached."""
     return "sha256" in provenance.get("support", {})
 
 
-def _support_map(support: Volume, source: slicer.vtkMRMLScalarVolumeNode, output: slicer.vtkMRMLScalarVolumeNode, *,
+def _write_reliability_map(reliability: Volume, source: slicer.vtkMRMLScalarVolumeNode, output: slicer.vtkMRMLScalarVolumeNode, *,
                  probable: bool) -> slicer.vtkMRMLScalarVolumeNode:
-    """The volume that belongs to `output` and says what of it to believe, or only where there was something to see.
+    """Make or update the reliability map node of `output`.
 
-    A probability is shown where it is below DOUBT alone, red where it is lowest, then yellow: what is covered is not
-    to be believed.
+    A probability is shown only where it is below DOUBT: red where it is lowest, then yellow. A map of where the beam
+    reached is shown in green.
     """
-    node = output.GetNodeReference(SUPPORT_ROLE)
+    node = output.GetNodeReference(RELIABILITY_ROLE)
     if node is None:
-        node = source.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{source.GetName()} support map")
-        output.SetNodeReferenceID(SUPPORT_ROLE, node.GetID())
-    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(support.array))
-    _set_geometry(node, source, support.ijk_to_ras)
+        node = source.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{source.GetName()} reliability map")
+        output.SetNodeReferenceID(RELIABILITY_ROLE, node.GetID())
+    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(reliability.array))
+    _set_geometry(node, source, reliability.ijk_to_ras)
     node.SetAndObserveTransformNodeID(source.GetTransformNodeID())
     node.SetNodeReferenceID(SOURCE_ROLE, source.GetID())
     node.SetAttribute(SYNTHETIC_ATTRIBUTE, SYNTHETIC)
@@ -239,10 +238,10 @@ def _support_map(support: Volume, source: slicer.vtkMRMLScalarVolumeNode, output
     display = node.GetDisplayNode()
     display.SetAutoWindowLevel(False)
     if probable:
-        display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeRainbow")  # red at its lower end
+        display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeRainbow")  # red at the low end
         display.SetWindowLevelMinMax(GRAVE_DOUBT, GRAVE_DOUBT + 4 * (DOUBT - GRAVE_DOUBT))  # so that DOUBT is yellow
         display.SetThreshold(0.0005, DOUBT)
-        display.SetInterpolate(False)  # between a sure voxel and what was not seen lies no doubt: a red rim else
+        display.SetInterpolate(False)  # interpolation to the unseen voxels (0) would draw a red rim
     else:
         display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGreen")
         display.SetWindowLevelMinMax(0.0, 1.0)
@@ -252,7 +251,7 @@ def _support_map(support: Volume, source: slicer.vtkMRMLScalarVolumeNode, output
 
 
 def _set_window(output: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """Grey, 0-1000, fixed: two results are only comparable in the same window."""
+    """Grey, 0-1000, fixed: results are comparable only in the same window."""
     if output.GetDisplayNode() is None:
         output.CreateDefaultDisplayNodes()
     display = output.GetDisplayNode()
@@ -262,7 +261,7 @@ def _set_window(output: slicer.vtkMRMLScalarVolumeNode) -> None:
 
 
 def place_beside(node: slicer.vtkMRMLNode, source: slicer.vtkMRMLNode) -> None:
-    """Same parent item in the subject hierarchy as the source."""
+    """Put a node under the same parent item of the subject hierarchy as the source."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(source.GetScene())
     item = hierarchy.GetItemByDataNode(node)
     source_item = hierarchy.GetItemByDataNode(source)

@@ -1,4 +1,4 @@
-"""Where an alignment says that the head is: an ellipsoid over the ultrasound, which follows the transform."""
+"""Outline of the head for an alignment: an ellipsoid over the ultrasound that follows the transform."""
 from __future__ import annotations
 
 from typing import Any
@@ -15,7 +15,7 @@ OUTLINE_ROLE = "USMRISynthesis.HeadOutline"
 
 
 def head_ellipsoid(to_canonical: np.ndarray) -> vtk.vtkPolyData:
-    """The outer skull of usual proportions in the space that `to_canonical` (4, 4) starts from."""
+    """Outer skull of average proportions; `to_canonical` (4, 4) goes from the returned model's space to canonical space."""
     sphere = vtk.vtkSphereSource()
     sphere.SetRadius(1.0)
     sphere.SetThetaResolution(64)
@@ -33,9 +33,9 @@ def head_ellipsoid(to_canonical: np.ndarray) -> vtk.vtkPolyData:
 
 
 def alignment_of(source: slicer.vtkMRMLScalarVolumeNode, transform: slicer.vtkMRMLLinearTransformNode) -> np.ndarray:
-    """(4, 4) from the volume's local RAS to canonical space, by a transform node: its own, or that of a result of it.
+    """(4, 4) from the volume's local RAS to canonical space, from its own transform node or that of one of its results.
 
-    A result has the voxels of its source, but not its local RAS when a transform was hardened on one of the two.
+    A result has the voxels of its source, but another local RAS after a transform was hardened on one of the two.
     Raises Refused for a transform that a matrix cannot express.
     """
     matrix = nodes.read_transform(transform)
@@ -47,7 +47,7 @@ def alignment_of(source: slicer.vtkMRMLScalarVolumeNode, transform: slicer.vtkMR
 
 
 def show_outline(source: slicer.vtkMRMLScalarVolumeNode, to_canonical: np.ndarray) -> Any:
-    """Make or move the outline of a volume's head; it lies under the volume's own parent transform."""
+    """Make or update the outline of a volume's head, under the volume's own parent transform."""
     node = source.GetNodeReference(OUTLINE_ROLE)
     if node is None:
         node = source.GetScene().AddNewNodeByClass("vtkMRMLModelNode", f"{source.GetName()} head outline")

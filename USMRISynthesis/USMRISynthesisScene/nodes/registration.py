@@ -1,4 +1,4 @@
-"""Registration by the modules that are there: opened with the MR-like volume, its target and transforms chosen."""
+"""Registration: open an installed registration module with its inputs selected, then apply its result to all nodes."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -8,7 +8,9 @@ import slicer
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import Failed, Refused
 
-from USMRISynthesisScene.nodes import nodes
+from USMRISynthesisScene.nodes import companions, nodes
+from USMRISynthesisScene.nodes.contours import CONTOUR_ROLE
+from USMRISynthesisScene.nodes.masks import SEGMENTATION_ROLE
 
 RESULT_ROLE = "USMRISynthesis.Registration"
 FIXED, MOVING, INITIAL, OUTPUT = "fixed", "moving", "initial", "output"
@@ -19,9 +21,9 @@ class Tool:
     """A registration module.
 
     Attributes:
-        title: what the user knows it by.
+        title: shown to the user.
         module: its name in Slicer.
-        selectors: what is to be chosen -> the names that the module's selector for it has had.
+        selectors: input or output -> names of its selector widget in the versions of that module.
     """
 
     title: str
@@ -30,7 +32,7 @@ class Tool:
 
     @property
     def is_command(self) -> bool:
-        """A command line module: it is given a node of parameters instead of having its selectors set."""
+        """Whether it is a command line module, which takes a parameter node instead of selector widgets."""
         return not self.selectors
 
 
@@ -47,25 +49,25 @@ TOOLS = (
 
 
 def tools() -> list[Tool]:
-    """The registration modules that are there."""
+    """The registration modules that are installed."""
     names = set(slicer.app.moduleManager().modulesNames())
     return [tool for tool in TOOLS if tool.module in names]
 
 
 def open_tool(tool: Tool, output: slicer.vtkMRMLScalarVolumeNode, fixed: slicer.vtkMRMLScalarVolumeNode | None,
-              near: bool = False) -> Any:
-    """Switch to a registration module, with everything chosen that it asks for.
+              from_alignment: bool = False) -> Any:
+    """Switch to a registration module with its inputs and outputs selected.
 
     Args:
-        output: the MR-like volume, which is to be moved.
-        fixed: what it is to be registered to, such as an atlas or an MR.
-        near: start from the alignment of the synthesis, for a fixed volume in canonical fetal space.
+        output: the MR-like volume, used as the moving volume.
+        fixed: the target, such as an atlas or an MR.
+        from_alignment: start from the alignment of the synthesis; right for a target in canonical fetal space.
 
     Returns:
-        The transform node that the result is to be written into.
+        The transform node that receives the result.
 
     Raises:
-        Refused: there is no fixed volume, or it is the one to be moved.
+        Refused: there is no target, or it is the moving volume itself.
         Failed: there is no main window.
     """
     if fixed is None or fixed is output:
@@ -76,7 +78,7 @@ def open_tool(tool: Tool, output: slicer.vtkMRMLScalarVolumeNode, fixed: slicer.
                      _("Call the module's logic instead."))
     result = _result_transform(output)
     chosen = {FIXED: fixed, MOVING: output, OUTPUT: result,
-              INITIAL: output.GetNodeReference(nodes.TRANSFORM_ROLE) if near else None}
+              INITIAL: output.GetNodeReference(nodes.TRANSFORM_ROLE) if from_alignment else None}
     if tool.is_command:
         _open_command(tool, chosen)
     else:
@@ -87,6 +89,25 @@ def open_tool(tool: Tool, output: slicer.vtkMRMLScalarVolumeNode, fixed: slicer.
             if selector is not None:
                 selector.setCurrentNode(chosen[role])
     return result
+
+
+def share_transform(output: slicer.vtkMRMLScalarVolumeNode) -> list[Any]:
+    """Put the ultrasound and everything made from it under the parent transform of the MR-like volume.
+
+    Nothing is hardened. Returns the nodes that were moved. Raises Refused where all of them are there already.
+    """
+    source = nodes.require_source(output)
+    roles = (nodes.RELIABILITY_ROLE, CONTOUR_ROLE, SEGMENTATION_ROLE)
+    family = [source, *(output.GetNodeReference(role) for role in roles)]
+    family += [node for node in (source.GetNodeReference(role) for role in companions.ROLES)
+               if node is not None and node.GetTransformNodeID() == source.GetTransformNodeID()]
+    apart = [node for node in family if node is not None and node.GetTransformNodeID() != output.GetTransformNodeID()]
+    if not apart:
+        raise Refused("same-transform", _("The ultrasound lies under the transform of the MR-like volume already."),
+                      _("Register the MR-like volume first, so that it has a transform of its own."))
+    for node in apart:
+        node.SetAndObserveTransformNodeID(output.GetTransformNodeID())
+    return apart
 
 
 def _open_command(tool: Tool, chosen: dict[str, Any]) -> None:
@@ -101,7 +122,7 @@ def _open_command(tool: Tool, chosen: dict[str, Any]) -> None:
 
 
 def _result_transform(output: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLLinearTransformNode:
-    """Where the result goes: one node for each MR-like volume, the identity at first. Nothing lies under it yet."""
+    """The transform that receives the result: one node for each MR-like volume, the identity at first."""
     node = output.GetNodeReference(RESULT_ROLE)
     if node is None:
         source = nodes.source_of(output)

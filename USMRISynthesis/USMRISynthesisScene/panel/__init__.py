@@ -1,1 +1,1 @@
-"""What the user clicks: the widgets' behaviour, section by section."""
+"""Behaviour of the widgets, section by section."""

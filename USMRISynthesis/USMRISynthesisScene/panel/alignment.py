@@ -1,4 +1,4 @@
-"""The Alignment section: how well the head was found, and what to do when it was not."""
+"""The Alignment section: confidence of the automatic alignment, and alignment by hand."""
 from __future__ import annotations
 
 import json
@@ -17,103 +17,103 @@ from USMRISynthesisScene.nodes.manual_alignment import (
     start_placing,
     stop_placing,
 )
-from USMRISynthesisScene.nodes.node_observer import Watch
+from USMRISynthesisScene.nodes.node_observer import NodeObserver
 from USMRISynthesisScene.nodes.outline import alignment_of, remove_outline, show_outline
-from USMRISynthesisScene.panel.slots import answered
+from USMRISynthesisScene.panel.slots import status_slot
 
 _TRANSFORM_MODIFIED = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
 
 
 class AlignmentSection:
-    """Score, landmarks, and an outline that follows the transform while it is edited.
+    """Confidence, landmarks, and an outline that follows the transform while it is edited.
 
     Args:
         parameters: the scene's parameters, or None while there are none.
-        result: the MR-like volume at hand, or None.
-        say: where one sentence for the user goes.
+        result: the current MR-like volume, or None.
+        set_status: shows one sentence in the status line.
     """
 
     def __init__(self, ui: Any, parameters: Callable[[], Any], result: Callable[[], Any],
-                 say: Callable[[str], None]) -> None:
+                 set_status: Callable[[str], None]) -> None:
         self.ui = ui
-        self._parameters, self._result, self._say = parameters, result, say
-        self._aligned = ""      # id of the ultrasound at the last look
-        self._followed = Watch(self._on_transform, _TRANSFORM_MODIFIED)
-        self._placed = Watch(self._on_placed, slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent)
+        self._parameters, self._result, self._set_status = parameters, result, set_status
+        self._source_id = ""    # of the ultrasound at the last refresh
+        self._transform_observer = NodeObserver(self._on_transform, _TRANSFORM_MODIFIED)
+        self._landmark_observer = NodeObserver(self._on_placed, slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent)
         ui.placeLandmarksButton.connect("clicked(bool)", self.on_place)
         ui.useLandmarksButton.connect("clicked(bool)", self.on_use)
         ui.outlineCheckBox.connect("toggled(bool)", self.on_outline)
 
     def refresh(self, running: bool) -> None:
         source = self._source()
-        self._forget_other(source)
+        self._reset_for(source)
         for widget in (self.ui.placeLandmarksButton, self.ui.useLandmarksButton):
             widget.enabled = source is not None and not running
-        if self._followed.follow(self._transform()):
+        if self._transform_observer.observe(self._transform()):
             self._on_transform()
-        self.ui.outlineCheckBox.enabled = self._followed.node is not None
-        score, trusted = score_of(self._result())
-        if score is None:
-            self.ui.scoreLabel.text = _("Score: none yet.")
-        elif trusted:
-            self.ui.scoreLabel.text = _("Score: {score:.2f}. The head was found.").format(score=score)
+        self.ui.outlineCheckBox.enabled = self._transform_observer.node is not None
+        confidence, reliable = confidence_of(self._result())
+        if confidence is None:
+            self.ui.scoreLabel.text = _("Confidence: none yet.")
+        elif reliable:
+            self.ui.scoreLabel.text = _("Confidence: {value:.2f}. The head was found.").format(value=confidence)
         else:
-            self.ui.scoreLabel.text = _("Score: {score:.2f}. The head was not found reliably: show the outline, and "
-                                        "align by landmarks or by a transform.").format(score=score)
+            self.ui.scoreLabel.text = _("Confidence: {value:.2f}. The head was not found reliably: show the outline, "
+                                        "and align by landmarks or by a transform.").format(value=confidence)
 
-    def _forget_other(self, source: Any) -> None:
-        """Another ultrasound was chosen: an alignment or an age that was given for the one before is silently wrong."""
-        before, self._aligned = self._aligned, source.GetID() if source is not None else ""
+    def _reset_for(self, source: Any) -> None:
+        """When another ultrasound is chosen, drop the alignment and the age that belong to the one before."""
+        before, self._source_id = self._source_id, source.GetID() if source is not None else ""
         parameters = self._parameters()
-        if before != self._aligned:
+        if before != self._source_id:
             self.stop_placing()
-        if not before or source is None or before == self._aligned or parameters is None:
+        if not before or source is None or before == self._source_id or parameters is None:
             return
         if parameters.gestationalAge:
             parameters.gestationalAge = 0.0
-            self._say(_("Another ultrasound was chosen: its gestational age is unknown again."))
+            self._set_status(_("Another ultrasound was chosen: the gestational age was set back to unknown."))
         chosen = parameters.alignment
         owner = nodes.source_of(chosen)
         if owner is not None and owner is not source:
             parameters.alignment = None
-            self._say(_("{transform} belongs to {other}: the alignment is automatic again.").format(
+            self._set_status(_("{transform} belongs to {other}: the alignment is automatic again.").format(
                 transform=chosen.GetName(), other=owner.GetName()))
 
     def on_result(self) -> None:
-        """After a run: a doubtful alignment is not left unmentioned."""
-        if not score_of(self._result())[1]:
+        """After a run: open the section where the alignment is not reliable."""
+        if not confidence_of(self._result())[1]:
             self.ui.alignmentCollapsibleButton.collapsed = False
 
-    def answer(self, error: USMRIError) -> str:
-        """What to say, and where to lead, when a run was refused because the head was not found; else nothing."""
+    def explain(self, error: USMRIError) -> str:
+        """The status sentence for a run that was refused because the head was not found; "" for other errors."""
         if error.kind != "unreliable":
             return ""
         self.ui.alignmentCollapsibleButton.collapsed = False
-        return " ".join([error.message, _("Under Alignment, place three landmarks or choose a transform; or tick there "
-                                          "to go on all the same.")])
+        return " ".join([error.message, _("Under Alignment, place three landmarks or choose a transform; or tick the "
+                                          "box there to continue anyway.")])
 
-    @answered
+    @status_slot
     def on_place(self) -> str:
         landmarks = landmarks_of(self._source())
         if all_placed(landmarks):
             return _("All three landmarks are placed: drag them in the views, then press Use landmarks.")
-        self._placed.follow(landmarks)
+        self._landmark_observer.observe(landmarks)
         start_placing(landmarks)
         return _("Click the head's front, its back and its top in the views.")
 
     def _on_placed(self, landmarks: Any, event: Any) -> None:
-        """After the last point, before the mouse moves: a move is enough for Slicer to begin another list."""
+        """Stop at the last point, before the mouse moves: a mouse move would make Slicer start another list."""
         if all_placed(landmarks):
             self.stop_placing()
-            self._say(_("All three landmarks are placed. Press Use landmarks."))
+            self._set_status(_("All three landmarks are placed. Press Use landmarks."))
 
     def stop_placing(self) -> None:
-        """The mouse is free again, where it placed landmarks."""
-        landmarks = self._placed.node
-        self._placed.follow(None)
+        """Leave Slicer's place mode where it was placing landmarks."""
+        landmarks = self._landmark_observer.node
+        self._landmark_observer.observe(None)
         stop_placing(landmarks)
 
-    @answered
+    @status_slot
     def on_use(self) -> str:
         self.stop_placing()
         parameters = self._parameters()
@@ -128,20 +128,20 @@ class AlignmentSection:
             try:
                 show_outline(source, alignment_of(source, transform))
             except USMRIError as error:
-                self._say(str(error))
+                self._set_status(str(error))
         else:
             remove_outline(source)
 
     def close(self) -> None:
         self.stop_placing()
-        self._followed.follow(None)
+        self._transform_observer.observe(None)
 
     def _source(self) -> Any:
         parameters = self._parameters()
         return parameters.inputVolume if parameters is not None else None
 
     def _transform(self) -> Any:
-        """The transform that was chosen; else the one that was estimated for the result at hand."""
+        """The chosen transform; else the one that was estimated for the current result."""
         parameters, result = self._parameters(), self._result()
         chosen = parameters.alignment if parameters is not None else None
         if chosen is None and result is not None and nodes.source_of(result) is self._source():
@@ -153,9 +153,8 @@ class AlignmentSection:
             self.on_outline(True)
 
 
-def score_of(output: slicer.vtkMRMLNode | None) -> tuple[float | None, bool]:
-    """(score 0-1, whether it is to be trusted) of a result, from its provenance; (None, True) where none is kept."""
+def confidence_of(output: slicer.vtkMRMLNode | None) -> tuple[float | None, bool]:
+    """(confidence 0-1, whether the alignment is reliable) from a result's provenance; (None, True) without provenance."""
     text = output.GetAttribute(nodes.PROVENANCE_ATTRIBUTE) if output is not None else None
     provenance = json.loads(text) if text else {}
-    score = provenance.get("alignment", {}).get("score")
-    return score, bool(provenance.get("alignment_trusted", True))
+    return provenance.get("alignment", {}).get("score"), bool(provenance.get("alignment_trusted", True))

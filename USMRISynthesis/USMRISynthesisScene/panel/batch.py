@@ -1,4 +1,4 @@
-"""The Batch section: a folder in, a folder out, and what became of each image."""
+"""The Batch section: a folder of images in, a folder of results out, and the state of every image."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 from USMRISynthesisLib.batch.ledger import Batch, Case
 from USMRISynthesisLib.errors import Refused, USMRIError
 
-from USMRISynthesisScene.panel.context import RunSection, Surroundings
+from USMRISynthesisScene.panel.context import PanelContext, RunSection
 from USMRISynthesisScene.panel.model_choice import planes_to_run
 from USMRISynthesisScene.panel.parameters import age_of
 from USMRISynthesisScene.panel.slots import allow
@@ -22,23 +22,23 @@ _WORDS = {"waiting": _("waiting"), "running": _("running"), "done": _("done"), "
 class BatchSection(RunSection):
     """Starts, shows and cancels a batch."""
 
-    def __init__(self, ui: Any, panel: Surroundings) -> None:
+    def __init__(self, ui: Any, panel: PanelContext) -> None:
         super().__init__(ui, panel)
         self._batch: Batch | None = None
         self._rows: dict[str, int] = {}
         ui.batchButton.connect("clicked(bool)", self.on_button)
 
     def refresh(self, busy: bool) -> None:
-        """`busy`: the worker is needed elsewhere."""
-        allow([self.ui.batchButton], self.running or not busy, _("Wait for what runs, or cancel it."))
+        """Update the widgets; busy: another run uses the worker."""
+        allow([self.ui.batchButton], self.running or not busy, _("Wait for the current run, or cancel it."))
         self.ui.batchButton.text = _("Cancel batch") if self.running else _("Run batch")
         for widget in (self.ui.batchInputButton, self.ui.batchOutputButton, self.ui.batchFreshCheckBox):
             widget.enabled = not self.running
 
     def begin(self, parameters: Any, trust: bool) -> None:
-        """With the folders that are chosen."""
+        """Start a batch with the chosen folders."""
         source, target = self.ui.batchInputButton.directory, self.ui.batchOutputButton.directory
-        if source == target:    # as they are before anybody has chosen
+        if source == target:    # as they are before the user has chosen any
             raise Refused("same-folder", _("Both folders are the same."),
                           _("Choose the folder of the images and another one for the results."))
         self._panel.prepare()
@@ -62,7 +62,7 @@ class BatchSection(RunSection):
     def _on_settled(self, case: Case) -> None:
         if self._batch is None:
             return
-        text = in_words(self._batch.states[case.name])
+        text = case_text(self._batch.states[case.name])
         item = qt.QTableWidgetItem(text)
         item.setToolTip(text)
         self.ui.batchTable.setItem(self._rows[case.name], 1, item)
@@ -76,8 +76,8 @@ class BatchSection(RunSection):
         self.end(f"{error} {batch.summary()}" if error is not None else batch.summary(), error)
 
 
-def in_words(state: dict[str, Any]) -> str:
-    """A case's state for the table: "done, 4 s", "refused: The image is 5 mm wide. Correct the spacing." """
+def case_text(state: dict[str, Any]) -> str:
+    """The state of a case as text for the table: "done, 4 s", "refused: The image is 5 mm wide. Correct the spacing." """
     text = _WORDS[state["status"]]
     if "message" in state:
         return f"{text}: {state['message']} {state['remedy']}"

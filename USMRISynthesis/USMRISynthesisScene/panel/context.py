@@ -1,4 +1,4 @@
-"""What the sections with a run of their own have in common: one button that starts it and cancels it, one at a time."""
+"""Sections that have a run of their own: one button that starts and cancels it, and what they use of the panel."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 from USMRISynthesisLib.errors import USMRIError
 
-from USMRISynthesisScene.panel.progress import ProgressWords
+from USMRISynthesisScene.panel.progress import ProgressText
 from USMRISynthesisScene.runs.worker_process import WorkerProtocol
 
 
 class Run(Protocol):
-    """What is started and cancelled."""
+    """A run that can be cancelled."""
 
     @property
     def running(self) -> bool: ...
@@ -21,16 +21,16 @@ class Run(Protocol):
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What such a section is given of the panel.
+class PanelContext:
+    """What a section with its own run uses of the panel.
 
     Attributes:
         parameters: the scene's parameters, or None while there are none.
-        worker: the process to use; asked for at each start.
+        worker: returns the process to use; called at each start.
         prepare: makes torch available, or raises.
         show: (value 0-1 or None when it ends, text) for the panel's status line and bar.
         message: (level, text) for the log.
-        confirm: asks whether a foreign model may run: (error, what to do then).
+        confirm: requests consent for a foreign model: (error, called on consent).
         changed: called when a run begins or ends.
     """
 
@@ -44,12 +44,12 @@ class Surroundings:
 
 
 class RunSection:
-    """Follows the run that `begin` makes; `begin` raises where there is nothing to start."""
+    """Shows the run that `begin` starts; `begin` raises USMRIError where it cannot start one."""
 
-    def __init__(self, ui: Any, panel: Surroundings) -> None:
+    def __init__(self, ui: Any, panel: PanelContext) -> None:
         self.ui, self._panel = ui, panel
         self._run: Run | None = None
-        self._words = ProgressWords()
+        self._progress = ProgressText()
 
     @property
     def running(self) -> bool:
@@ -66,11 +66,11 @@ class RunSection:
             self.start()
 
     def start(self, trust: bool = False) -> None:
-        """Begin with what is chosen; trust: the user has agreed to run a model from outside."""
+        """Begin with the current choices; trust: the user has agreed to run a model from outside."""
         parameters = self._panel.parameters()
         if parameters is None:
             return
-        self._words = ProgressWords()
+        self._progress = ProgressText()
         try:
             self.begin(parameters, trust)
         except USMRIError as error:
@@ -79,15 +79,15 @@ class RunSection:
         self._panel.changed()
 
     def close(self) -> None:
-        """Cancel what runs."""
+        """Cancel the run."""
         if self._run is not None:
             self._run.cancel()
 
     def on_progress(self, value: float, stage: str) -> None:
-        self._panel.show(value, self._words.say(value, stage))
+        self._panel.show(value, self._progress.line(value, stage))
 
     def end(self, text: str, error: USMRIError | None) -> None:
-        """The last word of a run."""
+        """Show how the run ended; request consent where that was missing."""
         self._panel.show(None, text)
         if error is not None and error.kind == "consent":
             self._panel.confirm(error, lambda: self.start(trust=True))

@@ -1,4 +1,4 @@
-"""The Display section: the finished result shown, compared, looked through."""
+"""The Display section: side-by-side views of a result and the overlays in them."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -20,16 +20,16 @@ VIEWS = {_("One plane"): layout.LAYOUT_ID, _("Three planes"): layout.PLANES_LAYO
 
 
 class DisplaySection:
-    """The side-by-side views and what can be laid over them.
+    """The side-by-side views and their overlays.
 
     Args:
-        result: the MR-like volume at hand, or None.
-        say: where one sentence for the user goes.
+        result: the current MR-like volume, or None.
+        set_status: shows one sentence in the status line.
     """
 
-    def __init__(self, ui: Any, result: Callable[[], Any], say: Callable[[str], None]) -> None:
+    def __init__(self, ui: Any, result: Callable[[], Any], set_status: Callable[[str], None]) -> None:
         self.ui = ui
-        self._say = say
+        self._set_status = set_status
         self._result = result
         self._reveal: Reveal | None = None
         ui.windowComboBox.addItems(list(WINDOWS))
@@ -38,30 +38,30 @@ class DisplaySection:
         ui.backButton.connect("clicked(bool)", self.on_back)
         ui.fadeSlider.connect("valueChanged(double)", self.on_fade)
         ui.contourCheckBox.connect("toggled(bool)", self.on_contours)
-        ui.supportCheckBox.connect("toggled(bool)", self.on_support)
+        ui.reliabilityCheckBox.connect("toggled(bool)", self.on_reliability)
         ui.revealCheckBox.connect("toggled(bool)", self.on_reveal)
         ui.windowComboBox.connect("activated(int)", self.on_window)
         ui.viewsComboBox.connect("activated(int)", self.on_compare)
 
     def refresh(self) -> None:
-        """What can be used now."""
-        layout.keep_layers_apart()      # a scene that was loaded brings its views without it
+        """Enable what can be used now."""
+        layout.keep_layers_apart()      # a loaded scene brings views without this setting
         output = self._result()
         allow((self.ui.compareButton, self.ui.contourCheckBox, self.ui.windowComboBox, self.ui.fadeSlider,
                self.ui.viewsComboBox, self.ui.revealCheckBox), output is not None, NO_RESULT)
-        supported = output is not None and output.GetNodeReference(nodes.SUPPORT_ROLE) is not None
-        self.ui.supportCheckBox.enabled = supported
-        self.ui.supportCheckBox.toolTip = (
-            _("Where the MR-like image is not to be believed, over it: red is worst, then yellow. What is not covered "
-              "is not thereby right. Learnt from simulated heads.")
-            if supported and nodes.is_probability(provenance_of(output)) else
-            _("Where the beam looked inside the head, in green over the ultrasound. It does not say how right the "
-              "MR-like image is.") if supported else
-            _("Tick \"Add the support map\" under Output and synthesize again."))
+        has_map = output is not None and output.GetNodeReference(nodes.RELIABILITY_ROLE) is not None
+        self.ui.reliabilityCheckBox.enabled = has_map
+        self.ui.reliabilityCheckBox.toolTip = (
+            _("Covers the parts of the MR-like image that are probably wrong: red is least reliable, then yellow. "
+              "Parts that are not covered may still be wrong. Learned from simulated heads.")
+            if has_map and nodes.is_probability(provenance_of(output)) else
+            _("Shows in green, over the ultrasound, where the beam reached inside the head. It is no measure of how "
+              "right the MR-like image is.") if has_map else
+            _("Tick \"Add the reliability map\" under Output and synthesize again."))
         allow([self.ui.backButton], layout.is_shown(), _("The side-by-side views are not shown."))
 
     def on_compare(self, checked: Any = False) -> None:
-        """Show the views that are chosen, with all that is ticked."""
+        """Show the chosen views with the ticked overlays."""
         output = self._result()
         if output is None:
             return
@@ -70,7 +70,7 @@ class DisplaySection:
         if layout.show_comparison(nodes.require_source(output), output, self.ui.fadeSlider.value, chosen):
             self._show_space(output, chosen == layout.SPACE_LAYOUT_ID)
             self.on_contours(self.ui.contourCheckBox.checked)
-            self.on_support(self.ui.supportCheckBox.checked)
+            self.on_reliability(self.ui.reliabilityCheckBox.checked)
             self.on_reveal(self.ui.revealCheckBox.checked)
         self.refresh()
 
@@ -83,7 +83,7 @@ class DisplaySection:
         layout.set_fusion(value)
 
     def on_contours(self, shown: bool) -> None:
-        """They are made when they are asked for and go when they are not."""
+        """Make the contours when they are shown; remove their node when they are hidden."""
         output = self._result()
         if output is None:
             return
@@ -93,13 +93,13 @@ class DisplaySection:
             layout.show_labels(None)
             contours.remove_contours(output)
 
-    def on_support(self, shown: bool) -> None:
+    def on_reliability(self, shown: bool) -> None:
         output = self._result()
-        support = output.GetNodeReference(nodes.SUPPORT_ROLE) if shown and output is not None else None
-        # A probability belongs over what it speaks of; where the beam looked, over what the beam saw.
-        probable = support is not None and nodes.is_probability(provenance_of(output))
-        layout.show_over(layout.MR, support if probable else None)
-        layout.show_over(layout.ULTRASOUND, None if probable else support)
+        overlay = output.GetNodeReference(nodes.RELIABILITY_ROLE) if shown and output is not None else None
+        # A probability is about the MR-like image; where the beam reached is about the ultrasound.
+        probable = overlay is not None and nodes.is_probability(provenance_of(output))
+        layout.show_over(layout.MR, overlay if probable else None)
+        layout.show_over(layout.ULTRASOUND, None if probable else overlay)
 
     def on_reveal(self, shown: bool) -> None:
         self._stop_reveal()
@@ -114,7 +114,7 @@ class DisplaySection:
             display.SetWindowLevelMinMax(*list(WINDOWS.values())[index])
 
     def close(self) -> None:
-        """Nothing may go on looking at the mouse."""
+        """Stop observing the mouse."""
         self._stop_reveal()
 
     def _show_space(self, output: Any, shown: bool) -> None:
@@ -124,7 +124,7 @@ class DisplaySection:
             else:
                 rendering.stop_rendering(output)
         except USMRIError as error:
-            self._say(str(error))
+            self._set_status(str(error))
 
     def _stop_reveal(self) -> None:
         if self._reveal is not None:

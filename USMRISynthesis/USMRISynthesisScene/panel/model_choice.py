@@ -1,4 +1,4 @@
-"""What the chosen model is and can do, told from its manifest before anything runs."""
+"""Description of the chosen model from its manifest, without loading its weights."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from USMRISynthesisLib.geometry.planes import ALL, CHOICES, PLANES, supported_pl
 from USMRISynthesisLib.models import store
 
 TASK = "synthesis"
-PLANE_WORDS = {"axial": _("Axial"), "coronal": _("Coronal"), "sagittal": _("Sagittal"), ALL: _("All three combined")}
+PLANE_NAMES = {"axial": _("Axial"), "coronal": _("Coronal"), "sagittal": _("Sagittal"), ALL: _("All three combined")}
 
 
 @dataclass(frozen=True)
@@ -18,40 +18,40 @@ class ModelChoice:
     """A model as the panel shows it.
 
     Attributes:
-        planes: what can be chosen of CHOICES, never empty.
-        words: one line about the model, or why it cannot be used and what to do.
-        usable: whether a synthesis can be tried with it.
+        planes: the items of CHOICES that the model supports, never empty.
+        description: one line about the model, or why it cannot be used and what to do.
+        usable: whether a synthesis can be started with it.
     """
 
     planes: tuple[str, ...]
-    words: str
+    description: str
     usable: bool
 
 
 def installed() -> list[str]:
-    """The models that come with the module; "default" where there is none, so that the reason can be told."""
+    """The installed models; "default" where there is none, so that its error message can be shown."""
     return store.models_for(TASK) or ["default"]
 
 
-def look_at(name: str) -> ModelChoice:
+def describe_model(name: str) -> ModelChoice:
     """Read the manifest of a model given by name or folder. Nothing is loaded and no hash is computed."""
     try:
         folder = store.find_model(name)
         manifest = store.read_manifest(folder)
     except USMRIError as error:
-        words = f"{error.message} {_remedy()}" if error.kind == "no-model" else str(error)
-        return ModelChoice(PLANES[:1], words, False)
+        text = f"{error.message} {_remedy()}" if error.kind == "no-model" else str(error)
+        return ModelChoice(PLANES[:1], text, False)
     if manifest.task != TASK:
-        words = _("The model {name} is made for another task.").format(name=manifest.name)
-        return ModelChoice(PLANES[:1], f"{words} {_remedy()}", False)
+        text = _("The model {name} is made for another task.").format(name=manifest.name)
+        return ModelChoice(PLANES[:1], f"{text} {_remedy()}", False)
     planes = tuple(one for one in CHOICES if supported_planes(one, manifest.input.planes) is not None)
     parts = [_("{name}, version {version}.").format(name=manifest.name, version=manifest.version)]
     if not store.is_bundled(folder):
-        parts.append(_("Of your own: you are asked once whether it may run."))
+        parts.append(_("Not part of the installation: you must confirm once that it may run."))
     if caution := manifest.extra.get("caution"):
         parts.append(str(caution))
     if manifest.extra.get("support"):
-        parts.append(_("Its support map says what not to believe."))
+        parts.append(_("It provides a reliability map."))
     return ModelChoice(planes, " ".join(parts), True)
 
 
@@ -62,6 +62,6 @@ def _remedy() -> str:
 
 
 def planes_to_run(parameters: Any) -> str:
-    """The planes that were chosen, as far as the chosen model has them; else its first."""
-    offered = look_at(parameters.model).planes
+    """The chosen planes where the chosen model supports them; else the first that it supports."""
+    offered = describe_model(parameters.model).planes
     return str(parameters.planes) if parameters.planes in offered else offered[0]

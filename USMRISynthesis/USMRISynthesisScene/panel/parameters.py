@@ -12,7 +12,7 @@ from USMRISynthesisLib.models import store
 from USMRISynthesisScene.panel import settings
 
 DEVICES = ["auto", "cpu", "cuda", "mps"]
-# Said apart from the parameters: when the scene is closed, any wrapper of the node that is still alive writes defaults.
+# Not a field of the wrapper: when the scene is closed, a wrapper that is still alive writes its defaults.
 _BEGUN = "begunWithSettings"
 
 
@@ -20,24 +20,24 @@ _BEGUN = "begunWithSettings"
 class SynthesisParameters:
     """
     inputVolume - Ultrasound volume or frame.
-    inputConfirmed - The user chose the input or has run it: it is not to be replaced by a likelier one.
+    inputConfirmed - The user chose the input or has run it: the automatic choice does not replace it.
     allFrames - Run all frames when the input belongs to a sequence.
     outputVolume - Volume to write into; none makes a new one.
     alignment - Linear transform to canonical fetal space; none aligns the head automatically.
     model - Name of an installed model, or path of a model folder.
     device - Where the networks run.
-    planes - Along which slices the network goes, where the model knows several: one plane, or all combined.
+    planes - Planes of the slices that the network processes: one plane, or all combined, where the model has several.
     showComparison - Show the result side by side with the ultrasound.
-    makeSupport - Add the support map: how probable it is that the grey is right; of a frame, where the beam looked.
-    goOnUnreliable - Synthesise although the head was not found reliably.
-    gestationalAge - Weeks, a prior for the head's size; 0 where it is not known.
+    makeSupport - Add the reliability map. The name stays: saved scenes have it.
+    goOnUnreliable - Continue when the head was not found reliably. The name stays: saved scenes have it.
+    gestationalAge - Weeks, a prior for the size of the head; 0 where it is not known.
     makeMasks - Add the segmentation of fan and head.
     fusion - Opacity of the MR-like image over the ultrasound in the fused view.
     showContours - Outline the MR-like image over the ultrasound.
     """
 
-    # Colour volumes can be selected so that their conversion can be offered. Every node may be missing, which the
-    # wrapper accepts of a union only where None is named; before Slicer 5.13 it knows no X | None.
+    # Colour volumes can be selected so that the panel can offer to convert them. Any node may be missing; in a union
+    # the wrapper needs None for that, and before Slicer 5.13 it does not support X | None.
     inputVolume: Union[vtkMRMLScalarVolumeNode, vtkMRMLVectorVolumeNode, None]  # noqa: UP007
     allFrames: bool = False
     inputConfirmed: bool = False
@@ -56,7 +56,7 @@ class SynthesisParameters:
 
 
 def parameters_of(node: Any) -> SynthesisParameters:
-    """The parameters in a parameter node. A node that has none yet begins with what the user's settings hold."""
+    """The parameters in a parameter node. A new node starts with the user's settings."""
     is_new = not node.HasParameter(_BEGUN)
     wrapped: Any = SynthesisParameters  # Slicer's decorator gives it a constructor that takes the node
     parameters: SynthesisParameters = wrapped(node)
@@ -78,14 +78,14 @@ def age_of(parameters: SynthesisParameters) -> float | None:
 
 
 def remember_choices(parameters: SynthesisParameters) -> None:
-    """For the next scene and the next start of Slicer."""
+    """Store device, planes and model for the next scene and the next start of Slicer."""
     settings.remember("Device", parameters.device)
     settings.remember("Planes", parameters.planes)
     settings.remember("Model", parameters.model)
 
 
 def _known_model(name: str) -> str:
-    """A model that was removed meanwhile is not proposed."""
+    """The model's name, or "default" where the model is no longer there."""
     try:
         store.find_model(name)
     except USMRIError:

@@ -1,4 +1,4 @@
-"""What is said while a run goes on: the stage, the percentage, and how long it will take yet."""
+"""The progress line of a run: the stage, the percentage and the time left."""
 from __future__ import annotations
 
 import time
@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 from slicer.i18n import tr as _
 
-_MIN_SECONDS = 1.5      # before that, a stage's pace is not known
+_MIN_SECONDS = 1.5      # before that, the speed of a stage is not known
 _MIN_SHARE = 0.02
 
 
-class ProgressWords:
+class ProgressText:
     """Turns progress reports into one line.
 
-    The time left is foretold from the pace of the stage at hand: stages that pass in a moment would flatter it.
+    The time left is estimated from the speed of the current stage only, because short stages would distort it.
 
-        words = ProgressWords()
-        words.say(0.45, "Synthesising")     # "Synthesising: 45 %, about 40 s left"
+        progress = ProgressText()
+        progress.line(0.45, "Synthesising")     # "Synthesising: 45 %, about 40 s left"
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -24,7 +24,7 @@ class ProgressWords:
         self._stage = ""
         self._began = (0.0, 0.0)    # time, value
 
-    def say(self, value: float, stage: str) -> str:
+    def line(self, value: float, stage: str) -> str:
         now = self._clock()
         if stage != self._stage:
             self._stage, self._began = stage, (now, value)
@@ -36,7 +36,7 @@ class ProgressWords:
 
 
 def time_left(seconds: float) -> str:
-    """The time in words, no more exact than it can be."""
+    """The time left as text, rounded to what an estimate supports."""
     if seconds < 8:
         return _("a few seconds left")
     if seconds < 55:

@@ -7,10 +7,10 @@ _GROUP = "USMRISynthesis"
 
 
 def remembered(name: str, default: str) -> str:
-    """What was remembered under that name in Slicer's user settings, or the default."""
+    """The value stored under that name in Slicer's user settings, or the default."""
     return str(slicer.app.userSettings().value(f"{_GROUP}/{name}", default) or default)
 
 
 def remember(name: str, value: str) -> None:
-    """Keep it for the next scene and the next start."""
+    """Store a value for the next scene and the next start."""
     slicer.app.userSettings().setValue(f"{_GROUP}/{name}", value)

@@ -1,4 +1,4 @@
-"""How the sections answer: a click ends in one sentence, and a widget that cannot be used says why."""
+"""Slots of the sections: a click ends in one status sentence, and a disabled widget has the reason as its tooltip."""
 from __future__ import annotations
 
 import functools
@@ -13,26 +13,28 @@ _USUAL = "USMRISynthesis.ToolTip"
 Section = TypeVar("Section", bound=Any)
 
 
-def answered(click: Callable[[Section], str]) -> Callable[..., None]:
-    """Decorator for the slot of a section that has `_say`: says what the method returns, or the error it raises.
+def status_slot(method: Callable[[Section], str]) -> Callable[..., None]:
+    """Decorator for the slot of a section: its return value, or the error it raises, becomes the status.
 
-        @answered
+        @status_slot
         def on_share(self) -> str:
-            return f"{share().GetName()} follows now."
+            return f"{share().GetName()} was moved."
+
+    The section needs a method `_set_status(text)`.
     """
-    @functools.wraps(click)
+    @functools.wraps(method)
     def slot(self: Section, checked: bool = False) -> None:
         try:
-            sentence = click(self)
+            sentence = method(self)
         except USMRIError as error:
             sentence = str(error)
-        self._say(sentence)
+        self._set_status(sentence)
 
     return slot
 
 
 def allow(widgets: Iterable[Any], allowed: bool, why_not: str) -> None:
-    """Enable widgets; where that cannot be, their tooltips say why until it can."""
+    """Enable or disable widgets; while they are disabled, their tooltip is the reason."""
     for widget in widgets:
         if widget.property(_USUAL) is None:
             widget.setProperty(_USUAL, widget.toolTip)

@@ -1,4 +1,4 @@
-"""The section Reduce slice spacing: a volume of thick slices in, one of thin slices beside it."""
+"""The section Reduce slice spacing: from a volume with thick slices to a new one with thin slices."""
 from __future__ import annotations
 
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import USMRIError
 
-from USMRISynthesisScene.panel.context import RunSection, Surroundings
+from USMRISynthesisScene.panel.context import PanelContext, RunSection
 from USMRISynthesisScene.panel.slots import allow
 from USMRISynthesisScene.runs.respacing import RespaceOptions, RespaceRun
 from USMRISynthesisScene.runs.run import Reports
@@ -15,22 +15,22 @@ from USMRISynthesisScene.runs.run import Reports
 class SpacingSection(RunSection):
     """Starts, shows and cancels a run."""
 
-    def __init__(self, ui: Any, panel: Surroundings) -> None:
+    def __init__(self, ui: Any, panel: PanelContext) -> None:
         super().__init__(ui, panel)
         ui.respaceButton.connect("clicked(bool)", self.on_button)
         ui.respaceSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node: panel.changed())
 
     def refresh(self, busy: bool) -> None:
-        """`busy`: the worker is needed elsewhere."""
+        """Update the widgets; busy: another run uses the worker."""
         chosen = self.ui.respaceSelector.currentNode() is not None
         allow([self.ui.respaceButton], self.running or (chosen and not busy),
-              _("Wait for what runs, or cancel it.") if busy else _("Select an MR volume under Thick slices first."))
+              _("Wait for the current run, or cancel it.") if busy else _("Select an MR volume under Thick slices first."))
         self.ui.respaceButton.text = _("Cancel") if self.running else _("Reduce slice spacing")
         for widget in (self.ui.respaceSelector, self.ui.respaceSpacingSpinBox, self.ui.respaceConsistencyCheckBox):
             widget.enabled = not self.running
 
     def begin(self, parameters: Any, trust: bool) -> None:
-        """With the volume that is chosen."""
+        """Start a run with the chosen volume."""
         self._panel.prepare()
         options = RespaceOptions(self.ui.respaceSpacingSpinBox.value or None,
                                  self.ui.respaceConsistencyCheckBox.checked, device=parameters.device, trust=trust)

@@ -1,4 +1,4 @@
-"""An ultrasound node becomes an MR-like node beside it: what the worker is asked, and what its answer becomes."""
+"""An ultrasound node becomes an MR-like node beside it: the request to the worker, and what its result becomes."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,8 @@ import slicer
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.io.volume import Volume
 
-from USMRISynthesisScene.nodes import handoff, nodes
+from USMRISynthesisScene.nodes import masks as mask_nodes
+from USMRISynthesisScene.nodes import nodes
 from USMRISynthesisScene.runs.worker_process import WorkerProcess, WorkerProtocol
 from USMRISynthesisScene.runs.run import Reports, Task, WorkerRun, require_in_scene
 
@@ -18,7 +19,7 @@ VolumeNode: TypeAlias = "slicer.vtkMRMLScalarVolumeNode"
 
 
 class SynthesizerProtocol(Protocol):
-    """What the panel needs; tests put their own in its place."""
+    """What the panel needs of a synthesizer; tests use their own."""
 
     @property
     def running(self) -> bool: ...
@@ -63,8 +64,8 @@ class Synthesizer(WorkerRun):
             transform: linear transform node or 4x4 array, the input's local RAS to canonical space; None aligns
                 the head automatically.
             trust: the user has agreed to run this model, which comes from outside the installation.
-            support: also make the support map: how probable it is that the grey is right; of a frame, where the beam
-                looked.
+            support: also make the reliability map: the probability that the grey value is right; for a frame, where
+                the beam reached the head.
             masks: also make a segmentation of the fan and the head.
             unreliable: go on although the head was not found reliably.
             gestational_age: weeks, where it is known: a prior for the head's size.
@@ -97,14 +98,14 @@ class Synthesizer(WorkerRun):
             there = output if output is not None and output.GetScene() is slicer.mrmlScene else None
             written = nodes.write_result(result, source, there)
             if result.masks is not None:
-                handoff.write_masks(result.masks, written)
+                mask_nodes.write_masks(result.masks, written)
             return written
 
         self.begin(Task(write, _read_result, deliver or into_scene), reports or Reports())
 
 
 def _read_result(result: Mapping[str, Any], folder: Path) -> nodes.Result:
-    """What the worker left behind."""
+    """The files and values that the worker wrote."""
     support, masks = result.get("confidence"), result.get("masks")
     return nodes.Result(Volume.read(folder / "output.nrrd"),
                         np.asarray(result["ras_to_canonical"], dtype=np.float64).reshape(4, 4),

@@ -1,1 +1,1 @@
-"""What stands by from the start, and what is installed on demand."""
+"""Start-up hook, and installation of packages on demand."""

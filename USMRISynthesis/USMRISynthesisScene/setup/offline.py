@@ -1,4 +1,4 @@
-"""PyTorch on a computer without network: which files to bring along, how to know them, and what to type."""
+"""Instructions for PyTorch on a computer without network: the files, their SHA-256, and the commands."""
 from __future__ import annotations
 
 import json
@@ -21,14 +21,14 @@ def this_system() -> str:
 
 
 def offline_files(system: str, python: str) -> dict[str, str]:
-    """File name -> SHA-256 of what PyTorch needs there; empty where that is not known."""
+    """File name -> SHA-256 of the files that PyTorch needs on that system; empty where they are not known."""
     content = json.loads(LIST.read_text(encoding="utf-8"))
     files = content["platforms"].get(system, {}) if content["python"] == python else {}
     return {str(name): str(sha256) for name, sha256 in files.items()}
 
 
 def offline_hint(system: str | None = None, python: str | None = None) -> str:
-    """What to do on a computer without network, in lines to read and copy."""
+    """Instructions for a computer without network, as lines to copy."""
     system = system or this_system()
     python = python or f"{sys.version_info.major}.{sys.version_info.minor}"
     tag = _TAGS.get(system)

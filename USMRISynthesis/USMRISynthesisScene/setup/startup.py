@@ -1,7 +1,7 @@
-"""What stands by from the start of Slicer on, before the panel was ever opened: as little as possible.
+"""Start-up hook: activates marks, saved files and the DICOM export with the first image in the scene.
 
-Marks, saved files and the DICOM export matter once an image is in the scene. Their modules, and with them numpy and
-SimpleITK, are imported then and not while Slicer starts. This file imports nothing that Slicer has not loaded already.
+Their modules, and with them numpy and SimpleITK, are imported then and not while Slicer starts. This file imports only
+what Slicer has loaded already.
 """
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import vtk
 _tags: list[int] = []
 
 
-def stand_by() -> None:
-    """Attend from the first image on. Calling it again changes nothing."""
+def activate_on_first_image() -> None:
+    """Call `activate` when the first image is added to the scene. Calling it again changes nothing."""
     scene = slicer.mrmlScene
     if scene.GetNumberOfNodesByClass("vtkMRMLVolumeNode"):
-        attend()
+        activate()
     elif not _tags:
         _tags.append(scene.AddObserver(scene.NodeAddedEvent, _on_node_added))
-        # A scene that was saved in a comparison layout must find it.
-        _tags.append(scene.AddObserver(scene.StartImportEvent, lambda caller, event: attend()))
+        # A scene that was saved in a comparison layout needs it while it is loaded.
+        _tags.append(scene.AddObserver(scene.StartImportEvent, lambda caller, event: activate()))
 
 
-def stop_standing_by() -> None:
+def cancel_activation() -> None:
     for tag in _tags:
         slicer.mrmlScene.RemoveObserver(tag)
     _tags.clear()
 
 
-def attend() -> None:
-    """Mark synthetic images wherever they are shown, saved and exported; keep what lies on a head there."""
-    stop_standing_by()
+def activate() -> None:
+    """Mark synthetic images in views, saved files and exports; keep outlines and landmarks on their heads."""
+    cancel_activation()
     from USMRISynthesisScene.files.dicom_plugin import register_dicom_plugin
     from USMRISynthesisScene.files.saving import follow_saves
     from USMRISynthesisScene.nodes.companions import keep_together
@@ -47,4 +47,4 @@ def attend() -> None:
 @vtk.calldata_type(vtk.VTK_OBJECT)
 def _on_node_added(caller: Any, event: str, node: Any) -> None:
     if node.IsA("vtkMRMLVolumeNode"):
-        attend()
+        activate()

@@ -1,8 +1,7 @@
-"""Is PyTorch there, and who installs it: the PyTorch extension, never pip from here.
+"""The state of PyTorch, and its installation by the PyTorch extension.
 
-Four things go wrong in practice: the extension is not installed, its torch has not been installed yet, it is too old,
-or an installation was interrupted - then `torchInstalled` raises TypeError, and so does every later attempt, until the
-remains are removed.
+Four problems occur in practice: the extension is not installed; torch is not installed; it is too old; an installation
+was interrupted. In the last case `torchInstalled` raises TypeError, also later, until the remains are removed.
 """
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ class TorchState(Enum):
 
 
 def torch_state() -> TorchState:
-    """What is there now. Installs nothing and asks nothing."""
+    """The state now. Installs nothing and opens no dialog."""
     logic = _extension_logic()
     if logic is None:
         found = importlib.util.find_spec("torch") is not None
@@ -49,7 +48,7 @@ def torch_state() -> TorchState:
 
 
 def torch_version() -> str:
-    """The version that is installed, from its metadata: torch itself is not loaded here. "?" where it has none."""
+    """The installed version from its metadata, without importing torch; "?" where there is none."""
     try:
         return str(importlib.metadata.version("torch"))
     except importlib.metadata.PackageNotFoundError:
@@ -62,14 +61,14 @@ def _ready_or_old() -> TorchState:
 
 
 def require_torch() -> None:
-    """For the console: raise Failed with the remedy unless torch is ready."""
+    """For the console: raise Failed with a remedy unless torch is ready."""
     state = torch_state()
     if state is not TorchState.READY:
         raise explanation(state)
 
 
 def ensure_torch() -> None:
-    """For the panel: offer to install or repair, then go on; raises Failed when torch is not there afterwards."""
+    """For the panel: offer to install or repair torch. Raises Failed where it is not ready afterwards."""
     state = torch_state()
     if state is TorchState.BROKEN:
         question = _("The installation of PyTorch is incomplete. Remove its remains and install it again?")
@@ -85,9 +84,9 @@ def ensure_torch() -> None:
 
 
 def remove_remains(folder: Path | None = None) -> list[Path]:
-    """Delete what an interrupted installation left in site-packages, so that a new one can begin.
+    """Delete the remains of an interrupted installation in site-packages, so that a new one can start.
 
-    pip cannot remove a package without its RECORD; returns what was removed.
+    pip cannot remove a package without its RECORD. Returns the deleted paths.
     """
     folder = folder or _torch_folder()
     removed = []
@@ -101,7 +100,7 @@ def remove_remains(folder: Path | None = None) -> list[Path]:
 
 def _install() -> None:
     try:
-        # The extension asks the user itself, and chooses the build for this computer; None means declined.
+        # The extension opens the dialog and chooses the build for this computer; None means declined.
         logic: Any = _extension_logic()
         torch = logic.installTorch(askConfirmation=True, torchVersionRequirement=REQUIREMENT)
     except Exception as error:
@@ -128,7 +127,7 @@ def _torch_folder() -> Path | None:
 
 
 def explanation(state: TorchState) -> Failed:
-    """Why the networks cannot run in that state, and what to do."""
+    """The error for a state: why the networks cannot run, and the remedy."""
     remedies = {
         TorchState.READY: ("PyTorch is installed.", "Press Synthesize MR."),
         TorchState.OLD: (f"PyTorch {torch_version()} is too old: {OLDEST[0]}.{OLDEST[1]} or later is needed.",

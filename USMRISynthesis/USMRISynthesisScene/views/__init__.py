@@ -1,1 +1,1 @@
-"""Layouts, marks and what is drawn in the views."""
+"""Layouts, marks and overlays in the views."""

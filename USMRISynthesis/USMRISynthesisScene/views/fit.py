@@ -1,8 +1,8 @@
-"""Slice views that show the head: turned to the volume's own planes, through its middle, filled by it.
+"""Fit slice views to the head: the volume's own planes, through the middle of the head, filled by it.
 
-New views, and views whose layout has changed, do not keep what is set at once: Slicer's layout gives them their size
-when the event loop comes round again, and the slider of a new view then sets the slice offset to 0. `Settling` sets
-them again until nothing of that kind happens any more.
+New views, and views whose layout has changed, do not keep what is set immediately: Slicer's layout sets their size in
+the next turn of the event loop, and the slider of a new view then sets the slice offset to 0. `Settling` fits them
+again until that no longer happens.
 """
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import vtk
 
 from USMRISynthesisScene.nodes.nodes import is_frame
 
-MARGIN = 1.2        # of the extent of the head inside its skull: room for the skull and the texts
-_QUIET_TURNS = 2    # of the event loop, after which a view counts as settled
-MOST_TURNS = 20     # a layout that goes on changing is somebody else's doing
+MARGIN = 1.2        # times the extent of the head inside the skull: space for the skull and the texts
+_QUIET_TURNS = 2    # of the event loop without a change: the view has settled
+MOST_TURNS = 20     # after that, something else keeps changing the layout
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Region:
 
     Attributes:
         centre: (3,).
-        voxel: (3,), the centre of a voxel there: a slice through it is not interpolated between two.
+        voxel: (3,), the centre of a voxel at the centre: a slice through it is not interpolated.
         corners: (8, 3).
     """
 
@@ -38,9 +38,9 @@ class Region:
 
 
 def head_region(mr: slicer.vtkMRMLScalarVolumeNode) -> Region:
-    """The box around the voxels of an MR-like volume that are not 0; the whole volume where all are.
+    """The box around the voxels of an MR-like volume that are not 0; the whole volume where all are 0.
 
-    A result is 0 outside the head in the fan: these voxels are the head's mask, which only some runs keep as a node.
+    A result is 0 outside the part of the head in the fan, so these voxels are a mask of the head.
     """
     filled = slicer.util.arrayFromVolume(mr) != 0
     lower, upper = np.zeros(3), np.array(filled.shape[::-1]) - 1.0
@@ -59,7 +59,7 @@ def fit_views(widgets: Sequence[Any], volume: slicer.vtkMRMLScalarVolumeNode, re
     """Show the region in views of one plane of the volume, all at the same zoom.
 
     Args:
-        volume: whose planes are shown, since an oblique volume or a frame has no anatomical ones.
+        volume: the volume whose own planes are shown; those of an oblique volume are not anatomical planes.
         plane: Axial, Coronal or Sagittal; a frame is shown in its own plane instead.
     """
     mm_per_pixel = 0.0
@@ -67,7 +67,7 @@ def fit_views(widgets: Sequence[Any], volume: slicer.vtkMRMLScalarVolumeNode, re
         slice_node = widget.mrmlSliceNode()
         slice_node.SetOrientation(plane)
         if is_frame(volume):
-            _look_along_k(slice_node, volume)
+            _align_to_frame(slice_node, volume)
         else:
             slice_node.RotateToVolumePlane(volume)
         axes = slicer.util.arrayFromVTKMatrix(slice_node.GetSliceToRAS())[:3, :2]
@@ -89,11 +89,11 @@ def fit_views(widgets: Sequence[Any], volume: slicer.vtkMRMLScalarVolumeNode, re
 class Settling:
     """Fits views now, and again in the next turns of the event loop when the layout or a new slider undid it.
 
-    It ends when the views have been left alone for some turns, when somebody has moved them, or when `fit` says that
-    there is nothing to show any more. No event loop is run here: it may be started in any signal.
+    It ends when the views did not change for some turns, when the user has changed them, or when `fit` returns False.
+    It runs no event loop itself, so any signal may start it.
 
     Args:
-        fit: fits the views; False when they, or what they show, are gone.
+        fit: fits the views; returns False where they, or their volumes, no longer exist.
         slice_nodes: the views that it fits.
     """
 
@@ -121,7 +121,7 @@ class Settling:
             self._quiet = 0
             self._fit_again()
         elif any(new != old for old, new in pairs):
-            self.stop()     # somebody has scrolled, zoomed or turned a view meanwhile
+            self.stop()     # the user has scrolled, zoomed or rotated a view
         else:
             self._quiet += 1
         if self._quiet == _QUIET_TURNS or self._turns == MOST_TURNS:
@@ -137,7 +137,7 @@ class Settling:
 
 @dataclass(frozen=True)
 class _State:
-    """Where a view is, rounded to what no one sees."""
+    """Size and position of a view, rounded below what is visible."""
 
     size: tuple[int, ...]
     field: tuple[float, ...]
@@ -151,12 +151,12 @@ class _State:
                    tuple(round(float(one), 3) for one in place), round(slice_node.GetSliceOffset(), 3))
 
     def is_undone(self, before: _State) -> bool:
-        """By the layout, which gives a size, or by the slider of a new view, which sets the offset to 0."""
+        """Whether the layout (a new size) or the slider of a new view (offset 0) has undone the fit."""
         return self.size != before.size or (self.offset == 0 != before.offset and self.field == before.field)
 
 
 def _pixels(slice_node: slicer.vtkMRMLSliceNode) -> np.ndarray:
-    """(2,) width and height of a view; never 0, as those of a minimised window are."""
+    """(2,) width and height of a view, at least 1: they are 0 in a minimised window."""
     return np.maximum(slice_node.GetDimensions()[:2], 1)
 
 
@@ -170,8 +170,8 @@ def _to_world(volume: slicer.vtkMRMLVolumeNode, ijk: np.ndarray) -> np.ndarray:
     return np.array([transform.TransformPoint(point) for point in local])
 
 
-def _look_along_k(slice_node: slicer.vtkMRMLSliceNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """A frame fills the view only when the slice lies in its plane, i to the right and j downwards."""
+def _align_to_frame(slice_node: slicer.vtkMRMLSliceNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Put the slice into the plane of a frame, i to the right and j downwards."""
     origin, right, down = _to_world(volume, np.array([(0, 0, 0), (1, 0, 0), (0, 1, 0)], dtype=float))
     right, up = right - origin, origin - down
     right, up = right / np.linalg.norm(right), up / np.linalg.norm(up)

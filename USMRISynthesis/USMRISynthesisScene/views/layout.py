@@ -1,8 +1,8 @@
 """Ultrasound | fused | MR-like, side by side, in views of their own: one plane, three planes, or with a 3D view.
 
-The views of one plane form one view group and are linked and hot-linked: scrolling, zooming and turning one moves all
-three. What they show is not linked, since that is what they differ in. The user's own views are not touched, and the
-layout that was there before is one click away.
+The views of one plane form one view group and are linked and hot-linked: scrolling, zooming and rotating one moves all
+three. Their volumes and opacities are not linked, because these differ. The user's own views are not changed, and one
+click brings the previous layout back.
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import slicer
 from USMRISynthesisScene.nodes.nodes import is_frame
 from USMRISynthesisScene.views.fit import MOST_TURNS, Region, Settling, fit_views, head_region
 
-LAYOUT_ID = 27182           # any number that Slicer (below 1000) and other extensions do not use
+LAYOUT_ID = 27182           # not used by Slicer (below 1000) or other extensions
 PLANES_LAYOUT_ID = LAYOUT_ID + 1
 SPACE_LAYOUT_ID = LAYOUT_ID + 2
 LAYOUTS = (LAYOUT_ID, PLANES_LAYOUT_ID, SPACE_LAYOUT_ID)
@@ -27,7 +27,7 @@ FUSION = 0.5
 _PREVIOUS = "USMRISynthesis.PreviousLayout"
 _settling: Settling | None = None
 
-# In a narrow view the slice controller leaves its label the width of two letters and cuts what is longer.
+# In a narrow view, the slice controller has space for a label of two letters only.
 _VIEWS = ((ULTRASOUND, "US", "#4C9BE8"), (FUSED, "F", "#8E7CC3"), (MR, "M", "#E8A33D"))
 
 
@@ -66,7 +66,7 @@ def _slice_view(view: tuple[str, str, str], plane: str) -> str:
 
 
 def register() -> None:
-    """Make the layouts known, so that scenes saved in them and the layout node can name them."""
+    """Add the layouts to the layout node, so that they can be shown and scenes saved in them can be loaded."""
     manager = slicer.app.layoutManager()
     if manager is None:
         return
@@ -77,20 +77,20 @@ def register() -> None:
 
 
 def is_shown() -> bool:
-    """Whether a comparison layout is the present one."""
+    """Whether a comparison layout is shown."""
     manager = slicer.app.layoutManager()
     return manager is not None and manager.layout in LAYOUTS
 
 
 def planes_shown() -> tuple[str, ...]:
-    """The planes of the present comparison layout; none in other layouts."""
+    """The planes of the comparison layout that is shown; none in other layouts."""
     if not is_shown():
         return ()
     return PLANES if slicer.app.layoutManager().layout == PLANES_LAYOUT_ID else PLANES[:1]
 
 
 def comparison_widgets(*roles: str) -> Iterator[Any]:
-    """The slice widgets that are shown in these roles, in all planes that are shown."""
+    """The slice widgets of these roles in all planes that are shown."""
     for plane in planes_shown():
         for role in roles:
             widget = slicer.app.layoutManager().sliceWidget(view_tag(role, plane))
@@ -99,7 +99,7 @@ def comparison_widgets(*roles: str) -> Iterator[Any]:
 
 
 def leave_comparison() -> None:
-    """Back to the layout from which the comparison was opened."""
+    """Show the layout from which the comparison was opened."""
     if is_shown():
         if _settling is not None:
             _settling.stop()
@@ -109,10 +109,10 @@ def leave_comparison() -> None:
 
 
 def keep_layers_apart() -> None:
-    """Volumes and opacities of a comparison view stay its own, whatever links the views.
+    """Keep volumes and opacities separate in linked comparison views.
 
-    Slicer's link logic would copy them to all views of the group, also when a program changes them: the slider in the
-    view's bar follows, and counts as the user. The mask that stops this is not saved with a scene.
+    Slicer's link logic would copy them to all views of the group, even when a program changes them, because the slider
+    in the view's bar follows and counts as user input. The mask that prevents this is not saved with a scene.
     """
     for widget in comparison_widgets(ULTRASOUND, FUSED, MR):
         widget.mrmlSliceCompositeNode().SetInteractionFlagsModifier(0)
@@ -127,7 +127,7 @@ def set_fusion(fusion: float) -> None:
 
 
 def show_labels(labels: slicer.vtkMRMLLabelMapVolumeNode | None) -> None:
-    """Outline a label map in the ultrasound views and the fused views; None takes it away."""
+    """Outline a label map in the ultrasound views and the fused views; None removes it."""
     keep_layers_apart()
     for widget in comparison_widgets(ULTRASOUND, FUSED):
         composite = widget.mrmlSliceCompositeNode()
@@ -137,7 +137,7 @@ def show_labels(labels: slicer.vtkMRMLLabelMapVolumeNode | None) -> None:
 
 
 def show_over(role: str, volume: slicer.vtkMRMLScalarVolumeNode | None, opacity: float = 0.4) -> None:
-    """Lay a volume, such as the support map, over the views of a role; None takes it away."""
+    """Show a volume, such as the reliability map, over the views of a role; None removes it."""
     keep_layers_apart()
     for widget in comparison_widgets(role):
         composite = widget.mrmlSliceCompositeNode()
@@ -154,7 +154,7 @@ def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMR
 
     Args:
         fusion: opacity of the MR-like image over the ultrasound in the middle view, 0-1.
-        layout: one of LAYOUTS; a frame has one plane, whatever is asked for.
+        layout: one of LAYOUTS; for a frame, three planes become one.
 
     Returns:
         False where there are no views (Slicer without a main window).
@@ -183,8 +183,8 @@ def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMR
             composite.SetLabelVolumeID(None)
             composite.SetLinkedControl(True)
             composite.SetHotLinkedControl(True)
-            widget.mrmlSliceNode().SetViewGroup(VIEW_GROUP + PLANES.index(plane))   # the layout: to new views only
-    fit = partial(_fit, ultrasound.GetID(), mr.GetID(), head_region(mr), layout)    # keeps no volume in memory
+            widget.mrmlSliceNode().SetViewGroup(VIEW_GROUP + PLANES.index(plane))   # the layout sets it for new views only
+    fit = partial(_fit, ultrasound.GetID(), mr.GetID(), head_region(mr), layout)    # by id: no volume is kept in memory
     if settled:
         fit()
     else:
@@ -198,14 +198,14 @@ def is_settling() -> bool:
 
 
 def settle() -> None:
-    """Wait until views that were opened just now show what they shall, as captures must. Processes events."""
+    """Wait until new views are fitted, for captures. Processes events."""
     for _turn in range(MOST_TURNS):
         if is_settling():
             slicer.app.processEvents()
 
 
 def _fit(ultrasound_id: str, mr_id: str, region: Region, layout: int) -> bool:
-    """Fit the views, if they still show these two volumes; not so after scene, layout or volumes have changed."""
+    """Fit the views; returns False where they no longer show these two volumes."""
     manager = slicer.app.layoutManager()
     ultrasound = slicer.mrmlScene.GetNodeByID(ultrasound_id)
     if manager is None or manager.layout != layout or slicer.mrmlScene.IsClosing() or ultrasound is None:

@@ -1,8 +1,8 @@
-"""SYNTHETIC - not for diagnosis in every view that shows a synthetic image, whoever put it there.
+""""SYNTHETIC - not for diagnosis" in every view that shows a synthetic image.
 
-The mark is looked for on the nodes, where it is saved with the scene, and written into the views' corner text, which
-captures show. The upper edge is used because Slicer's own slice annotations rewrite the corners. A 3D view shows a
-synthetic image by volume rendering, or as a slice that the eye in a slice view's bar has switched on.
+The mark is read from the nodes, where it is saved with the scene, and written into the views' corner annotation, which
+captures include. The upper edge is used because Slicer's own slice annotations rewrite the corners. A 3D view shows a
+synthetic image by volume rendering, or as a slice that is switched on in a slice view's bar.
 """
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def keep_marked() -> None:
     """Mark the views from now on, for as long as Slicer runs. Calling it again changes nothing."""
     global _marks
     if _marks is None:
-        layout.register()   # a scene that was saved in the comparison layout finds it again
+        layout.register()   # scenes saved in a comparison layout need it
         _marks = SyntheticMarks()
 
 
 def stop_marking() -> None:
-    """Before a reload, so that there are never two."""
+    """Stop it, before the module is reloaded."""
     global _marks
     if _marks is not None:
         _marks.close()
@@ -39,14 +39,14 @@ def stop_marking() -> None:
 
 
 class SyntheticMarks(VTKObservationMixin):
-    """Follows the slice views' volumes and volume rendering, and keeps the corner texts right."""
+    """Observes slice views, volumes and volume rendering, and keeps the corner annotations up to date."""
 
     def __init__(self) -> None:
         super().__init__()
         self._followed: dict[Any, int] = {}
-        self._files: dict[Any, str] = {}    # volume -> the file whose header has been looked at
-        self._slices: dict[Any, tuple[Any, ...]] = {}     # slice node -> how it was shown in 3D the last time
-        self._closed = self._looking_later = False
+        self._files: dict[Any, str] = {}    # volume -> file whose marks have been read
+        self._slices: dict[Any, tuple[Any, ...]] = {}     # slice node -> its visibility in 3D at the last update
+        self._closed = self._refresh_pending = False
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.NodeAddedEvent, self._on_node_added)
         for event in (scene.NodeRemovedEvent, scene.EndCloseEvent):
@@ -74,7 +74,7 @@ class SyntheticMarks(VTKObservationMixin):
             manager.disconnect("layoutChanged(int)", self._on_layout_changed)
 
     def update(self, caller: Any = None, event: Any = None) -> None:
-        """Look at every view there is."""
+        """Update the annotation of every view."""
         if slicer.mrmlScene.IsClosing():
             return
         self._forget_removed()
@@ -104,43 +104,43 @@ class SyntheticMarks(VTKObservationMixin):
         if any(node.IsA(kind) for kind in _FOLLOWED):
             self._follow(node)
         if node.IsA("vtkMRMLAbstractViewNode"):     # slice nodes and 3D view nodes
-            self._look_later()
+            self._refresh_later()
 
     def _on_layout_changed(self, layout_id: int) -> None:
         self._on_views_changed()
 
     def _on_views_changed(self, caller: Any = None, event: Any = None) -> None:
-        """Now, and once more when the layout manager has made the views that are new."""
+        """Update now, and again when the layout manager has made the new views."""
         self.update()
-        self._look_later()
+        self._refresh_later()
 
-    def _look_later(self) -> None:
-        if not self._looking_later:
-            self._looking_later = True
-            qt.QTimer.singleShot(0, self._look_again)
+    def _refresh_later(self) -> None:
+        if not self._refresh_pending:
+            self._refresh_pending = True
+            qt.QTimer.singleShot(0, self._refresh_now)
 
-    def _look_again(self) -> None:
-        self._looking_later = False
+    def _refresh_now(self) -> None:
+        self._refresh_pending = False
         if not self._closed:
             self.update()
 
     def _on_slice(self, node: Any, event: Any) -> None:
-        """Slice nodes change with every scroll: only what is seen in 3D matters here."""
+        """Update only where its visibility in 3D has changed: slice nodes change with every scroll."""
         shown = (node.GetSliceVisible(), *(node.GetNthThreeDViewID(n) for n in range(node.GetNumberOfThreeDViewIDs())))
         if self._slices.get(node) != shown:
             self._slices[node] = shown
             self.update()
 
     def _follow(self, node: Any) -> None:
-        """Look again after each change of the node."""
+        """Update after every change of the node."""
         if node not in self._followed:
-            look = self._on_slice if node.IsA("vtkMRMLSliceNode") else self.update
-            self._followed[node] = node.AddObserver(vtk.vtkCommand.ModifiedEvent, look)
+            callback = self._on_slice if node.IsA("vtkMRMLSliceNode") else self.update
+            self._followed[node] = node.AddObserver(vtk.vtkCommand.ModifiedEvent, callback)
             if node.IsA("vtkMRMLVolumeNode"):
                 self._read_file(node)
 
     def _read_file(self, volume: Any) -> None:
-        """Once for each file that a volume is loaded from; Slicer names it after the volume has come to the scene."""
+        """Read the marks once for each file; Slicer sets the file name after the volume was added to the scene."""
         storage = volume.GetStorageNode()
         name = (storage.GetFileName() if storage is not None else None) or ""
         if name and self._files.get(volume) != name:
@@ -148,7 +148,7 @@ class SyntheticMarks(VTKObservationMixin):
             restore_marks(volume)
 
     def _forget_removed(self) -> None:
-        """A node that is gone from the scene must not be kept alive from here."""
+        """Release removed nodes, so that they are not kept in memory."""
         for node in [node for node in self._followed if node.GetScene() is not slicer.mrmlScene]:
             node.RemoveObserver(self._followed.pop(node))
             self._files.pop(node, None)
@@ -156,7 +156,7 @@ class SyntheticMarks(VTKObservationMixin):
 
 
 def _shows_synthetic(composite: Any) -> bool:
-    """Whether a layer of a slice view is synthetic. Slicer has more than three layers from 5.10 on."""
+    """Whether a layer of a slice view is synthetic. Slicer has more than three layers since 5.10."""
     more = getattr(composite, "GetNumberOfAdditionalLayers", lambda: 0)()
     ids = [composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(), composite.GetLabelVolumeID()]
     ids += [composite.GetNthLayerVolumeID(composite.Layer_Last + n) for n in range(more)]
@@ -164,12 +164,12 @@ def _shows_synthetic(composite: Any) -> bool:
 
 
 def _write(view: Any, shown: bool) -> None:
-    """Write or remove our text; what others wrote there is left alone."""
+    """Write or remove the mark; other text in its place is not changed."""
     annotation = view.cornerAnnotation()
     text = annotation.GetText(_EDGE)
     if shown and text != SYNTHETIC:
         annotation.SetText(_EDGE, SYNTHETIC)
-        annotation.GetTextProperty().ShadowOn()   # legible on bright brain, too
+        annotation.GetTextProperty().ShadowOn()   # legible on bright tissue
     elif not shown and text == SYNTHETIC:
         annotation.SetText(_EDGE, "")
     else:

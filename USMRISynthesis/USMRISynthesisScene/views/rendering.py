@@ -1,4 +1,4 @@
-"""The MR-like image as volume rendering, in the 3D view of the comparison layout."""
+"""Volume rendering of the MR-like image in the 3D view of the comparison layout."""
 from __future__ import annotations
 
 from typing import Any
@@ -16,11 +16,11 @@ def render(volume: slicer.vtkMRMLScalarVolumeNode) -> Any:
     """Show a volume in the 3D views; returns its display node. Raises Failed where Slicer has no volume rendering."""
     logic = slicer.app.moduleLogic("VolumeRendering")
     if logic is None:
-        raise Failed("no-rendering", _("The module Volume Rendering is not there."),
+        raise Failed("no-rendering", _("The module Volume Rendering is not available."),
                      _("Switch it on in the application settings and restart Slicer."))
     first = logic.GetFirstVolumeRenderingDisplayNode(volume) is None
     display = logic.CreateDefaultVolumeRenderingNodes(volume)
-    preset = logic.GetPresetByName(PRESET) if first else None     # what the user has set up stays
+    preset = logic.GetPresetByName(PRESET) if first else None     # the user's own settings stay
     if preset is not None:
         display.GetVolumePropertyNode().Copy(preset)
     display.SetVisibility(True)
@@ -32,7 +32,7 @@ def render(volume: slicer.vtkMRMLScalarVolumeNode) -> Any:
 
 
 def stop_rendering(volume: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """Take it out of the 3D views; its settings stay."""
+    """Hide it in the 3D views; its settings stay."""
     logic = slicer.app.moduleLogic("VolumeRendering")
     display = logic.GetFirstVolumeRenderingDisplayNode(volume) if logic is not None else None
     if display is not None:

@@ -1,4 +1,4 @@
-"""A window at the mouse in the fused views through which the MR-like image shows alone."""
+"""A square at the mouse in the fused views that shows the MR-like image alone."""
 from __future__ import annotations
 
 from typing import Any
@@ -9,11 +9,11 @@ from slicer.util import VTKObservationMixin
 from USMRISynthesisScene.views import layout
 
 HALF_SIDE = 45      # pixels
-_PRIORITY = 10.0    # before Slicer's interactor style, which ends the event after it has moved the crosshair
+_PRIORITY = 10.0    # before Slicer's interactor style, which stops the event after moving the crosshair
 
 
 class Reveal:
-    """The windows of all fused views that are shown now; made anew after the layout has changed.
+    """The squares of all fused views that are shown; to be made again after the layout has changed.
 
         reveal = Reveal()
         reveal.close()
@@ -29,13 +29,13 @@ class Reveal:
 
 
 class _Window(VTKObservationMixin):
-    """One view: the foreground's own slice image, cut out around the mouse and drawn over the blended one."""
+    """The square of one view: the foreground's slice image, cropped around the mouse and drawn over the blended image."""
 
     def __init__(self, widget: Any) -> None:
         super().__init__()
         self._view, self._logic = widget.sliceView(), widget.sliceLogic()
         self._crop = vtk.vtkExtractVOI()
-        self._origin = vtk.vtkImageChangeInformation()     # a mapper draws from the first pixel of the extent on
+        self._origin = vtk.vtkImageChangeInformation()     # the mapper draws from the first pixel of the extent
         self._origin.SetOutputExtentStart(0, 0, 0)
         self._origin.SetInputConnection(self._crop.GetOutputPort())
         mapper = vtk.vtkImageMapper()

@@ -1,4 +1,4 @@
-"""The Registration section: a registration module opened with the nodes chosen, and the ultrasound follows."""
+"""The Registration section: open a registration module, then apply its transform to the ultrasound as well."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -6,46 +6,46 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from USMRISynthesisScene.nodes import handoff, registration
-from USMRISynthesisScene.panel.slots import NO_RESULT, allow, answered
+from USMRISynthesisScene.nodes import registration
+from USMRISynthesisScene.panel.slots import NO_RESULT, allow, status_slot
 
 
-class HandoffSection:
-    """What comes after the synthesis.
+class RegistrationSection:
+    """Registration of the MR-like volume to an MR or an atlas.
 
     Args:
-        result: the MR-like volume at hand, or None.
-        say: where one sentence for the user goes.
+        result: the current MR-like volume, or None.
+        set_status: shows one sentence in the status line.
     """
 
-    def __init__(self, ui: Any, result: Callable[[], Any], say: Callable[[str], None]) -> None:
+    def __init__(self, ui: Any, result: Callable[[], Any], set_status: Callable[[str], None]) -> None:
         self.ui = ui
-        self._result, self._say = result, say
+        self._result, self._set_status = result, set_status
         self._tools = registration.tools()
         ui.registrationComboBox.addItems([tool.title for tool in self._tools] or [_("No module is installed")])
         ui.openRegistrationButton.connect("clicked(bool)", self.on_open)
         ui.shareTransformButton.connect("clicked(bool)", self.on_share_transform)
 
     def refresh(self) -> None:
-        there = self._result() is not None
-        allow([self.ui.shareTransformButton], there, NO_RESULT)
+        has_result = self._result() is not None
+        allow([self.ui.shareTransformButton], has_result, NO_RESULT)
         self.ui.registrationComboBox.enabled = bool(self._tools)
-        self.ui.openRegistrationButton.enabled = there and bool(self._tools)
+        self.ui.openRegistrationButton.enabled = has_result and bool(self._tools)
         self.ui.openRegistrationButton.toolTip = (
-            NO_RESULT if self._tools and not there else
-            _("Switch to that module, with the MR-like volume and its target chosen in it.") if self._tools else
+            NO_RESULT if self._tools and not has_result else
+            _("Switch to this module, with the MR-like volume and the target already selected in it.") if self._tools else
             _("Install SlicerElastix, ANTs or BRAINSTools from the Extensions Manager."))
 
-    @answered
+    @status_slot
     def on_open(self) -> str:
         tool = self._tools[self.ui.registrationComboBox.currentIndex]
         made = registration.open_tool(tool, self._result(), self.ui.fixedSelector.currentNode(),
                                       self.ui.canonicalCheckBox.checked)
-        return _("{module} was opened; the result goes to {name}. Back here, let the ultrasound follow.").format(
+        return _("{module} is open; its result goes to {name}. Then apply that transform to the ultrasound, here.").format(
             module=tool.title, name=made.GetName())
 
-    @answered
+    @status_slot
     def on_share_transform(self) -> str:
-        moved = handoff.share_transform(self._result())
+        moved = registration.share_transform(self._result())
         return _("Now under the transform of the MR-like volume: {names}.").format(
             names=", ".join(node.GetName() for node in moved))

@@ -1,4 +1,4 @@
-"""Hand-off to registration: masks, transforms, and a registration that uses the nodes as the module leaves them."""
+"""Masks and the shared transform, and a registration that uses the nodes as the module leaves them."""
 from __future__ import annotations
 
 from typing import Any
@@ -9,7 +9,7 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from scenery import add_head, ijk_to_ras, is_idle, play, put_under_a_transform, scene_state, spin_until
-from USMRISynthesisScene.nodes.handoff import FAN_SEGMENT, HEAD_SEGMENT, SEGMENTATION_ROLE, SEGMENTS
+from USMRISynthesisScene.nodes.masks import FAN_SEGMENT, HEAD_SEGMENT, SEGMENTATION_ROLE, SEGMENTS
 from vtk.util.numpy_support import vtk_to_numpy
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -90,7 +90,7 @@ def test_second_run_into_the_same_volume_keeps_its_segmentation(panel: Any, ui: 
     assert first.GetSegmentation().GetNumberOfSegments() == len(SEGMENTS)
 
 
-def test_nothing_to_share_is_said(panel: Any, ui: Any) -> None:
+def test_status_explains_that_the_transform_is_shared_already(panel: Any, ui: Any) -> None:
     add_head()
     run(panel, ui)
     before = scene_state()
