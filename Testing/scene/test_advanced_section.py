@@ -147,7 +147,8 @@ def of_three_planes(panel: Any, ui: Any, three_planes: Path, monkeypatch: pytest
 
 def test_planes_are_those_that_the_chosen_model_knows(of_three_planes: Any, ui: Any, model: Path) -> None:
     box = ui.planesComboBox
-    assert ui.modelLabel.text == "three, version 0. Not part of the installation: you must confirm once that it may run."
+    assert ui.modelLabel.text == ("three, version 0. Not part of the installation: you must confirm once that it may "
+                                  "run.")
     assert choices(box) == ["Axial", "Coronal", "Sagittal", "All three combined"]
     assert box.enabled and "three times as long" in box.toolTip
     choose(box, 3)

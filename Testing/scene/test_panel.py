@@ -22,7 +22,7 @@ def test_module_names_itself_and_warns(module: Any) -> None:
 
 def test_nothing_can_be_started_without_a_volume(ui: Any) -> None:
     assert not ui.runButton.enabled
-    assert ui.runButton.toolTip == "Select an ultrasound volume first"
+    assert ui.runButton.toolTip == "Select an ultrasound volume first."
 
 
 def test_first_volume_is_chosen_and_the_output_is_new_by_default(panel: Any, ui: Any) -> None:

@@ -187,7 +187,8 @@ class User:
     def click_about(self) -> None:
         """Any enabled button, box or list but those that open a dialog."""
         names = ("compareButton", "backButton", "placeLandmarksButton", "useLandmarksButton", "outlineCheckBox",
-                 "contourCheckBox", "revealCheckBox", "reliabilityCheckBox", "shareTransformButton", "allFramesCheckBox",
+                 "contourCheckBox", "revealCheckBox", "reliabilityCheckBox", "shareTransformButton",
+                 "allFramesCheckBox",
                  "spacingButton", "greyscaleButton", "openRegistrationButton", "saveButton", "batchButton",
                  "modelFolderButton", "respaceButton", "unreliableCheckBox", "offlineButton")
         for name in self.chance.sample(names, 4):

@@ -304,7 +304,8 @@ def test_model_with_a_reliability_map_needs_consent_once_and_covers_the_mr_like_
     output = panel.panel._comparable()
     reliability = slicer.util.arrayFromVolume(output.GetNodeReference(nodes.RELIABILITY_ROLE))
     assert nodes.is_probability(provenance_of(output)) and 0 < reliability.max() < 1
-    assert not output.GetNodeReference(nodes.RELIABILITY_ROLE).GetDisplayNode().GetInterpolate()  # no red rim from interpolation
+    # Interpolation would draw a red rim.
+    assert not output.GetNodeReference(nodes.RELIABILITY_ROLE).GetDisplayNode().GetInterpolate()
     ui.reliabilityCheckBox.click()
     for role, shown in ((layout.MR, True), (layout.ULTRASOUND, False)):
         overlay = view(role).mrmlSliceCompositeNode().GetForegroundVolumeID()

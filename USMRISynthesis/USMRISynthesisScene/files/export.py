@@ -68,7 +68,7 @@ def save_captures(folder: Path, output: slicer.vtkMRMLScalarVolumeNode, fusion: 
 
 
 def save_volume(path: Path, output: slicer.vtkMRMLScalarVolumeNode) -> Path:
-    """Write the MR-like volume as NRRD that is marked as synthetic, and its provenance beside it; returns that file's path.
+    """Write the MR-like volume as NRRD, marked as synthetic, and its provenance beside it; returns the latter's path.
 
     The file has the volume's own geometry, without its parent transforms.
     """

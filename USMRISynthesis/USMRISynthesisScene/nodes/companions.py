@@ -135,7 +135,7 @@ def _is_hardened(parent: Any, grids: list[np.ndarray]) -> bool:
 
 
 def _carry_alignments(volume: Any, parent: Any) -> None:
-    """Update the alignments after hardening has moved the volume's local RAS, so that they give the same pose as before.
+    """Update alignments after hardening has moved the volume's local RAS, so that they give the same pose as before.
 
     For a result this is its canonical transform; for an ultrasound, the alignments made by hand.
     """

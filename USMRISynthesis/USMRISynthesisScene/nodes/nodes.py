@@ -4,7 +4,8 @@ Geometry: the library works on the input's own grid (IJKToRAS, "local RAS"). A p
 or not, is not changed; the output gets the same one, so that one transform moves both.
 
 The canonical transform node takes the input's *local* RAS to canonical fetal space and stands at the top level,
-under no transform: only in local RAS it stays right when the user changes the parent transform. To see a volume in canonical space, put it under this node in place of its present parent.
+under no transform: only in local RAS it stays right when the user changes the parent transform. To see a volume in
+canonical space, put it under this node in place of its present parent.
 """
 from __future__ import annotations
 
@@ -131,7 +132,8 @@ def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
         output.EndModify(modified)
     _set_window(output)
     if result.reliability_map is not None:
-        made.append(_write_reliability_map(result.reliability_map, source, output, probable=is_probability(result.provenance)))
+        made.append(_write_reliability_map(result.reliability_map, source, output,
+                                           probable=is_probability(result.provenance)))
     for node in made:
         place_beside(node, source)
     return output
@@ -217,8 +219,8 @@ def is_probability(provenance: Mapping[str, Any]) -> bool:
     return "sha256" in provenance.get("support", {})
 
 
-def _write_reliability_map(reliability: Volume, source: slicer.vtkMRMLScalarVolumeNode, output: slicer.vtkMRMLScalarVolumeNode, *,
-                 probable: bool) -> slicer.vtkMRMLScalarVolumeNode:
+def _write_reliability_map(reliability: Volume, source: slicer.vtkMRMLScalarVolumeNode,
+                           output: slicer.vtkMRMLScalarVolumeNode, *, probable: bool) -> slicer.vtkMRMLScalarVolumeNode:
     """Make or update the reliability map node of `output`.
 
     A probability is shown only where it is below DOUBT: red where it is lowest, then yellow. A map of where the beam
@@ -241,7 +243,7 @@ def _write_reliability_map(reliability: Volume, source: slicer.vtkMRMLScalarVolu
         display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeRainbow")  # red at the low end
         display.SetWindowLevelMinMax(GRAVE_DOUBT, GRAVE_DOUBT + 4 * (DOUBT - GRAVE_DOUBT))  # so that DOUBT is yellow
         display.SetThreshold(0.0005, DOUBT)
-        display.SetInterpolate(False)  # interpolation to the unseen voxels (0) would draw a red rim
+        display.SetInterpolate(False)  # it would draw a red rim to unseen voxels
     else:
         display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGreen")
         display.SetWindowLevelMinMax(0.0, 1.0)

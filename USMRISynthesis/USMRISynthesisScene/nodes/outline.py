@@ -15,7 +15,7 @@ OUTLINE_ROLE = "USMRISynthesis.HeadOutline"
 
 
 def head_ellipsoid(to_canonical: np.ndarray) -> vtk.vtkPolyData:
-    """Outer skull of average proportions; `to_canonical` (4, 4) goes from the returned model's space to canonical space."""
+    """Outer skull of average proportions, in the space from which `to_canonical` (4, 4) leads to canonical space."""
     sphere = vtk.vtkSphereSource()
     sphere.SetRadius(1.0)
     sphere.SetThetaResolution(64)

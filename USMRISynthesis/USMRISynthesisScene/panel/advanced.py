@@ -41,7 +41,8 @@ class AdvancedSection:
         state = torch_state()
         self.ui.torchLabel.text = (_("PyTorch {version} is installed.").format(version=torch_version())
                                    if state is TorchState.READY else str(explanation(state)))
-        allow([self.ui.offlineButton], state is not TorchState.READY, _("PyTorch is installed: nothing has to be copied to this computer."))
+        allow([self.ui.offlineButton], state is not TorchState.READY,
+              _("PyTorch is installed: nothing has to be copied to this computer."))
         return state
 
     def read_model(self) -> ModelChoice:

@@ -154,7 +154,7 @@ class AlignmentSection:
 
 
 def confidence_of(output: slicer.vtkMRMLNode | None) -> tuple[float | None, bool]:
-    """(confidence 0-1, whether the alignment is reliable) from a result's provenance; (None, True) without provenance."""
+    """(confidence 0-1, whether the alignment is reliable) from the provenance; (None, True) where there is none."""
     text = output.GetAttribute(nodes.PROVENANCE_ATTRIBUTE) if output is not None else None
     provenance = json.loads(text) if text else {}
     return provenance.get("alignment", {}).get("score"), bool(provenance.get("alignment_trusted", True))

@@ -12,7 +12,7 @@ from USMRISynthesisLib.errors import Refused, USMRIError
 from USMRISynthesisScene.panel.context import PanelContext, RunSection
 from USMRISynthesisScene.panel.model_choice import planes_to_run
 from USMRISynthesisScene.panel.parameters import age_of
-from USMRISynthesisScene.panel.slots import allow
+from USMRISynthesisScene.panel.slots import WAIT, allow
 from USMRISynthesisScene.runs.batch import BatchReports, BatchRun
 
 _WORDS = {"waiting": _("waiting"), "running": _("running"), "done": _("done"), "kept": _("done before"),
@@ -30,7 +30,7 @@ class BatchSection(RunSection):
 
     def refresh(self, busy: bool) -> None:
         """Update the widgets; busy: another run uses the worker."""
-        allow([self.ui.batchButton], self.running or not busy, _("Wait for the current run, or cancel it."))
+        allow([self.ui.batchButton], self.running or not busy, WAIT)
         self.ui.batchButton.text = _("Cancel batch") if self.running else _("Run batch")
         for widget in (self.ui.batchInputButton, self.ui.batchOutputButton, self.ui.batchFreshCheckBox):
             widget.enabled = not self.running
@@ -77,7 +77,7 @@ class BatchSection(RunSection):
 
 
 def case_text(state: dict[str, Any]) -> str:
-    """The state of a case as text for the table: "done, 4 s", "refused: The image is 5 mm wide. Correct the spacing." """
+    """The state of a case as text: "done, 4 s", "refused: The image is 5 mm wide. Correct the spacing." """
     text = _WORDS[state["status"]]
     if "message" in state:
         return f"{text}: {state['message']} {state['remedy']}"

@@ -7,7 +7,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from USMRISynthesisScene.nodes import conversion, inputs
-from USMRISynthesisScene.panel.slots import allow, status_slot
+from USMRISynthesisScene.panel.slots import WAIT, allow, status_slot
 from USMRISynthesisScene.runs import sequence
 
 
@@ -33,8 +33,9 @@ class InputsSection:
         colour, problem = conversion.is_colour(source), conversion.spacing_complaint(source)
         note = _("This is a colour image: convert it to greyscale first.") if colour else problem
         self.ui.inputSummaryLabel.text = f"{inputs.describe(source)} {note}".strip()
-        frames, busy = sequence.frame_count(source), _("Wait for the current run, or cancel it.")
-        allow([self.ui.greyscaleButton], colour and not running, busy if colour else _("This image is greyscale already."))
+        frames, busy = sequence.frame_count(source), WAIT
+        allow([self.ui.greyscaleButton], colour and not running,
+              busy if colour else _("This image is greyscale already."))
         allow((self.ui.spacingSpinBox, self.ui.spacingButton), source is not None and not running,
               busy if source is not None else _("Select an ultrasound volume first."))
         allow([self.ui.allFramesCheckBox], frames > 1 and not running,

@@ -205,10 +205,11 @@ class SynthesisPanel:
         if error is None:
             self._last_output_id = node.GetID()
             if self._parameters is not None and self._parameters.outputVolume not in (None, node):
-                self._parameters.outputVolume = None     # a sequence is never written into the chosen volume
+                self._parameters.outputVolume = None     # a sequence never goes into the chosen volume
             self.display.on_window(self.ui.windowComboBox.currentIndex)      # apply the chosen window
             done = _("Done: {name}").format(name=node.GetName())
-            self._show_idle("\n".join([done, *self._warnings]))   # so that an unreliable result is not taken for a reliable one
+            # The warnings stay visible, so that an unreliable result is not taken for a reliable one.
+            self._show_idle("\n".join([done, *self._warnings]))
             if self._parameters is not None and self._parameters.showComparison:
                 self.display.on_compare()
             self.refresh()

@@ -33,7 +33,7 @@ class RegistrationSection:
         self.ui.openRegistrationButton.enabled = has_result and bool(self._tools)
         self.ui.openRegistrationButton.toolTip = (
             NO_RESULT if self._tools and not has_result else
-            _("Switch to this module, with the MR-like volume and the target already selected in it.") if self._tools else
+            _("Switch to this module, with the MR-like volume and the target selected in it.") if self._tools else
             _("Install SlicerElastix, ANTs or BRAINSTools from the Extensions Manager."))
 
     @status_slot
@@ -41,7 +41,7 @@ class RegistrationSection:
         tool = self._tools[self.ui.registrationComboBox.currentIndex]
         made = registration.open_tool(tool, self._result(), self.ui.fixedSelector.currentNode(),
                                       self.ui.canonicalCheckBox.checked)
-        return _("{module} is open; its result goes to {name}. Then apply that transform to the ultrasound, here.").format(
+        return _("{module} is open; its result goes to {name}. Then come back and apply it to the ultrasound.").format(
             module=tool.title, name=made.GetName())
 
     @status_slot

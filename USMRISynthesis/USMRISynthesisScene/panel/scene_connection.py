@@ -38,7 +38,8 @@ class SceneConnection(VTKObservationMixin):
         self._gui_tag: int | None = None
         scene = slicer.mrmlScene
         # While a scene is loaded, the selectors would write their own selection into its parameter node.
-        for event, callback in ((scene.StartCloseEvent, self._on_start_close), (scene.EndCloseEvent, self._on_end_close),
+        for event, callback in ((scene.StartCloseEvent, self._on_start_close),
+                                (scene.EndCloseEvent, self._on_end_close),
                                 (scene.NodeAddedEvent, self._on_node_added),
                                 (scene.NodeAboutToBeRemovedEvent, self._on_node_about_to_be_removed),
                                 (scene.NodeRemovedEvent, self._on_node_removed),

@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import USMRIError
 
 NO_RESULT = _("There is no MR-like volume of this ultrasound yet: press Synthesize MR.")
+WAIT = _("Wait for the current run, or cancel it.")
 _USUAL = "USMRISynthesis.ToolTip"
 Section = TypeVar("Section", bound=Any)
 

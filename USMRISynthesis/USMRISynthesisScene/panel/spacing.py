@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import USMRIError
 
 from USMRISynthesisScene.panel.context import PanelContext, RunSection
-from USMRISynthesisScene.panel.slots import allow
+from USMRISynthesisScene.panel.slots import WAIT, allow
 from USMRISynthesisScene.runs.respacing import RespaceOptions, RespaceRun
 from USMRISynthesisScene.runs.run import Reports
 
@@ -24,7 +24,7 @@ class SpacingSection(RunSection):
         """Update the widgets; busy: another run uses the worker."""
         chosen = self.ui.respaceSelector.currentNode() is not None
         allow([self.ui.respaceButton], self.running or (chosen and not busy),
-              _("Wait for the current run, or cancel it.") if busy else _("Select an MR volume under Thick slices first."))
+              WAIT if busy else _("Select an MR volume under Thick slices first."))
         self.ui.respaceButton.text = _("Cancel") if self.running else _("Reduce slice spacing")
         for widget in (self.ui.respaceSelector, self.ui.respaceSpacingSpinBox, self.ui.respaceConsistencyCheckBox):
             widget.enabled = not self.running

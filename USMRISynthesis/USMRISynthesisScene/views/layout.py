@@ -183,7 +183,7 @@ def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMR
             composite.SetLabelVolumeID(None)
             composite.SetLinkedControl(True)
             composite.SetHotLinkedControl(True)
-            widget.mrmlSliceNode().SetViewGroup(VIEW_GROUP + PLANES.index(plane))   # the layout sets it for new views only
+            widget.mrmlSliceNode().SetViewGroup(VIEW_GROUP + PLANES.index(plane))   # the layout: for new views only
     fit = partial(_fit, ultrasound.GetID(), mr.GetID(), head_region(mr), layout)    # by id: no volume is kept in memory
     if settled:
         fit()

@@ -29,7 +29,7 @@ class Reveal:
 
 
 class _Window(VTKObservationMixin):
-    """The square of one view: the foreground's slice image, cropped around the mouse and drawn over the blended image."""
+    """The square of one view: the foreground's slice image, cropped at the mouse and drawn over the blended image."""
 
     def __init__(self, widget: Any) -> None:
         super().__init__()
