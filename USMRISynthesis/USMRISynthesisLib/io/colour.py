@@ -13,8 +13,9 @@ from USMRISynthesisLib.errors import Refused
 
 # A grey image stored as RGB differs between its channels by compression only; Doppler and overlays are strong colours.
 _COLOURFUL = 40 / 255
-# A mark is as thin as a line, or lies on black; what is thicker than this many pixels and lies in tissue is an overlay.
-_THICK = 5
+# A mark is as thin as a line or lies on black; what lies in tissue and is thicker than this share of the picture's side
+# is an overlay.
+_LEAST_THICK, _SIDES_THICK = 3, 80
 _MAX_THICK_SHARE = 0.001
 # More colour than this is no mark, wherever it lies.
 _MAX_SHARE = 0.05
@@ -42,13 +43,12 @@ def to_grey(colours: np.ndarray) -> np.ndarray:
         raise several_values(colours.shape[-1] if colours.ndim else 1)
     frames = colours.reshape(-1, *colours.shape[-3:])
     grey = np.empty(frames.shape[:-1], dtype=colours.dtype)
+    white = _full(colours.dtype, frames)
     for index, frame in enumerate(frames):
-        try:
-            grey[index] = _grey_frame(frame, _full(colours.dtype, frames))
-        except Refused as error:
-            if len(frames) == 1:
-                raise
-            raise Refused(error.kind, f"Frame {index}: {error.message}", error.remedy) from error
+        made = _grey_frame(frame, white)
+        if made is None:
+            raise _real_colour(frames, white)
+        grey[index] = made
     return grey.reshape(colours.shape[:-1])
 
 
@@ -69,24 +69,41 @@ def _full(dtype: np.dtype, frames: np.ndarray) -> float:
     return brightest if np.isfinite(brightest) and brightest > 0 else 1.0
 
 
-def _grey_frame(frame: np.ndarray, white: float) -> np.ndarray:
+def _real_colour(frames: np.ndarray, white: float) -> Refused:
+    count = sum(int(_is_coloured(frame[..., :3].astype(np.float32), white).sum()) for frame in frames)
+    share = 100 * count / frames[..., 0].size
+    return Refused(
+        "colour",
+        f"{share:.1f} % of the image are in colour, like Doppler or an overlay.",
+        "Export it as greyscale without colour Doppler or overlays.",
+    )
+
+
+def _is_coloured(values: np.ndarray, white: float) -> np.ndarray:
+    return np.asarray(np.ptp(values, axis=-1) > _COLOURFUL * white)
+
+
+def _grey_frame(frame: np.ndarray, white: float) -> np.ndarray | None:
+    """(j, i), or None where the colour means something."""
     values = frame.astype(np.float32)
-    if frame.shape[-1] in (2, 4):
-        alpha = values[..., -1:]
-        shown = alpha / (float(alpha.max()) or 1.0) if alpha.any() else np.ones_like(alpha)
-        values = values[..., :-1] * shown
+    if frame.shape[-1] in (2, 4):  # what is wholly transparent is not shown, unless the writer knew no transparency
+        hidden = frame[..., -1:] == 0
+        values = np.where(hidden & ~hidden.all(), 0, values)[..., :-1]
     if values.shape[-1] == 1:
         grey = values[..., 0]
     else:
         grey = values @ _LUMINANCE
-        coloured = np.ptp(values, axis=-1) > _COLOURFUL * white
+        coloured = _is_coloured(values, white)
         if coloured.any():
-            grey = _without_marks(grey, coloured, white)
+            marked = _without_marks(grey, coloured, white)
+            if marked is None:
+                return None
+            grey = marked
     return np.rint(grey).astype(frame.dtype) if frame.dtype.kind in "ui" else grey.astype(frame.dtype)
 
 
-def _without_marks(grey: np.ndarray, coloured: np.ndarray, white: float) -> np.ndarray:
-    """The grey picture without its coloured marks. Raises Refused where the colour is more than marks."""
+def _without_marks(grey: np.ndarray, coloured: np.ndarray, white: float) -> np.ndarray | None:
+    """The grey picture without its coloured marks, or None where the colour is more than marks."""
     # Compression bleeds a mark's colour into its neighbours.
     marks = ndimage.binary_dilation(coloured, iterations=2)
     plain = np.where(marks, 0, grey)
@@ -97,14 +114,10 @@ def _without_marks(grey: np.ndarray, coloured: np.ndarray, white: float) -> np.n
     # The share of bright pixels around each mark, of those that belong to no mark.
     bright = ndimage.sum_labels(tissue, parts, numbers) / np.maximum(ndimage.sum_labels(free, parts, numbers), 1e-6)
     inside = np.concatenate([[False], bright > 0.5])[parts]
-    thick = ndimage.binary_opening(coloured, np.ones((_THICK, _THICK), bool)) & inside
+    side = max(_LEAST_THICK, 1 + min(coloured.shape) // _SIDES_THICK)
+    thick = ndimage.binary_opening(coloured, np.ones((side, side), bool)) & inside
     if coloured.mean() > _MAX_SHARE or thick.mean() > _MAX_THICK_SHARE:
-        share = 100 * float(coloured.mean())
-        raise Refused(
-            "colour",
-            f"{share:.1f} % of the image are in colour, like Doppler or an overlay.",
-            "Export it as greyscale without colour Doppler or overlays.",
-        )
+        return None
     known = np.where(marks, 0, grey)
     result = np.where(marks, float(grey[~marks].min()), grey)
     if inside.any():
