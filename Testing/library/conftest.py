@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.models import consent
 
 # Threads that wait must not spin: on a busy machine that costs ten times the work. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -19,8 +20,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 @pytest.fixture(autouse=True)
 def config_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty configuration folder of the test's own: no test reads or writes the user's."""
+    """An empty configuration folder of the test's own: no test knows the user's or another's consent."""
     folder = tmp_path_factory.mktemp("config")
+    monkeypatch.setattr(consent, "_session", set())
     monkeypatch.setenv("USMRI_CONFIG_DIR", str(folder))
     return folder
 

@@ -36,6 +36,7 @@ from USMRISynthesisLib.evaluation.alignment.poses import by_group, compare, fail
 from USMRISynthesisLib.geometry.canonical import HEAD_LENGTH_MM
 from USMRISynthesisLib.geometry.similarity import angle_deg, random_rotation, rotation_of, scale_of
 from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.models import store
 from USMRISynthesisLib.simulation.scanner.wide import SIZE, wide_ijk_to_canonical
 from USMRISynthesisLib.ultrasound.gate import find_fan
 
@@ -286,9 +287,9 @@ def test_a_torch_that_fails_in_bfloat16_goes_on_in_float32(monkeypatch):
 
     monkeypatch.setattr(model, "native_half", lambda device: (torch.bfloat16, "as the test wants it"))
     monkeypatch.setattr(model.Networks, "__call__", broken)
-    model._loaded.clear()
+    store.forget()
     assert model.load_networks().quick is None
-    model._loaded.clear()
+    store.forget()
 
 
 def test_the_shipped_networks_find_the_sample_alike_in_both_precisions():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from USMRISynthesisLib.errors import Cancelled, Failed
 from USMRISynthesisLib.geometry.canonical import canonical_axis_mm
 from USMRISynthesisLib.models import device as devices
+from USMRISynthesisLib.models import store
 from USMRISynthesisLib.synthesis import engine
 from USMRISynthesisLib.synthesis.engine import load_generator, run_slices
 
@@ -41,7 +43,7 @@ def _run(module: torch.nn.Module, us: np.ndarray, **options: object) -> np.ndarr
 @pytest.fixture
 def float32_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "native_half", lambda device: (None, "not in this test"))
-    engine._loaded.clear()
+    store.forget()
 
 
 @pytest.mark.usefixtures("float32_only")
@@ -189,7 +191,7 @@ def test_auto_gives_its_reason_and_a_missing_device_is_a_clear_failure(monkeypat
 
 def test_a_cpu_without_native_bfloat16_stays_in_float32(trusted_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
-    engine._loaded.clear()
+    store.forget()
     generator = load_generator(str(trusted_model), "cpu")
     assert generator.dtype == torch.float32 and "no known native bfloat16" in generator.precision_reason
 
@@ -202,11 +204,56 @@ def test_half_precision_is_used_only_where_this_model_bears_it(
 ) -> None:
     monkeypatch.setattr(engine, "native_half", lambda device: (torch.bfloat16, "the CPU computes in bfloat16"))
     monkeypatch.setattr(engine, "half_precision_error", lambda *_: error)
-    engine._loaded.clear()
+    store.forget()
     generator = load_generator(str(trusted_model), "cpu")
-    engine._loaded.clear()
+    store.forget()
     expected = "does not run in it" if error > 1 else f"{error:.1%}"[:3]
     assert generator.dtype == dtype and expected in generator.precision_reason
+
+
+class _NearOneHundredTwentyEight(torch.nn.Module):
+    """Adds 128 and takes it away again: float32 keeps six digits of the image, bfloat16 steps as wide as the image."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x[:, 1:2] + 128) - 128
+
+
+class _Bounded(torch.nn.Module):
+    """The image halved: bfloat16 is off by its own rounding alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 1:2] * 0.5
+
+
+@pytest.mark.parametrize(
+    ("network", "low", "high", "dtype"),
+    [(_NearOneHundredTwentyEight(), 0.05, 0.5, torch.float32), (_Bounded(), 1e-5, 0.005, torch.bfloat16)],
+)
+def test_a_network_that_bfloat16_spoils_runs_in_float32(
+    tmp_path: Path, write_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, network: torch.nn.Module,
+    low: float, high: float, dtype: torch.dtype,
+) -> None:  # fmt: skip
+    example = torch.rand(1, 4, 160, 160, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert low < devices.half_precision_error(network, network, example, torch.bfloat16) < high
+    file = tmp_path / "model.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(network, example, check_trace=False).save(str(file))
+    folder = write_model(tmp_path / "model", file.read_bytes())
+    monkeypatch.setattr(engine, "native_half", lambda device: (torch.bfloat16, "in this test"))
+    generator = load_generator(str(folder), "cpu", consent=lambda *_: True)
+    assert generator.dtype == dtype and str(dtype).removeprefix("torch.") in generator.precision_reason
+
+
+def test_the_error_of_half_precision_is_the_rms_as_a_share_of_the_range() -> None:
+    class Off(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.dtype == torch.float32 else x + 1
+
+    example = torch.tensor([0.0, 4.0, 8.0, 16.0]).view(1, 1, 2, 2)  # exact in bfloat16
+    assert devices.half_precision_error(Off(), Off(), example, torch.bfloat16) == pytest.approx(1 / 16)
+    flat = torch.ones(1, 1, 2, 2)
+    assert devices.half_precision_error(Off(), Off(), flat, torch.bfloat16) == float("inf")
 
 
 def test_the_second_load_is_warm_but_still_checks_the_hash(trusted_model: Path) -> None:

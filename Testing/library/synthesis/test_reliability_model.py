@@ -16,6 +16,7 @@ from USMRISynthesisLib.cli import command_line as cli
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.evaluation.synthesis import reliability as evaluation
 from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.models import consent as consents
 from USMRISynthesisLib.models import store
 from USMRISynthesisLib.synthesis import engine
 from USMRISynthesisLib.synthesis.engine import load_generator
@@ -32,14 +33,15 @@ def quiet(text: str) -> None:
 
 @pytest.fixture
 def own_model(trusted_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tests' generator that may get a reliability map; bundled, so that no consent is needed."""
+    """A copy of the generator of the tests that may get a reliability map; whatever is in it counts as bundled."""
     bundled = tmp_path / "model_weights"
     folder = bundled / "own"
     shutil.copytree(trusted_model, folder)
     monkeypatch.setattr(store, "bundled_folders", lambda: [bundled])
-    engine._loaded.clear()
+    monkeypatch.setattr(consents, "is_listed", lambda sha256: True)
+    store.forget()
     yield folder
-    engine._loaded.clear()
+    store.forget()
 
 
 @pytest.fixture
@@ -135,6 +137,7 @@ def test_a_model_written_again_has_the_same_weights_and_names_no_file_of_the_mac
     manifest = json.loads((folder / "manifest.json").read_text())
     exported = manifest["sha256"]
     manifest["sha256"] = hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
+    manifest["files"]["model.pt"] = manifest["sha256"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     card = (folder / "README.md").read_text()
     (folder / "README.md").write_text(card.replace(exported, manifest["sha256"]))
@@ -153,7 +156,8 @@ def test_a_model_written_again_has_the_same_weights_and_names_no_file_of_the_mac
     written = json.loads((folder / "manifest.json").read_text())
     card = (folder / "README.md").read_text()
     assert written["sha256"] in card and written["support"]["sha256"] in card
-    hashed = {"sha256": None, "support": None}
+    assert written["files"]["store.safetensors"] == manifest["files"]["store.safetensors"]
+    hashed = {"sha256": None, "support": None, "files": None}
     assert written | hashed == manifest | hashed  # figures, version, training
     assert cli.main(["export", str(folder), str(folder), "--model-version", "3"]) == 2
 
@@ -197,7 +201,9 @@ def test_networks_of_another_task_lose_their_sources_only_and_take_no_figures(tm
     written = json.loads((tmp_path / "again" / "manifest.json").read_text())
     again = torch.jit.load(tmp_path / "again" / "model.pt").state_dict()
     assert all(torch.equal(value, again[name]) for name, value in state.items()) and len(again) == len(state)
-    assert written | {"sha256": None} == manifest | {"sha256": None}
+    name = "store.safetensors"  # the program is another one, what it computes with is not
+    assert written["files"][name] == manifest["files"][name] and written["files"]["model.pt"] == written["sha256"]
+    assert written | {"sha256": None, "files": None} == manifest | {"sha256": None, "files": None}
     assert store.hash_matches(tmp_path / "again") and not sources(tmp_path / "again" / "model.pt")
     figures = {"split": "val", "through": "network", "cases": 1, "values": {"ncc": [1, 1, 1]}}
     (tmp_path / "printed.json").write_text(json.dumps(figures))
@@ -211,7 +217,7 @@ def test_a_reliability_map_runs_in_half_precision_where_the_hardware_does(own_mo
     cells, conditions = torch.rand(2, 9, 80, 80), torch.rand(2, 9, 1, 1)
     predicted = {}
     for dtype in (None, torch.bfloat16):
-        engine._loaded.clear()
+        store.forget()
         monkeypatch.setattr(engine, "native_half", lambda device, dtype=dtype: (dtype, "in this test"))
         with torch.inference_mode():
             predicted[dtype] = load_generator(str(own_model), "cpu").reliability(cells, conditions)
@@ -250,7 +256,7 @@ def test_a_tampered_or_missing_reliability_map_is_not_loaded(own_model, heads, t
     file = own_model / "support.pt"
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    engine._loaded.clear()
+    store.forget()
     with pytest.raises(Failed, match=r"support map.*SHA-256 differs"):
         load_generator(str(own_model), "cpu")
     file.unlink()

@@ -28,6 +28,8 @@ from USMRISynthesisLib.datasets.heads import load_heads
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.geometry.canonical import canonical_ijk_to_ras
 from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.models import store
+from USMRISynthesisLib.models.store import ConsentNeeded
 from USMRISynthesisLib.training.alignment.config import AlignmentConfig
 from USMRISynthesisLib.training.alignment.export import build_networks, example, start_from
 from USMRISynthesisLib.training.alignment.losses import losses
@@ -145,12 +147,17 @@ def test_a_run_goes_on_from_an_exported_model_of_sixteen_bits_and_learns_from_fu
     start = tmp_path / "start.pt"
     start.write_bytes(torchscript.stages({name: n.eval() for name, n in networks.items()}, example, 2e-2))
     others = build_networks()
+    with pytest.raises(ConsentNeeded, match=r"'start\.pt' does not come with"):
+        start_from(others, str(start))
+    config = write_config(tmp_path, data, steps=1)
+    config.write_text(config.read_text().replace("[data]", f'initial = "{start}"\n[data]\nalso = ["{data / "val"}"]'))
+    with pytest.raises(ConsentNeeded):
+        train(config, report=str)
+    store.trust(start)
     start_from(others, str(start))
     for name, network in networks.items():
         for key, value in network.state_dict().items():
             torch.testing.assert_close(others[name].state_dict()[key].float(), value.half().float())
-    config = write_config(tmp_path, data, steps=1)
-    config.write_text(config.read_text().replace("[data]", f'initial = "{start}"\n[data]\nalso = ["{data / "val"}"]'))
     said = []
     content = checkpoints.load(train(config, report=said.append))
     assert said[0] == f"{len(heads) + 1} training and 1 validation heads" and len(content["cases"]) == len(heads) + 1
@@ -185,27 +192,10 @@ def test_the_evaluation_prints_the_figures_and_draws_what_it_measured(exported, 
     (tmp_path / "us-phantom").mkdir()
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 40)).astype(np.uint8)
     Volume(noise, np.eye(4)).write(tmp_path / "us-phantom" / "noise.mha")
-    assert (
-        cli.main(
-            [
-                "evaluate",
-                "normalisation",
-                "--cases",
-                str(data),
-                "--model",
-                str(exported),
-                "--poses",
-                "1",
-                "--data",
-                str(tmp_path),
-                "--pictures",
-                str(tmp_path / "pictures"),
-                "--json",
-                "--quiet",
-            ]
-        )
-        == 0
-    )
+    command = ["evaluate", "normalisation", "--cases", str(data), "--model", str(exported), "--poses", "1",
+               "--data", str(tmp_path), "--pictures", str(tmp_path / "pictures"), "--json", "--quiet"]  # fmt: skip
+    assert cli.main(command) == 2 and "--trust-model" in capsys.readouterr().err
+    assert cli.main([*command, "--trust-model"]) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {
         "mask_dice_median",
@@ -223,9 +213,9 @@ def test_the_evaluation_prints_the_figures_and_draws_what_it_measured(exported, 
 
 def test_the_corridors_alignment_is_the_networks_where_it_is_installed(exported, monkeypatch):
     from USMRISynthesisLib.alignment import align as alignment
-    from USMRISynthesisLib.models import store
 
     monkeypatch.setattr(store, "bundled_folders", lambda: [exported.parent])
+    store.trust(exported)
     case = simulated_case(9)
     step = canonical_ijk_to_ras() @ np.diag([2, 2, 2, 1.0])
     volume, fan = Volume(case["us"][::2, ::2, ::2], step), np.ascontiguousarray(case["fan"][::2, ::2, ::2])

@@ -240,6 +240,7 @@ def test_an_export_loads_with_its_hash_and_is_no_alignment_of_volumes(exported):
 def test_the_corridor_takes_the_network_where_it_is_installed(exported, pictures, monkeypatch):
     picture = pictures[0][0]
     monkeypatch.setattr(store, "bundled_folders", lambda: [exported.parent])
+    store.trust(exported)
     monkeypatch.setattr(alignment, "segment_head_2d", lambda *_, **__: None)
     unseen = alignment.align(picture.volume, picture.fan)
     assert unseen.method == "ellipse" and unseen.score <= alignment.NO_HEAD
@@ -253,6 +254,7 @@ def test_the_corridor_takes_the_network_where_it_is_installed(exported, pictures
 def test_without_torch_the_skull_is_fitted(exported, pictures, monkeypatch):
     picture = pictures[0][0]
     monkeypatch.setattr(store, "bundled_folders", lambda: [exported.parent])
+    store.trust(exported)
 
     def missing(*_, **__):
         raise ImportError("no torch")
@@ -282,6 +284,7 @@ def test_what_the_network_sees_becomes_the_alignment(data, pictures, oracle, mon
 
 def test_evaluation_prints_both_ways_and_draws_the_weakest(exported, data, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "bundled_folders", lambda: [exported.parent])
+    store.trust(exported)
     figures = frame_outlines.evaluate_frames(data, pictures=tmp_path)
     assert {
         "hc18_dice_mean",

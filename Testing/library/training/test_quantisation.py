@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 from USMRISynthesisLib.alignment.volume.network import AlignmentNetwork
+from USMRISynthesisLib.models.quantisation import ByteConvolution, in_eight_bits
 from USMRISynthesisLib.synthesis.reliability import CONDITIONS, IMAGES, ReliabilityNetwork
 from USMRISynthesisLib.training.common import torchscript
-from USMRISynthesisLib.training.common.quantisation import ByteConvolution, in_eight_bits
 
 
 def seen_some(network: nn.Module, *example: torch.Tensor) -> nn.Module:

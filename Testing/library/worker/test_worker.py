@@ -21,6 +21,7 @@ from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.models.store import ConsentNeeded
 from USMRISynthesisLib.worker.client import WorkerProcess
+from USMRISynthesisLib.worker.serve import Worker
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 WORKER = Path(__file__).parents[3] / "USMRISynthesis" / "USMRISynthesisLib" / "worker" / "__main__.py"
@@ -125,6 +126,31 @@ def test_a_model_without_consent_is_asked_about_and_runs_with_it(
             worker.synthesize(head, model=str(tiny_model), device="cpu", transform=to_canonical)
         assert len(caught.value.sha256) == 64 and caught.value.name == "tiny"
         worker.synthesize(head, model=str(tiny_model), device="cpu", transform=to_canonical, trust_model=True)
+
+
+@pytest.mark.parametrize("said", [{}, {"trust_model": None}, {"trust_model": "yes"}, {"trust_model": 1}])
+@pytest.mark.parametrize("operation", ["synthesize", "respace"])
+def test_a_request_that_does_not_say_true_gives_no_consent(
+    scratch: Path, tiny_model: Path, tmp_path: Path, config_dir: Path, head: Volume, to_canonical: np.ndarray,
+    operation: str, said: dict[str, Any],
+) -> None:  # fmt: skip
+    model = tiny_model
+    if operation == "respace":
+        from factories.spacing import spacing_model
+
+        model = spacing_model(tmp_path / "spacing", config_dir)
+        (config_dir / "trusted-models.json").unlink()
+        head = Volume(head.array[::3], head.ijk_to_ras @ np.diag([1.0, 1.0, 3.0, 1.0]))
+    source, target = tmp_path / "in.nrrd", tmp_path / "out.nrrd"
+    head.write(source)
+    job = {"id": 1, "op": operation, "input": str(source), "output": str(target), "model": str(model), "device": "cpu"}
+    if operation == "synthesize":
+        job["transform"] = to_canonical.ravel().tolist()
+    events = io.StringIO()
+    Worker(io.StringIO(), events)._run({**job, **said})
+    last = json.loads(events.getvalue().splitlines()[-1])
+    assert (last["event"], last.get("kind")) == ("error", "consent") and len(last["sha256"]) == 64
+    assert not target.exists() and not list(config_dir.iterdir())
 
 
 @posix

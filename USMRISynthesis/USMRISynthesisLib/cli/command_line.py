@@ -59,6 +59,14 @@ def build_parser() -> argparse.ArgumentParser:
             help="voxel size of a volume: one number, or three along i, j and k",
         )
 
+    def add_trust(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--trust-model",
+            action="store_true",
+            help="agree to run a model that did not come with the product, which can run code and write files; "
+            "remembered",
+        )
+
     def add_age(command: argparse.ArgumentParser) -> None:
         command.add_argument(
             "--gestational-age",
@@ -82,9 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     synthesize.add_argument(
         "--support", metavar="FILE", help="write the support map too: how probable it is that the grey is right, 0-1"
     )
-    synthesize.add_argument(
-        "--trust-model", action="store_true", help="agree to run a model that did not come with the product; remembered"
-    )
+    add_trust(synthesize)
     synthesize.add_argument(
         "--allow-low-confidence",
         "--unreliable",
@@ -115,9 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="go on with images in which the head is not found reliably",
     )
-    batch.add_argument(
-        "--trust-model", action="store_true", help="agree to run a model that did not come with the product; remembered"
-    )
+    add_trust(batch)
     add_age(batch)
 
     normalise = add("normalise", "bring an ultrasound image into canonical space")
@@ -140,9 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     respace.add_argument("--frame", type=int, metavar="N", help="which time point of a 4D file, from 0")
     respace.add_argument("--model", default="spacing", help="name of a slice-spacing model, or its folder")
     respace.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    respace.add_argument(
-        "--trust-model", action="store_true", help="agree to run a model that did not come with the product; remembered"
-    )
+    add_trust(respace)
 
     info = add("info", "say what is installed: models, device and why, versions")
     info.add_argument("model", nargs="?", metavar="MODEL", help="show this model's manifest")
@@ -189,6 +191,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="begin anew; refused where the output folder already holds a run",
     )
     train.add_argument("--minutes", type=float, metavar="M", help="stop after this long, over all sittings")
+    add_trust(train)
 
     evaluate = add(
         "evaluate", "measure: the synthesis on simulated cases, the head fit on real frames, or the simulator"
@@ -279,6 +282,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--study", metavar="CONFIG", help="synthesis: put the study's trained methods beside the model"
     )
 
+    add_trust(evaluate)
+
     study = add("study", "train methods and ablations on the same data, and write their table")
     study.add_argument("config", metavar="CONFIG", help="TOML: what they share, and in what each differs")
     study.add_argument("--split", default="val", help="which simulated cases they are measured on (val)")
@@ -302,6 +307,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="synthesis: export the mean of these weights and those of an earlier stage",
     )
     export.add_argument("--model-version", default="1", metavar="V", help="the model's version (1)")
+    export.add_argument(
+        "--plain",
+        action="store_true",
+        help="of a model folder: leave its TorchScript files as they are, and write the plain weights beside them",
+    )
+    add_trust(export)
     return parser
 
 
@@ -343,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Failed(
                 "package",
                 f"This command needs the Python package {error.name!r}, which is not installed.",
-                "Install the command's packages: pip install 'USMRISynthesisLib[standalone,train]'.",
+                "Install the command's packages, in a clone: pip install '.[standalone,export,train]'.",
             ),
         )
     except KeyboardInterrupt:

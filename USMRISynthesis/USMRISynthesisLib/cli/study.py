@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from USMRISynthesisLib.cli import console
-from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.errors import Failed, Refused
 
 Outcome = tuple[str, dict[str, Any]]
 
@@ -53,6 +53,7 @@ def simulate(options: Namespace) -> Outcome:
 
 def train(options: Namespace) -> Outcome:
     """`usmri train CONFIG` or `usmri train --us DIR --mr DIR`: train, or go on. It is reported on stderr."""
+    from USMRISynthesisLib.training.common.config import read_table
     from USMRISynthesisLib.training.common.distributed import processes
     from USMRISynthesisLib.training.run import train as run_training
 
@@ -86,6 +87,9 @@ def train(options: Namespace) -> Outcome:
             "Training needs a configuration, or a lab's folders.",
             "Give CONFIG, or --us DIR and --mr DIR (--output and --prepared belong to these).",
         )
+    if options.trust_model:
+        table = read_table(options.config)
+        _trust(table.get("initial"), table.get("model"))
     checkpoint = run_training(options.config, resume=options.resume, minutes=options.minutes, report=report)
     return f"Wrote {checkpoint}.", {"checkpoint": str(checkpoint)}
 
@@ -99,6 +103,8 @@ def export(options: Namespace) -> Outcome:
     from USMRISynthesisLib.training.spacing.export import export_spacing
     from USMRISynthesisLib.training.synthesis.export import export as export_model
 
+    if options.trust_model:
+        _trust(options.checkpoint, options.averaged_with, options.output)
     if Path(options.checkpoint).is_dir():
         from USMRISynthesisLib.training.synthesis.reexport import reexport
 
@@ -114,8 +120,11 @@ def export(options: Namespace) -> Outcome:
             options.output,
             figures=_figures(said) if said else None,
             support_figures=_support_figures(said) if said and _judged(said) else None,
+            plain=options.plain,
         )
         return f"Wrote {folder}, with the weights that {options.checkpoint} has.", {"model": str(folder)}
+    if options.plain:
+        raise Refused("arguments", "--plain is for a model folder.", "Leave it: a checkpoint's export has both forms.")
     content = checkpoint.load(options.checkpoint)
     exporters = {"alignment": export_alignment, "frames": export_outline, "spacing": export_spacing}
     if content.get("task") == "support":
@@ -143,6 +152,19 @@ def export(options: Namespace) -> Outcome:
         figures=_figures(Path(options.figures)) if options.figures else None,
     )
     return f"Wrote {folder}.", {"model": str(folder)}
+
+
+def _trust(*paths: object) -> None:
+    """Remember the user's consent for those of these that are models, by name, folder or file."""
+    from USMRISynthesisLib.models import store as weights
+
+    for path in paths:
+        if isinstance(path, str) and path:
+            try:
+                weights.trust(path)
+            except Failed as error:
+                if error.kind != "no-model":  # a new folder, or nothing: whoever needs it says so
+                    raise
 
 
 def _support_figures(path: Path) -> dict[str, str]:
@@ -199,6 +221,8 @@ def _plain_figures(path: Path) -> dict[str, float]:
 
 def evaluate(options: Namespace) -> Outcome:
     """`usmri evaluate synthesis|normalisation|mr-normalisation|simulator|spacing`: figures, as text and as values."""
+    if options.trust_model:
+        _trust(options.model)
     if options.subject == "mr-normalisation":
         from USMRISynthesisLib.evaluation.alignment import mr as mr_normalisation
 

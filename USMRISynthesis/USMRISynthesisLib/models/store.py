@@ -1,30 +1,31 @@
-"""Model folders: find them, read their manifest, check their hash, load them.
+"""Model folders: find them, read their manifest, check the hashes, load each model once.
 
-A model is a folder with a TorchScript file, `manifest.json` and a model card. The bytes that torch reads are
-the very bytes that were hashed, so a file cannot change between the check and the load. A model outside the
-bundled folders runs somebody else's code: the user is asked once for each hash, and the answer is remembered.
+A model is a folder with a TorchScript file, the same weights without a program, `manifest.json` and a model card. The
+bytes that torch reads are the very bytes that were hashed, so a file cannot change between the check and the load. A
+file whose hash is not on the package's list is somebody else's: the user is asked once for each hash (`consent.py`).
 
-    folder = find_model("default")
-    module = load(folder, "cpu")            # raises Failed when the file is not the one in the manifest
+    generator = load("default", "synthesis", lambda source: ready(source.network(build), source.name))
 
-torch is imported inside `load` only: the manifest can be read where there is no torch.
+`prepare` makes of a verified `Source` what the caller keeps; it is called again only when the model, its files, the
+device or the form of the weights has changed. torch is imported inside functions only: the manifest can be read where
+there is no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import os
-import sys
-import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.models import consent as consents
+from USMRISynthesisLib.models.consent import Consent as Consent
+from USMRISynthesisLib.models.consent import ConsentNeeded as ConsentNeeded
 from USMRISynthesisLib.models.manifest import MANIFEST as MANIFEST
-from USMRISynthesisLib.models.manifest import REMEDY, malformed
+from USMRISynthesisLib.models.manifest import PLAIN_WEIGHTS as PLAIN_WEIGHTS
+from USMRISynthesisLib.models.manifest import REMEDY, is_plain_name, malformed
 from USMRISynthesisLib.models.manifest import WEIGHTS as WEIGHTS
 from USMRISynthesisLib.models.manifest import InputFormat as InputFormat
 from USMRISynthesisLib.models.manifest import Manifest as Manifest
@@ -32,24 +33,48 @@ from USMRISynthesisLib.models.manifest import read_manifest as read_manifest
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-CONFIG_DIR_VARIABLE = "USMRI_CONFIG_DIR"
 SUPPORT_VERSION = 2  # of what a support map's network is given: 1 saw single planes, 2 cells along all three
+PLAIN_SUPPORT = "support.safetensors"
+TASKS = {
+    "synthesis": "synthesis", "alignment": "alignment", "frames": "frames", "spacing": "slice spacing",
+}  # fmt: skip
 
-Consent = Callable[[str, str], bool]  # (sha256, name) -> may this code run?
+Prepared = TypeVar("Prepared")
 
 
-class ConsentNeeded(Refused):
-    """The model is not a bundled one and nobody has agreed to run it; carries what a dialog needs to ask."""
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The verified bytes of one network, from which it can be built as often as needed.
 
-    def __init__(self, name: str, sha256: str) -> None:
-        super().__init__(
-            "consent",
-            f"The model {name!r} does not come with USMRISynthesis and has not been trusted yet.",
-            f"Trust it only if you know where it comes from (usmri: --trust-model); its SHA-256 is {sha256}.",
-        )
-        self.name = name
-        self.sha256 = sha256
+    form: "torchscript" or "plain". reliability: the network of its reliability map, in the same form.
+    """
+
+    name: str
+    manifest: Manifest
+    form: str
+    device: str
+    content: bytes = field(repr=False)
+    reliability: "Source | None" = None
+
+    def network(self, build: "Callable[[], nn.Module]") -> "nn.Module":
+        """The network in float32, for evaluation, on the CPU. `build` makes it with any weights. Raises Failed."""
+        from USMRISynthesisLib.models import network
+
+        if self.form == network.PLAIN:
+            return network.from_plain(self.content, build, self.name)
+        return network.from_torchscript(self.content, self.name).float()
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """The settings of the architecture of this name. Raises Failed where the manifest has another one."""
+        described = self.manifest.architecture
+        if described is None or described.name != name:
+            raise malformed("architecture", f"is not of the kind {name!r}")
+        return dict(described.config)
+
+
+_prepared: dict[str, tuple[Any, Any]] = {}  # by task: one model at a time, for weights are what memory goes to
 
 
 def bundled_folders() -> list[Path]:
@@ -80,9 +105,12 @@ def models_for(task: str) -> list[str]:
     return names
 
 
-def is_bundled(folder: Path) -> bool:
-    """Whether the folder lies directly in one of the bundled ones (links are followed first)."""
-    return folder.resolve().parent in bundled_folders()
+def is_bundled(folder: str | Path) -> bool:
+    """Whether all weights that the folder's manifest names come with the product, by their hashes.
+
+    Where the folder lies says nothing. Raises Failed for a malformed manifest.
+    """
+    return all(consents.is_listed(sha256) for _, sha256 in _weights_of(read_manifest(folder)))
 
 
 def find_model(name_or_path: str | Path) -> Path:
@@ -111,136 +139,218 @@ def find_model(name_or_path: str | Path) -> Path:
 
 
 def hash_matches(folder: str | Path) -> bool:
-    """Whether the weights are the ones in the manifest; raises Failed when either cannot be read."""
-    manifest = read_manifest(folder)
-    return hashlib.sha256(_weights_bytes(Path(folder), manifest)).hexdigest() == manifest.sha256
+    """Whether all weights are the ones in the manifest; raises Failed when one cannot be read."""
+    folder, manifest = Path(folder), read_manifest(folder)
+    return all(_sha256(_read(folder, file, manifest.name)) == sha256 for file, sha256 in _weights_of(manifest))
 
 
-def verified_bytes(folder: str | Path, *, consent: Consent | None = None) -> tuple[Manifest, bytes]:
-    """The manifest and the weights' bytes, after the hash has matched and, for a user's own model, consent.
+def verified_bytes(
+    folder: str | Path, *, consent: Consent | None = None, file: str | None = None
+) -> tuple[Manifest, bytes]:
+    """The manifest and the bytes of a file with weights, `model.pt` by default, after its hash has matched.
 
     Raises Failed when the file is missing or is not the one in the manifest, ConsentNeeded without consent.
     """
-    folder = Path(folder)
     manifest = read_manifest(folder)
-    content = _weights_bytes(folder, manifest)
-    if hashlib.sha256(content).hexdigest() != manifest.sha256:
-        raise Failed(
-            "hash",
-            f"The weights of the model {manifest.name!r} are not the ones its manifest "
-            "describes: the SHA-256 differs, so they were not loaded.",
-            REMEDY,
-        )
-    if not is_bundled(folder) and manifest.sha256 not in _trusted():
-        if consent is None or not consent(manifest.sha256, manifest.name):
-            raise ConsentNeeded(manifest.name, manifest.sha256)
-        _trust(manifest.sha256, manifest.name)
+    file = file or manifest.file
+    sha256 = manifest.sha256 if file == manifest.file else manifest.files[file]
+    content = _verified(Path(folder), file, sha256, manifest.name)
+    consents.require(sha256, manifest.name, consent)
     return manifest, content
 
 
-def reliability_bytes(folder: str | Path, manifest: Manifest, *, consent: Consent | None = None) -> bytes | None:
+def reliability_bytes(
+    folder: str | Path, manifest: Manifest, *, consent: Consent | None = None, plain: bool = False
+) -> bytes | None:
     """The bytes of the model's support map network (`support` in the manifest), checked alike; None where it has none.
 
     Raises Failed when the file is missing, is not the one in the manifest, or is of another version, ConsentNeeded
     without consent.
     """
-    named = manifest.extra.get("support")
-    if named is None:
+    if manifest.extra.get("support") is None:
         return None
-    file, sha256 = (named.get(key) if isinstance(named, dict) else None for key in ("file", "sha256"))
-    if not isinstance(file, str) or not isinstance(sha256, str) or file != Path(file).name:
-        raise malformed("support", "has no file and sha256")
-    if named.get("version") != SUPPORT_VERSION:
+    file, sha256 = _support_file(manifest)
+    if manifest.extra["support"].get("version") != SUPPORT_VERSION:
         raise Failed(
             "version",
             f"The support map of the model {manifest.name!r} was made by another version of "
             "USMRISynthesis, so it was not loaded.",
             "Take `support` out of the model's manifest.json; then go without, or train and export it again.",
         )
-    content = _file_bytes(Path(folder), file, manifest.name)
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise Failed(
-            "hash",
-            f"The support map of the model {manifest.name!r} is not the one its manifest describes: "
-            "the SHA-256 differs, so it was not loaded.",
-            REMEDY,
-        )
-    if not is_bundled(Path(folder)) and sha256 not in _trusted():
-        if consent is None or not consent(sha256, f"{manifest.name}, support map"):
-            raise ConsentNeeded(f"{manifest.name}, support map", sha256)
-        _trust(sha256, f"{manifest.name}, support map")
+    if plain:
+        file, sha256 = PLAIN_SUPPORT, manifest.files[PLAIN_SUPPORT]
+    name = f"{manifest.name}, support map"
+    content = _verified(Path(folder), file, sha256, name)
+    consents.require(sha256, name, consent)
     return content
 
 
 def load(
-    folder: str | Path, device: "str | torch.device" = "cpu", *, consent: Consent | None = None
-) -> "torch.jit.ScriptModule":
-    """Load the TorchScript module onto the device, for evaluation. Its hash is checked before torch sees it.
+    model: str | Path,
+    task: str,
+    prepare: Callable[[Source], Prepared],
+    *,
+    device: "str | torch.device" = "cpu",
+    consent: Consent | None = None,
+) -> Prepared:
+    """Find, verify and prepare a model; the hash is checked every time, the preparation is done once.
 
-    `consent(sha256, name)` is called for a model outside the bundled folders, once for each hash.
+    Args:
+        model: name of an installed model, or the path of a folder.
+        task: what it must be made for, one of TASKS.
+        prepare: makes of the verified source what is kept and returned.
+        device: part of what the preparation depends on, told to it in the source.
+        consent: asked with (sha256, name) for a file that is not a bundled one, once for each hash.
+
+    The form of the weights is TorchScript, or plain where that is better (`network.prefers_plain`) or TorchScript
+    fails; USMRI_WEIGHTS forces one. Raises Failed (no such model, hash, another task) and ConsentNeeded.
     """
-    manifest, content = verified_bytes(folder, consent=consent)
-    return from_bytes(content, manifest.name, device)
+
+    folder = find_model(model)
+    manifest = read_manifest(folder)
+    if manifest.task != task:
+        names = ", ".join(models_for(task))
+        raise Failed(
+            "task",
+            f"The model {manifest.name!r} is made for {manifest.task!r}, not for {TASKS[task]}.",
+            f"Choose one for {TASKS[task]}" + (f": {names}." if names else "."),
+        )
+    forms = _forms(manifest)
+    cached = _prepared.get(task)
+    if cached is not None and cached[0][0::2] == (manifest, str(device)) and cached[0][1] in forms:
+        forms = [cached[0][1]]  # the one that worked
+    for form in forms:
+        source = _source(folder, manifest, form, str(device), consent)
+        key = (manifest, form, str(device))
+        if cached is not None and cached[0] == key:
+            kept: Prepared = cached[1]
+            return kept
+        _prepared.pop(task, None)
+        try:
+            prepared = prepare(source)
+        except Failed as error:
+            if error.kind != "torchscript" or form == forms[-1]:
+                raise
+        else:
+            _prepared[task] = (key, prepared)
+            return prepared
+    raise AssertionError("at least one form is tried")
 
 
-def from_bytes(content: bytes, name: str, device: "str | torch.device") -> "torch.jit.ScriptModule":
-    """The TorchScript module in these bytes. Raises Failed when they hold none that this torch can read."""
-    import torch
+def forget() -> None:
+    """Let go of all prepared models: the next load prepares anew."""
+    _prepared.clear()
 
+
+def trust(path: str | Path) -> None:
+    """Remember the user's consent for all weights of a model, or for one file that stands alone. Raises Failed."""
+    path = Path(path)
+    if _stands_alone(path):
+        consents.remember(_sha256(_read(path.parent, path.name, path.name)), path.name)
+        return
+    folder = find_model(path)
+    manifest = read_manifest(folder)
+    for file, sha256 in _weights_of(manifest):
+        _verified(folder, file, sha256, manifest.name)
+        if not consents.agreed(sha256):
+            consents.remember(sha256, manifest.name)
+
+
+def state_of(path: str | Path, *, consent: Consent | None = None) -> "dict[str, torch.Tensor]":
+    """The weights of an exported model by name, to train on from: those of a folder, of a name, or of one file.
+
+    Plain weights are taken where there are any: they run no code. A TorchScript file, also one that stands alone, needs
+    consent. Raises Failed (no such model, hash, no weights), ConsentNeeded.
+    """
+    from USMRISynthesisLib.models import network
+
+    path = Path(path)
+    if _stands_alone(path):
+        name, plain = path.name, path.suffix == Path(PLAIN_WEIGHTS).suffix
+        content = _read(path.parent, path.name, name)
+        sha256 = _sha256(content)
+    else:
+        folder = find_model(path)
+        manifest = read_manifest(folder)
+        name, plain = manifest.name, PLAIN_WEIGHTS in manifest.files
+        file, sha256 = (PLAIN_WEIGHTS, manifest.files[PLAIN_WEIGHTS]) if plain else (manifest.file, manifest.sha256)
+        content = _verified(folder, file, sha256, name)
+    if not plain:
+        consents.require(sha256, name, consent)
+        return dict(network.from_torchscript(content, name).state_dict())
     try:
-        with warnings.catch_warnings():  # deprecated since 2.10, and what every torch from 2.1 on can read
-            warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(io.BytesIO(content), map_location=torch.device(device))
-    except RuntimeError as error:
+        return network.tensors(content)
+    except ValueError as error:
+        raise Failed("weights", f"The weights in {name} cannot be read ({error}).", REMEDY) from error
+
+
+def _stands_alone(path: Path) -> bool:
+    return path.is_file() and not (path.parent / MANIFEST).is_file()
+
+
+def _forms(manifest: Manifest) -> list[str]:
+    """The forms of weights to try, the best one first. Raises Failed where the one that is forced is not there."""
+    from USMRISynthesisLib.models import network
+
+    forced = network.forced_form()
+    complete = manifest.has_plain and (manifest.extra.get("support") is None or PLAIN_SUPPORT in manifest.files)
+    if forced == network.PLAIN and not complete:
         raise Failed(
             "weights",
-            f"The weights of the model {name!r} cannot be read by torch {torch.__version__}.",
-            "Update torch, or choose another model.",
-        ) from error
-    return module.eval()
+            f"The model {manifest.name!r} has no plain weights, which {network.FORM_VARIABLE} asks for.",
+            f"Unset {network.FORM_VARIABLE}, or export the model again.",
+        )
+    if forced:
+        return [forced]
+    if not complete:
+        return [network.TORCHSCRIPT]
+    return [network.PLAIN] if network.prefers_plain() else [network.TORCHSCRIPT, network.PLAIN]
 
 
-def config_dir() -> Path:
-    """The user's configuration folder for this product (not created); USMRI_CONFIG_DIR overrides it."""
-    given = os.environ.get(CONFIG_DIR_VARIABLE)
-    if given:
-        return Path(given)
-    if sys.platform == "win32":
-        return Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming") / "USMRISynthesis"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "USMRISynthesis"
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "usmri-synthesis"
+def _source(folder: Path, manifest: Manifest, form: str, device: str, consent: Consent | None) -> Source:
+    """The verified bytes in one form, those of the support map beside them."""
+    plain = form == "plain"
+    _, content = verified_bytes(folder, consent=consent, file=PLAIN_WEIGHTS if plain else None)
+    beside = reliability_bytes(folder, manifest, consent=consent, plain=plain)
+    reliability = None if beside is None else Source(manifest.name, manifest, form, device, beside)
+    return Source(manifest.name, manifest, form, device, content, reliability)
 
 
-def _weights_bytes(folder: Path, manifest: Manifest) -> bytes:
-    return _file_bytes(folder, manifest.file, manifest.name)
+def _weights_of(manifest: Manifest) -> list[tuple[str, str]]:
+    """Name and SHA-256 of every file with weights that the manifest names."""
+    support = [_support_file(manifest)] if manifest.extra.get("support") is not None else []
+    return list({manifest.file: manifest.sha256, **manifest.files, **dict(support)}.items())
 
 
-def _file_bytes(folder: Path, file: str, name: str) -> bytes:
+def _support_file(manifest: Manifest) -> tuple[str, str]:
+    named = manifest.extra["support"]
+    file, sha256 = (named.get(key) if isinstance(named, dict) else None for key in ("file", "sha256"))
+    if not is_plain_name(file) or not isinstance(sha256, str):
+        raise malformed("support", "has no file and sha256")
+    return str(file), sha256
+
+
+def _verified(folder: Path, file: str, sha256: str, name: str) -> bytes:
+    """The file's bytes, if they have that hash."""
+    content = _read(folder, file, name)
+    if _sha256(content) != sha256:
+        raise Failed(
+            "hash",
+            f"The file {file} of the model {name!r} is not the one its manifest describes: the SHA-256 differs, so it "
+            "was not loaded.",
+            REMEDY,
+        )
+    return content
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read(folder: Path, file: str, name: str) -> bytes:
     try:
         return (folder / file).read_bytes()
     except OSError as error:
         raise Failed(
             "weights", f"The weights of the model {name!r} cannot be read ({error.strerror}).", REMEDY
         ) from error
-
-
-def _trusted() -> dict[str, str]:
-    """Hash -> name of the models somebody agreed to; an unreadable file counts as no consent."""
-    try:
-        content = json.loads((config_dir() / "trusted-models.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _trust(sha256: str, name: str) -> None:
-    """Remember a consent; where nothing can be written the user is simply asked again next time."""
-    path = config_dir() / "trusted-models.json"
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({**_trusted(), sha256: name}, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from USMRISynthesisLib.errors import Failed
-from USMRISynthesisLib.models import store
+from USMRISynthesisLib.models import schema, store
 from USMRISynthesisLib.models.device import choose_device
-from USMRISynthesisLib.spacing.network import CONDITIONS
+from USMRISynthesisLib.models.manifest import malformed
+from USMRISynthesisLib.spacing.network import (
+    CONDITIONS,
+    SliceVAE,
+    SpacingNetworkConfig,
+    SpacingNetworks,
+    SuperResolution,
+)
 
 DEFAULT = "spacing"
 
@@ -19,33 +27,34 @@ class LoadedModel:
     """A verified model; `module(x, conditions)` is the super-resolution network, `module.vae` what trained it."""
 
     manifest: store.Manifest
-    module: torch.jit.ScriptModule
+    module: Any
     device: torch.device
     reason: str
-
-
-_loaded: dict[tuple[str, str], LoadedModel] = {}  # (sha256, device)
+    weights: str  # the form that runs: "torchscript" or "plain"
 
 
 def load_model(model: str = DEFAULT, device: str = "auto", *, consent: store.Consent | None = None) -> LoadedModel:
     """Find, verify and load. Raises Failed (no such model or device, hash, task) and ConsentNeeded."""
     chosen, reason = choose_device(device)
-    manifest, content = store.verified_bytes(store.find_model(model), consent=consent)
-    if manifest.task != "spacing":
-        raise Failed(
-            "task",
-            f"The model {manifest.name!r} is made for {manifest.task!r}, not for slice spacing.",
-            f"Choose a slice-spacing model, {DEFAULT!r} for example.",
-        )
-    key = (manifest.sha256, str(chosen))
-    if key not in _loaded:
-        _loaded.clear()
-        module = store.from_bytes(content, manifest.name, "cpu").float().to(chosen)
+
+    def prepare(source: store.Source) -> LoadedModel:
+        module: Any = source.network(lambda: build(source)).to(chosen)
         if next(module.super_resolution.head.parameters()).shape[1] != 1 + CONDITIONS:
             raise Failed(
                 "model",
-                f"The model {manifest.name!r} was made for another version of this software.",
+                f"The model {source.name!r} was made for another version of this software.",
                 "Train and export it again, or choose another model.",
             )
-        _loaded[key] = LoadedModel(manifest, module.eval(), chosen, reason)
-    return _loaded[key]
+        return LoadedModel(source.manifest, module, chosen, reason, source.form)
+
+    return store.load(model, "spacing", prepare, device=chosen, consent=consent)
+
+
+def build(source: store.Source) -> SpacingNetworks:
+    """The networks that a manifest describes, with random weights. Raises Failed."""
+    config: SpacingNetworkConfig = schema.build(
+        SpacingNetworkConfig,
+        source.settings("spacing"),
+        lambda name, fault, _: malformed(f"architecture.config.{name}", fault),
+    )
+    return SpacingNetworks(SliceVAE(config.vae_width, config.latent), SuperResolution(config.width))

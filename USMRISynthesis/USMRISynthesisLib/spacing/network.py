@@ -7,12 +7,26 @@ training code here.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 CONDITIONS = 4  # rows of `engine.conditions`
 RESIDUAL = 0.1  # what a linear estimate lacks is small: without it, a step of training is larger than that
+
+
+@dataclass(frozen=True)
+class SpacingNetworkConfig:
+    """What fixes the two networks' shapes. Plain values, written into the manifest.
+
+    width: of the super-resolution network's first level; vae_width: of the VAE's; latent: channels of its latent.
+    """
+
+    width: int = 16
+    vae_width: int = 24
+    latent: int = 16
 
 
 def _conv(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:

@@ -113,8 +113,7 @@ def respace(
         raise Failed(
             "torch",
             "PyTorch is not installed, or its installation is broken.",
-            "In Slicer, install it through the PyTorch extension; elsewhere: "
-            "pip install 'USMRISynthesisLib[standalone]'.",
+            "In Slicer, install it through the PyTorch extension; elsewhere: pip install torch.",
         ) from error
     loaded = load_model(model, device, consent=consent)
     start = stage("Loading the model", 0.03, start)
@@ -135,7 +134,12 @@ def respace(
     values, residual = _in_units(fine, thick, scale, volume.array.dtype, float(volume.array.min()), consistency)
     stage("Writing the input's units", 0.97, start)
     provenance = _provenance(volume, grid, seconds) | {
-        "model": {"name": loaded.manifest.name, "version": loaded.manifest.version, "sha256": loaded.manifest.sha256},
+        "model": {
+            "name": loaded.manifest.name,
+            "version": loaded.manifest.version,
+            "sha256": loaded.manifest.sha256,
+            "weights": loaded.weights,
+        },
         "device": {"name": str(loaded.device), "reason": loaded.reason},
         "precision": {"name": "float32", "reason": ""},
         "parameters": {"spacing_mm": spacing, "axis": axis, "consistency": consistency, "device": device},

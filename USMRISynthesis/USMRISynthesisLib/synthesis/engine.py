@@ -19,10 +19,14 @@ from torch import Tensor, nn
 
 from USMRISynthesisLib.errors import Cancelled, Failed
 from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
-from USMRISynthesisLib.models import store
+from USMRISynthesisLib.models import schema, store
 from USMRISynthesisLib.models.device import TOLERANCE, choose_device, half_precision_error, native_half
+from USMRISynthesisLib.models.manifest import malformed
+from USMRISynthesisLib.models.network import ready
 from USMRISynthesisLib.models.parallel import map_in_order, threads_on
-from USMRISynthesisLib.synthesis.reliability import CELL, CONDITIONS, IMAGES, PredictLogits
+from USMRISynthesisLib.models.quantisation import in_eight_bits
+from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
+from USMRISynthesisLib.synthesis.reliability import CELL, CONDITIONS, IMAGES, PredictLogits, ReliabilityNetwork
 from USMRISynthesisLib.synthesis.slices import assemble_input
 
 BATCH = {"cpu": 2, "cuda": 16, "mps": 8}
@@ -43,15 +47,17 @@ class LoadedGenerator:
     device_reason: str
     dtype: torch.dtype
     precision_reason: str
-    _content: bytes = field(repr=False)
+    source: store.Source = field(repr=False)
     reliability: PredictLogits | None = None  # of the reliability map
+
+    @property
+    def weights(self) -> str:
+        """The form of the weights that run: "torchscript" or "plain"."""
+        return self.source.form
 
     def on_cpu(self) -> nn.Module:
         """The same weights in float32 on the CPU, for when the device has no memory left."""
-        return _prepare(self._content, self.manifest.name, torch.device("cpu"), torch.float32)
-
-
-_loaded: dict[tuple[str, str], LoadedGenerator] = {}  # (sha256, device): a second request starts warm
+        return _prepare(self.source, build, torch.device("cpu"), torch.float32)
 
 
 def load_generator(
@@ -62,39 +68,37 @@ def load_generator(
     Raises Failed (no such model or device, hash, task) and ConsentNeeded.
     """
     chosen, reason = choose_device(device)
-    folder = store.find_model(model)
-    manifest, content = store.verified_bytes(folder, consent=consent)
-    reliability_content = store.reliability_bytes(folder, manifest, consent=consent)
-    if manifest.task != "synthesis":
-        raise Failed(
-            "task",
-            f"The model {manifest.name!r} is made for {manifest.task!r}, not for synthesis.",
-            "Choose a synthesis model.",
-        )
-    if (manifest.input.size, manifest.input.spacing_mm) != (SIZE, SPACING_MM):
-        raise Failed(
-            "model",
-            f"The model {manifest.name!r} takes slices of {manifest.input.size} pixels of "
-            f"{manifest.input.spacing_mm:g} mm, not {SIZE} of {SPACING_MM:g} mm.",
-            "Choose another model.",
-        )
-    key = (manifest.sha256, str(chosen))
-    if key not in _loaded or _loaded[key].manifest != manifest:
-        _loaded.clear()  # one model at a time: weights and workspaces are what memory goes to
-        module = _prepare(content, manifest.name, chosen, torch.float32)
+
+    def prepare(source: store.Source) -> LoadedGenerator:
+        manifest = source.manifest
+        if (manifest.input.size, manifest.input.spacing_mm) != (SIZE, SPACING_MM):
+            raise Failed(
+                "model",
+                f"The model {manifest.name!r} takes slices of {manifest.input.size} pixels of "
+                f"{manifest.input.spacing_mm:g} mm, not {SIZE} of {SPACING_MM:g} mm.",
+                "Choose another model.",
+            )
+        module = _prepare(source, build, chosen, torch.float32)
         _check_channels(module, manifest, chosen)
-        dtype, why, half = _choose_precision(content, manifest, chosen, module)
-        _loaded[key] = LoadedGenerator(
-            manifest,
-            half or module,
-            chosen,
-            reason,
-            dtype,
-            why,
-            content,
-            None if reliability_content is None else _load_reliability(reliability_content, manifest.name, chosen),
-        )
-    return _loaded[key]
+        dtype, why, half = _choose_precision(source, chosen, module)
+        reliability = None if source.reliability is None else _load_reliability(source.reliability, chosen)
+        return LoadedGenerator(manifest, half or module, chosen, reason, dtype, why, source, reliability)
+
+    return store.load(model, "synthesis", prepare, device=chosen, consent=consent)
+
+
+def build(source: store.Source) -> Generator:
+    """The generator that a manifest describes, with random weights. Raises Failed."""
+    settings = source.settings("generator")
+    config: GeneratorConfig = schema.build(
+        GeneratorConfig, settings, lambda name, fault, _: malformed(f"architecture.config.{name}", fault)
+    )
+    return Generator(config)
+
+
+def build_reliability(source: store.Source) -> nn.Module:
+    """The reliability map's network as it is exported, with random weights: there is one of a version."""
+    return in_eight_bits(ReliabilityNetwork())
 
 
 def run_slices(
@@ -218,17 +222,19 @@ def _out_of_memory(error: BaseException) -> bool:
     return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
 
 
-def _prepare(content: bytes, name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _prepare(
+    source: store.Source, build: Callable[[store.Source], nn.Module], device: torch.device, dtype: torch.dtype
+) -> nn.Module:
     """Load, convert, then freeze: a frozen module's weights are constants that no `to` reaches.
 
     `optimize_for_inference` on top gains nothing (width 16, one thread, float32: 36 ms a slice frozen, 38 with
     it), and the layouts it chooses slow pooling and upsampling down.
     """
-    module = store.from_bytes(content, name, device)
-    module = module.to(device=device, dtype=dtype)
+    module = source.network(lambda: build(source)).to(device=device, dtype=dtype)
     module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    frozen: nn.Module = torch.jit.freeze(module.eval())
-    return _Unspecialised(frozen) if device.type == "cpu" else frozen
+    scripted = isinstance(module, torch.jit.ScriptModule)
+    frozen = ready(module, source.name)
+    return _Unspecialised(frozen) if scripted and device.type == "cpu" else frozen
 
 
 class _Unspecialised(nn.Module):
@@ -246,14 +252,14 @@ class _Unspecialised(nn.Module):
 
 
 def _choose_precision(
-    content: bytes, manifest: store.Manifest, device: torch.device, module: nn.Module
+    source: store.Source, device: torch.device, module: nn.Module
 ) -> tuple[torch.dtype, str, nn.Module | None]:
     """Half precision where the hardware has it and this model bears it, checked on one fixed input."""
     dtype, why = native_half(device)
     if dtype is None:
         return torch.float32, f"float32: {why}.", None
-    half = _prepare(content, manifest.name, device, dtype)
-    error = half_precision_error(module, half, _example(manifest, device), dtype)
+    half = _prepare(source, build, device, dtype)
+    error = half_precision_error(module, half, _example(source.manifest, device), dtype)
     if error == float("inf"):
         return torch.float32, f"float32: {why}, but this model does not run in it.", None
     if error > TOLERANCE:
@@ -261,16 +267,16 @@ def _choose_precision(
     return dtype, f"{str(dtype).removeprefix('torch.')}: {why}; the output changes by {error:.2%} rms.", half
 
 
-def _load_reliability(content: bytes, name: str, device: torch.device) -> PredictLogits:
+def _load_reliability(source: store.Source, device: torch.device) -> PredictLogits:
     """The network of the reliability map, in half precision if hardware and network support it.
 
     Its output are logits: near a probability of 1, bfloat16 has a resolution of 0.004 only.
     """
-    full = _prepare(content, name, device, torch.float32)
+    full = _prepare(source, build_reliability, device, torch.float32)
     dtype, _ = native_half(device)
     if dtype is None:
         return full
-    half = _prepare(content, name, device, dtype)
+    half = _prepare(source, build_reliability, device, dtype)
 
     def predict(cells: Tensor, conditions: Tensor) -> Tensor:
         logits: Tensor = half(cells.to(dtype), conditions.to(dtype))

@@ -130,8 +130,7 @@ def synthesize(
             raise Failed(
                 "torch",
                 "PyTorch is not installed, or its installation is broken.",
-                "In Slicer, install it through the PyTorch extension; elsewhere: "
-                "pip install 'USMRISynthesisLib[standalone]'.",
+                "In Slicer, install it through the PyTorch extension; elsewhere: pip install torch.",
             ) from error
 
         generator = load_generator(model, device, consent=consent)
@@ -171,7 +170,12 @@ def synthesize(
         values, confidence = _back(mr, head, fan, volume, alignment, reliability)
     manifest = generator.manifest
     provenance = _provenance(given, alignment, transform is not None, gestational_age, run) | {
-        "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256},
+        "model": {
+            "name": manifest.name,
+            "version": manifest.version,
+            "sha256": manifest.sha256,
+            "weights": generator.weights,
+        },
         "device": {"name": str(generator.device), "reason": generator.device_reason},
         "precision": {"name": str(generator.dtype).removeprefix("torch."), "reason": generator.precision_reason},
         "batch": batch or BATCH.get(generator.device.type, 2),

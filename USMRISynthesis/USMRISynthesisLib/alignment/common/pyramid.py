@@ -107,7 +107,7 @@ class Pyramid:
 @functools.lru_cache(maxsize=8)
 def _cells(n: int, size: int) -> Tensor:
     """(size ** n, n + 1): the coordinates x, y(, z), 1 of a cube's cells, -1 and 1 at its faces."""
-    axis = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 / size) - 1
+    axis = (torch.arange(size, dtype=torch.float32, device="cpu") + 0.5) * (2 / size) - 1
     along = torch.meshgrid(*[axis] * n, indexing="ij")[::-1]
     return torch.stack([*along, torch.ones_like(along[0])], dim=-1).reshape(-1, n + 1)
 

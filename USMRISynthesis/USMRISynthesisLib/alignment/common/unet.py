@@ -84,5 +84,5 @@ def unfold(x: Tensor, channels: int) -> Tensor:
 
 def cell_centres(size: int, dims: int) -> Tensor:
     """Coordinates (dims, size, ...) in (-1, 1) of the cells' centres, order x, y(, z); array axes are (k,) j, i."""
-    axis = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 / size) - 1
+    axis = (torch.arange(size, dtype=torch.float32, device="cpu") + 0.5) * (2 / size) - 1
     return torch.stack(torch.meshgrid(*[axis] * dims, indexing="ij")[::-1])

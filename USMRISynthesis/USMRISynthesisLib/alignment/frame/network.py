@@ -9,6 +9,8 @@ Nothing here reads files; coordinates are those of the square.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +29,14 @@ FACE_WIDTHS = (12, 24, 36)
 _FACE_CELLS = 5
 # Logits are large and Adam's steps small (as in the volumes' network).
 GAIN = 8.0
+
+
+@dataclass(frozen=True)
+class FrameConfig:
+    """What fixes the two networks' shapes: channels of each level. Plain values, written into the manifest."""
+
+    widths: tuple[int, ...] = WIDTHS
+    face_widths: tuple[int, ...] = FACE_WIDTHS
 
 
 class FrameNetwork(UNet):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from scipy.special import expit
-from torch import Tensor
+from torch import Tensor, nn
 
 from USMRISynthesisLib.alignment.common.confidence import (
     DEFAULT_FRAME,
@@ -35,11 +35,16 @@ from USMRISynthesisLib.alignment.frame.network import (
     LOG_SIGMA,
     SIN,
     SIZE,
+    FaceNetwork,
+    FrameConfig,
+    FrameNetwork,
 )
 from USMRISynthesisLib.errors import Failed
 from USMRISynthesisLib.geometry.ellipse import Ellipse, from_mask, through_distances
 from USMRISynthesisLib.io.volume import Volume
-from USMRISynthesisLib.models import store
+from USMRISynthesisLib.models import schema, store
+from USMRISynthesisLib.models.manifest import malformed
+from USMRISynthesisLib.models.network import ready
 
 TASK = "frames"
 PARTS = ("outline", "face")
@@ -95,36 +100,38 @@ class _View:
     ellipse: Ellipse
 
 
-_loaded: dict[str, Network] = {}
-
-
 def load_network(model: str = TASK, *, consent: store.Consent | None = None) -> Network:
     """The network of a model folder; the hash is checked every time, the preparation is done once.
 
     Raises Failed (no such model, hash, another task) and ConsentNeeded.
     """
-    manifest, content = store.verified_bytes(store.find_model(model), consent=consent)
-    if manifest.task != TASK:
+    return store.load(model, TASK, _prepare, consent=consent)
+
+
+def build(source: store.Source) -> nn.Module:
+    """The networks that a manifest describes, with random weights. Raises Failed."""
+    config: FrameConfig = schema.build(
+        FrameConfig,
+        source.settings("frames"),
+        lambda name, fault, _: malformed(f"architecture.config.{name}", fault),
+    )
+    return nn.ModuleDict({"outline": FrameNetwork(config.widths), "face": FaceNetwork(config.face_widths)})
+
+
+def _prepare(source: store.Source) -> Network:
+    manifest = source.manifest
+    try:
+        trust = manifest.extra.get("trust")
+        calibration = Calibration.from_json(trust, FRAME_NAMES) if trust is not None else DEFAULT_FRAME
+        module = source.network(lambda: build(source))
+        outline, face = (ready(getattr(module, name).eval(), source.name) for name in PARTS)
+    except (ValueError, RuntimeError, AttributeError) as error:
         raise Failed(
-            "task",
-            f"The model {manifest.name!r} is made for {manifest.task!r}, not for frames.",
-            "Choose a model for frames.",
-        )
-    if manifest.sha256 not in _loaded:
-        module = store.from_bytes(content, manifest.name, "cpu").float()
-        try:
-            stored = manifest.extra.get("trust")
-            calibration = Calibration.from_json(stored, FRAME_NAMES) if stored is not None else DEFAULT_FRAME
-            outline, face = (torch.jit.freeze(getattr(module, name).eval()) for name in PARTS)
-        except (ValueError, RuntimeError, AttributeError) as error:
-            raise Failed(
-                "model",
-                f"The model {manifest.name!r} is no model for frames of this version.",
-                "Export it again, or choose another model.",
-            ) from error
-        _loaded.clear()
-        _loaded[manifest.sha256] = Network(outline, face, calibration, manifest.name)
-    return _loaded[manifest.sha256]
+            "model",
+            f"The model {manifest.name!r} is no model for frames of this version.",
+            "Export it again, or choose another model.",
+        ) from error
+    return Network(outline, face, calibration, manifest.name)
 
 
 def square(side: float, centre: np.ndarray, angle: float, mirrored: bool) -> np.ndarray:

@@ -80,7 +80,7 @@ def evaluate_volumes(
     folder: Path, data: Path, model: str, poses: int, *, pictures: Path | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """The part about simulated volumes, and about what is no volume of a head."""
-    networks = load_networks(model, consent=lambda sha256, name: True)
+    networks = load_networks(model)
     heads = load_heads(folder)
 
     def aligner(volume: Volume, fan: np.ndarray) -> Located | None:

@@ -184,7 +184,7 @@ def face_of(simulated: Sequence[Picture], real: Sequence[Picture], model: str) -
     ones, and share with the same result for the mirrored frame."""
     from USMRISynthesisLib.alignment.frame.outline import find_outline, load_network
 
-    network = load_network(model, consent=lambda sha256, name: True)
+    network = load_network(model)
     confident, alike = [], []
     for picture in real:
         mirrored = Volume(np.ascontiguousarray(picture.volume.array[:, :, ::-1]), picture.volume.ijk_to_ras)

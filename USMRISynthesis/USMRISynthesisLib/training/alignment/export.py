@@ -5,6 +5,7 @@ usmri export runs/alignment/checkpoint.pt model_weights/alignment
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from USMRISynthesisLib.alignment.volume.network import STAGES, AlignmentNetwork
-from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.models import store
+from USMRISynthesisLib.models.quantisation import in_eight_bits
 from USMRISynthesisLib.training.common import torchscript
 from USMRISynthesisLib.training.common.export import ATLAS, INTENSITY, Card, Exported, card_text, loading
-from USMRISynthesisLib.training.common.quantisation import in_eight_bits
 
 TOLERANCE = 2e-2  # scales and biases are stored in half precision, weights in eight bits
 LIMITS = (
@@ -36,13 +38,13 @@ def build_networks() -> dict[str, AlignmentNetwork]:
 
 
 def start_from(networks: Mapping[str, AlignmentNetwork], path: str) -> None:
-    """Copy the weights of an exported model's file. Raises Refused if it holds no networks of this shape."""
+    """Copy the weights of an exported model's file. Raises Refused if it holds no networks of this shape, ConsentNeeded
+    for a TorchScript file that nobody has agreed to."""
     try:
-        loaded = torch.jit.load(path, "cpu").float()
-        for name, network in networks.items():
-            state = getattr(loaded, name).state_dict()
-            network.load_state_dict({key: state[key] for key in network.state_dict()})  # a trace keeps constants, too
-    except (AttributeError, KeyError, RuntimeError, ValueError, OSError) as error:
+        state = store.state_of(path)
+        for name, network in networks.items():  # an export keeps constants, too
+            network.load_state_dict({key: state[f"{name}.{key}"] for key in network.state_dict()})
+    except (KeyError, RuntimeError, ValueError, Failed) as error:
         raise Refused(
             "initial",
             f"{path} holds no alignment networks that training can go on from.",
@@ -68,8 +70,13 @@ def export_alignment(content: Mapping[str, Any]) -> Exported:
         measured_on=("simulated ultrasound of held-out weeks in random poses",) * 2,
         limits=LIMITS,
         card=card,
-        further={"trust": content["trust"]} if content.get("trust") else {},
+        further={"architecture": architecture()} | ({"trust": content["trust"]} if content.get("trust") else {}),
     )  # fmt: skip
+
+
+def architecture() -> dict[str, Any]:
+    """What the manifest says of the networks, so that they can be built for the plain weights."""
+    return {"name": "alignment", "config": {name: dataclasses.asdict(stage) for name, stage in STAGES.items()}}
 
 
 def example(name: str) -> Tensor:

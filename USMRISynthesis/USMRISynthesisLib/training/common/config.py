@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.models import schema
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -102,7 +102,7 @@ def read_table(path: str | Path) -> dict[str, Any]:
 
 def build(kind: Any, table: dict[str, Any]) -> Any:
     """A configuration dataclass of any kind from nested plain values; keys and types are checked alike."""
-    return _build(kind, table, "")
+    return schema.build(kind, table, _refused)
 
 
 def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -113,45 +113,6 @@ def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     )
 
 
-def _build(kind: Any, table: dict[str, Any], prefix: str) -> Any:
-    """One dataclass from one table, its nested dataclasses from the nested tables."""
-    hints = typing.get_type_hints(kind)
-    known = [setting.name for setting in dataclasses.fields(kind)]
-    for key in table:
-        if key not in known:
-            raise _refused(prefix + key, "is not known", f"Known here: {', '.join(known)}.")
-    values: dict[str, Any] = {}
-    for setting in dataclasses.fields(kind):
-        if setting.name in table:
-            values[setting.name] = _converted(table[setting.name], hints[setting.name], prefix + setting.name)
-        elif setting.default is setting.default_factory is dataclasses.MISSING:
-            raise _refused(prefix + setting.name, "is missing", "Add it.")
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise _refused(prefix.rstrip(".") or "the run", f"cannot be: {error}", "Change it.") from error
-
-
-def _converted(value: Any, hint: Any, name: str) -> Any:
-    """The value as its type requires; TOML's arrays become tuples, and whole numbers may stand for floats."""
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise _refused(name, "must be a table", f"Write it as [{name}].")
-        return _build(hint, value, name + ".")
-    if typing.get_origin(hint) is tuple:
-        inner = typing.get_args(hint)
-        length = None if inner[-1] is Ellipsis else len(inner)
-        if not isinstance(value, list | tuple) or (length is not None and len(value) != length):
-            raise _refused(name, f"must be a list{f' of {length}' if length else ''}", "Change it.")
-        return tuple(_converted(item, inner[0], name) for item in value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        raise _refused(name, f"must be {words[hint]}, not {value!r}", "Change it.")
-    return value
-
-
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in table.items():
@@ -160,4 +121,4 @@ def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _refused(name: str, reason: str, remedy: str) -> Refused:
-    return Refused("configuration", f"Configuration: {name} {reason}.", remedy)
+    return Refused("configuration", f"Configuration: {name or 'the run'} {reason}.", remedy)

@@ -15,9 +15,14 @@ from typing import Any
 import torch
 
 from USMRISynthesisLib.errors import Failed, Refused
+from USMRISynthesisLib.models.manifest import PLAIN_WEIGHTS
+from USMRISynthesisLib.models.store import PLAIN_SUPPORT
+from USMRISynthesisLib.training.common import torchscript
 from USMRISynthesisLib.ultrasound.intensity import HIGH_PERCENTILE, LOW_PERCENTILE
 
 MODEL, MANIFEST, CARD = "model.pt", "manifest.json", "README.md"
+SUPPORT = "support.pt"
+PLAIN = {MODEL: PLAIN_WEIGHTS, SUPPORT: PLAIN_SUPPORT}  # TorchScript file -> the same without a program
 INTENSITY = (
     f"percentiles {LOW_PERCENTILE:g} and {HIGH_PERCENTILE:g} of the volume inside the fan -> 0-1, clipped, to the "
     "power of the exponent -> [-1, 1]; -1 outside the fan"
@@ -162,8 +167,15 @@ def card_text(manifest: Mapping[str, Any], card: Card) -> str:
 
 
 def write(folder: str | Path, files: Mapping[str, bytes], manifest: Mapping[str, Any], card: str) -> Path:
-    """Write networks, manifest and card; returns the folder. Raises Failed where that cannot be done."""
+    """Write networks, manifest and card; returns the folder. Raises Failed where that cannot be done.
+
+    files: TorchScript files by name. Beside each goes the same as plain weights, and the manifest's `files` gets the
+    hashes of both, beside those that it has.
+    """
     folder = Path(folder)
+    files = {**files, **{PLAIN[name]: torchscript.plain(data, name) for name, data in files.items()}}
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    manifest = {**manifest, "files": {**manifest.get("files", {}), **hashes}}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.models import network
 
 
 class Stages(nn.Module):
@@ -20,14 +21,14 @@ class Stages(nn.Module):
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        for name, network in networks.items():
-            self.add_module(name, network)
+        for name, part in networks.items():
+            self.add_module(name, part)
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
-def traced(network: nn.Module, example: Tensor | tuple[Tensor, ...]) -> torch.jit.ScriptModule:
+def traced(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> torch.jit.ScriptModule:
     """A trace in float32. It shares its parameters with a copy, so that the network stays as it is.
 
     Traced and not scripted: a script carries every branch of torch's own functions, and with them operators that an
@@ -35,16 +36,16 @@ def traced(network: nn.Module, example: Tensor | tuple[Tensor, ...]) -> torch.ji
     """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # newer torch discourages TorchScript; sizes become constants, as meant
-        module: torch.jit.ScriptModule = torch.jit.trace(copy.deepcopy(network).float(), example, check_trace=False)
-    return module
+        trace: torch.jit.ScriptModule = torch.jit.trace(copy.deepcopy(module).float(), example, check_trace=False)
+    return trace
 
 
-def scripted(network: nn.Module) -> torch.jit.ScriptModule:
+def scripted(module: nn.Module) -> torch.jit.ScriptModule:
     """A script of a copy in float32, for what takes any size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module: torch.jit.ScriptModule = torch.jit.script(copy.deepcopy(network).float())
-    return module
+        script: torch.jit.ScriptModule = torch.jit.script(copy.deepcopy(module).float())
+    return script
 
 
 def stored(module: torch.jit.ScriptModule) -> tuple[bytes, Any]:
@@ -54,8 +55,13 @@ def stored(module: torch.jit.ScriptModule) -> tuple[bytes, Any]:
         warnings.simplefilter("ignore")
         torch.jit.save(module.half(), buffer)
         data = without_sources(buffer.getvalue())
-        loaded = torch.jit.load(io.BytesIO(data)).float()
+        loaded = network.from_torchscript(data, "exported").float()
     return data, loaded
+
+
+def plain(content: bytes, name: str) -> bytes:
+    """The weights of a saved module without its program: a safetensors file's bytes, every tensor as it is stored."""
+    return network.plain_bytes(network.from_torchscript(content, name).state_dict())
 
 
 def without_sources(saved: bytes) -> bytes:
@@ -73,11 +79,11 @@ def without_sources(saved: bytes) -> bytes:
 
 def stages(networks: Mapping[str, nn.Module], example: Callable[[str], Tensor], tolerance: float) -> bytes:
     """Several networks as one file, read back and checked against eager on each one's example. Raises Failed."""
-    parts = {name: traced(network, example(name)) for name, network in networks.items()}
+    parts = {name: traced(part, example(name)) for name, part in networks.items()}
     data, loaded = stored(scripted(Stages(parts)))
     with torch.inference_mode():
-        for name, network in networks.items():
-            for exported, expected in zip(*(_outputs(run(example(name))) for run in (getattr(loaded, name), network)),
+        for name, part in networks.items():
+            for exported, expected in zip(*(_outputs(run(example(name))) for run in (getattr(loaded, name), part)),
                                       strict=True):  # fmt: skip
                 if expected.numel():  # a stage without maps has none
                     checked(name, exported, expected, tolerance)

@@ -5,13 +5,14 @@ usmri export runs/frames/checkpoint.pt model_weights/frames
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from USMRISynthesisLib.alignment.frame.network import FACE_SIZE, SIZE
+from USMRISynthesisLib.alignment.frame.network import FACE_SIZE, SIZE, FrameConfig
 from USMRISynthesisLib.training.common import torchscript
 from USMRISynthesisLib.training.common.export import ATLAS, HC18, INTENSITY, Card, Exported, card_text, loading
 from USMRISynthesisLib.training.outline.loop import build_networks
@@ -42,8 +43,13 @@ def export_outline(content: Mapping[str, Any]) -> Exported:
         measured_on=("HC18 frames of the validation fetuses", "HC18 frames of the test fetuses"),
         limits=LIMITS,
         card=card,
-        further={"trust": content["trust"]} if content.get("trust") else {},
+        further={"architecture": architecture()} | ({"trust": content["trust"]} if content.get("trust") else {}),
     )  # fmt: skip
+
+
+def architecture() -> dict[str, Any]:
+    """What the manifest says of the networks, so that they can be built for the plain weights."""
+    return {"name": "frames", "config": dataclasses.asdict(FrameConfig())}
 
 
 def example(name: str) -> Tensor:

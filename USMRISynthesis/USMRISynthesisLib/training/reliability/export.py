@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from torch import nn
 
 from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.geometry.canonical import SIZE
+from USMRISynthesisLib.models.network import from_torchscript
+from USMRISynthesisLib.models.quantisation import in_eight_bits
 from USMRISynthesisLib.models.store import SUPPORT_VERSION, read_manifest
 from USMRISynthesisLib.synthesis.reliability import (
     CELL,
@@ -27,9 +28,8 @@ from USMRISynthesisLib.synthesis.reliability import (
     ReliabilityNetwork,
 )
 from USMRISynthesisLib.training.common import export, torchscript
-from USMRISynthesisLib.training.common.quantisation import in_eight_bits
 
-FILE = "support.pt"
+FILE = export.SUPPORT
 TOLERANCE = 0.01  # of the largest logit: what half precision costs, which scales and biases are stored in
 ROUNDING = 0.05  # of the largest logit: what eight bits may cost; AUC and calibration do not feel it
 _HEADING, _FORMER_HEADING = "## Reliability map", "## Support map"
@@ -95,7 +95,7 @@ def reexported(content: bytes) -> bytes:
     """A support.pt written again, the same weights as this version runs them. Raises Failed."""
     network = in_eight_bits(ReliabilityNetwork())
     try:
-        network.load_state_dict(torch.jit.load(io.BytesIO(content), "cpu").state_dict())
+        network.load_state_dict(from_torchscript(content, FILE).state_dict())
     except RuntimeError as error:
         raise Failed(
             "export", "The model's reliability map is not one of eight bits.", "Export it from its checkpoint."

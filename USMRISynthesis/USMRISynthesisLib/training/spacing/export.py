@@ -5,6 +5,7 @@ usmri export runs/spacing/checkpoint.pt model_weights/spacing
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from USMRISynthesisLib.spacing.inference import conditions
 from USMRISynthesisLib.spacing.intensity import MEANING
-from USMRISynthesisLib.spacing.network import SliceVAE, SpacingNetworks, SuperResolution
+from USMRISynthesisLib.spacing.network import SliceVAE, SpacingNetworkConfig, SpacingNetworks, SuperResolution
 from USMRISynthesisLib.spacing.profile import MAX_FACTOR, MIN_FACTOR
 from USMRISynthesisLib.training.common import torchscript
 from USMRISynthesisLib.training.common.export import Card, Exported, card_text, loading
@@ -59,7 +60,14 @@ def export_spacing(content: Mapping[str, Any]) -> Exported:
         measured_on=("held-out weeks of the atlas and their deformations, thinned",) * 2,
         limits=LIMITS,
         card=card,
+        further={"architecture": architecture(content["config"])},
     )  # fmt: skip
+
+
+def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest says of the networks, by a run's configuration, so that they can be built for plain weights."""
+    form = SpacingNetworkConfig(config["width"], config["vae_width"], config["latent"])
+    return {"name": "spacing", "config": dataclasses.asdict(form)}
 
 
 def data_of(content: Mapping[str, Any]) -> list[dict[str, str]]:

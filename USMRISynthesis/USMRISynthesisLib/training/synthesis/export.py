@@ -6,8 +6,8 @@ usmri export runs/default/best.pt model_weights/default
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import torch
 
 from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
-from USMRISynthesisLib.models.manifest import read_manifest
-from USMRISynthesisLib.synthesis.generator import Generator
+from USMRISynthesisLib.models import network, store
+from USMRISynthesisLib.models.consent import agreed
+from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 from USMRISynthesisLib.training.common import torchscript
 from USMRISynthesisLib.training.common.checkpoint import load
 from USMRISynthesisLib.training.common.export import (
@@ -25,7 +26,8 @@ from USMRISynthesisLib.training.common.export import (
     HC18,
     INTENSITY,
     LAB,
-    MODEL,
+    PLAIN,
+    SUPPORT,
     Card,
     Exported,
     card_text,
@@ -37,6 +39,7 @@ from USMRISynthesisLib.training.synthesis.config import TrainingConfig
 from USMRISynthesisLib.training.synthesis.warm_start import start_from
 
 TOLERANCE = 1e-5
+RELIABILITY_FILES = (SUPPORT, PLAIN[SUPPORT])
 LIMITS = (
     "Not for diagnosis. The output is synthetic: it can show anatomy that is not there and leave out anatomy that is.",
     "The MR side was learnt from averages of fetuses with spina bifida, deformed towards normal sizes of ventricles "
@@ -81,7 +84,8 @@ def export(
     loading, where device and precision are known. Weights that the folder holds already stay to the byte, since no two
     traces are alike, with their reliability map.
 
-    Raises Refused (no checkpoint), Failed (the saved module differs; nothing can be written).
+    Raises Refused (no checkpoint), Failed (the saved module differs; nothing can be written), ConsentNeeded (the model
+    to average with, or the one in the folder, is a foreign one that would have to be run).
     """
     content = dict(load(checkpoint))
     if averaged_with is not None:
@@ -110,9 +114,13 @@ def _exported(
         )
     # Weights are stored in half precision and loaded as float32: half the bytes, and no grey moves by 0.001.
     generator.eval().requires_grad_(False).half().float()
-    kept, support = _kept(generator, folder)
+    kept, before = _kept(generator, folder)
+    support = None if before is None else before.extra.get("support")
+    files = {} if before is None else {name: before.files[name] for name in RELIABILITY_FILES if name in before.files}
     form, stated = config.generator, limits_of(config) if limits is None else limits
-    further: dict[str, Any] = {"caution": WITHOUT_PAIRS} if WITHOUT_PAIRS in stated else {}  # shown with every result
+    further: dict[str, Any] = {"architecture": architecture(form)}
+    if WITHOUT_PAIRS in stated:
+        further["caution"] = WITHOUT_PAIRS  # shown with every result
     return Exported(
         data=kept or traced(generator),
         form={"size": SIZE, "spacing_mm": SPACING_MM, "channels": form.in_channels, "neighbours": form.neighbours,
@@ -124,8 +132,13 @@ def _exported(
         limits=stated,
         card=lambda manifest: described_card(card(manifest), support) if support else card(manifest),
         training={"averaged_with": other} if other else {},
-        further=further | ({"support": support} if support else {}),
+        further=further | ({"support": support, "files": files} if support else {}),
     )  # fmt: skip
+
+
+def architecture(config: GeneratorConfig) -> dict[str, Any]:
+    """What the manifest says of the network, so that it can be built for the plain weights."""
+    return {"name": "generator", "config": dataclasses.asdict(config)}
 
 
 def _averaged(generator: Generator, path: str) -> str:
@@ -195,25 +208,26 @@ def traced(generator: Generator) -> bytes:
     return data
 
 
-def _kept(generator: Generator, folder: Path) -> tuple[bytes | None, Mapping[str, Any] | None]:
-    """The folder's model and its entry for a reliability map, where it holds these very weights."""
+def _kept(generator: Generator, folder: Path) -> tuple[bytes | None, Manifest | None]:
+    """The folder's model and its manifest, where it holds these weights and does the same with them.
+
+    A model that nobody has agreed to is not run to see what it does; it is kept by its plain weights. Raises
+    ConsentNeeded where it has none.
+    """
     try:
-        content = (folder / MODEL).read_bytes()
-        if _precision(content) != torch.float16:
+        stored = store.state_of(folder)
+        theirs = {name: value.float() for name, value in stored.items()}
+        same = all(name in theirs and torch.equal(theirs[name], v) for name, v in generator.state_dict().items())
+        if not same or next(iter(stored.values())).dtype is not torch.float16:
             return None, None
-        loaded = torch.jit.load(io.BytesIO(content), "cpu").float().eval()
-        theirs = loaded.state_dict()
-        same = all(key in theirs and torch.equal(theirs[key], value) for key, value in generator.state_dict().items())
-        if not same or not _difference(loaded, generator) <= TOLERANCE:
-            return None, None
-        return content, read_manifest(folder).extra.get("support")
-    except (OSError, RuntimeError, Failed):
+        manifest = store.read_manifest(folder)
+        if not agreed(manifest.sha256):
+            return (folder / manifest.file).read_bytes(), manifest
+        _, content = store.verified_bytes(folder)
+        loaded = network.from_torchscript(content, manifest.name).float()
+        return (content, manifest) if _difference(loaded, generator) <= TOLERANCE else (None, None)
+    except (StopIteration, RuntimeError, OSError, Failed):
         return None, None
-
-
-def _precision(content: bytes) -> torch.dtype | None:
-    """What a model's weights are stored in."""
-    return next((value.dtype for value in torch.jit.load(io.BytesIO(content), "cpu").parameters()), None)
 
 
 def _example(generator: Generator) -> torch.Tensor:

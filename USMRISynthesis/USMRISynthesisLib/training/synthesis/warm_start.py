@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.models.store import find_model
+from USMRISynthesisLib.models import store
+from USMRISynthesisLib.models.manifest import PLAIN_WEIGHTS
 from USMRISynthesisLib.synthesis.generator import Generator
 from USMRISynthesisLib.training.common import checkpoint
 from USMRISynthesisLib.training.common.export import MODEL
@@ -16,16 +17,15 @@ from USMRISynthesisLib.training.common.export import MODEL
 
 def start_from(generator: Generator, path: str) -> None:
     """Copy the averaged generator of another run's checkpoint, or an exported model, which may be an installed one's
-    name. Raises Refused if the two differ, Failed where there is no such model.
+    name. Raises Refused if the two differ, Failed where there is no such model, ConsentNeeded for a TorchScript file
+    that nobody has agreed to.
 
     Only the place codes, or their planes, may be missing there: they start as if they were not there. So does the
     channel that names the plane.
     """
     try:
-        if not Path(path).is_file():
-            path = str(find_model(path) / MODEL)
-        exported = Path(path).name == MODEL
-        state = torch.jit.load(path, "cpu").state_dict() if exported else checkpoint.load(path)["averaged"]
+        exported = not Path(path).is_file() or Path(path).name in (MODEL, PLAIN_WEIGHTS)
+        state = store.state_of(path) if exported else checkpoint.load(path)["averaged"]
         constants = dict(generator.named_buffers()).keys() - generator.state_dict().keys()  # a trace keeps them
         state = {k: _widened(v, generator.state_dict().get(k)) for k, v in state.items() if k not in constants}
         missing = generator.load_state_dict(state, strict=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,24 +41,43 @@ class ByteConvolution(nn.Module):
         weight = self.weight.type_as(self.largest) * (self.largest / _LARGEST)
         return self.convolve(x, weight, self.bias, padding=self.padding)
 
+    def multiplied_out(self) -> nn.Module:
+        """The same as an ordinary convolution, in the precision that this one has been brought to."""
+        weight = self.weight.type_as(self.largest) * (self.largest / _LARGEST)
+        kind: Any = nn.Conv3d if weight.dim() == 5 else nn.Conv2d
+        layer: nn.Module = kind(
+            weight.shape[1], weight.shape[0], tuple(weight.shape[2:]), padding=self.padding, device="meta"
+        )
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        layer.bias = nn.Parameter(self.bias, requires_grad=False)
+        return layer.eval()
+
 
 def in_eight_bits(network: nn.Module) -> nn.Module:
     """A copy of a network in evaluation, its batch norms taken into the convolutions before them, these as bytes.
 
-    A batch norm is taken in where it follows a convolution in an `nn.Sequential`.
+    See `norms_taken_in` for which.
     """
-    norms, convolutions = (nn.BatchNorm2d, nn.BatchNorm3d), (nn.Conv2d, nn.Conv3d)
-    result = copy.deepcopy(network).eval().float()
-    for parent in [module for module in result.modules() if isinstance(module, nn.Sequential)]:
+    result = norms_taken_in(copy.deepcopy(network).eval().float())
+    for module in list(result.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Conv2d | nn.Conv3d):
+                setattr(module, name, ByteConvolution(child))
+    return result
+
+
+def norms_taken_in(network: nn.Module) -> nn.Module:
+    """The network itself, in evaluation: each batch norm right after a convolution in an `nn.Sequential` is part of it.
+
+    The sums are rounded differently: outputs differ by float32's last digits.
+    """
+    for parent in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         layers: list[nn.Module] = []
         for layer in parent:
-            if isinstance(layer, norms) and layers and isinstance(layers[-1], convolutions):
-                layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
+            before = layers[-1] if layers else None
+            if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d) and isinstance(before, nn.Conv2d | nn.Conv3d):
+                layers[-1] = fuse_conv_bn_eval(before, layer)
             else:
                 layers.append(layer)
         parent._modules = {str(n): layer for n, layer in enumerate(layers)}
-    for module in list(result.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, convolutions):
-                setattr(module, name, ByteConvolution(child))
-    return result
+    return network

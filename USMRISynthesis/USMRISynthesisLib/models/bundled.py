@@ -1,0 +1,32 @@
+"""The SHA-256 of every file of the models that come with the product, by model and file.
+
+Written by `python -m USMRISynthesisLib.training.common.bundled_list`; a test compares it with model_weights/. A file
+whose hash is not listed here is a foreign one, wherever it lies.
+"""
+
+from __future__ import annotations
+
+FILES: dict[str, dict[str, str]] = {
+    "alignment": {
+        "model.pt": "a2467318e70adea000815b7250abe206f891843c56c0b014270d4fc4af545056",
+        "weights.safetensors": "169fc5e9ed5fa16ec0216d9a4eb5050617584bd909c4a7087dfb213080dd5db8",
+    },
+    "default": {
+        "model.pt": "dc67aa5d682e4552e3c28a29f4a61da65868c069a3a55476260e3831f40fdc81",
+        "support.pt": "7b41efeb7890ce86477c75062bdbce93a10f2d424a329a3455e94dc3eb501445",
+        "support.safetensors": "1753dcf406e49f7361a82852a2af458e97c389a7f8f9498a773f425116cddb1a",
+        "weights.safetensors": "4b37aa174774c6cc3d0674eea03fcab1bb4c56a8cbdfdf683e6e1bf9bc3a4c21",
+    },
+    "frames": {
+        "model.pt": "921d76cbfeb512c719c5e2eba0b4fed63b22d90433e5ef4c437231c80ee1d716",
+        "weights.safetensors": "f40cd29e49769a2bac3deb5dcf1560e4f67dc21bc6523d6b00774287ab0333cd",
+    },
+    "paper": {
+        "model.pt": "b09939faf720817a6df72cf7a366d3a693669575b0ce5feeef57475b1ccb9725",
+        "weights.safetensors": "d9951018b32d19691cdc3a660ccb531d6271ef5a90a393887fc771b820c1eb7b",
+    },
+    "spacing": {
+        "model.pt": "a7b752a14ad42f8a611854bd20b98a2922a8d59a6254be812f8e82d24ce8ad57",
+        "weights.safetensors": "13c83fb88b6b6be3b7189c33d0eb99ad029dab774a1106456cbe24ca197f932c",
+    },
+}
