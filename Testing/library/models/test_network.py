@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from USMRISynthesisLib.alignment.frame import outline
 from USMRISynthesisLib.alignment.volume import model as alignment
-from USMRISynthesisLib.alignment.volume.stages import STAGES
+from USMRISynthesisLib.alignment.volume.network import STAGES
 from USMRISynthesisLib.errors import Failed
 from USMRISynthesisLib.geometry.canonical import to_canonical
 from USMRISynthesisLib.io.volume import Volume
