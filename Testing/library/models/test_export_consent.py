@@ -47,7 +47,7 @@ def test_plain_weights_are_added_to_an_older_folder_and_its_program_stays_to_the
     assert written == manifest | expected and (older / "model.pt").read_bytes() == program
     assert (older / "weights.safetensors").read_bytes() == (foreign / "weights.safetensors").read_bytes()
     monkeypatch.setenv(FORM_VARIABLE, "plain")
-    assert load_model(str(older), "cpu").weights == "plain"
+    assert load_model(str(older), "cpu", consent=lambda *_: True).weights == "plain"
 
 
 def test_plain_belongs_to_a_model_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
