@@ -272,9 +272,9 @@ def test_weights_to_go_on_from_need_consent_only_where_they_are_a_program(
 def test_files_that_contradict_the_hash_or_lie_elsewhere_are_malformed(tmp_path: Path, write_model: WriteModel) -> None:
     for name, files, fault in (
         ("a", {"model.pt": "0" * 64}, "contradicts sha256"),
-        ("b", {"../store.safetensors": "0" * 64}, "the model's own folder"),
-        ("c", {"store.safetensors": "0"}, "not a SHA-256"),
-        ("d", {"store.safetensors": 1}, "must be text"),
+        ("b", {"../weights.safetensors": "0" * 64}, "the model's own folder"),
+        ("c", {"weights.safetensors": "0"}, "not a SHA-256"),
+        ("d", {"weights.safetensors": 1}, "must be text"),
         ("e", [], "must be a table"),
     ):
         with pytest.raises(Failed, match=f"malformed: .*{fault}"):

@@ -156,7 +156,7 @@ def test_a_model_written_again_has_the_same_weights_and_names_no_file_of_the_mac
     written = json.loads((folder / "manifest.json").read_text())
     card = (folder / "README.md").read_text()
     assert written["sha256"] in card and written["support"]["sha256"] in card
-    assert written["files"]["store.safetensors"] == manifest["files"]["store.safetensors"]
+    assert written["files"]["weights.safetensors"] == manifest["files"]["weights.safetensors"]
     hashed = {"sha256": None, "support": None, "files": None}
     assert written | hashed == manifest | hashed  # figures, version, training
     assert cli.main(["export", str(folder), str(folder), "--model-version", "3"]) == 2
@@ -201,7 +201,7 @@ def test_networks_of_another_task_lose_their_sources_only_and_take_no_figures(tm
     written = json.loads((tmp_path / "again" / "manifest.json").read_text())
     again = torch.jit.load(tmp_path / "again" / "model.pt").state_dict()
     assert all(torch.equal(value, again[name]) for name, value in state.items()) and len(again) == len(state)
-    name = "store.safetensors"  # the program is another one, what it computes with is not
+    name = "weights.safetensors"  # the program is another one, what it computes with is not
     assert written["files"][name] == manifest["files"][name] and written["files"]["model.pt"] == written["sha256"]
     assert written | {"sha256": None, "files": None} == manifest | {"sha256": None, "files": None}
     assert store.hash_matches(tmp_path / "again") and not sources(tmp_path / "again" / "model.pt")
