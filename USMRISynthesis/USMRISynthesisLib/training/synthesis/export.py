@@ -18,6 +18,7 @@ from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
 from USMRISynthesisLib.models import network, store
 from USMRISynthesisLib.models.consent import agreed
+from USMRISynthesisLib.models.manifest import Manifest
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 from USMRISynthesisLib.training.common import torchscript
 from USMRISynthesisLib.training.common.checkpoint import load
