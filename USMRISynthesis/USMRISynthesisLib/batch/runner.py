@@ -12,10 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from USMRISynthesisLib.batch.ledger import Batch, Case
+from USMRISynthesisLib.callbacks import Progress
 from USMRISynthesisLib.errors import Cancelled, Refused, USMRIError
 from USMRISynthesisLib.worker.client import WorkerProcess
-
-Progress = Callable[[float, str], None]
 
 
 def bounded(workers: int, cases: int) -> int:

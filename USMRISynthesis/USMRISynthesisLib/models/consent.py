@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from USMRISynthesisLib.errors import Refused
@@ -21,7 +20,7 @@ _FILE = "trusted-models.json"
 
 _session: set[str] = set()  # hashes agreed to in this process
 
-Consent = Callable[[str, str], bool]  # (sha256, name) -> may this code run?
+from USMRISynthesisLib.callbacks import Consent as Consent
 
 
 class ConsentNeeded(Refused):

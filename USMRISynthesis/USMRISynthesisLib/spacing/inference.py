@@ -5,21 +5,17 @@ thick (n, h, w) -> noise -> linear estimate (m, h, w) -> network on every (m, h)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from USMRISynthesisLib.callbacks import Cancel, Share
 from USMRISynthesisLib.errors import Cancelled
 from USMRISynthesisLib.spacing.noise import LOUDEST, noise_of
 from USMRISynthesisLib.spacing.profile import CLEAN, apply, estimation
 
 # in a batch of views: batches that stay in the cache are fastest
 PIXELS = {"cpu": 300_000, "cuda": 4_000_000, "mps": 1_000_000}
-
-Progress = Callable[[float], None]
-Cancel = Callable[[], bool]
 
 
 def conditions(n: int, m: int, noise: float = CLEAN) -> Tensor:
@@ -43,7 +39,7 @@ def super_resolve(
     *,
     noise: float | None = None,
     device: torch.device | str = "cpu",
-    progress: Progress | None = None,
+    progress: Share | None = None,
     cancel: Cancel | None = None,
 ) -> np.ndarray:
     """Thick slices (n, h, w) around 0-1 -> m fine ones over the same extent, (m, h, w) float32.

@@ -16,12 +16,12 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from USMRISynthesisLib.callbacks import Cancel, Consent, Progress
 from USMRISynthesisLib.errors import Cancelled, Failed
 from USMRISynthesisLib.io.synthetic import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
 from USMRISynthesisLib.io.volume import Volume
@@ -31,9 +31,6 @@ from USMRISynthesisLib.spacing.grid import Plan, plan, stacked, unstacked
 from USMRISynthesisLib.spacing.intensity import Scale
 from USMRISynthesisLib.spacing.noise import noise_of
 
-if TYPE_CHECKING:
-    from USMRISynthesisLib.models.store import Consent
-
 TOLERANCE = 0.03
 PROJECTED_TOLERANCE = 0.005
 _DISAGREE = (
@@ -41,9 +38,6 @@ _DISAGREE = (
     "differs from them by {:.1%} of their range."
 )
 _CLIPPINGS = 4  # rounds of clipping to what the input's type can hold and projecting again
-
-Progress = Callable[[float, str], None]
-Cancel = Callable[[], bool]
 
 
 @dataclass(eq=False)
@@ -71,7 +65,7 @@ def respace(
     consistency: bool = False,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
-    consent: "Consent | None" = None,
+    consent: Consent | None = None,
 ) -> Respaced:
     """Reduce the slice spacing of an MR volume by 1.5 to 6, whole or not (after Xuan et al. 2021).
 

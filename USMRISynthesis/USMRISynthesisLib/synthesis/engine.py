@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from USMRISynthesisLib.callbacks import Cancel, Log, Progress
 from USMRISynthesisLib.errors import Cancelled, Failed
 from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
 from USMRISynthesisLib.models import schema, store
@@ -31,10 +32,6 @@ from USMRISynthesisLib.synthesis.slices import assemble_input
 
 BATCH = {"cpu": 2, "cuda": 16, "mps": 8}
 BACKGROUND = -1.0
-
-Progress = Callable[[float, str], None]
-Cancel = Callable[[], bool]
-Log = Callable[[str, str], None]  # (level, text)
 
 
 @dataclass(eq=False)

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from USMRISynthesisLib.callbacks import Cancel, Log, Progress
 from USMRISynthesisLib.geometry.planes import from_plane, plane_code, resolve_planes, to_plane
-from USMRISynthesisLib.synthesis.engine import Cancel, LoadedGenerator, Log, Progress, run_slices
+from USMRISynthesisLib.synthesis.engine import LoadedGenerator, run_slices
 
 
 def run_planes(

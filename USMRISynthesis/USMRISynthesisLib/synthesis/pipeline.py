@@ -14,10 +14,10 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from USMRISynthesisLib.alignment.align import align, validate_gestational_age
 from USMRISynthesisLib.alignment.common.confidence import CONFIDENT, MIN_CONFIDENCE
 from USMRISynthesisLib.alignment.common.given import check_given_transform
 from USMRISynthesisLib.alignment.frame.inside import shows_structure
+from USMRISynthesisLib.callbacks import Cancel, Consent, Log, Progress
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused
 from USMRISynthesisLib.geometry.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
 from USMRISynthesisLib.geometry.head import Alignment
@@ -37,15 +38,8 @@ from USMRISynthesisLib.ultrasound.fill import without_fill
 from USMRISynthesisLib.ultrasound.gate import admit
 from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
 
-if TYPE_CHECKING:
-    from USMRISynthesisLib.models.store import Consent
-
 MR_MAX = 1000
 MIN_RELIABILITY = 1e-3
-
-Progress = Callable[[float, str], None]
-Cancel = Callable[[], bool]
-Log = Callable[[str, str], None]  # (level, text)
 
 
 @dataclass
@@ -87,7 +81,7 @@ def synthesize(
     progress: Progress | None = None,
     cancel: Cancel | None = None,
     log: Log | None = None,
-    consent: "Consent | None" = None,
+    consent: Consent | None = None,
     batch: int | None = None,
     allow_low_confidence: bool = False,
     gestational_age: float | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from USMRISynthesisLib.alignment.common.confidence import MIN_CONFIDENCE
 from USMRISynthesisLib.alignment.skull.fit import align_skull
 from USMRISynthesisLib.alignment.volume.model import Networks, load_networks
 from USMRISynthesisLib.alignment.volume.search import Located, find_head
+from USMRISynthesisLib.callbacks import Progress
 from USMRISynthesisLib.datasets.heads import Head, load_heads
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.alignment.frames import evaluate_frames
@@ -34,7 +35,6 @@ from USMRISynthesisLib.geometry.canonical import canonical_ijk_to_ras, to_canoni
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.ultrasound.gate import admit, find_fan
 
-Progress = Callable[[float, str], None]
 SHOWN = 6
 UPRIGHT_DEG = 20.0
 OTHER_IMAGES = (

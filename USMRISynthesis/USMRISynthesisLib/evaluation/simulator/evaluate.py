@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import getpass
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from USMRISynthesisLib.callbacks import Progress
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.simulator import frames, two_sample, volumes
 from USMRISynthesisLib.evaluation.simulator.appearance import near_over_far
@@ -24,7 +24,6 @@ _THREADS = 2
 _CLUES = 10
 _FEWEST = 3
 _VOLUME_KEYS = ("near_cnr", "far_cnr", "far_cnr_whole", "near_far_tissue")
-Progress = Callable[[float, str], None]
 
 
 def default_cache() -> Path:
