@@ -41,3 +41,43 @@ class Cancelled(USMRIError):
         self, kind: str = "cancelled", message: str = "Cancelled.", remedy: str = "Nothing was changed."
     ) -> None:
         super().__init__(kind, message, remedy)
+
+
+# What libraries say when memory is short; torch, oneDNN and ITK report it as RuntimeError, the loader as ImportError.
+_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "failed to allocate",
+    "bad_alloc",
+    "bad allocation",
+    "could not create a primitive",
+    "could not create a memory",
+)
+
+
+def memory_shortage(error: BaseException) -> Failed | None:
+    """The sentence for an error that means want of memory, itself or in what caused it; None for any other."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        text = str(one).lower()
+        if isinstance(one, MemoryError) or any(words in text for words in _MEMORY):
+            return Failed(
+                "memory",
+                "There is not enough memory for this image.",
+                "Close other programs, or use a smaller image.",
+            )
+        one = one.__cause__ or one.__context__
+    return None
+
+
+def torch_missing() -> Failed:
+    """PyTorch cannot be imported."""
+    return Failed(
+        "torch",
+        "PyTorch is not installed, or its installation is broken.",
+        "In Slicer, install it through the PyTorch extension; elsewhere: pip install torch.",
+    )

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from USMRISynthesisLib.callbacks import Consent as Consent
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.models import bundled
 
@@ -19,8 +20,6 @@ CONFIG_DIR_VARIABLE = "USMRI_CONFIG_DIR"
 _FILE = "trusted-models.json"
 
 _session: set[str] = set()  # hashes agreed to in this process
-
-from USMRISynthesisLib.callbacks import Consent as Consent
 
 
 class ConsentNeeded(Refused):

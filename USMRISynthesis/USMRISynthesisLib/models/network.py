@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.errors import Failed, memory_shortage
 from USMRISynthesisLib.models import safetensors
 from USMRISynthesisLib.models.quantisation import ByteConvolution, norms_taken_in
 
@@ -60,7 +60,7 @@ def from_torchscript(content: bytes, name: str) -> "torch.jit.ScriptModule":
         with without_deprecation():
             module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location=torch.device("cpu"))
     except Exception as error:  # RuntimeError mostly; AttributeError where TorchScript is switched off or gone
-        raise _unusable(name, "read") from error
+        raise memory_shortage(error) or _unusable(name, "read") from error
     return module.eval()
 
 
@@ -120,7 +120,7 @@ def ready(module: nn.Module, name: str) -> nn.Module:
         with without_deprecation():
             frozen: nn.Module = torch.jit.freeze(module.eval())
     except Exception as error:
-        raise _unusable(name, "prepared") from error
+        raise memory_shortage(error) or _unusable(name, "prepared") from error
     return frozen
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from USMRISynthesisLib.callbacks import Cancel, Consent, Progress
-from USMRISynthesisLib.errors import Cancelled, Failed
+from USMRISynthesisLib.errors import Cancelled, Failed, memory_shortage, torch_missing
 from USMRISynthesisLib.io.synthetic import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.spacing import profile
@@ -104,11 +104,7 @@ def respace(
         from USMRISynthesisLib.spacing.inference import super_resolve
         from USMRISynthesisLib.spacing.model import load_model
     except (ImportError, OSError) as error:  # OSError: an installation that broke half-way
-        raise Failed(
-            "torch",
-            "PyTorch is not installed, or its installation is broken.",
-            "In Slicer, install it through the PyTorch extension; elsewhere: pip install torch.",
-        ) from error
+        raise memory_shortage(error) or torch_missing() from error
     loaded = load_model(model, device, consent=consent)
     start = stage("Loading the model", 0.03, start)
     thick = np.ascontiguousarray(scale.shares(stacked(volume.array, grid.axis)))

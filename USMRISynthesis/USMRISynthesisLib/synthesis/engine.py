@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from USMRISynthesisLib.callbacks import Cancel, Log, Progress
-from USMRISynthesisLib.errors import Cancelled, Failed
+from USMRISynthesisLib.errors import Cancelled, Failed, memory_shortage
 from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
 from USMRISynthesisLib.models import schema, store
 from USMRISynthesisLib.models.device import TOLERANCE, choose_device, half_precision_error, native_half
@@ -213,10 +213,7 @@ def _warn(log: Log | None, text: str) -> None:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    return isinstance(error, torch.cuda.OutOfMemoryError) or memory_shortage(error) is not None
 
 
 def _prepare(

@@ -26,7 +26,7 @@ from USMRISynthesisLib.alignment.common.confidence import CONFIDENT, MIN_CONFIDE
 from USMRISynthesisLib.alignment.common.given import check_given_transform
 from USMRISynthesisLib.alignment.frame.inside import shows_structure
 from USMRISynthesisLib.callbacks import Cancel, Consent, Log, Progress
-from USMRISynthesisLib.errors import Cancelled, Failed, Refused
+from USMRISynthesisLib.errors import Cancelled, Refused, memory_shortage, torch_missing
 from USMRISynthesisLib.geometry.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
 from USMRISynthesisLib.geometry.head import Alignment
 from USMRISynthesisLib.geometry.planes import CHOICES, resolve_planes
@@ -121,11 +121,7 @@ def synthesize(
             from USMRISynthesisLib.synthesis.engine import BATCH, load_generator
             from USMRISynthesisLib.synthesis.multiplane import combined, run_planes, wanted_slices
         except (ImportError, OSError) as error:  # OSError: an installation that broke half-way
-            raise Failed(
-                "torch",
-                "PyTorch is not installed, or its installation is broken.",
-                "In Slicer, install it through the PyTorch extension; elsewhere: pip install torch.",
-            ) from error
+            raise memory_shortage(error) or torch_missing() from error
 
         generator = load_generator(model, device, consent=consent)
         run.report("info", f"{generator.device_reason} {generator.precision_reason}")

@@ -47,7 +47,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
+from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError, memory_shortage
 
 Request = dict[str, Any]
 EXIT_GRACE_S = 5.0  # a job that still runs this long after stdin has closed is abandoned
@@ -134,16 +134,11 @@ class Worker:
             result = self._operations[job["op"]](job)
         except USMRIError as error:
             self._error(identity, error)
-        except MemoryError:
-            self._error(
-                identity,
-                Failed(
-                    "memory",
-                    "There is not enough memory for this image.",
-                    "Close other programs, or use a smaller image.",
-                ),
-            )
         except Exception as error:
+            short = memory_shortage(error)
+            if short is not None:
+                self._error(identity, short)
+                return
             # The traceback goes to stderr for the log; the user gets a sentence.
             traceback.print_exc(file=sys.stderr)
             self._error(
