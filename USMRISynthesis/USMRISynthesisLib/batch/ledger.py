@@ -14,25 +14,32 @@ This is the ledger; it starts nothing itself. `batch_run.py` (command line) and 
 For `in/a/head.nrrd` it writes `out/a/head-mr.nrrd` and its provenance `out/a/head-mr.json`. A case is done when both
 are there, were made from this very file by this very model and are still what was written: so a batch that was stopped,
 in whatever way, goes on where it was. `out/batch.json` has the state of every case, for people and programs to read.
+
+One batch at a time works on an output folder (`lock.py`), in a folder of its own there, and no file is replaced that no
+batch made: `out` is looked through for such files before anything is done.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import re
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from USMRISynthesisLib import __version__
+from USMRISynthesisLib.batch.cases import Case, check_targets, find_cases, holds_pictures
+from USMRISynthesisLib.batch.lock import FolderLock
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
-from USMRISynthesisLib.io.provenance import file_sha256, marks, put_in_place, read_sidecar, stem_of
+from USMRISynthesisLib.io.marks import is_ledger
+from USMRISynthesisLib.io.outputs import place_all
+from USMRISynthesisLib.io.provenance import file_sha256, put_in_place, read_sidecar
+from USMRISynthesisLib.io.strict_json import dumps
 from USMRISynthesisLib.io.synthetic import SYNTHETIC
-from USMRISynthesisLib.io.volume import VOLUME_FORMATS
+from USMRISynthesisLib.io.volume import PICTURE_FORMATS, VOLUME_FORMATS
 from USMRISynthesisLib.models import store
 
 STATUS_FILE = "batch.json"
@@ -62,42 +69,15 @@ FATAL = (
 )
 
 
-@dataclass(frozen=True)
-class Case:
-    """One image. `name` is its path inside the input folder, with forward slashes."""
-
-    name: str
-    source: Path
-    target: Path
-
-
-def find_cases(source: Path, output: Path) -> list[Case]:
-    """The volume files in a folder and the folders in it, by name; results and hidden files are left out."""
-    found = []
-    for path in sorted(source.rglob("*")):
-        inside = path.relative_to(source)
-        hidden = any(part.startswith(".") for part in inside.parts)
-        if (
-            hidden
-            or not path.name.lower().endswith(VOLUME_FORMATS)
-            or not path.is_file()
-            or (output != source and output in path.parents)
-            or marks(path)
-        ):
-            continue
-        found.append(inside)
-    stems = Counter(inside.parent / stem_of(inside) for inside in found)
-    # `head.nrrd` and `head.nii` in one folder must not share a result.
-    return [
-        Case(
-            inside.as_posix(),
-            source / inside,
-            output
-            / inside.parent
-            / (f"{stem_of(inside) if stems[inside.parent / stem_of(inside)] == 1 else inside.name}-mr.nrrd"),
-        )
-        for inside in found
-    ]
+# What a batch can be given; a remedy that names another option is of no use to it.
+_OPTIONS = ("--model", "--device", "--planes", "--fresh", "--unreliable", "--allow-low-confidence", "--trust-model",
+            "--gestational-age")  # fmt: skip
+_OTHER_REMEDY = "Correct the file, or save it as one 3D volume; or synthesise it alone, with `usmri synthesize`."
+_PICTURES = (
+    f" Pictures ({', '.join(PICTURE_FORMATS)}) have no pixel size: synthesise them one by one, with `usmri synthesize`."
+)
+_STAGING = ".usmri-batch-"
+_STAGED = re.compile(r"\d+\.nrrd(\.json)?|batch\.json|earlier-.*|\.writing-.*")
 
 
 class Batch:
@@ -116,8 +96,8 @@ class Batch:
         states: name -> what `batch.json` says of the case.
 
     Raises:
-        Refused: there is no such folder or no image in it, or no head has that age.
-        Failed: the model is not there, or the output folder cannot be written.
+        Refused: there is no such folder or no image in it, no head has that age, or a file is in the way of a result.
+        Failed: the model is not there, the output folder cannot be written, or another batch works on it.
     """
 
     def __init__(
@@ -144,7 +124,8 @@ class Batch:
             raise Refused(
                 "no-cases",
                 f"There is no image to synthesise in {source.name}.",
-                f"Give a folder with images in one of these formats: {', '.join(VOLUME_FORMATS)}.",
+                f"Give a folder with images in one of these formats: {', '.join(VOLUME_FORMATS)}."
+                + _PICTURES * holds_pictures(source),
             )
         self._output = output
         self._settings = {
@@ -160,16 +141,29 @@ class Batch:
             "planes": planes,
             "gestational_age": gestational_age,
         }
-        try:
-            self._staging = output / ".usmri-batch"
-            shutil.rmtree(self._staging, ignore_errors=True)  # of a batch that was killed
-            self._staging.mkdir(parents=True)
-        except OSError as error:
-            raise _unwritable(output, error) from error
         self._fresh = fresh
         self._began: dict[str, float] = {}
         self.states: dict[str, dict[str, Any]] = {case.name: {"status": WAITING} for case in self.cases}
-        self._save()
+        made = not output.exists()
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(output)
+        except OSError as error:
+            raise _unwritable(output, error) from error
+        try:
+            check_targets(self.cases, self.status_file)
+            _remove_abandoned(output)
+            self._staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=output))
+            self._save()
+        except (OSError, USMRIError) as error:
+            if hasattr(self, "_staging"):
+                shutil.rmtree(self._staging, ignore_errors=True)
+            self._lock.release()
+            if made:
+                _remove_empty(output)
+            if isinstance(error, OSError):
+                raise _unwritable(output, error) from error
+            raise
 
     def waiting(self) -> list[Case]:
         """The cases that nothing has been done about yet."""
@@ -220,9 +214,9 @@ class Batch:
                 put_in_place(self._staged(case), provenance, case.target, source=case.source)
             except OSError as error:
                 raise _unwritable(case.target.parent, error) from error
-        except USMRIError as error:
+        except USMRIError as error:  # a full disk ends the batch, a file in the way does not
             self.failed(case, error)
-            raise
+            return
         self._settle(
             case,
             {
@@ -244,7 +238,7 @@ class Batch:
                 "status": FAILED if fatal else status,
                 "kind": error.kind,
                 "message": error.message,
-                "remedy": error.remedy,
+                "remedy": _remedy(error),
             },
         )
         self._staged(case).unlink(missing_ok=True)
@@ -261,6 +255,7 @@ class Batch:
         except USMRIError:  # the disk is full: the results say themselves what is done
             pass
         shutil.rmtree(self._staging, ignore_errors=True)
+        self._lock.release()
 
     def counts(self) -> Counter[str]:
         """How many cases are in each state."""
@@ -311,11 +306,13 @@ class Batch:
     def _save(self) -> None:
         part = self._staging / STATUS_FILE
         try:
-            part.write_text(json.dumps(self.report(), indent=2) + "\n", encoding="utf-8")
-            os.replace(part, self.status_file)
+            part.write_text(dumps(self.report(), indent=2) + "\n", encoding="utf-8")
+            place_all([(part, self.status_file)], ours={self.status_file: is_ledger})
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise _unwritable(self._output, error) from error
+        finally:
+            part.unlink(missing_ok=True)
+        self._lock.touch()
 
 
 def _unwritable(folder: Path, error: OSError) -> Failed:
@@ -324,3 +321,34 @@ def _unwritable(folder: Path, error: OSError) -> Failed:
         f"The folder {folder.name} cannot be written: {error.strerror or 'it could not be saved'}.",
         "Check free space and permissions of the folder.",
     )
+
+
+def _remedy(error: USMRIError) -> str:
+    """The error's remedy, or one that a batch has, where it names an option of another command."""
+    named = re.findall(r"--[a-z][a-z-]+", error.remedy)
+    return error.remedy if all(option in _OPTIONS for option in named) else _OTHER_REMEDY
+
+
+def _remove_abandoned(output: Path) -> None:
+    """Remove the working folders of batches that were killed: the lock is ours, so nobody works in them any more.
+
+    Only what a batch puts there is removed.
+    """
+    for folder in output.glob(f"{_STAGING}*"):
+        if folder.is_symlink() or not folder.is_dir():
+            continue
+        for part in folder.iterdir():
+            if not _STAGED.fullmatch(part.name):
+                continue
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
+        _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:  # not empty
+        pass

@@ -11,20 +11,24 @@ headers carry the provenance themselves; NIfTI has room for the notice only, and
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from USMRISynthesisLib.errors import Failed
-from USMRISynthesisLib.io.reading import read_texts
-from USMRISynthesisLib.io.synthetic import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
-from USMRISynthesisLib.io.volume import COMMENT, VOLUME_FORMATS, Volume
+from USMRISynthesisLib.io.marks import marks as marks
+from USMRISynthesisLib.io.marks import read_sidecar as read_sidecar
+from USMRISynthesisLib.io.marks import sidecar_of as sidecar_of
+from USMRISynthesisLib.io.marks import stem_of as stem_of
+from USMRISynthesisLib.io.marks import voxel_files
+from USMRISynthesisLib.io.outputs import check, place_all, staged, unwritten
+from USMRISynthesisLib.io.strict_json import dumps
+from USMRISynthesisLib.io.synthetic import SYNTHETIC, SYNTHETIC_KEY
+from USMRISynthesisLib.io.volume import COMMENT, Volume
 
-SIDECAR = ".json"
 _PACKAGES = ("numpy", "scipy", "SimpleITK", "torch")
+_MARK = {COMMENT: SYNTHETIC, SYNTHETIC_KEY: SYNTHETIC}
 
 
 def versions() -> dict[str, str]:
@@ -34,26 +38,16 @@ def versions() -> dict[str, str]:
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits. Raises OSError."""
+    """SHA-256 of an image file, as hexadecimal digits: of its bytes, and of its voxel files' where it has these.
+
+    So a detached header whose voxels were exchanged is another file. Raises OSError.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for name in (Path(path), *voxel_files(Path(path))):
+        with open(name, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
-
-
-def stem_of(path: Path) -> str:
-    """The file's name without its ending; `.nii.gz` is one ending."""
-    ending = next(
-        (e for e in sorted(VOLUME_FORMATS, key=len, reverse=True) if path.name.lower().endswith(e)), path.suffix
-    )
-    return path.name[: len(path.name) - len(ending)]
-
-
-def sidecar_of(path: str | os.PathLike[str]) -> Path:
-    """Where the provenance of an image lies: beside it, under its name."""
-    path = Path(path)
-    return path.with_name(stem_of(path) + SIDECAR)
 
 
 def complete(provenance: Mapping[str, Any], source: Path | None, image: Path) -> dict[str, Any]:
@@ -68,72 +62,52 @@ def write_with_sidecar(mr: Volume, provenance: Mapping[str, Any], target: Path, 
     """Write an image and its sidecar, both or neither; an older pair stays whole until both new ones are there.
 
     Args:
-        mr: the image.
+        mr: the image; it is marked as synthetic whether it says so itself or not.
         provenance: of the synthesis.
         target: the image's path, in a format of one file: .nrrd, .nii, .nii.gz or .mha.
-        source: the file that went in, whose hash is noted.
+        source: the file that went in, whose hash is noted, and which is never written to.
 
     Returns:
         The sidecar's path.
 
     Raises:
+        Refused: the target is the source, or a file is in the way that this program did not make.
         Failed: the folder is missing or read-only, or the disk is full.
     """
-    staged = target.with_name(f".{os.getpid()}.part.{target.name}")
-    try:
-        mr.write(staged)
-        return put_in_place(staged, provenance, target, source=source)
-    except Failed as error:  # the name that the user knows, not that of the staged file
-        raise Failed(error.kind, error.message.replace(staged.name, target.name), error.remedy) from error
-    finally:
-        staged.unlink(missing_ok=True)
+    return write_all_with_sidecars([(mr, target)], provenance, source=source)[0]
 
 
-def put_in_place(staged: Path, provenance: Mapping[str, Any], target: Path, *, source: Path | None = None) -> Path:
+def write_all_with_sidecars(
+    images: Sequence[tuple[Volume, Path]], provenance: Mapping[str, Any], *, source: Path | None = None
+) -> list[Path]:
+    """`write_with_sidecar` for several images of one synthesis: all files or none. Returns the sidecars' paths."""
+    targets = [target for _, target in images]
+    check(targets, [] if source is None else [source])
+    sidecars = [sidecar_of(target) for target in targets]
+    with staged([*targets, *sidecars]) as names:
+        for (image, _), name, beside in zip(images, names, names[len(targets) :], strict=False):
+            image.write(name, metadata=_MARK)
+            _write_json(beside, complete(provenance, source, name))
+    return sidecars
+
+
+def put_in_place(image: Path, provenance: Mapping[str, Any], target: Path, *, source: Path | None = None) -> Path:
     """Give an image that was written on the same disk its name, and its sidecar with it; returns the sidecar's path.
 
-    Raises Failed when that cannot be done; the staged image is left to the caller then.
+    The image lies in a folder of this process alone; on success it is gone from there. Raises Refused where a file is
+    in the way that this program did not make, Failed where it cannot be done; the image is left to the caller then.
     """
     sidecar = sidecar_of(target)
-    part = sidecar.with_name(f".{os.getpid()}.part.{sidecar.name}")
+    part = image.with_name(f"{image.name}.json")
     try:
-        part.write_text(json.dumps(complete(provenance, source, staged), indent=2) + "\n", encoding="utf-8")
-        os.replace(staged, target)
-        os.replace(part, sidecar)
+        _write_json(part, complete(provenance, source, image))
+        place_all([(image, target), (part, sidecar)])
     except OSError as error:
-        raise Failed(
-            "write",
-            f"Writing {target.name} failed: {error.strerror or 'it could not be saved'}.",
-            "Check free space and permissions of the folder.",
-        ) from error
+        raise unwritten(target.name, error) from error
     finally:
         part.unlink(missing_ok=True)
     return sidecar
 
 
-def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The provenance beside an image, or nothing where there is none of ours."""
-    try:
-        content = json.loads(sidecar_of(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) and content.get("notice") == SYNTHETIC else {}
-
-
-def marks(path: str | os.PathLike[str]) -> dict[str, str]:
-    """What a file says about being synthetic: `SYNTHETIC_KEY` and, where it is known, `PROVENANCE_KEY`.
-
-    Reads the header and the sidecar, not the voxels. Empty for any other file, and for what cannot be read.
-    """
-    path = Path(path)
-    texts = _header(path)
-    beside = read_sidecar(path)
-    if texts.get(COMMENT) != SYNTHETIC and not texts.get(SYNTHETIC_KEY) and not beside:
-        return {}
-    provenance = texts.get(PROVENANCE_KEY) or (json.dumps(beside, sort_keys=True) if beside else "")
-    return {SYNTHETIC_KEY: SYNTHETIC} | ({PROVENANCE_KEY: provenance} if provenance else {})
-
-
-def _header(path: Path) -> dict[str, str]:
-    """The texts in an image file's header."""
-    return read_texts(path) if path.name.lower().endswith(VOLUME_FORMATS) else {}
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(dumps(content, indent=2) + "\n", encoding="utf-8")

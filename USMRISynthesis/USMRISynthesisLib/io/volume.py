@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.errors import Failed, memory_shortage
 from USMRISynthesisLib.io.header import COMMENT, Forms, wrong_geometry
 from USMRISynthesisLib.io.picture import PICTURE_FORMATS
 from USMRISynthesisLib.io.reading import VOLUME_FORMATS, ending_of, read_image
@@ -164,12 +164,14 @@ class Volume:
             beside = [path.parent / part.name for part in parts[:-1]]
             if not os.path.lexists(path) and any(os.path.lexists(one) for one in beside):
                 raise FileExistsError(errno.EEXIST, f"{beside[0].name} exists already")  # it belongs to another image
+            for part in parts:
+                _settle(part)
             for part in parts:  # the header last
                 os.replace(part, path.parent / part.name)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MemoryError) as error:
             log.debug("writing failed", exc_info=True)
             reason = (error.strerror if isinstance(error, OSError) else None) or "it could not be saved"
-            raise Failed(
+            raise memory_shortage(error) or Failed(
                 "write", f"Writing {path.name} failed: {reason}.", "Check free space and permissions of the folder."
             ) from error
         finally:
@@ -179,3 +181,9 @@ class Volume:
     def with_values(self, array: np.ndarray, metadata: Mapping[str, str] | None = None) -> Volume:
         """Other voxels, (k, j, i), on this grid: a NIfTI file of them lies where this one's file does."""
         return Volume(array, self.ijk_to_ras, metadata or {}, self.forms)
+
+
+def _settle(file: Path) -> None:
+    """Have the disk take what was written; a network drive may only now say that it is full. Raises OSError."""
+    with open(file, "rb+") as opened:
+        os.fsync(opened.fileno())
