@@ -119,7 +119,7 @@ def test_the_text_says_where_the_result_is_and_quiet_says_nothing(
     ("arguments", "code", "pattern"),
     [
         (["synthesize", "{tmp}/none.nrrd", "{out}/mr.nrrd"], 2, "none.nrrd"),
-        (["synthesize", "{image}", "{image}"], 2, "overwrite the ultrasound"),
+        (["synthesize", "{image}", "{image}"], 2, "would overwrite an input"),
         (["synthesize", "{image}", "{out}/missing/mr.nrrd"], 1, "does not exist. Create it"),
         (["synthesize", "{image}", "{out}/mr.png"], 1, "cannot be written as mr.png"),
         (["synthesize", "{image}", "{out}"], 1, "cannot be written as"),

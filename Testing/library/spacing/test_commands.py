@@ -153,10 +153,10 @@ def test_evaluate_prints_a_table_and_ends_in_the_promised_keys(
     assert set(result["psnr"]) == set(result["ssim"]) == methods
     assert result["psnr"]["nearest"] < result["psnr"]["cubic B-spline"] < result["psnr"]["best linear estimate"]
     assert result["consistency_projected"] < 1e-4 < result["consistency"] and result["seconds_stack"] == 1.5
-    assert "neither --peer nor --alone" in result["rivals"]["absent"] and "no real stacks" in result["real"]["absent"]
+    assert "neither --baseline-command nor --single-stack-minutes" in result["rivals"]["absent"] and "no real stacks" in result["real"]["absent"]
     assert cli.main(words) == 0
     text = capsys.readouterr().out
-    assert "through-plane" in text and "neither --peer nor --alone was given" in text
+    assert "through-plane" in text and "neither --baseline-command nor --single-stack-minutes was given" in text
 
 
 def test_what_trains_on_every_case_stands_beside_ours_with_its_seconds(
@@ -174,9 +174,9 @@ def test_what_trains_on_every_case_stands_beside_ours_with_its_seconds(
         "1",
         "--device",
         "cpu",
-        "--peer-cases",
+        "--baseline-cases",
         "1",
-        "--alone",
+        "--single-stack-minutes",
     ]
     assert cli.main([*words, "0.04", "--json"]) == 0
     table = json.loads(capsys.readouterr().out.splitlines()[-1])["rivals"]

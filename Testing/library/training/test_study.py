@@ -168,9 +168,9 @@ def test_an_unfinished_study_can_be_measured_as_far_as_it_is(tmp_path, monkeypat
         lambda study, split, progress: {study_table.row(method, study.methods): values for method in study.methods},
     )
     monkeypatch.setattr(study_table, "draw", lambda study, split, target: None)
-    assert cli.main(["study", str(path), "--trained", "--quiet"]) == 0
+    assert cli.main(["study", str(path), "--skip-training", "--quiet"]) == 0
     table = (study.output / "table.md").read_text()
-    assert "| paper |" in table and "cut" not in table and "--trained" in table
+    assert "| paper |" in table and "cut" not in table and "--skip-training" in table
 
 
 def test_table_and_picture_hold_every_method(tmp_path, monkeypatch):

@@ -1,38 +1,100 @@
-"""What the `usmri` commands of those who use a model do; `commands_study.py` has those of who makes one.
+"""`usmri synthesize`, `normalise`, `respace` and `batch`: what those do who use a model.
 
 Each takes the parsed options and returns (text, result). The text is for a person, the result for `--json`. Errors
-are raised; `cli.py` turns them into sentences.
+are raised; `command_line.py` turns them into sentences.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from USMRISynthesisLib import __version__
-from USMRISynthesisLib.cli import console
-from USMRISynthesisLib.errors import Failed, Refused, USMRIError
-from USMRISynthesisLib.io.synthetic import SYNTHETIC
-from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.cli import console, process
+from USMRISynthesisLib.cli import options as shared
+from USMRISynthesisLib.cli.options import Outcome
+from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.io.synthetic import MADE_BY, SYNTHETIC
 
 OUTPUT_FORMATS = (".nrrd", ".nii", ".nii.gz", ".mha")
-Outcome = tuple[str, dict[str, Any]]
+
+
+def add_commands(commands: Any) -> None:
+    """The commands' parsers."""
+    made = shared.add_command(
+        commands, "synthesize", "make an MR-like image on the grid of an ultrasound image", synthesize, silent=True
+    )
+    shared.add_input(made)
+    shared.add_model(made)
+    made.add_argument("--planes", default="axial", help=shared.PLANES)
+    made.add_argument(
+        "--transform", metavar="FILE", help="ITK transform to canonical space, where it is known; it wins"
+    )
+    made.add_argument(
+        "--reliability",
+        metavar="FILE",
+        help="write the reliability map too: how probable it is that the grey is right, 0-1",
+    )
+    shared.add_hidden(made, "--support", "reliability")
+    shared.add_low_confidence(made, "go on although the head was not found reliably")
+    shared.add_age(made)
+
+    many = shared.add_command(
+        commands,
+        "batch",
+        "make an MR-like image of every ultrasound image in a folder; goes on where it stopped",
+        batch,
+        silent=True,
+    )
+    many.add_argument("input", metavar="IN", help="folder of images (NRRD, NIfTI, MetaImage), searched in depth")
+    many.add_argument("output", metavar="OUT", help="folder for the results, batch.json among them")
+    shared.add_model(many)
+    many.add_argument("--planes", default="axial", help=shared.PLANES)
+    many.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="images at a time (1); no more than there are processors"
+    )
+    many.add_argument("--fresh", action="store_true", help="make again what is done already")
+    shared.add_low_confidence(many, "go on with images in which the head is not found reliably")
+    shared.add_age(many)
+
+    place = shared.add_command(
+        commands, "normalise", "bring an ultrasound image into canonical space", normalise, silent=True
+    )
+    shared.add_input(place)
+    place.add_argument(
+        "--transform",
+        metavar="FILE",
+        help="write the transform to canonical space here, for ITK and Slicer (.tfm, .txt, .h5)",
+    )
+    shared.add_age(place)
+
+    thin = shared.add_command(
+        commands, "respace", "reduce the slice spacing of an MR volume, an MR-like one too", respace, silent=True
+    )
+    thin.add_argument("input", metavar="IN", help="MR in thick slices: NRRD, NIfTI, MetaImage")
+    thin.add_argument("output", metavar="OUT", help=shared.OUTPUT)
+    thin.add_argument("--spacing", type=float, metavar="MM", help="between slices afterwards (the pixel's side)")
+    thin.add_argument(
+        "--consistency", action="store_true", help="project, so that the result seen through thick slices is the input"
+    )
+    thin.add_argument("--axis", help="i, j or k: along which the slices are stacked (the largest voxel side)")
+    thin.add_argument("--frame", type=int, metavar="N", help="which time point of a 4D file, from 0")
+    shared.add_model(thin, "spacing", "slice-spacing model")
 
 
 def synthesize(options: Namespace) -> Outcome:
     """`usmri synthesize IN OUT`: the image, and its provenance beside it as `<OUT without ending>.json`."""
-    from USMRISynthesisLib.io.provenance import write_with_sidecar
+    from USMRISynthesisLib.io.provenance import write_all_with_sidecars
     from USMRISynthesisLib.io.transform import read_transform
+    from USMRISynthesisLib.io.volume import Volume
     from USMRISynthesisLib.synthesis import pipeline
 
-    source, target = Path(options.input), output_path(options)
+    source = Path(options.input)
+    targets = [Path(name) for name in (options.output, options.reliability) if name]
+    _check(targets, [source, *([Path(options.transform)] if options.transform else [])])
     transform = read_transform(options.transform) if options.transform else None
-    volume = _read(options)
+    volume = Volume.read(source, frame=options.frame, pixel_size_mm=options.pixel_size)
     result = pipeline.synthesize(
         volume,
         model=options.model,
@@ -40,25 +102,25 @@ def synthesize(options: Namespace) -> Outcome:
         planes=options.planes,
         transform=transform,
         progress=console.progress(options),
+        cancel=process.interrupted,
         log=console.log(options),
         consent=lambda sha256, name: options.trust_model,
-        unreliable=options.unreliable,
+        allow_low_confidence=options.unreliable,
         gestational_age=options.gestational_age,
     )
     provenance = result.provenance
-    sidecar = write_with_sidecar(result.mr, provenance, target, source=source)
-    if options.support:
-        write_with_sidecar(result.confidence, provenance, Path(options.support), source=source)
+    images = list(zip((result.mr, result.confidence), targets, strict=False))
+    sidecar = write_all_with_sidecars(images, provenance, source=source)[0]
     seconds = sum(provenance["seconds"].values())
     text = (
-        f"Wrote {target} ({SYNTHETIC}) and {sidecar.name} in {seconds:.1f} s with the model "
+        f"Wrote {targets[0]} ({SYNTHETIC}) and {sidecar.name} in {seconds:.1f} s with the model "
         f"{provenance['model']['name']!r} on {provenance['device']['name']}."
     )
     return text, {
-        "output": str(target),
+        "output": str(targets[0]),
         "provenance": str(sidecar),
         "notice": SYNTHETIC,
-        "support": {"file": options.support, **provenance["support"]},
+        "reliability": {"file": options.reliability, **provenance["support"]},
         "trusted": result.trusted,
         "alignment": provenance["alignment"],
         "device": provenance["device"],
@@ -68,16 +130,11 @@ def synthesize(options: Namespace) -> Outcome:
     }
 
 
-def _read(options: Namespace) -> Volume:
-    return Volume.read(
-        options.input, frame=options.frame, pixel_size_mm=options.pixel_size, voxel_size_mm=options.voxel_size
-    )
-
-
 def batch(options: Namespace) -> Outcome:
     """`usmri batch IN OUT`: every image in a folder; goes on where it stopped, and collects what fails."""
     from USMRISynthesisLib.batch import runner as batch_run
-    from USMRISynthesisLib.batch.ledger import DONE, Batch, Case
+    from USMRISynthesisLib.batch.cases import Case
+    from USMRISynthesisLib.batch.ledger import DONE, Batch
 
     work = Batch(
         Path(options.input),
@@ -93,10 +150,10 @@ def batch(options: Namespace) -> Outcome:
     def settled(case: Case) -> None:
         state = work.states[case.name]
         if state["status"] != DONE:
-            sys.stderr.write(f"{state['status']}: {case.name}: {state['message']} {state['remedy']}\n")
+            console.say(f"{state['status']}: {case.name}: {state['message']} {state['remedy']}")
         elif not options.quiet:
             doubt = "".join(f" {warning}" for warning in state["warnings"])
-            sys.stderr.write(f"done: {case.name} ({state['seconds']:.1f} s){'.' if doubt else ''}{doubt}\n")
+            console.say(f"done: {case.name} ({state['seconds']:.1f} s){'.' if doubt else ''}{doubt}")
 
     batch_run.run(
         work,
@@ -111,28 +168,33 @@ def batch(options: Namespace) -> Outcome:
 
 def normalise(options: Namespace) -> Outcome:
     """`usmri normalise IN OUT --transform T`: the image in canonical space, and the way there as a file."""
-    from USMRISynthesisLib.io.transform import write_transform
+    from USMRISynthesisLib.io.outputs import staged
+    from USMRISynthesisLib.io.transform import FORMATS, write_transform
+    from USMRISynthesisLib.io.volume import COMMENT, Volume
     from USMRISynthesisLib.synthesis import pipeline
 
-    target = output_path(options)
-    volume = _read(options)
+    targets = [Path(name) for name in (options.output, options.transform) if name]
+    _check_format(targets[1:], FORMATS, "Transforms")
+    _check(targets[:1], [Path(options.input)], also=targets[1:], sidecars=False)
+    volume = Volume.read(options.input, frame=options.frame, pixel_size_mm=options.pixel_size)
     result = pipeline.normalise(
-        volume, progress=console.progress(options), log=console.log(options), gestational_age=options.gestational_age
+        volume,
+        progress=console.progress(options),
+        cancel=process.interrupted,
+        log=console.log(options),
+        gestational_age=options.gestational_age,
     )
-    if options.transform:
-        write_transform(result.transform, options.transform)
-    try:
-        result.canonical.write(target)
-    except USMRIError:
-        if options.transform:
-            Path(options.transform).unlink(missing_ok=True)
-        raise
+    with staged(targets) as names:
+        result.canonical.write(names[0], metadata={COMMENT: f"{MADE_BY}: ultrasound in canonical space"})
+        for name in names[1:]:
+            write_transform(result.transform, name)
+            _mark_transform(name)
     alignment = result.provenance["alignment"]
-    text = f"Wrote {target}" + (f" and {options.transform}" if options.transform else "")
+    text = f"Wrote {options.output}" + (f" and {options.transform}" if options.transform else "")
     return (
         f"{text}; the head was found by its {alignment['method']} (score {alignment['score']:.2f}).",
         {
-            "output": str(target),
+            "output": options.output,
             "transform": options.transform,
             "alignment": alignment,
             "trusted": result.trusted,
@@ -141,87 +203,69 @@ def normalise(options: Namespace) -> Outcome:
     )
 
 
-def info(options: Namespace) -> Outcome:
-    """`usmri info [MODEL]`: what is installed, whether the models are intact, and where they would run."""
-    from USMRISynthesisLib.models import store
+def respace(options: Namespace) -> Outcome:
+    """`usmri respace IN OUT`: thinner slices over the same extent, and their provenance beside them."""
+    from USMRISynthesisLib.io.provenance import write_with_sidecar
+    from USMRISynthesisLib.io.volume import Volume
+    from USMRISynthesisLib.spacing.pipeline import respace as reduce_spacing
 
-    if options.model:
-        folder = store.find_model(options.model)
-        manifest = store.read_manifest(folder).to_json()
-        intact = store.hash_matches(folder)
-        return (
-            f"{json.dumps(manifest, indent=2, ensure_ascii=False)}\n{_intact(intact)}",
-            {"model": manifest, "intact": intact, "bundled": store.is_bundled(folder)},
-        )
-    models = []
-    for folder in store.installed_models():
-        try:
-            manifest_ = store.read_manifest(folder)
-            models.append(
-                {
-                    "name": folder.name,
-                    "task": manifest_.task,
-                    "version": manifest_.version,
-                    "sha256": manifest_.sha256,
-                    "intact": store.hash_matches(folder),
-                }
+    source, target = Path(options.input), Path(options.output)
+    _check([target], [source])
+    result = reduce_spacing(
+        Volume.read(source, frame=options.frame),
+        spacing=options.spacing,
+        axis=options.axis,
+        model=options.model,
+        device=options.device,
+        consistency=options.consistency,
+        progress=console.progress(options),
+        cancel=process.interrupted,
+        consent=lambda sha256, name: options.trust_model,
+    )
+    sidecar = write_with_sidecar(result.mr, result.provenance, target, source=source)
+    slices = result.provenance["slices"]
+    before, after = slices["spacing_mm"]
+    seconds = sum(result.provenance["seconds"].values())
+    text = (
+        f"Wrote {target} ({SYNTHETIC}) and {sidecar.name} in {seconds:.1f} s: {slices['before']} slices of "
+        f"{before:.3g} mm became {slices['after']} of {after:.3g} mm along {slices['axis']}; seen through the "
+        f"slice profile they differ from the input by {result.consistency:.2%} of its range."
+    )
+    text = " ".join([text, *result.provenance["warnings"]])
+    return text, {
+        "output": str(target),
+        "provenance": str(sidecar),
+        "notice": SYNTHETIC,
+        "slices": slices,
+        "consistency": result.consistency,
+        "device": result.provenance["device"],
+        "seconds": result.provenance["seconds"],
+        "warnings": result.provenance["warnings"],
+    }
+
+
+def _check(images: Sequence[Path], inputs: Sequence[Path], *, also: Sequence[Path] = (), sidecars: bool = True) -> None:
+    """All outputs of a command, before any work is done for them. Raises Refused, Failed."""
+    from USMRISynthesisLib.io.outputs import check
+
+    _check_format(images, OUTPUT_FORMATS, "Images")
+    check([*images, *also], inputs, sidecars=sidecars)
+
+
+def _check_format(targets: Sequence[Path], formats: Sequence[str], what: str) -> None:
+    for target in targets:
+        if not target.name.lower().endswith(tuple(formats)):
+            raise Failed(
+                "format",
+                f"{what} cannot be written as {target.name}.",
+                f"Use one of these endings: {', '.join(formats)}.",
             )
-        except Failed as error:
-            models.append(
-                {"name": folder.name, "task": "?", "version": "?", "sha256": "?", "intact": False, "error": str(error)}
-            )
-    versions = {"USMRISynthesis": __version__, "Python": platform.python_version(), **_versions()}
-    device, reason = _device()
-    lines = [", ".join(f"{name} {version}" for name, version in versions.items()), f"Device: {device}. {reason}"]
-    lines += [
-        f"Model {model['name']}: {model['task']} {model['version']}, {_intact(model['intact'])}" for model in models
-    ] or ["No model is installed."]
-    return "\n".join(lines), {"versions": versions, "device": {"name": device, "reason": reason}, "models": models}
 
 
-def _intact(intact: object) -> str:
-    return "the weights match the manifest's SHA-256." if intact else "DAMAGED: the SHA-256 does not match."
+def _mark_transform(file: Path) -> None:
+    """Note in a transform's text that this program made it; ITK skips the line."""
+    from USMRISynthesisLib.io.marks import TRANSFORM_MARK
 
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("numpy", "scipy", "SimpleITK", "torch"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def _device() -> tuple[str, str]:
-    try:
-        from USMRISynthesisLib.models.device import choose_device
-    except (ImportError, OSError):
-        return "none", "PyTorch is not installed, or its installation is broken."
-    device, reason = choose_device("auto")
-    return str(device), reason
-
-
-def output_path(options: Namespace) -> Path:
-    """The output path, checked before any work is done for it."""
-    target = Path(options.output)
-    if not target.name.lower().endswith(OUTPUT_FORMATS):
-        raise Failed(
-            "format",
-            f"Images cannot be written as {target.name}.",
-            f"Use one of these endings: {', '.join(OUTPUT_FORMATS)}.",
-        )
-    if target.is_dir():
-        raise Failed("write", f"{target.name} is a folder.", "Give the name of a file.")
-    if not target.parent.is_dir():
-        raise Failed("folder", f"The folder for {target.name} does not exist.", "Create it or choose another one.")
-    if not os.access(target.parent, os.W_OK):
-        raise Failed(
-            "write", f"{target.name} cannot be written: no permission in its folder.", "Choose another folder."
-        )
-    source = Path(options.input)
-    if source.exists() and target.exists() and source.samefile(target):
-        raise Refused("same-file", "The output would overwrite the ultrasound image.", "Choose another name.")
-    return target
+    if file.suffix.lower() != ".h5":
+        first, _, rest = file.read_bytes().partition(b"\n")
+        file.write_bytes(first + b"\n" + TRANSFORM_MARK + b": image to canonical space\n" + rest)

@@ -48,6 +48,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError, memory_shortage
+from USMRISynthesisLib.io.synthetic import MADE_BY, SYNTHETIC
+from USMRISynthesisLib.worker.environment import prepare
 
 Request = dict[str, Any]
 EXIT_GRACE_S = 5.0  # a job that still runs this long after stdin has closed is abandoned
@@ -160,10 +162,11 @@ class Worker:
         return {"version": __version__, "pid": os.getpid(), "python": sys.version.split()[0]}
 
     def _synthesize(self, job: Request) -> dict[str, Any]:
-        from USMRISynthesisLib.io.volume import Volume
+        from USMRISynthesisLib.io.outputs import staged
+        from USMRISynthesisLib.io.volume import COMMENT, Volume
         from USMRISynthesisLib.synthesis.pipeline import synthesize
 
-        source, target = _path(job, "input"), _path(job, "output")
+        source, targets = _path(job, "input"), _outputs(job, "output", "confidence", "masks")
         trusted = job.get("trust_model") is True
         volume = Volume.read(source)
         result = synthesize(
@@ -179,18 +182,22 @@ class Worker:
             allow_low_confidence=job.get("allow_low_confidence") is True or job.get("unreliable") is True,
             gestational_age=_weeks(job),
         )
-        if job.get("confidence"):
-            result.confidence.write(_path(job, "confidence"), compress=False)
-        if job.get("masks"):
-            from USMRISynthesisLib.ultrasound.gate import find_fan
+        with staged(list(targets.values())) as files:
+            names = dict(zip(targets, files, strict=True))
+            if "confidence" in names:
+                result.confidence.write(names["confidence"], compress=False, metadata={COMMENT: SYNTHETIC})
+            if "masks" in names:
+                from USMRISynthesisLib.ultrasound.gate import find_fan
 
-            fan = find_fan(volume.array, volume.spacing)
-            masks = fan.astype("uint8") + (fan & (result.confidence.array > 0))
-            Volume(masks, volume.ijk_to_ras).write(_path(job, "masks"), compress=False)
-        result.mr.write(target, compress=job.get("compress") is True)
+                fan = find_fan(volume.array, volume.spacing)
+                masks = fan.astype("uint8") + (fan & (result.confidence.array > 0))
+                Volume(masks, volume.ijk_to_ras, {COMMENT: f"{MADE_BY}: fan and head"}).write(
+                    names["masks"], compress=False
+                )
+            result.mr.write(names["output"], compress=job.get("compress") is True)
         provenance = result.provenance
         return {
-            "output": str(target),
+            "output": str(targets["output"]),
             "confidence": job.get("confidence"),
             "masks": job.get("masks"),
             "ras_to_canonical": result.transform.ravel().tolist(),
@@ -201,10 +208,11 @@ class Worker:
         }
 
     def _normalise(self, job: Request) -> dict[str, Any]:
-        from USMRISynthesisLib.io.volume import Volume
+        from USMRISynthesisLib.io.outputs import staged
+        from USMRISynthesisLib.io.volume import COMMENT, Volume
         from USMRISynthesisLib.synthesis.pipeline import normalise
 
-        source, target = _path(job, "input"), _path(job, "output")
+        source, target = _path(job, "input"), _outputs(job, "output")["output"]
         result = normalise(
             Volume.read(source),
             transform=_transform(job),
@@ -213,7 +221,9 @@ class Worker:
             log=self._log(job),
             gestational_age=_weeks(job),
         )
-        result.canonical.write(target, compress=False)
+        with staged([target]) as (name,):
+            note = {COMMENT: f"{MADE_BY}: ultrasound in canonical space"}
+            result.canonical.write(name, compress=False, metadata=note)
         return {
             "output": str(target),
             "confidence": None,
@@ -225,10 +235,11 @@ class Worker:
         }
 
     def _respace(self, job: Request) -> dict[str, Any]:
+        from USMRISynthesisLib.io.outputs import staged
         from USMRISynthesisLib.io.volume import Volume
         from USMRISynthesisLib.spacing.pipeline import respace
 
-        source, target = _path(job, "input"), _path(job, "output")
+        source, target = _path(job, "input"), _outputs(job, "output")["output"]
         trusted = job.get("trust_model") is True
         result = respace(
             Volume.read(source),
@@ -241,7 +252,8 @@ class Worker:
             cancel=self._cancel(job),
             consent=lambda sha256, name: trusted,
         )
-        result.mr.write(target, compress=job.get("compress") is True)
+        with staged([target]) as (name,):
+            result.mr.write(name, compress=job.get("compress") is True)
         return {"output": str(target), "consistency": result.consistency, "provenance": result.provenance}
 
     def _is_cancelled(self, identity: Any) -> bool:
@@ -286,6 +298,15 @@ def _path(job: Request, name: str) -> Path:
     return Path(value)
 
 
+def _outputs(job: Request, *names: str) -> dict[str, Path]:
+    """The files that a request asks for, by field; all may be written. Raises Refused, Failed."""
+    from USMRISynthesisLib.io.outputs import check  # here: it brings SimpleITK along
+
+    paths = {name: _path(job, name) for name in names if name == "output" or job.get(name)}
+    check(list(paths.values()), [_path(job, "input")], sidecars=False)
+    return paths
+
+
 def _transform(job: Request) -> Any:
     """The request's 16 numbers as a 4x4 array, or None."""
     values = job.get("transform")
@@ -310,8 +331,7 @@ def _weeks(job: Request) -> float | None:
 
 def main() -> int:
     """Serve on this process's stdin and stdout. stdout carries events and nothing else, whatever prints."""
-    # Before torch is loaded: threads that wait must not spin, or a busy machine (Slicer draws) slows it tenfold.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare()
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)  # what C code or a library prints joins stderr
     sys.stdout = sys.stderr

@@ -173,7 +173,7 @@ def _rivals_table(
 ) -> dict[str, Any]:
     """What trains on every case beside ours and cubic, on the cases that it got, or that there was none."""
     if not waited:
-        return {"absent": "neither --peer nor --alone was given"}
+        return {"absent": "neither --baseline-command nor --single-stack-minutes was given"}
     compared = {
         name: {
             key: float(np.mean([r[key] for r in rows if r["method"] == name and r["case"] in cases]))

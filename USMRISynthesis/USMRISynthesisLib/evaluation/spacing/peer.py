@@ -1,7 +1,7 @@
 """A public peer, ECLARE (Remedios et al.), run as the separate program that it is, on the same thick slices.
 
 pip install eclare        # into an environment of its own: it pins other versions than ours
-usmri evaluate spacing --peer VENV/bin/run-eclare
+usmri evaluate spacing --baseline-command VENV/bin/run-eclare
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Peer:
 
     def __post_init__(self) -> None:
         if self.patches < 1:
-            raise Refused("peer", "The peer needs at least one patch.", "Correct --peer-patches.")
+            raise Refused("peer", "The peer needs at least one patch.", "Correct --baseline-patches.")
 
     @property
     def name(self) -> str:
@@ -53,11 +53,15 @@ class Peer:
             try:
                 done = subprocess.run(words, capture_output=True, text=True, check=False)
             except OSError as error:
-                raise Failed("peer", f"The peer cannot be started ({error.strerror}).", "Check --peer.") from error
+                raise Failed(
+                    "peer", f"The peer cannot be started ({error.strerror}).", "Check --baseline-command."
+                ) from error
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no words"])[-1]
-                raise Failed("peer", f"The peer ended with exit code {done.returncode}: {last}.", "Check --peer.")
+                raise Failed(
+                    "peer", f"The peer ended with exit code {done.returncode}: {last}.", "Check --baseline-command."
+                )
             fine = Volume.read(folder / "out" / "thick_eclare.nii.gz").array
         if fine.shape != (len(thick) * factor, *thick.shape[1:]):
-            raise Failed("peer", f"The peer's result has the shape {fine.shape}.", "Check --peer.")
+            raise Failed("peer", f"The peer's result has the shape {fine.shape}.", "Check --baseline-command.")
         return np.asarray(fine, np.float32)

@@ -1,20 +1,18 @@
-"""What `usmri evaluate synthesis` and `usmri study` do: methods measured side by side."""
+"""`usmri evaluate synthesis`: a model against truth, baselines and real frames; methods measured side by side."""
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from USMRISynthesisLib.cli import console
+from USMRISynthesisLib.cli.options import Outcome
+from USMRISynthesisLib.cli.pictures import check_picture, picture
 
 if TYPE_CHECKING:
     from USMRISynthesisLib.evaluation.synthesis.evaluate import Predict
 
-Outcome = tuple[str, dict[str, Any]]
 KEPT = "build/evaluation"  # the segmenter, once trained
 
 
@@ -37,13 +35,15 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     from USMRISynthesisLib.evaluation.synthesis.frame_prediction import frame_prediction
     from USMRISynthesisLib.models import store
 
+    if options.picture:
+        check_picture(Path(options.picture))
     if not options.quick:
         import torchmetrics  # noqa: F401 - where it is not installed that is said now, not after minutes of work
 
         perceptual.perceptual()  # likewise, where its weights are others
     folder = Path(options.cases or "data/sim")
     train, *also = [Path(name) for name in options.train] or [folder / "train"]
-    make = synthesis.pipeline_prediction if options.through == "product" else synthesis.canonical_prediction
+    make = synthesis.pipeline_prediction if options.pose == "estimated" else synthesis.canonical_prediction
     predict, progress = make(options.model, options.device, options.planes), console.progress(options)
     result = synthesis.evaluate(
         folder,
@@ -53,10 +53,11 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
         predict_frame=frame_prediction(options.model, options.device),
         progress=progress,
     )
-    result |= {"through": options.through, "planes": options.planes}
+    result |= {"pose": options.pose, "planes": options.planes}
     frames = train.parent / "hc18.npz"
     if options.picture:
-        real_frames.draw(frames, frame_prediction(options.model, options.device), Path(options.picture))
+        with picture(Path(options.picture)) as name:
+            real_frames.draw(frames, frame_prediction(options.model, options.device), name)
     text = synthesis.table(result)
     if options.quick:
         return text, result
@@ -106,32 +107,3 @@ def _studied(config: str | None) -> dict[str, Predict]:
 
     asked = () if config is None else studies.trained(studies.read_study(config))
     return {study_table.row(method, asked): study_table.prediction(method) for method in asked}
-
-
-def study(options: Namespace) -> Outcome:
-    """`usmri study CONFIG`: train every method that is not trained yet, measure all, write table and picture."""
-    from USMRISynthesisLib.training.study import study as studies
-    from USMRISynthesisLib.training.study import table as study_table
-
-    def report(line: str) -> None:
-        if not options.quiet:
-            sys.stderr.write(f"{line}\n")
-
-    asked = studies.read_study(options.config)
-    if options.steps:
-        asked = studies.shortened(asked, options.steps)
-    if options.trained:
-        asked = dataclasses.replace(asked, methods=studies.trained(asked))
-    else:
-        studies.run(asked, report=report)
-    figures = study_table.measured(asked, options.split, progress=console.progress(options))
-    notes = {
-        "printed by": f"usmri study {options.config} --split {options.split}" + " --trained" * options.trained,
-        "date": datetime.date.today().isoformat(),
-        "data": f"simulated, {asked.methods[0].config.data.folder}, split {options.split}",
-        "seeds": sorted({method.config.seed for method in asked.methods}),
-    }
-    table, picture = asked.output / "table.md", asked.output / "pictures.png"
-    table.write_text(study_table.markdown(asked, figures, notes), encoding="utf-8")
-    study_table.draw(asked, options.split, picture)
-    return table.read_text(encoding="utf-8"), {"methods": figures, "table": str(table), "picture": str(picture)}

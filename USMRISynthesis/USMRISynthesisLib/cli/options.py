@@ -1,0 +1,99 @@
+"""The parser's class, and the options that several commands share. Loads nothing but argparse."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from USMRISynthesisLib.errors import Refused
+
+Outcome = tuple[str, dict[str, Any]]
+Run = Callable[[argparse.Namespace], Outcome]
+PLANES = "along which slices: axial, coronal, sagittal, or all for the median of the three"
+OUTPUT = "where to write (.nrrd, .nii, .nii.gz, .mha)"
+
+
+class Shown(Exception):
+    """Help or version was asked for; carries the text."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises what it would print, so that it can be printed as text or as JSON."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Raise Refused with the complaint as one sentence."""
+        raise Refused("arguments", f"{self.prog}: {message}.", f"See {self.prog} --help.")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        raise Shown(message.rstrip("\n"))
+
+
+Commands = argparse._SubParsersAction  # the type has no public name
+
+
+def add_command(commands: Any, name: str, text: str, run: Run, *, silent: bool = False) -> argparse.ArgumentParser:
+    """A command with the options that all have. silent: what libraries print by themselves is dropped."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    add_common(parser, argparse.SUPPRESS)
+    parser.set_defaults(run=run, silent=silent)
+    return parser
+
+
+def add_common(parser: argparse.ArgumentParser, default: Any) -> None:
+    """The options that stand before or after the command's name."""
+    parser.add_argument("--json", action="store_true", default=default, help="print one JSON object on stdout")
+    parser.add_argument("--quiet", action="store_true", default=default, help="print nothing but errors and warnings")
+    parser.add_argument("--verbose", action="store_true", default=default, help="show the log, and details of errors")
+
+
+def add_hidden(parser: argparse.ArgumentParser, name: str, dest: str, **options: Any) -> None:
+    """An option's earlier spelling: it works, and help does not list it."""
+    parser.add_argument(name, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options)
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """One image in, one out."""
+    parser.add_argument("input", metavar="IN", help="ultrasound: NRRD, NIfTI, MetaImage, or a picture")
+    parser.add_argument("output", metavar="OUT", help=OUTPUT)
+    parser.add_argument("--frame", type=int, metavar="N", help="which time point of a 4D file, from 0")
+    parser.add_argument("--pixel-size", type=float, metavar="MM", help="pixel size of a 2D frame")
+    parser.add_argument(
+        "--voxel-size",
+        type=float,
+        nargs="+",
+        metavar="MM",
+        help="voxel size of a volume: one number, or three along i, j and k",
+    )
+
+
+def add_age(parser: argparse.ArgumentParser) -> None:
+    """Gestational age."""
+    parser.add_argument(
+        "--gestational-age",
+        type=float,
+        metavar="WEEKS",
+        help="14 to 42, where it is known: a prior for the head's size",
+    )
+
+
+def add_model(
+    parser: argparse.ArgumentParser, default: str = "default", kind: str = "model", *, trust: bool = True
+) -> None:
+    """Which model, where it runs, and consent to run one that did not come with the product."""
+    parser.add_argument("--model", default=default, help=f"name of a {kind}, or its folder")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    if trust:
+        parser.add_argument(
+            "--trust-model",
+            action="store_true",
+            help="agree to run a model that did not come with the product; remembered",
+        )
+
+
+def add_low_confidence(parser: argparse.ArgumentParser, text: str) -> None:
+    """Going on with a head that was not found reliably."""
+    parser.add_argument("--unreliable", "--allow-low-confidence", dest="unreliable", action="store_true", help=text)
