@@ -9,13 +9,16 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from USMRISynthesisLib.cli import console, process
 from USMRISynthesisLib.cli import options as shared
 from USMRISynthesisLib.cli.options import Outcome
 from USMRISynthesisLib.errors import Failed
 from USMRISynthesisLib.io.synthetic import MADE_BY, SYNTHETIC
+
+if TYPE_CHECKING:
+    from USMRISynthesisLib.io.volume import Volume
 
 OUTPUT_FORMATS = (".nrrd", ".nii", ".nii.gz", ".mha")
 
@@ -87,16 +90,14 @@ def synthesize(options: Namespace) -> Outcome:
     """`usmri synthesize IN OUT`: the image, and its provenance beside it as `<OUT without ending>.json`."""
     from USMRISynthesisLib.io.provenance import write_all_with_sidecars
     from USMRISynthesisLib.io.transform import read_transform
-    from USMRISynthesisLib.io.volume import Volume
     from USMRISynthesisLib.synthesis import pipeline
 
     source = Path(options.input)
     targets = [Path(name) for name in (options.output, options.reliability) if name]
     _check(targets, [source, *([Path(options.transform)] if options.transform else [])])
     transform = read_transform(options.transform) if options.transform else None
-    volume = Volume.read(source, frame=options.frame, pixel_size_mm=options.pixel_size)
     result = pipeline.synthesize(
-        volume,
+        _read(options),
         model=options.model,
         device=options.device,
         planes=options.planes,
@@ -170,15 +171,14 @@ def normalise(options: Namespace) -> Outcome:
     """`usmri normalise IN OUT --transform T`: the image in canonical space, and the way there as a file."""
     from USMRISynthesisLib.io.outputs import staged
     from USMRISynthesisLib.io.transform import FORMATS, write_transform
-    from USMRISynthesisLib.io.volume import COMMENT, Volume
+    from USMRISynthesisLib.io.volume import COMMENT
     from USMRISynthesisLib.synthesis import pipeline
 
     targets = [Path(name) for name in (options.output, options.transform) if name]
     _check_format(targets[1:], FORMATS, "Transforms")
     _check(targets[:1], [Path(options.input)], also=targets[1:], sidecars=False)
-    volume = Volume.read(options.input, frame=options.frame, pixel_size_mm=options.pixel_size)
     result = pipeline.normalise(
-        volume,
+        _read(options),
         progress=console.progress(options),
         cancel=process.interrupted,
         log=console.log(options),
@@ -242,6 +242,14 @@ def respace(options: Namespace) -> Outcome:
         "seconds": result.provenance["seconds"],
         "warnings": result.provenance["warnings"],
     }
+
+
+def _read(options: Namespace) -> Volume:
+    from USMRISynthesisLib.io.volume import Volume
+
+    return Volume.read(
+        options.input, frame=options.frame, pixel_size_mm=options.pixel_size, voxel_size_mm=options.voxel_size
+    )
 
 
 def _check(images: Sequence[Path], inputs: Sequence[Path], *, also: Sequence[Path] = (), sidecars: bool = True) -> None:
