@@ -239,6 +239,14 @@ def _finished(folder: Path) -> Path:
     return folder / "work" / "0.nrrd"
 
 
+def test_several_files_of_ours_are_replaced_together(tmp_path: Path) -> None:
+    for value in (1, 2):
+        images = [(image(value), tmp_path / name) for name in ("mr.nii.gz", "map.nrrd", "third.mha")]
+        write_all_with_sidecars(images, {"notice": SYNTHETIC, "value": value})
+        assert {int(Volume.read(path).array[0, 0, 0]) for _, path in images} == {value}
+    assert len(list(tmp_path.iterdir())) == 6
+
+
 def test_a_support_map_says_that_it_is_synthetic(tmp_path: Path) -> None:
     write_all_with_sidecars(
         [(image(), tmp_path / "mr.nrrd"), (image(), tmp_path / "map.nii.gz")], {"notice": SYNTHETIC}

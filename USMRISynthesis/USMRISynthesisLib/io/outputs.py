@@ -258,7 +258,7 @@ def _place(finished: Path, target: Path, ours: Ours) -> Path | None:
     if os.path.islink(target) or not target.is_file():
         raise foreign(target)
     # What is kept is what was looked at: the link holds on to that very file.
-    earlier = finished.with_name(f"earlier-{len(os.listdir(finished.parent))}{_ending(target)}")
+    earlier = finished.with_name(f"earlier-{finished.name}{_ending(target)}")
     try:
         os.link(target, earlier)
     except OSError as error:
