@@ -12,10 +12,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `usmri`. Without them the command is this process's own, which then handles signals,
             the environment and what libraries print; with them it is a guest, and leaves all that alone.
     """
-    if arguments is None:
-        from USMRISynthesisLib.cli.process import take_over
+    from USMRISynthesisLib.cli import process
 
-        take_over()
+    if arguments is None:
+        process.take_over()
     from USMRISynthesisLib.cli.command_line import main as run
 
-    return run(arguments)
+    code = run(arguments)
+    if arguments is None:
+        process.leave(code)
+    return code

@@ -22,6 +22,11 @@ _state = {"interrupted": False}
 
 def take_over() -> None:
     """Make this process the command's own. Standard library only."""
+    for descriptor in (0, 1, 2):  # a file that is opened where a stream was closed would get what is printed
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     for number in _SIGNALS:
         signal.signal(number, _end_at_once)
     from USMRISynthesisLib.worker.environment import prepare
@@ -49,6 +54,21 @@ def end_work() -> None:
     """The work is done: an interrupt comes too late to change anything."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def leave(code: int) -> None:
+    """After an interrupt: end with this exit code at once.
+
+    Python would end by the signal where a library ran into the interrupt, although it was dealt with.
+    """
+    if not _state["interrupted"]:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+    os._exit(code)
 
 
 def interrupted() -> bool:

@@ -18,3 +18,4 @@ def prepare(*, show_warnings: bool = False) -> None:
     os.environ["PYTHONWARNINGS"] = "default" if show_warnings else "ignore"
     warnings.resetwarnings()
     warnings.simplefilter("default" if show_warnings else "ignore")
+    warnings.simplefilter("ignore", ResourceWarning)
