@@ -54,7 +54,9 @@ _MEMORY = (
     "bad allocation",
     "could not create a primitive",
     "could not create a memory",
+    "failed to map segment from shared object",
 )
+_NOT_MEMORY = "not permitted"  # a disk from which nothing may be run
 
 
 def memory_shortage(error: BaseException) -> Failed | None:
@@ -64,7 +66,7 @@ def memory_shortage(error: BaseException) -> Failed | None:
     while one is not None and id(one) not in seen:
         seen.add(id(one))
         text = str(one).lower()
-        if isinstance(one, MemoryError) or any(words in text for words in _MEMORY):
+        if isinstance(one, MemoryError) or (any(words in text for words in _MEMORY) and _NOT_MEMORY not in text):
             return Failed(
                 "memory",
                 "There is not enough memory for this image.",
