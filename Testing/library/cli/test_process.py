@@ -285,11 +285,8 @@ def test_json_is_one_object_whatever_is_wrong(
         (MemoryError(), "failed", "memory"),
         (RuntimeError("could not create a primitive"), "failed", "memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"), "failed", "memory"),
-        (
-            ImportError("libtorch.so: failed to map segment from shared object: Cannot allocate memory"),
-            "failed",
-            "memory",
-        ),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "failed", "memory"),
+        (ImportError("a.so: failed to map segment from shared object: Operation not permitted"), "failed", "internal"),
         (OSError(12, "Cannot allocate memory"), "failed", "memory"),
         (ModuleNotFoundError("no", name="PIL.Image"), "failed", "package"),
         (BrokenPipeError(), "failed", "internal"),
