@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -143,6 +144,17 @@ def test_ours_is_told_by_the_file_itself_not_by_what_lies_beside_it(ending: str,
     with pytest.raises(Refused, match="exists and was not made by this program"):
         write_with_sidecar(image(4), {"notice": SYNTHETIC}, target)
     assert digests(tmp_path) == before
+
+
+def test_an_unmarked_image_is_ours_where_its_provenance_has_its_hash(tmp_path: Path) -> None:
+    target = tmp_path / "map.nrrd"
+    image().write(target)
+    sidecar_of(target).write_text(
+        json.dumps({"notice": SYNTHETIC, "output": {"file_sha256": file_sha256(target)}}), encoding="utf-8"
+    )
+    assert is_ours(target)
+    write_with_sidecar(image(2), {"notice": SYNTHETIC}, target)
+    assert int(Volume.read(target).array[0, 0, 0]) == 2
 
 
 def test_a_ledger_is_no_provenance_file_and_neither_is_another_json(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@
     is_ours(Path("head-mr.nrrd"))
 
 `marks` says what an image is, and believes the JSON file beside it. `is_ours` says whether a file may be replaced, and
-believes the file itself only.
+believes the JSON file only where it holds the file's hash.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -62,13 +63,17 @@ def marks(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether this program made a file, as the file itself says: an image, its sidecar, a transform or a picture."""
+    """Whether this program made a file, as the file itself says: an image, its sidecar, a transform or a picture.
+
+    An image without a mark is ours, too, where its sidecar holds the hash of this very file.
+    """
     name = path.name.lower()
     try:
         if name.endswith(VOLUME_FORMATS):
             texts = header_texts(path)
             comment = texts.get(COMMENT, "")
-            return comment == SYNTHETIC or comment.startswith(MADE_BY) or bool(texts.get(SYNTHETIC_KEY))
+            marked = comment == SYNTHETIC or comment.startswith(MADE_BY) or bool(texts.get(SYNTHETIC_KEY))
+            return marked or _is_vouched_for(path)
         if name.endswith(SIDECAR):
             content = _json(path)
             return content.get("notice") == SYNTHETIC and "cases" not in content
@@ -101,6 +106,24 @@ def voxel_files(path: Path) -> list[Path]:
     except Refused:
         return []
     return [] if name is None else [path.parent / name]
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of an image file, as hexadecimal digits: of its bytes, and of its voxel file's where it has one.
+
+    So a detached header whose voxels were exchanged is another file. Raises OSError.
+    """
+    digest = hashlib.sha256()
+    for name in (Path(path), *voxel_files(Path(path))):
+        with open(name, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_vouched_for(path: Path) -> bool:
+    output = read_sidecar(path).get("output")
+    return isinstance(output, dict) and path.is_file() and output.get("file_sha256") == file_sha256(path)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -257,7 +257,7 @@ def _place(finished: Path, target: Path, ours: Ours) -> Path | None:
         pass
     if os.path.islink(target) or not target.is_file():
         raise foreign(target)
-    # What is kept is what was looked at: the link holds on to that very file.
+    before = _stamp(target)
     earlier = finished.with_name(f"earlier-{finished.name}{_ending(target)}")
     try:
         os.link(target, earlier)
@@ -265,7 +265,7 @@ def _place(finished: Path, target: Path, ours: Ours) -> Path | None:
         if error.errno not in _NO_LINKS:
             raise
         shutil.copy2(target, earlier)
-    if not ours(earlier):
+    if not ours(target) or _stamp(target) != before:  # what is kept is what was judged
         earlier.unlink()
         raise foreign(target)
     os.replace(finished, target)
@@ -297,6 +297,11 @@ def _identity(path: Path) -> Identity | None:
     except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _ending(path: Path) -> str:

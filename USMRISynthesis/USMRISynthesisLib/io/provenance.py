@@ -10,18 +10,17 @@ headers carry the provenance themselves; NIfTI has room for the notice only, and
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from USMRISynthesisLib.io.marks import file_sha256 as file_sha256
 from USMRISynthesisLib.io.marks import marks as marks
 from USMRISynthesisLib.io.marks import read_sidecar as read_sidecar
 from USMRISynthesisLib.io.marks import sidecar_of as sidecar_of
 from USMRISynthesisLib.io.marks import stem_of as stem_of
-from USMRISynthesisLib.io.marks import voxel_files
 from USMRISynthesisLib.io.outputs import check, place_all, staged, unwritten
 from USMRISynthesisLib.io.strict_json import dumps
 from USMRISynthesisLib.io.synthetic import SYNTHETIC, SYNTHETIC_KEY
@@ -35,19 +34,6 @@ def versions() -> dict[str, str]:
     """Versions of the packages that are loaded, among those that a result depends on."""
     loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in _PACKAGES}
     return {name: str(version) for name, version in loaded.items() if version}
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of an image file, as hexadecimal digits: of its bytes, and of its voxel files' where it has these.
-
-    So a detached header whose voxels were exchanged is another file. Raises OSError.
-    """
-    digest = hashlib.sha256()
-    for name in (Path(path), *voxel_files(Path(path))):
-        with open(name, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def complete(provenance: Mapping[str, Any], source: Path | None, image: Path) -> dict[str, Any]:
