@@ -10,7 +10,6 @@ headers carry the provenance themselves; NIfTI has room for the notice only, and
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from USMRISynthesisLib.callbacks import Progress
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.real import consistency, identity, negatives, structures, volumes
 from USMRISynthesisLib.evaluation.real.cases import (
@@ -24,8 +24,6 @@ from USMRISynthesisLib.evaluation.real.fitted_atlas import canonical_average, fi
 from USMRISynthesisLib.simulation.anatomy.atlas import available
 from USMRISynthesisLib.simulation.dataset import split_of
 from USMRISynthesisLib.synthesis.result import Synthesis
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
