@@ -194,7 +194,7 @@ def test_importing_the_package_and_what_slicer_loads_brings_no_torch() -> None:
         "import sys, USMRISynthesisLib as u, USMRISynthesisLib.io.volume, USMRISynthesisLib.ultrasound.gate, "
         "USMRISynthesisLib.alignment.align, "
         "USMRISynthesisLib.models.store, USMRISynthesisLib.worker.client, USMRISynthesisLib.cli.command_line, "
-        "USMRISynthesisLib.cli.infer, USMRISynthesisLib.cli.study; u.synthesize; u.Volume; u.Synthesis; "
+        "USMRISynthesisLib.cli.infer, USMRISynthesisLib.cli.train; u.synthesize; u.Volume; u.Synthesis; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
