@@ -147,10 +147,11 @@ def _check_folder(folder: Path, inputs: list[Path]) -> None:
     """The model folder to write, before any work: new, empty, or a model's already. Raises Refused, Failed."""
     from USMRISynthesisLib.io.outputs import check, foreign
     from USMRISynthesisLib.models import store
-    from USMRISynthesisLib.training.common.model_folder import CARD, MANIFEST, MODEL
+    from USMRISynthesisLib.training.common.export import CARD, MANIFEST, MODEL
 
+    if folder.exists() and not folder.is_dir():
+        raise Failed("write", f"{folder.name} is no folder.", "Give the name of a folder.")
     if not folder.is_dir():
-        check([folder / ".." / folder.name], inputs, sidecars=False) if folder.exists() else None
         return
     names = [folder / name for name in (MANIFEST, MODEL, CARD)]
     try:
