@@ -157,3 +157,10 @@ def test_export_does_not_write_over_its_checkpoint(
     before = digests(tiny_model)
     assert cli.main(["export", str(tiny_model / "model.pt"), str(tiny_model)]) == 2
     assert "model.pt would overwrite an input" in capsys.readouterr().err and digests(tiny_model) == before
+
+
+def test_export_to_a_file_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").write_text("mine")
+    assert cli.main(["export", str(tmp_path / "none.pt"), str(tmp_path / "model")]) == 1
+    assert capsys.readouterr().err == "model is no folder. Give the name of a folder.\n"
+    assert (tmp_path / "model").read_text() == "mine"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from USMRISynthesisLib.cli.options import Outcome, add_command
-from USMRISynthesisLib.errors import Refused, USMRIError
+from USMRISynthesisLib.errors import Failed, Refused, USMRIError
 
 
 def add_commands(commands: Any) -> None:
