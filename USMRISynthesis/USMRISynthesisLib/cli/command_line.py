@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json, verbose = "--json" in words, "--verbose" in words
     try:
         options = build_parser().parse_args(words)
+        options.arguments = words
         _start_log(verbose)
         if arguments is None:
             process.begin_work(silent=options.silent and not verbose)

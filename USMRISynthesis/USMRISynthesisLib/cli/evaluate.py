@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from USMRISynthesisLib.cli import console
-from USMRISynthesisLib.cli.options import PLANES, Outcome, add_command, add_hidden, add_model
+from USMRISynthesisLib.cli.options import PLANES, Outcome, add_command, add_hidden, add_model, remember_trust
 from USMRISynthesisLib.cli.pictures import check_picture, picture, pictures
 from USMRISynthesisLib.errors import Refused
 
@@ -25,8 +25,8 @@ def add_commands(commands: Any) -> None:
     measured.add_argument(
         "subject",
         metavar="WHAT",
-        choices=("synthesis", "normalisation", "mr-normalisation", "simulator", "spacing"),
-        help="synthesis (on cases of `usmri simulate`), normalisation (on HC18 frames), "
+        choices=("real", "synthesis", "normalisation", "mr-normalisation", "simulator", "spacing"),
+        help="real (on real ultrasound), synthesis (on cases of `usmri simulate`), normalisation (on HC18 frames), "
         "mr-normalisation (of a lab's MR), simulator (against HC18 frames) or spacing "
         "(on held-out MR)",
     )
@@ -45,7 +45,7 @@ def add_commands(commands: Any) -> None:
         help="synthesis: cases whose mean MR is the baseline (train/ beside the split); the "
         "segmenter of tissues learns from these and any further ones",
     )
-    add_model(measured, trust=False)
+    add_model(measured)
     measured.add_argument("--planes", default="axial", help=f"synthesis: {PLANES}")
     measured.add_argument(
         "--pose",
@@ -107,12 +107,30 @@ def add_commands(commands: Any) -> None:
     )
 
     measured.add_argument(
+        "--record", metavar="FILE", help="also write the figures with this command, for docs/results (JSON)"
+    )
+    measured.add_argument(
         "--study", metavar="CONFIG", help="synthesis: put the study's trained methods beside the model"
     )
 
 
 def evaluate(options: Namespace) -> Outcome:
-    """`usmri evaluate synthesis|normalisation|mr-normalisation|simulator|spacing`: figures, as text and as values."""
+    """`usmri evaluate SUBJECT`: figures, as text and as values, and as a record where one is wanted."""
+    from USMRISynthesisLib.cli.record import check_record, write_record
+
+    if options.record:
+        check_record(Path(options.record))
+    if options.trust_model:
+        remember_trust(options.model)
+    text, result = _evaluate(options)
+    if options.record:
+        write_record(Path(options.record), options, options.arguments, result)
+    return text, result
+
+
+def _evaluate(options: Namespace) -> Outcome:
+    if options.subject == "real":
+        return _evaluate_real(options)
     if options.subject == "mr-normalisation":
         from USMRISynthesisLib.evaluation.alignment import mr as mr_normalisation
 
@@ -153,6 +171,21 @@ def evaluate(options: Namespace) -> Outcome:
     from USMRISynthesisLib.cli.evaluate_synthesis import evaluate_synthesis
 
     return evaluate_synthesis(options)
+
+
+def _evaluate_real(options: Namespace) -> Outcome:
+    """Measures on real ultrasound; `--quick` takes fewer images."""
+    from USMRISynthesisLib.evaluation.real import evaluate as real
+
+    figures, _ = real.evaluate(
+        Path(options.data),
+        model=options.model,
+        device=options.device,
+        planes=options.planes,
+        sizes=real.Sizes.quick() if options.quick else None,
+        progress=console.progress(options),
+    )
+    return real.table(figures), figures
 
 
 def _evaluate_simulator(options: Namespace) -> Outcome:

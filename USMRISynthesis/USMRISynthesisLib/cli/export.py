@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from USMRISynthesisLib.cli.options import Outcome, add_command
+from USMRISynthesisLib.cli.options import Outcome, add_command, add_trust, remember_trust
 from USMRISynthesisLib.errors import Failed, Refused, USMRIError
 
 
@@ -30,6 +30,12 @@ def add_commands(commands: Any) -> None:
         help="synthesis: export the mean of these weights and those of an earlier stage",
     )
     exported.add_argument("--model-version", default="1", metavar="V", help="the model's version (1)")
+    exported.add_argument(
+        "--plain",
+        action="store_true",
+        help="of a model folder: leave its TorchScript files as they are, and write the plain weights beside them",
+    )
+    add_trust(exported)
 
 
 def export(options: Namespace) -> Outcome:
@@ -43,6 +49,8 @@ def export(options: Namespace) -> Outcome:
 
     inputs = (options.checkpoint, options.figures, options.averaged_with)
     _check_folder(Path(options.output), [Path(name) for name in inputs if name])
+    if options.trust_model:
+        remember_trust(options.checkpoint, options.averaged_with, options.output)
     if Path(options.checkpoint).is_dir():
         from USMRISynthesisLib.training.synthesis.reexport import reexport
 
@@ -58,8 +66,11 @@ def export(options: Namespace) -> Outcome:
             options.output,
             figures=_figures(said) if said else None,
             support_figures=_support_figures(said) if said and _judged(said) else None,
+            plain=options.plain,
         )
         return f"Wrote {folder}, with the weights that {options.checkpoint} has.", {"model": str(folder)}
+    if options.plain:
+        raise Refused("arguments", "--plain is for a model folder.", "Leave it: a checkpoint's export has both forms.")
     content = checkpoint.load(options.checkpoint)
     exporters = {"alignment": export_alignment, "frames": export_outline, "spacing": export_spacing}
     if content.get("task") == "support":
@@ -147,13 +158,13 @@ def _check_folder(folder: Path, inputs: list[Path]) -> None:
     """The model folder to write, before any work: new, empty, or a model's already. Raises Refused, Failed."""
     from USMRISynthesisLib.io.outputs import check, foreign
     from USMRISynthesisLib.models import store
-    from USMRISynthesisLib.training.common.export import CARD, MANIFEST, MODEL
+    from USMRISynthesisLib.training.common.export import CARD, MANIFEST, PLAIN
 
     if folder.exists() and not folder.is_dir():
         raise Failed("write", f"{folder.name} is no folder.", "Give the name of a folder.")
     if not folder.is_dir():
         return
-    names = [folder / name for name in (MANIFEST, MODEL, CARD)]
+    names = [folder / name for name in (MANIFEST, CARD, *PLAIN, *PLAIN.values())]
     try:
         store.read_manifest(folder)
     except USMRIError:

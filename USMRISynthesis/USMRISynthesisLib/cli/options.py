@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.errors import Failed, Refused
 
 Outcome = tuple[str, dict[str, Any]]
 Run = Callable[[argparse.Namespace], Outcome]
@@ -87,11 +87,29 @@ def add_model(
     parser.add_argument("--model", default=default, help=f"name of a {kind}, or its folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     if trust:
-        parser.add_argument(
-            "--trust-model",
-            action="store_true",
-            help="agree to run a model that did not come with the product; remembered",
-        )
+        add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Consent to run a model that did not come with the product."""
+    parser.add_argument(
+        "--trust-model",
+        action="store_true",
+        help="agree to run a model that did not come with the product, which can run code and write files; remembered",
+    )
+
+
+def remember_trust(*models: object) -> None:
+    """Remember the user's consent for those of these that are models, by name, folder or file. Raises Failed."""
+    from USMRISynthesisLib.models import store
+
+    for model in models:
+        if isinstance(model, str) and model:
+            try:
+                store.trust(model)
+            except Failed as error:
+                if error.kind != "no-model":  # a new folder, or nothing: whoever needs it says so
+                    raise
 
 
 def add_low_confidence(parser: argparse.ArgumentParser, text: str) -> None:

@@ -8,7 +8,7 @@ from argparse import Namespace
 from typing import Any
 
 from USMRISynthesisLib.cli import console
-from USMRISynthesisLib.cli.options import Outcome, add_command, add_hidden
+from USMRISynthesisLib.cli.options import Outcome, add_command, add_hidden, add_trust, remember_trust
 from USMRISynthesisLib.errors import Refused
 
 
@@ -42,6 +42,7 @@ def add_commands(commands: Any) -> None:
         help="begin anew; refused where the output folder already holds a run",
     )
     trained.add_argument("--minutes", type=float, metavar="M", help="stop after this long, over all sittings")
+    add_trust(trained)
 
     compared = add_command(
         commands, "study", "train methods and ablations on the same data, and write their table", study
@@ -57,6 +58,7 @@ def add_commands(commands: Any) -> None:
 
 def train(options: Namespace) -> Outcome:
     """`usmri train CONFIG` or `usmri train --us DIR --mr DIR`: train, or go on. It is reported on stderr."""
+    from USMRISynthesisLib.training.common.config import read_table
     from USMRISynthesisLib.training.common.distributed import processes
     from USMRISynthesisLib.training.run import train as run_training
 
@@ -90,6 +92,9 @@ def train(options: Namespace) -> Outcome:
             "Training needs a configuration, or a lab's folders.",
             "Give CONFIG, or --us DIR and --mr DIR (--output and --prepared belong to these).",
         )
+    if options.trust_model:
+        table = read_table(options.config)
+        remember_trust(table.get("initial"), table.get("model"))
     checkpoint = run_training(options.config, resume=options.resume, minutes=options.minutes, report=report)
     return f"Wrote {checkpoint}.", {"checkpoint": str(checkpoint)}
 
