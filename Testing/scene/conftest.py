@@ -1,4 +1,4 @@
-"""The host, started once, and the fixtures of its tests: a clean scene, a small model, the panel."""
+"""The stand-in for Slicer, started once, and the fixtures: a clean scene, small models, the panel."""
 from __future__ import annotations
 
 import hashlib
@@ -40,7 +40,7 @@ def module(host: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def clean_scene() -> Iterator[None]:
-    """Every test begins with an empty scene and leaves no child process and no file behind."""
+    """Every test starts with an empty scene and must leave no child process and no file."""
     slicer.mrmlScene.Clear(False)
     yield
     slicer.mrmlScene.Clear(False)
@@ -48,7 +48,7 @@ def clean_scene() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Model folders with random weights that the user has agreed to run: of axial slices, and of all three planes."""
+    """Model folders with random weights that may run: one for axial slices, one for all three planes."""
     from USMRISynthesisLib.geometry.planes import PLANES
 
     top, config = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("config")
@@ -67,7 +67,7 @@ def model(models: dict[str, Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def three_planes(models: dict[str, Path]) -> Path:
-    """A small model that takes axial, coronal and sagittal slices."""
+    """A small model for axial, coronal and sagittal slices."""
     return models["three"]
 
 
@@ -93,7 +93,7 @@ def _make_model(folder: Path, planes: tuple[str, ...]) -> str:
 
 @pytest.fixture
 def panel(host: Any, module: Any) -> Iterator[Any]:
-    """The opened module panel; closed again, with whatever still runs in it."""
+    """The opened module panel; it is closed after the test, with its runs."""
     widget = host.open_module(module)
     widget.parent.resize(420, 600)
     widget.parent.show()
@@ -104,7 +104,7 @@ def panel(host: Any, module: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def ui(panel: Any) -> Any:
-    """The panel's widgets, with the scripted worker behind them; the model's name is the part it plays."""
+    """The panel's widgets, with the scripted worker; the model's name selects the worker's behaviour."""
     panel.logic.synthesizer._worker = WorkerProcess(
         sys.executable, [str(Path(__file__).with_name("scripted_worker.py"))])
     return panel.ui

@@ -1,4 +1,4 @@
-"""Pictures of the panel for the README, made by the host from the simulated sample and the shipped model.
+"""Pictures of the panel for the README, made in the stand-in from the simulated sample and the shipped model.
 
     QT_QPA_PLATFORM=offscreen python Testing/scene/make_screenshots.py [FOLDER]         # Resources/Screenshots
     QT_QPA_PLATFORM=offscreen python Testing/scene/make_screenshots.py --thumbnails     # of the Sample Data module
@@ -70,7 +70,7 @@ def main(folder: Path) -> None:
 
 
 def panel_with(widget: Any, names: tuple[str, ...]) -> Image.Image:
-    """The panel as it looks with these sections open and the others closed."""
+    """A picture of the panel with these sections open and the others closed."""
     for name in sum(SECTIONS, ()):
         getattr(widget.ui, f"{name}CollapsibleButton").collapsed = name not in names
     for _ in range(6):

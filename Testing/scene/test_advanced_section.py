@@ -1,4 +1,4 @@
-"""The Advanced section: which model and planes, what PyTorch there is, where the networks ran, and no network."""
+"""The Advanced section: model and planes, the state of PyTorch, the device, and instructions without network."""
 from __future__ import annotations
 
 import importlib.metadata
@@ -76,7 +76,7 @@ def test_module_opens_and_explains_itself_without_torch(host: Any, module: Any,
 
 
 @pytest.mark.parametrize("extension", [True, False])
-def test_old_torch_has_its_own_sentence_and_changes_nothing(extension: bool, panel: Any, ui: Any,
+def test_old_torch_has_its_own_message_and_changes_nothing(extension: bool, panel: Any, ui: Any,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     import types
 
@@ -131,7 +131,7 @@ def choices(box: Any) -> list[str]:
 
 
 def choose(box: Any, index: int) -> None:
-    """As a click on that line of the list does."""
+    """Choose an item of the list as a click does."""
     box.currentIndex = index
     box.activated.emit(index)
 
@@ -145,7 +145,7 @@ def of_three_planes(panel: Any, ui: Any, three_planes: Path, monkeypatch: pytest
     return panel.logic.getParameterNode()
 
 
-def test_planes_are_those_that_the_chosen_model_knows(of_three_planes: Any, ui: Any, model: Path) -> None:
+def test_offered_planes_are_those_of_the_chosen_model(of_three_planes: Any, ui: Any, model: Path) -> None:
     box = ui.planesComboBox
     assert ui.modelLabel.text == ("three, version 0. Not part of the installation: you must confirm once that it may "
                                   "run.")
@@ -155,7 +155,7 @@ def test_planes_are_those_that_the_chosen_model_knows(of_three_planes: Any, ui: 
     assert of_three_planes.planes == "all"
     ui.modelComboBox.setCurrentText(str(model))
     assert choices(box) == ["Axial"] and not box.enabled
-    assert box.toolTip == "This model knows one kind of slices only."
+    assert box.toolTip == "This model supports one plane only."
     assert planes_to_run(of_three_planes) == "axial"
     ui.modelFolderButton.click()
     assert box.currentText == "All three combined" and planes_to_run(of_three_planes) == "all"     # it was kept
@@ -178,11 +178,11 @@ def test_a_frame_has_one_plane(of_three_planes: Any, ui: Any) -> None:
     choose(ui.planesComboBox, 3)
     add_frame()
     assert ui.planesComboBox.currentText == "Axial" and not ui.planesComboBox.enabled
-    assert ui.planesComboBox.toolTip == "A frame is one slice: there is nothing to choose."
+    assert ui.planesComboBox.toolTip == "A frame is a single slice: there is no plane to choose."
     assert of_three_planes.planes == "all"
 
 
-def test_model_that_cannot_be_used_says_so_before_anything_runs(panel: Any, ui: Any, model: Path,
+def test_unusable_model_is_reported_before_a_run(panel: Any, ui: Any, model: Path,
                                                                 tmp_path: Path) -> None:
     ui.modelComboBox.setCurrentText("nonsense")
     remedy = " Choose default, paper, or a folder of your own with a manifest.json in it."
@@ -201,13 +201,13 @@ def test_model_that_cannot_be_used_says_so_before_anything_runs(panel: Any, ui: 
     assert "The inside is invented." in ui.modelLabel.text
 
 
-def test_the_papers_model_says_that_it_invents_the_inside_before_anything_runs(panel: Any, ui: Any) -> None:
+def test_caution_of_the_papers_model_is_shown_before_a_run(panel: Any, ui: Any) -> None:
     ui.modelComboBox.setCurrentText("paper")
     assert ui.modelLabel.text.startswith("paper, version 1.")
     assert "the inside of the head is largely invented" in ui.modelLabel.text
 
 
-def test_model_list_holds_what_is_made_for_synthesis_and_a_cancelled_choice_changes_nothing(
+def test_model_list_has_models_for_synthesis_only_and_a_cancelled_choice_changes_nothing(
         panel: Any, ui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert choices(ui.modelComboBox)[:2] == ["default", "paper"]
     assert not {"spacing", "alignment", "frames"} & set(choices(ui.modelComboBox))

@@ -1,4 +1,4 @@
-"""The Batch section: files in, files out, every case's state in the table, and the scene left alone."""
+"""The Batch section: files in, files out, the state of every case in the table, and an unchanged scene."""
 from __future__ import annotations
 
 import json
@@ -30,7 +30,7 @@ def cohort(panel: Any, ui: Any, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def any_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scripted worker's parts stand for models that are there."""
+    """Accept the behaviours of the scripted worker as model names."""
     import types
 
     from USMRISynthesisLib.models import store
@@ -60,7 +60,7 @@ def test_every_image_of_the_folder_gets_its_result_and_its_state(panel: Any, ui:
     before = scene_state()
     start(panel, "copy")
     assert ui.batchButton.text == "Cancel batch" and not ui.batchInputButton.enabled
-    assert not ui.runButton.enabled and ui.runButton.toolTip == "Wait for the batch, or cancel it"
+    assert not ui.runButton.enabled and ui.runButton.toolTip == "Wait for the batch, or cancel it."
     spin_until(lambda: is_over(ui))
     assert ui.statusLabel.text == "3 cases: 3 done."
     assert [ui.batchTable.item(row, 0).text() for row in range(3)] == ["a.nrrd", "b.nii.gz", "week 30/c.mha"]
@@ -74,7 +74,7 @@ def test_every_image_of_the_folder_gets_its_result_and_its_state(panel: Any, ui:
     panel.parent.grab().save(str(PICTURES / "panel-batch.png"))
 
 
-def test_every_image_goes_along_the_chosen_planes(panel: Any, ui: Any, cohort: Path, tmp_path: Path) -> None:
+def test_batch_uses_the_chosen_planes(panel: Any, ui: Any, cohort: Path, tmp_path: Path) -> None:
     panel.logic.getParameterNode().planes = "all"
     start(panel, "copy")
     spin_until(lambda: is_over(ui))
@@ -86,7 +86,7 @@ def test_every_image_goes_along_the_chosen_planes(panel: Any, ui: Any, cohort: P
     assert ui.statusLabel.text == "3 cases: 3 done."      # results of other slices are none of these
 
 
-def test_cancelled_batch_goes_on_where_it_was(panel: Any, ui: Any, cohort: Path, tmp_path: Path) -> None:
+def test_cancelled_batch_continues_with_the_remaining_images(panel: Any, ui: Any, cohort: Path, tmp_path: Path) -> None:
     start(panel, "copy")
     spin_until(lambda: states(ui)[0].startswith("done"))
     spin_until(lambda: states(ui)[1] == "running")
@@ -100,7 +100,7 @@ def test_cancelled_batch_goes_on_where_it_was(panel: Any, ui: Any, cohort: Path,
     assert states(ui)[0] == "done before" and ui.statusLabel.text == "3 cases: 2 done, 1 kept."
 
 
-def test_refused_and_crashed_cases_are_told_and_the_others_go_on(panel: Any, ui: Any, cohort: Path,
+def test_refused_and_crashed_cases_are_reported_and_the_others_continue(panel: Any, ui: Any, cohort: Path,
                                                                  tmp_path: Path) -> None:
     start(panel, "refuse")
     spin_until(lambda: is_over(ui))
@@ -111,7 +111,7 @@ def test_refused_and_crashed_cases_are_told_and_the_others_go_on(panel: Any, ui:
     assert json.loads((tmp_path / "out" / "batch.json").read_text())["counts"] == {"failed": 3}
 
 
-def test_foreign_model_is_asked_for_once(panel: Any, ui: Any, cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_model_needs_consent_once(panel: Any, ui: Any, cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dialogs: list[str] = []
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: dialogs.append(text) or True)
     start(panel, "foreign")
@@ -119,14 +119,14 @@ def test_foreign_model_is_asked_for_once(panel: Any, ui: Any, cohort: Path, monk
     assert len(dialogs) == 1 and "not been trusted" in dialogs[0]
 
 
-def test_folder_without_images_is_a_sentence(panel: Any, ui: Any, cohort: Path, tmp_path: Path) -> None:
+def test_folder_without_images_is_refused(panel: Any, ui: Any, cohort: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     ui.batchInputButton.directory = str(tmp_path / "empty")
     start(panel, "copy")
     assert is_over(ui) and ui.statusLabel.text.startswith("There is no image to synthesise in empty. Give a folder")
 
 
-def test_folders_that_nobody_has_chosen_are_not_used(panel: Any, ui: Any, tmp_path: Path) -> None:
+def test_folders_that_were_not_chosen_are_not_used(panel: Any, ui: Any, tmp_path: Path) -> None:
     ui.batchInputButton.directory = ui.batchOutputButton.directory = str(tmp_path)
     start(panel, "copy")
     assert is_over(ui)
@@ -135,7 +135,7 @@ def test_folders_that_nobody_has_chosen_are_not_used(panel: Any, ui: Any, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_closing_the_scene_lets_the_batch_go_on_and_closing_the_panel_ends_it(
+def test_batch_continues_when_the_scene_is_closed_and_ends_with_the_panel(
         panel: Any, ui: Any, cohort: Path) -> None:
     start(panel, "slow")
     spin_until(lambda: ui.progressBar.value >= 5)

@@ -1,4 +1,4 @@
-"""What a careful user would trip over: another patient chosen, a scene loaded again, a result that was deleted."""
+"""Mix-ups that must not happen: another patient chosen, a scene loaded again, a result deleted."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -20,7 +20,7 @@ def usual_layout() -> Any:
 
 
 def run(panel: Any, ui: Any, part: str = "copy") -> Any:
-    """The result of the ultrasound that is chosen."""
+    """The result of the chosen ultrasound."""
     play(panel, part)
     spin_until(lambda: is_idle(ui))
     assert ui.statusLabel.text.startswith("Done"), ui.statusLabel.text
@@ -79,7 +79,7 @@ def test_result_of_a_loaded_scene_can_be_compared_and_exported(panel: Any, ui: A
     assert (tmp_path / "MR-like-SYNTHETIC.nrrd").is_file() and (tmp_path / "MR-like-SYNTHETIC.json").is_file()
 
 
-def test_alignment_of_another_ultrasound_is_not_used_unasked(panel: Any, ui: Any) -> None:
+def test_alignment_of_another_ultrasound_is_reset(panel: Any, ui: Any) -> None:
     first = add_head("Patient A")
     estimated = run(panel, ui).GetNodeReference(nodes.TRANSFORM_ROLE)
     ui.alignmentSelector.setCurrentNode(estimated)
@@ -90,7 +90,7 @@ def test_alignment_of_another_ultrasound_is_not_used_unasked(panel: Any, ui: Any
     assert ui.alignmentSelector.currentNode() is None
     assert ui.statusLabel.text == (
         "Patient A to canonical fetal space belongs to Patient A: the alignment is automatic again.")
-    ui.alignmentSelector.setCurrentNode(estimated)              # asked for
+    ui.alignmentSelector.setCurrentNode(estimated)              # chosen by the user
     panel.panel.refresh()
     assert panel.logic.getParameterNode().alignment is estimated
     general = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Anybody's")
@@ -99,7 +99,7 @@ def test_alignment_of_another_ultrasound_is_not_used_unasked(panel: Any, ui: Any
     assert ui.alignmentSelector.currentNode() is general
 
 
-def test_gestational_age_of_another_ultrasound_is_not_used_unasked(panel: Any, ui: Any) -> None:
+def test_gestational_age_of_another_ultrasound_is_reset(panel: Any, ui: Any) -> None:
     add_head("Patient A")
     panel.panel.refresh()
     ui.ageSpinBox.setValue(27.5)
@@ -107,10 +107,10 @@ def test_gestational_age_of_another_ultrasound_is_not_used_unasked(panel: Any, u
     assert panel.logic.getParameterNode().gestationalAge == 27.5     # its own
     ui.inputSelector.setCurrentNode(add_head("Patient B"))
     assert panel.logic.getParameterNode().gestationalAge == 0
-    assert ui.statusLabel.text == "Another ultrasound was chosen: its gestational age is unknown again."
+    assert ui.statusLabel.text == "Another ultrasound was chosen: the gestational age was set back to unknown."
 
 
-def test_synthetic_image_is_no_ultrasound(panel: Any, ui: Any) -> None:
+def test_synthetic_image_is_refused_as_ultrasound(panel: Any, ui: Any) -> None:
     made = add_result(add_head())
     panel.logic.getParameterNode().inputVolume = made
     play(panel, "copy")
@@ -118,7 +118,7 @@ def test_synthetic_image_is_no_ultrasound(panel: Any, ui: Any) -> None:
         f"{made.GetName()} was synthesised itself. Choose the ultrasound that it was made from.")
 
 
-def test_chosen_window_holds_for_the_next_result(panel: Any, ui: Any) -> None:
+def test_chosen_window_is_applied_to_the_next_result(panel: Any, ui: Any) -> None:
     add_head()
     run(panel, ui)
     ui.windowComboBox.currentIndex = 2

@@ -34,7 +34,7 @@ def together() -> Iterator[None]:
 
 @pytest.fixture
 def head() -> Any:
-    """An ultrasound with its landmarks, the alignment that they give, and the outline."""
+    """An ultrasound with landmarks, the alignment from them, and the outline."""
     source = add_head(spacing=SPACING, shape=SHAPE, directions=DIRECTIONS)
     landmarks = manual_alignment.landmarks_of(source)
     for index, point in enumerate((FRONT, BACK, TOP)):
@@ -88,7 +88,7 @@ def before(head: Any) -> tuple[np.ndarray, np.ndarray]:
     return outline_points(head), landmark_points(head)
 
 
-def test_they_follow_a_parent_that_is_given_changed_moved_and_taken_away(head: Any, before: Any) -> None:
+def test_they_follow_when_a_parent_is_set_changed_moved_and_removed(head: Any, before: Any) -> None:
     first, second = transform(FIRST), transform(SECOND)
     head.SetAndObserveTransformNodeID(first.GetID())
     assert_moved(head, before, FIRST)
@@ -110,7 +110,7 @@ def test_they_follow_nested_parents(head: Any, before: Any) -> None:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_hardening_leaves_them_on_the_head_and_the_alignment_right(nested: bool, head: Any, before: Any) -> None:
+def test_hardening_keeps_them_on_the_head_and_the_alignment_correct(nested: bool, head: Any, before: Any) -> None:
     outer = transform(FIRST) if nested else None
     head.SetAndObserveTransformNodeID(transform(SECOND, outer).GetID())
     moved = FIRST @ SECOND if nested else SECOND
@@ -125,7 +125,7 @@ def test_hardening_leaves_them_on_the_head_and_the_alignment_right(nested: bool,
     assert_moved(head, before, moved)
 
 
-def test_correction_of_the_voxel_size_is_not_taken_for_hardening(head: Any, before: Any) -> None:
+def test_corrected_voxel_size_is_not_mistaken_for_hardening(head: Any, before: Any) -> None:
     head.SetAndObserveTransformNodeID(transform(FIRST).GetID())
     head.SetSpacing(2.0, 1.6, 3.0)
     head.SetAndObserveTransformNodeID(None)
@@ -152,7 +152,7 @@ def test_hardening_by_a_nonlinear_parent_moves_them_with_the_image(head: Any, be
 
 
 @pytest.mark.parametrize("quietly", [False, True])
-def test_parent_that_is_deleted_leaves_all_together_and_the_next_one_carries_them(quietly: bool, head: Any,
+def test_they_stay_together_when_the_parent_is_deleted_and_with_the_next_one(quietly: bool, head: Any,
                                                                                   before: Any) -> None:
     first = transform(FIRST)
     head.SetAndObserveTransformNodeID(first.GetID())
@@ -164,7 +164,7 @@ def test_parent_that_is_deleted_leaves_all_together_and_the_next_one_carries_the
     assert_moved(head, before, SECOND)
 
 
-def test_landmarks_that_the_user_put_elsewhere_are_left_there(head: Any) -> None:
+def test_landmarks_under_another_transform_of_the_user_stay_there(head: Any) -> None:
     own = transform(SECOND)
     landmarks = head.GetNodeReference(manual_alignment.LANDMARKS_ROLE)
     landmarks.SetAndObserveTransformNodeID(own.GetID())
@@ -172,7 +172,7 @@ def test_landmarks_that_the_user_put_elsewhere_are_left_there(head: Any) -> None
     assert landmarks.GetTransformNodeID() == own.GetID()
 
 
-def test_landmarks_of_an_older_scene_keep_their_places_when_they_come_under_the_parent(head: Any) -> None:
+def test_landmarks_of_an_older_scene_keep_their_world_positions_under_the_parent(head: Any) -> None:
     companions.stop_keeping()     # as before: the parent came, the landmarks stayed at the top level
     head.SetAndObserveTransformNodeID(transform(FIRST).GetID())
     companions.keep_together()
@@ -182,7 +182,7 @@ def test_landmarks_of_an_older_scene_keep_their_places_when_they_come_under_the_
     np.testing.assert_allclose(landmark_points(head), places, atol=1e-6)
 
 
-def test_hardened_result_keeps_its_way_to_canonical_space_and_the_outline_its_place(head: Any, before: Any) -> None:
+def test_hardened_result_keeps_its_canonical_pose_and_the_outline_its_place(head: Any, before: Any) -> None:
     from USMRISynthesisLib.io.volume import Volume
 
     to_canonical = similarity_from_landmarks(FRONT, BACK, TOP)
@@ -200,7 +200,7 @@ def test_hardened_result_keeps_its_way_to_canonical_space_and_the_outline_its_pl
     assert_moved(head, before, SECOND)
 
 
-def test_sharing_the_transform_of_the_result_brings_them_along(panel: Any, ui: Any, head: Any, before: Any) -> None:
+def test_sharing_the_transform_of_the_result_moves_them_too(panel: Any, ui: Any, head: Any, before: Any) -> None:
     output = add_result(head)
     panel.logic.getParameterNode().outputVolume = output
     output.SetAndObserveTransformNodeID(transform(FIRST).GetID())
@@ -249,7 +249,7 @@ def test_saved_scene_keeps_them_together(head: Any, before: Any, tmp_path: Path)
     assert_moved(loaded, before, SECOND)
 
 
-def test_nothing_is_followed_after_the_end(head: Any) -> None:
+def test_nothing_is_observed_after_the_end(head: Any) -> None:
     running = companions._companions
     companions.stop_keeping()
     assert running is not None and not running._volumes

@@ -1,4 +1,4 @@
-"""The examples of docs/console.md run as they stand, one after the other, without a window and without a dialog."""
+"""The examples of docs/console.md run as they are, one after the other, without a main window and without dialogs."""
 from __future__ import annotations
 
 import re
@@ -60,7 +60,7 @@ def test_examples_run_as_they_stand(host: Any, module: Any, three_planes: Path, 
     assert (tmp_path / "out" / "frame-mr.nrrd").is_file()
 
 
-def test_every_keyword_of_the_console_is_explained(module: Any) -> None:
+def test_every_parameter_of_the_console_calls_is_documented(module: Any) -> None:
     import inspect
     import sys
 

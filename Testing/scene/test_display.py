@@ -1,4 +1,4 @@
-"""The mark in every view that shows a synthetic image, and the Display section, by its widgets and its pictures."""
+"""The mark in every view that shows a synthetic image, and the Display section: widgets and pictures."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def show(name: str, volume: Any, layer: str = "Background") -> None:
 
 
 @pytest.mark.parametrize("layer", ["Background", "Foreground", "Label"])
-def test_every_view_that_shows_the_image_says_synthetic(layer: str) -> None:
+def test_every_view_that_shows_the_image_is_marked(layer: str) -> None:
     source = add_head()
     output = add_result(source)
     shown = contours.contours_of(output) if layer == "Label" else output
@@ -92,7 +92,7 @@ def test_mark_survives_a_saved_scene(tmp_path: Any) -> None:
     assert marked("Red")
 
 
-def test_file_that_lost_the_mark_is_known_by_its_name() -> None:
+def test_file_that_lost_the_mark_is_recognised_by_its_name() -> None:
     one = add_head("head MR-like (SYNTHETIC - not for diagnosis)")
     show("Red", one)
     assert marked("Red")
@@ -115,11 +115,11 @@ def test_3d_view_with_the_rendered_volume_is_marked() -> None:
     view("Red").mrmlSliceNode().SetSliceVisible(False)
 
 
-def test_marking_leaves_texts_of_others_and_can_stop() -> None:
+def test_marking_keeps_other_annotations_and_can_stop() -> None:
     annotation = view("Red").sliceView().cornerAnnotation()
-    annotation.SetText(7, "somebody's")
+    annotation.SetText(7, "other text")
     show("Red", add_head())
-    assert annotation.GetText(7) == "somebody's"
+    assert annotation.GetText(7) == "other text"
     annotation.SetText(7, "")
     marking.stop_marking()
     show("Red", add_result(add_head("Second")))
@@ -140,7 +140,7 @@ def done(panel: Any, ui: Any) -> Any:
     return output
 
 
-def test_display_waits_for_a_result(ui: Any) -> None:
+def test_display_is_disabled_without_a_result(ui: Any) -> None:
     add_head()
     for widget in (ui.fadeSlider, ui.windowComboBox, ui.contourCheckBox, ui.backButton, ui.compareButton):
         assert not widget.enabled, widget.name
@@ -190,7 +190,7 @@ def test_window_preset_changes_the_mr_view_only(done: Any, ui: Any) -> None:
     assert picture_of(view(layout.MR)).mean() < mr.mean()
 
 
-def test_back_button_returns_to_the_layout_before(done: Any, ui: Any) -> None:
+def test_back_button_restores_the_previous_layout(done: Any, ui: Any) -> None:
     manager = slicer.app.layoutManager()
     manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
     ui.compareButton.click()

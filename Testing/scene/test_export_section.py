@@ -1,4 +1,4 @@
-"""The Export section: its buttons write a report, captures and DICOM that say what they are."""
+"""The Export section: its buttons write a report, captures and DICOM that are marked as synthetic."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_captures_carry_the_mark_in_pixels_and_names(folder: Path, ui: Any) -> N
     assert layout.is_shown()
 
 
-def test_report_is_written_and_never_over_an_older_one(folder: Path, ui: Any, panel: Any) -> None:
+def test_report_never_replaces_an_older_one(folder: Path, ui: Any, panel: Any) -> None:
     ui.reportButton.click()
     assert ui.statusLabel.text == "Written: MR-like-report-SYNTHETIC.pdf."
     ui.reportButton.click()
@@ -57,7 +57,7 @@ def test_report_is_written_and_never_over_an_older_one(folder: Path, ui: Any, pa
     save_report(PICTURES / "report.png", slicer.mrmlScene.GetNodeByID(panel.panel._last_output_id))
 
 
-def test_dicom_lies_where_the_volume_lies(folder: Path, ui: Any, panel: Any) -> None:
+def test_dicom_has_the_geometry_of_the_volume(folder: Path, ui: Any, panel: Any) -> None:
     ui.dicomButton.click()
     assert ui.statusLabel.text == "Written: 48 DICOM files in MR-like-SYNTHETIC."
     output = slicer.mrmlScene.GetNodeByID(panel.panel._last_output_id)
@@ -81,7 +81,7 @@ def ijk_matrix(node: Any) -> Any:
     return matrix
 
 
-def test_folder_that_is_gone_is_said(folder: Path, ui: Any) -> None:
+def test_status_names_a_missing_folder(folder: Path, ui: Any) -> None:
     ui.exportFolderButton.directory = str(folder / "gone")
     ui.reportButton.click()
     assert ui.statusLabel.text == ("The folder for MR-like-report-SYNTHETIC.pdf does not exist. Create it or choose "
@@ -93,7 +93,7 @@ def test_folder_that_is_gone_is_said(folder: Path, ui: Any) -> None:
     assert ui.statusLabel.text == "The captures could not be written. Check that the folder exists and has free space."
 
 
-def test_requirements_go_through_slicer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requirements_are_installed_by_slicer(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
     import sys
     import types

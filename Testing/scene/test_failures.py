@@ -1,4 +1,4 @@
-"""Each way to fail has its own sentence with a remedy, and leaves scene, files and processes as they were.
+"""Every failure has its own message with a remedy, and leaves scene, files and processes unchanged.
 
 Elsewhere: a killed worker, one that cannot start, a crash, no torch (test_panel.py); an interrupted torch and an old
 one (test_torch_install.py, test_advanced_section.py); full disks of the command line (test_provenance.py,
@@ -57,7 +57,7 @@ def test_disk_that_fills_up_while_the_input_is_written(panel: Any, ui: Any, monk
     assert scene_state() == before and leftovers() == []
 
 
-def test_result_that_never_came_to_the_disk(panel: Any, ui: Any) -> None:
+def test_result_that_was_never_written(panel: Any, ui: Any) -> None:
     add_head()
     before = scene_state()
     play(panel, "nothing")
@@ -91,7 +91,7 @@ def test_export_to_a_full_disk(method: str, panel: Any, ui: Any, tmp_path: Path,
     ("tampered", "The weights of the model 'tiny' are not the ones its manifest describes: the SHA-256 differs")])
 def test_weights_that_are_missing_or_changed(fault: str, sentence: str, panel: Any, ui: Any, model: Path,
                                              tmp_path: Path) -> None:
-    """With the real worker, whose words these are."""
+    """With the real worker, which makes these messages."""
     broken = tmp_path / "tiny"
     shutil.copytree(model, broken)
     if fault == "missing":

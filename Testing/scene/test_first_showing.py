@@ -1,4 +1,4 @@
-"""New comparison views come to show the head's middle, uncropped and filled by it, and nobody is disturbed."""
+"""New comparison views show the middle of the head, filled and not cropped by it, and change nothing else."""
 from __future__ import annotations
 
 import gc
@@ -25,7 +25,7 @@ ROTATION = np.array([[0.8, -0.36, 0.48], [0.6, 0.48, -0.64], [0.0, 0.8, 0.6]])
 
 @pytest.fixture(autouse=True)
 def new_views(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """As after a start of Slicer: no comparison view has been made. No callback may fail unseen."""
+    """The state after a start of Slicer, without comparison views. Errors in callbacks fail the test."""
     manager = slicer.app.layoutManager()
     manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     manager._forget_views()
@@ -173,7 +173,7 @@ def test_capture_opens_the_views_and_waits_for_them() -> None:
 
 
 def test_opening_runs_no_event_loop() -> None:
-    """It is called in the signal by which a run ends: another event there could start or end a run."""
+    """It is called in the signal that ends a run: other events processed there could start or end a run."""
     source, output = small_head_in_a_large_volume("plain")
     events: list[str] = []
     QtCore.QTimer.singleShot(0, lambda: events.append("turn"))
@@ -244,7 +244,7 @@ def test_slice_that_the_user_chose_meanwhile_stays() -> None:
         assert view(role).sliceLogic().GetSliceOffset() == pytest.approx(scrolled)
 
 
-def test_settled_views_are_the_user_s() -> None:
+def test_settled_views_are_not_changed_again() -> None:
     source, output = small_head_in_a_large_volume("plain")
     layout.show_comparison(source, output)
     let_settle()

@@ -1,4 +1,4 @@
-"""The host keeps the product honest: what Slicer does not have must not work here either."""
+"""The stand-in is strict: names that Slicer does not have must not work in it."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_unknown_property_signal_and_method_raise(make: object) -> None:
         widget.doMagic()
 
 
-def test_unknown_classes_are_not_there() -> None:
+def test_unknown_classes_do_not_exist() -> None:
     for module, name in ((qt, "QMagic"), (ctk, "ctkMagic"), (slicer, "qMRMLMagic")):
         assert not hasattr(module, name)
 
@@ -45,12 +45,12 @@ def test_python_subclass_may_have_attributes_of_its_own() -> None:
     assert mine.note
 
 
-def test_what_slicer_has_and_the_host_does_not_play_says_so() -> None:
+def test_name_of_slicer_that_is_not_emulated_raises() -> None:
     with pytest.raises(NotImplementedError, match="does not play"):
         slicer.qMRMLNodeComboBox().editCurrentNode()
 
 
-def test_host_cannot_play_what_slicer_does_not_have() -> None:
+def test_name_that_slicer_does_not_have_cannot_be_emulated() -> None:
     with pytest.raises(AttributeError, match="has no shine"):
         plays(type("qMRMLWidget", (slicer_class("qMRMLWidget"),), {"shine": lambda self: None}))
 

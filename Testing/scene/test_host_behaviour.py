@@ -1,4 +1,4 @@
-"""What a real Slicer does by itself, played by the host: selectors, place mode, names, readers, leaving a module."""
+"""Behaviour of Slicer that the stand-in emulates: selectors, place mode, names, readers, leaving a module."""
 from __future__ import annotations
 
 import sys
@@ -34,7 +34,7 @@ def test_selector_takes_what_is_left_when_its_node_is_deleted(selector: Any) -> 
     assert selector.currentNode() is None
 
 
-def test_other_observers_hear_of_a_removal_before_the_selector(selector: Any) -> None:
+def test_other_observers_are_called_before_the_selector_on_removal(selector: Any) -> None:
     node, other = add("1"), add("2")
     selector.setCurrentNode(node)
     seen = []
@@ -56,7 +56,7 @@ def test_first_node_selects_itself_where_none_cannot_be_chosen(selector: Any) ->
 
 @pytest.fixture
 def placing() -> Any:
-    """A list of two points at most, and place mode for it."""
+    """A list of at most two points, in place mode."""
     points = add("P", "vtkMRMLMarkupsFiducialNode")
     points.SetMaximumNumberOfControlPoints(2)
     selection = slicer.mrmlScene.GetNodeByID("vtkMRMLSelectionNodeSingleton")

@@ -1,4 +1,4 @@
-"""The host shows slices in 3D as Slicer does: opened by the eye, in the views that are named, under the view's text."""
+"""The stand-in shows slices in 3D as Slicer does: when visible, in the named views, below the view's annotation."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -58,6 +58,6 @@ def test_text_of_a_3d_view_is_seen_over_the_slice(red: Any) -> None:
     assert len(rows) and rows.max() < before.shape[0] / 4
 
 
-def test_what_the_3d_view_does_not_play_says_so(red: Any) -> None:
+def test_method_of_the_3d_view_that_is_not_emulated_raises(red: Any) -> None:
     with pytest.raises(NotImplementedError, match="does not play"):
         views()[0].threeDView().rotateToViewAxis(0)

@@ -1,4 +1,4 @@
-"""The host's parameterNodeWrapper keeps to Slicer's rules for None, unions, defaults and unknown types."""
+"""The stand-in's parameterNodeWrapper follows Slicer's rules for None, unions, defaults and unknown types."""
 from __future__ import annotations
 
 import types
@@ -67,7 +67,7 @@ def test_unknown_types_are_refused_when_the_class_is_made(value_type: Any) -> No
 
 
 @pytest.mark.parametrize("value_type", [list[int], dict, tuple[int, int], Any])
-def test_types_that_slicer_knows_and_the_host_does_not_play_say_so(value_type: Any) -> None:
+def test_types_of_slicer_that_are_not_emulated_raise(value_type: Any) -> None:
     with pytest.raises(NotImplementedError, match="does not play"):
         made(one=value_type)
 
@@ -79,7 +79,7 @@ def test_default_is_written_and_checked_when_the_wrapper_is_made() -> None:
         made(one=(Annotated[str, Choice(["a", "b"])], "c"))
 
 
-def test_value_that_is_kept_in_the_node_goes_before_the_default() -> None:
+def test_value_in_the_node_wins_over_the_default() -> None:
     node = add("vtkMRMLScriptedModuleNode")
     made(node, one=(int, 3)).one = 7
     assert made(node, one=(int, 5)).one == 7

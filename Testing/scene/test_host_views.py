@@ -1,4 +1,4 @@
-"""The host's slice views do what Slicer's do, also where that is in the way of a program."""
+"""The stand-in's slice views behave as Slicer's do, also where that is inconvenient for a module."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ OTHER_LAYOUT = slicer.vtkMRMLLayoutNode.SlicerLayoutFourOverFourView     # with 
 
 @pytest.fixture
 def manager() -> Iterator[Any]:
-    """The layout manager as after a start of Slicer: the views of most layouts are to be made yet."""
+    """The layout manager as after a start of Slicer: the views of most layouts do not exist yet."""
     manager = slicer.app.layoutManager()
     manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     manager._forget_views()
@@ -117,6 +117,6 @@ def test_the_mouse_wheel_moves_the_slice(manager: Any) -> None:
     assert abs(widget.sliceLogic().GetSliceOffset() - before) == pytest.approx(6.0)     # three slices of 2 mm
 
 
-def test_what_the_controller_does_not_play_says_so(manager: Any) -> None:
+def test_method_of_the_controller_that_is_not_emulated_raises(manager: Any) -> None:
     with pytest.raises(NotImplementedError, match="does not play"):
         manager.sliceWidget("Red").sliceController().setCompositingToAdd()

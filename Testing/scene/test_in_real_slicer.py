@@ -1,4 +1,4 @@
-"""What went wrong in a real Slicer: no panel, a mouse that was never free, the wrong volume chosen."""
+"""Regressions found in a real Slicer: no panel, place mode that did not end, a wrong volume selected."""
 from __future__ import annotations
 
 import json
@@ -38,7 +38,7 @@ def test_no_node_is_chosen_in_a_new_scene(panel: Any) -> None:
 
 @pytest.fixture
 def broken(host: Any, module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The widget after a setup that failed in its last step, when half of the panel was there."""
+    """The widget after a setup that failed in its last step, with half of the panel built."""
     from USMRISynthesisScene.panel import parameters
 
     def fail(node: Any) -> Any:
@@ -49,7 +49,7 @@ def broken(host: Any, module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     host.close_module(module)
 
 
-def test_panel_that_could_not_be_built_says_what_is_wrong(broken: Any) -> None:
+def test_panel_that_could_not_be_built_shows_the_reason(broken: Any) -> None:
     broken.parent.show()
     assert broken.panel is None
     assert broken.failureLabel.text == (
@@ -81,7 +81,7 @@ def source(panel: Any, ui: Any) -> Iterator[Any]:
     slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton").SwitchToViewTransformMode()
 
 
-def test_after_the_third_landmark_the_mouse_is_free(source: Any, ui: Any) -> None:
+def test_place_mode_ends_after_the_third_landmark(source: Any, ui: Any) -> None:
     for point in POINTS[:2]:
         click_in_view(*point)
     assert is_placing()
@@ -98,7 +98,7 @@ def test_after_the_third_landmark_the_mouse_is_free(source: Any, ui: Any) -> Non
     assert ui.statusLabel.text == "Aligned by landmarks. Press Synthesize MR to use it."
 
 
-def test_place_landmarks_once_more_begins_no_other_list(source: Any, ui: Any) -> None:
+def test_placing_landmarks_again_starts_no_other_list(source: Any, ui: Any) -> None:
     for point in POINTS:
         click_in_view(*point)
     ui.placeLandmarksButton.click()
@@ -127,7 +127,7 @@ def test_leaving_the_module_or_the_ultrasound_leaves_place_mode(source: Any, pan
     assert not is_placing()
 
 
-def test_somebody_elses_place_mode_is_left_alone(source: Any, panel: Any) -> None:
+def test_place_mode_of_another_node_is_not_ended(source: Any, panel: Any) -> None:
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
     slicer.mrmlScene.GetNodeByID("vtkMRMLSelectionNodeSingleton").SetActivePlaceNodeID(other.GetID())
     panel.exit()
@@ -215,7 +215,7 @@ def test_declined_model_opens_no_dialog_until_it_is_chosen_again(
 
 
 @pytest.mark.parametrize("which", [layout.LAYOUT_ID, layout.PLANES_LAYOUT_ID])
-def test_view_names_can_be_told_apart_in_narrow_views(which: int) -> None:
+def test_view_names_differ_in_narrow_views(which: int) -> None:
     labels = [element.text for element in ElementTree.fromstring(layout.layout_description(which)).iter("property")
               if element.get("name") == "viewlabel"]
     assert len(labels) in (3, 9) and len(set(labels)) == 3
@@ -245,7 +245,7 @@ def test_load_volume_explains_kretz_files_as_well(module: Any, tmp_path: Path) -
 # --- start-up
 
 _CHECK = """
-from USMRISynthesisScene import layout
+from USMRISynthesisScene.views import layout
 assert host.app.layoutManager().layoutLogic().GetLayoutNode().IsLayoutDescription(layout.LAYOUT_ID)
 """
 _START = """
@@ -272,7 +272,7 @@ print(json.dumps({{"start": at_start, "then": sorted(imported - set(at_start))}}
 
 
 def _start_up(then: str) -> dict[str, list[str]]:
-    """What our files import at the start of Slicer, and afterwards, in a process of its own."""
+    """Names that the module imports at the start of Slicer and afterwards, in a new process."""
     script = _START.format(paths=[str(REPOSITORY / "Testing"), str(REPOSITORY / "USMRISynthesis")], then=then,
                            module=str(REPOSITORY / "USMRISynthesis" / "USMRISynthesis.py"))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
@@ -283,11 +283,11 @@ def _start_up(then: str) -> dict[str, list[str]]:
     "slicer.mrmlScene.AddNewNodeByClass('vtkMRMLScalarVolumeNode')",
     "slicer.mrmlScene.SetSceneXMLString('<MRML></MRML>'); slicer.mrmlScene.SetLoadFromXMLString(1); "
     "slicer.mrmlScene.Import()"], ids=["a volume", "a scene"])
-def test_start_up_imports_nothing_heavy_and_what_marks_comes_with_the_first_image(then: str) -> None:
+def test_start_up_imports_little_and_marking_starts_with_the_first_image(then: str) -> None:
     imports = _start_up(f"{then}\n{_CHECK}")
     light = {"__future__", "logging", "pathlib", "sys", "time", "typing", "qt", "slicer", "vtk", "SampleData"}
-    standing_by = {"USMRISynthesisScene.setup.startup", "USMRISynthesisScene.files.sample_data"}
-    assert standing_by <= set(imports["start"])
+    loaded_at_start = {"USMRISynthesisScene.setup.startup", "USMRISynthesisScene.files.sample_data"}
+    assert loaded_at_start <= set(imports["start"])
     assert [name for name in imports["start"] if name.partition(".")[0] not in light
-            and not any(f"{name}.".startswith(f"{one}.") for one in standing_by)] == []
+            and not any(f"{name}.".startswith(f"{one}.") for one in loaded_at_start)] == []
     assert {"USMRISynthesisScene.views.marking", "USMRISynthesisScene.files.saving", "numpy"} <= set(imports["then"])

@@ -1,4 +1,4 @@
-"""Colour pictures, voxel sizes and sequences, by the widgets of the Inputs section."""
+"""Colour images, voxel sizes and sequences in the Inputs section."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -23,7 +23,7 @@ def add_colour(tint: bool = False, channels: int = 3) -> Any:
     return node
 
 
-def test_colour_is_refused_with_the_way_out(panel: Any, ui: Any) -> None:
+def test_colour_is_refused_with_a_remedy(panel: Any, ui: Any) -> None:
     add_colour()
     before = scene_state()
     assert not ui.inputsCollapsibleButton.collapsed
@@ -143,7 +143,7 @@ def test_sequence_is_not_written_into_a_chosen_volume(panel: Any, ui: Any) -> No
     assert panel.panel._comparable() is slicer.mrmlScene.GetNodeByID(panel.panel._last_output_id)
 
 
-def test_all_frames_go_along_the_chosen_planes(panel: Any, ui: Any, three_planes: Path) -> None:
+def test_all_frames_use_the_chosen_planes(panel: Any, ui: Any, three_planes: Path) -> None:
     proxy, _browser = add_sequence(2)
     ui.inputSelector.setCurrentNode(proxy)
     ui.allFramesCheckBox.checked = True
@@ -155,7 +155,7 @@ def test_all_frames_go_along_the_chosen_planes(panel: Any, ui: Any, three_planes
 
 
 @pytest.mark.parametrize("part", ["sequence", "browser"])
-def test_sequence_that_is_removed_meanwhile_ends_in_a_sentence(part: str, panel: Any, ui: Any) -> None:
+def test_status_reports_a_sequence_that_was_removed_during_the_run(part: str, panel: Any, ui: Any) -> None:
     proxy, browser = add_sequence()
     ui.inputSelector.setCurrentNode(proxy)
     ui.allFramesCheckBox.checked = True

@@ -1,4 +1,4 @@
-"""The tests that run inside Slicer, run here in the host: sample images, logic, and the model there is."""
+"""The tests that run inside Slicer, run in the stand-in: sample images, logic, and the installed model."""
 from __future__ import annotations
 
 import hashlib
@@ -19,13 +19,13 @@ needs_samples = pytest.mark.skipif(not all(sample_file(name).is_file() for name 
 
 @pytest.fixture
 def closed_afterwards(host: Any, module: Any) -> Iterator[None]:
-    """The panel that a self test opened."""
+    """The panel that the self test opened."""
     yield
     host.close_module(module)
 
 
 @needs_samples
-def test_the_tests_inside_slicer_fail_while_the_panel_is_dead(
+def test_the_tests_inside_slicer_fail_without_a_working_panel(
         module: Any, closed_afterwards: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from USMRISynthesisModuleTest import USMRISynthesisModuleTest
     from USMRISynthesisScene.panel import panel

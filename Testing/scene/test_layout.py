@@ -1,4 +1,4 @@
-"""The comparison layout, rendered by real slice views and looked at."""
+"""The comparison layout, rendered by real slice views."""
 from __future__ import annotations
 
 from typing import Any
@@ -65,7 +65,7 @@ def test_views_lie_in_the_same_plane_and_show_the_same_field() -> None:
     assert len({tuple(round(one, 3) for one in node.GetFieldOfView()[:2]) for node in slice_nodes}) == 1
 
 
-def test_views_of_the_user_are_left_alone() -> None:
+def test_views_of_the_user_do_not_change() -> None:
     source = add_head()
     red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
     red.SetBackgroundVolumeID(source.GetID())

@@ -1,4 +1,4 @@
-"""A synthetic slice in a 3D view is marked there, whatever was done first; an ultrasound slice is not."""
+"""A synthetic slice in a 3D view is marked there, in any order of events; an ultrasound slice is not."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def view_id(index: int) -> str:
     return str(slicer.app.layoutManager().threeDWidget(index).mrmlViewNode().GetID())
 
 
-def test_eye_that_is_opened_last_marks_the_3d_views_and_closing_it_takes_the_mark_away() -> None:
+def test_slice_shown_in_3d_is_marked_until_it_is_hidden() -> None:
     red().mrmlSliceCompositeNode().SetBackgroundVolumeID(add_result(add_head()).GetID())
     red().sliceLogic().FitSliceToAll()
     assert not any(marked())
@@ -57,7 +57,7 @@ def test_eye_that_is_opened_last_marks_the_3d_views_and_closing_it_takes_the_mar
 
 
 @pytest.mark.parametrize("order", list(permutations(STEPS)), ids="-".join)
-def test_mark_comes_in_whatever_order_things_happen(order: tuple[str, ...]) -> None:
+def test_mark_appears_in_any_order_of_events(order: tuple[str, ...]) -> None:
     volume = add_head("Volume")
     for step in order:
         assert not any(marked())
@@ -117,7 +117,7 @@ def test_3d_view_that_comes_later_is_marked() -> None:
     assert len(marked()) >= 3 and all(marked())
 
 
-def test_scrolling_looks_at_no_view_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scrolling_updates_no_view(monkeypatch: pytest.MonkeyPatch) -> None:
     red().mrmlSliceCompositeNode().SetBackgroundVolumeID(add_result(add_head()).GetID())
     red().mrmlSliceNode().SetSliceVisible(True)
     written: list[Any] = []

@@ -23,7 +23,7 @@ def run(panel: Any, ui: Any) -> Any:
 
 
 def segment_array(segmentation: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(k, j, i) and ijk_to_ras of a segment as it lies in the node."""
+    """(k, j, i) voxels and ijk_to_ras of a segment in the node."""
     image = segmentation.GetBinaryLabelmapInternalRepresentation(
         segmentation.GetSegmentation().GetSegmentIdBySegmentName(name))
     matrix = vtk.vtkMatrix4x4()
@@ -101,7 +101,7 @@ def test_status_explains_that_the_transform_is_shared_already(panel: Any, ui: An
 
 
 @pytest.mark.parametrize("moved", [False, True], ids=["top-level", "under-a-transform"])
-def test_registration_with_the_nodes_as_they_are_brings_the_ultrasound_along(moved: bool, panel: Any, ui: Any) -> None:
+def test_registration_uses_the_nodes_as_they_are_and_moves_the_ultrasound_too(moved: bool, panel: Any, ui: Any) -> None:
     source = add_head()
     if moved:
         put_under_a_transform(source)

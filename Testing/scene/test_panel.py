@@ -97,7 +97,7 @@ def test_killed_worker_is_reported_and_the_next_run_works(panel: Any, ui: Any) -
     assert ui.statusLabel.text.startswith("Done: Fetal head MR-like (SYNTHETIC")
 
 
-def test_refused_input_shows_its_sentence(panel: Any, ui: Any) -> None:
+def test_refused_input_shows_its_message(panel: Any, ui: Any) -> None:
     add_head()
     before = scene_state()
     play(panel, "refuse")
@@ -107,7 +107,7 @@ def test_refused_input_shows_its_sentence(panel: Any, ui: Any) -> None:
     panel.parent.grab().save(str(PICTURES / "panel-refused.png"))
 
 
-def test_crash_shows_what_the_worker_said_last(panel: Any, ui: Any) -> None:
+def test_crash_shows_the_last_output_of_the_worker(panel: Any, ui: Any) -> None:
     add_head()
     play(panel, "exit 3")
     spin_until(lambda: is_idle(ui))
@@ -191,7 +191,7 @@ def test_head_that_is_not_found_is_refused_and_leads_to_the_alignment(panel: Any
     panel.parent.grab().save(str(PICTURES / "panel-unreliable.png"))
 
 
-def test_doubtful_result_is_called_doubtful(panel: Any, ui: Any) -> None:
+def test_unreliable_result_is_reported_as_unreliable(panel: Any, ui: Any) -> None:
     add_head()
     ui.unreliableCheckBox.checked = True
     play(panel, "doubt")

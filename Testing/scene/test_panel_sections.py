@@ -68,13 +68,13 @@ def test_results_are_never_proposed(panel: Any, ui: Any) -> None:
     assert inputs.likely_ultrasound(slicer.mrmlScene) is None
 
 
-def test_inputs_section_says_how_large_the_image_is(ui: Any) -> None:
+def test_inputs_section_shows_the_size_of_the_image(ui: Any) -> None:
     assert ui.inputSummaryLabel.text == "No image is selected."
     add_head()
     assert ui.inputSummaryLabel.text == "Volume of 56 x 60 x 48 voxels of 2 x 2 x 2 mm: 112 x 120 x 96 mm."
 
 
-def test_status_says_stage_percentage_and_time_left() -> None:
+def test_status_shows_stage_percentage_and_time_left() -> None:
     now = [0.0]
     progress = ProgressText(lambda: now[0])
     assert progress.line(0.0, "Checking the image") == "Checking the image: 0 %"
@@ -117,7 +117,7 @@ def test_device_and_model_are_remembered_for_the_next_scene(panel: Any, ui: Any,
     assert ui.modelComboBox.currentText == str(model)
 
 
-def test_a_model_that_is_gone_is_not_proposed(panel: Any, ui: Any) -> None:
+def test_a_missing_model_is_not_proposed(panel: Any, ui: Any) -> None:
     settings.remember("Model", "/no/such/model")
     settings.remember("Device", "abacus")
     slicer.mrmlScene.Clear(False)

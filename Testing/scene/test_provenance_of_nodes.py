@@ -66,7 +66,7 @@ def test_saved_file_brings_back_provenance_and_mark_under_any_name(done: Any, ui
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".nii.gz", ".mha"])
-def test_result_of_the_command_line_is_known_as_synthetic(ending: str, tmp_path: Path) -> None:
+def test_result_of_the_command_line_is_recognised_as_synthetic(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"head-mr{ending}"
     Volume(np.full((4, 5, 6), 300, np.int16), np.eye(4), {"Comment": nodes.SYNTHETIC}).write(path)
     (tmp_path / "head-mr.json").write_text(json.dumps({"notice": nodes.SYNTHETIC, "model": {"name": "default"}}))

@@ -1,4 +1,4 @@
-"""Registration modules are opened with the nodes chosen; elastix itself runs on the nodes as they are left."""
+"""Registration modules open with their inputs selected; elastix itself runs on these nodes."""
 from __future__ import annotations
 
 import sys
@@ -40,7 +40,7 @@ ELASTIX = ("fixedVolumeSelector", "movingVolumeSelector", "initialTransformSelec
 
 @pytest.fixture
 def modules(host: Any) -> Iterator[dict[str, Any]]:
-    """Elastix, ANTs and BRAINS are installed; before the panel is opened."""
+    """Installs stand-ins for Elastix, ANTs and BRAINS before the panel is opened."""
     made = {"Elastix": types.SimpleNamespace(**{name: Selector() for name in ELASTIX}),
             "ANTsRegistration": types.SimpleNamespace(**{name: Selector() for name in (
                 "fixedImageNodeComboBox", "movingImageNodeComboBox", "outputForwardTransformComboBox")})}
@@ -54,7 +54,7 @@ def modules(host: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 def atlas(modules: Any, panel: Any, ui: Any) -> Any:
-    """A finished result, and an MR chosen to register it to."""
+    """A finished result, and an MR selected as the target."""
     source = add_head()
     play(panel, "copy")
     spin_until(lambda: is_idle(ui))
@@ -73,7 +73,7 @@ def test_only_modules_that_are_there_are_offered(modules: Any, panel: Any, ui: A
     assert not ui.openRegistrationButton.enabled      # there is no result yet
 
 
-def test_without_any_module_the_button_says_what_to_install(panel: Any, ui: Any) -> None:
+def test_tooltip_names_the_modules_to_install(panel: Any, ui: Any) -> None:
     add_head()
     play(panel, "copy")
     spin_until(lambda: is_idle(ui))
@@ -91,8 +91,8 @@ def test_elastix_is_opened_with_fixed_moving_and_output(host: Any, modules: Any,
     assert chosen.fixedVolumeSelector.node is atlas and chosen.movingVolumeSelector.node is output
     assert chosen.outputTransformSelector.node is made and made.GetName() == "Fetal head registration"
     assert chosen.initialTransformSelector.node is None
-    assert ui.statusLabel.text == ("General Registration (Elastix) was opened; the result goes to Fetal head "
-                                   "registration. Back here, let the ultrasound follow.")
+    assert ui.statusLabel.text == ("General Registration (Elastix) is open; its result goes to Fetal head "
+                                   "registration. Then come back and apply it to the ultrasound.")
     ui.canonicalCheckBox.checked = True
     ui.openRegistrationButton.click()
     assert chosen.initialTransformSelector.node is output.GetNodeReference(nodes.TRANSFORM_ROLE)
@@ -134,7 +134,7 @@ def test_brains_is_opened_with_a_parameter_node(modules: Any, atlas: Any, panel:
         "initialTransform": output.GetNodeReference(nodes.TRANSFORM_ROLE).GetID()}]
 
 
-def test_nothing_to_register_to_is_a_sentence_and_makes_nothing(atlas: Any, panel: Any, ui: Any, host: Any) -> None:
+def test_missing_target_is_reported_and_adds_no_node(atlas: Any, panel: Any, ui: Any, host: Any) -> None:
     ui.fixedSelector.setCurrentNode(None)
     before = scene_state()
     ui.openRegistrationButton.click()
@@ -150,9 +150,9 @@ def test_nothing_to_register_to_is_a_sentence_and_makes_nothing(atlas: Any, pane
 
 
 @pytest.mark.parametrize("moved", [False, True], ids=["top-level", "under-a-transform"])
-def test_elastic_registration_by_elastix_brings_the_ultrasound_along(
+def test_elastic_registration_by_elastix_moves_the_ultrasound_too(
         moved: bool, panel: Any, ui: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As SlicerElastix does it: from the files of the nodes, and its result put over the moving volume."""
+    """Register as SlicerElastix does: from files of the nodes; the result becomes the moving volume's parent."""
     itk = pytest.importorskip("itk")
     pytest.importorskip("itk.itkElastixRegistrationMethodPython", reason="itk-elastix is not installed")
     itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(1)   # threads that wait for each other on a busy machine

@@ -1,4 +1,4 @@
-"""The sample's MR-like volume, by the shipped model and from its nodes as they are, registered to a real atlas MR."""
+"""The sample's MR-like volume of the installed model, registered to a real atlas MR from its nodes as they are."""
 from __future__ import annotations
 
 import os
@@ -54,7 +54,7 @@ def start_from(output: Any, parent: np.ndarray, fixed: sitk.Image) -> sitk.Euler
 
 
 def registered(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform, step_mm: float) -> sitk.Transform:
-    """By mutual information, from there on."""
+    """Registration by mutual information from that start."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricFixedMask(fixed > 0)

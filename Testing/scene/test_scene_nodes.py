@@ -1,4 +1,4 @@
-"""What a run puts into the scene, and where. The worker copies its input, so voxels can be compared exactly."""
+"""The nodes that a run adds to the scene. The worker copies its input, so voxels can be compared exactly."""
 from __future__ import annotations
 
 import json
@@ -52,7 +52,7 @@ def test_frame_stays_a_volume_of_one_slice(synthesizer: Any) -> None:
     np.testing.assert_allclose(ijk_to_ras(output), ijk_to_ras(source), atol=1e-9)
 
 
-def test_result_says_what_it_is_and_where_it_comes_from(synthesizer: Any) -> None:
+def test_result_has_mark_provenance_and_source(synthesizer: Any) -> None:
     source = add_head("Patient A")
     output = run(synthesizer, source)
     assert output.GetName() == "Patient A MR-like (SYNTHETIC - not for diagnosis)"

@@ -1,4 +1,4 @@
-"""The section Reduce slice spacing: real clicks, a volume of thin slices beside its source, and nothing on failure."""
+"""The section Reduce slice spacing: a volume with thin slices beside its source, and no change on failure."""
 from __future__ import annotations
 
 import json
@@ -25,7 +25,7 @@ def stack(panel: Any, ui: Any) -> Any:
 
 @pytest.fixture
 def play_part(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes the section ask for a part that the scripted worker plays, in place of a model."""
+    """Makes the section request a behaviour of the scripted worker in place of a model."""
     def choose(part: str) -> None:
         monkeypatch.setattr("USMRISynthesisScene.panel.spacing.RespaceOptions",
                             lambda *given, **named: RespaceOptions(*given, **{**named, "model": part}))
@@ -44,7 +44,7 @@ def made(source: Any) -> Any:
     return found[0]
 
 
-def test_without_a_volume_there_is_nothing_to_click(panel: Any, ui: Any) -> None:
+def test_button_is_disabled_without_a_volume(panel: Any, ui: Any) -> None:
     ui.respaceSelector.setCurrentNode(None)
     assert not ui.respaceButton.enabled
     ui.respaceSelector.setCurrentNode(add_stack())
@@ -85,7 +85,7 @@ def test_the_real_worker_makes_thin_slices_in_the_same_place(panel: Any) -> None
     panel.parent.grab().save(str(PICTURES / "panel-spacing.png"))
 
 
-def test_a_refusal_is_one_sentence_and_the_scene_stays(panel: Any) -> None:
+def test_a_refusal_is_one_sentence_and_the_scene_does_not_change(panel: Any) -> None:
     node = add_stack(side_mm=1.2)
     panel.ui.respaceSelector.setCurrentNode(node)
     before = scene_state()
@@ -118,7 +118,7 @@ def test_a_crash_or_a_missing_result_leaves_the_scene(panel: Any, ui: Any, stack
     assert [left for left in leftovers() if not left.startswith("process")] == []   # a warm worker may stay
 
 
-def test_an_mr_like_result_goes_in_too_and_keeps_its_mark(panel: Any, ui: Any, play_part: Any) -> None:
+def test_an_mr_like_result_can_be_the_input_and_keeps_its_mark(panel: Any, ui: Any, play_part: Any) -> None:
     node = add_stack("Head MR-like (SYNTHETIC - not for diagnosis)")
     node.SetAttribute(nodes.SYNTHETIC_ATTRIBUTE, nodes.SYNTHETIC)
     assert respacing.read_mr(node).metadata[nodes.SYNTHETIC_ATTRIBUTE] == nodes.SYNTHETIC
@@ -168,7 +168,7 @@ def test_while_a_synthesis_runs_it_waits(panel: Any, ui: Any, stack: Any) -> Non
 
 
 @pytest.mark.parametrize("source", ["DICOM", "header"])
-def test_what_the_modality_is_said_to_be_goes_along(panel: Any, source: str) -> None:
+def test_modality_is_passed_to_the_worker(panel: Any, source: str) -> None:
     node = add_stack()
     assert "Modality" not in respacing.read_mr(node).metadata
     if source == "DICOM":
@@ -179,7 +179,7 @@ def test_what_the_modality_is_said_to_be_goes_along(panel: Any, source: str) -> 
     assert respacing.read_mr(node).metadata["Modality"] == "MR"
 
 
-def test_a_label_map_has_its_own_sentence(panel: Any) -> None:
+def test_a_label_map_is_refused(panel: Any) -> None:
     from USMRISynthesisLib.errors import Refused
 
     labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")

@@ -1,4 +1,4 @@
-"""Slicer's own ways to save and export: none of them turns an MR-like image into a real MR without a word."""
+"""Slicer's own saving and export: none of them turns an MR-like image silently into a real MR."""
 from __future__ import annotations
 
 import json
@@ -30,7 +30,7 @@ def following() -> Iterator[None]:
 
 @pytest.fixture
 def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the status bar shows."""
+    """Messages in the status bar."""
     texts: list[str] = []
     monkeypatch.setattr(slicer.util, "showStatusMessage", lambda text, duration=0: texts.append(text))
     return texts
@@ -38,7 +38,7 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Our plugin, as the DICOM module finds it."""
+    """The plugin as the DICOM module finds it."""
 
     class DICOMPlugin:
         def __init__(self) -> None:
@@ -67,19 +67,19 @@ def test_saved_file_has_its_provenance_beside_it_and_is_marked_when_it_comes_bac
     assert nodes.is_synthetic(slicer.util.loadVolume(str(tmp_path / "t2.nrrd")))
 
 
-def test_other_volumes_are_saved_without_a_word(messages: list[str], tmp_path: Path) -> None:
+def test_other_volumes_are_saved_without_a_note(messages: list[str], tmp_path: Path) -> None:
     assert slicer.util.saveNode(add_head(), str(tmp_path / "us.nrrd"))
     assert messages == [] and [path.name for path in tmp_path.iterdir()] == ["us.nrrd"]
 
 
-def test_json_file_of_somebody_else_is_left_alone(messages: list[str], tmp_path: Path) -> None:
+def test_other_json_file_is_not_replaced(messages: list[str], tmp_path: Path) -> None:
     (tmp_path / "t2.json").write_text("{}")
     assert slicer.util.saveNode(add_result(add_head()), str(tmp_path / "t2.nrrd"))
     assert (tmp_path / "t2.json").read_text() == "{}" and len(messages) == 1
 
 
 @pytest.mark.parametrize("properties", [None, {}, {"nodeID": "none"}, {"nodeID": "", "fileName": "/none.nrrd"}])
-def test_strange_news_of_a_saved_file_are_ignored(properties: Any, messages: list[str]) -> None:
+def test_unknown_properties_of_a_saved_file_are_ignored(properties: Any, messages: list[str]) -> None:
     saving.on_saved(properties)
     assert messages == []
 
@@ -90,7 +90,7 @@ def test_dicom_export_offers_the_synthetic_series_first(plugin: Any, tmp_path: P
     assert plugin.examineForExport(item_of(source)) == [] and plugin.examineForImport([["x.dcm"]]) == []
     (exportable,) = plugin.examineForExport(item_of(output))
     assert exportable.confidence == 1.0 and "SYNTHETIC" in exportable.name
-    assert "what looks like a real scan" in exportable.tooltip
+    assert "looks like a real scan" in exportable.tooltip
     exportable.directory = str(tmp_path)
     assert plugin.export([exportable]) == ""
     files = sorted((tmp_path / "MR-like-SYNTHETIC").iterdir())
@@ -98,7 +98,7 @@ def test_dicom_export_offers_the_synthetic_series_first(plugin: Any, tmp_path: P
     assert len(files) == 48 and list(one.ImageType) == ["DERIVED", "SECONDARY"] and one[0x0008, 0x001C].value == "YES"
 
 
-def test_dicom_export_that_fails_says_why(plugin: Any, tmp_path: Path) -> None:
+def test_failed_dicom_export_returns_the_reason(plugin: Any, tmp_path: Path) -> None:
     (exportable,) = plugin.examineForExport(item_of(add_result(add_head())))
     exportable.directory = str(tmp_path / "gone")
     assert plugin.export([exportable]).startswith("The folder for the DICOM files could not be made.")

@@ -1,4 +1,4 @@
-"""The whole way: the real panel and console, the real child process, real networks with random weights."""
+"""Complete runs: the real panel and console, the real child process, real networks with random weights."""
 from __future__ import annotations
 
 import os
@@ -18,14 +18,14 @@ ROTATION = np.array([[0.8, -0.36, 0.48], [0.6, 0.48, -0.64], [0.0, 0.8, 0.6]])
 
 @pytest.fixture(scope="module")
 def logic(module: Any) -> Any:
-    """One logic, so one warm worker, for the tests that only look at results."""
+    """One logic with one warm worker for the tests that only compare results."""
     logic = sys.modules["USMRISynthesis"].USMRISynthesisLogic()
     yield logic
     logic.synthesizer.close()
 
 
 def given_alignment() -> np.ndarray:
-    """The heads of these tests lie upright around (12, -7, 30): no need to search for them."""
+    """The pose of the heads in these tests: upright around (12, -7, 30)."""
     matrix = np.eye(4)
     matrix[:3, 3] = (-12, 7, -30)
     return matrix
@@ -108,7 +108,7 @@ def test_frame_becomes_an_mr_like_frame(logic: Any, model: Path) -> None:
     assert slicer.util.arrayFromVolume(output).max() > 0
 
 
-def test_console_call_refuses_with_a_sentence_and_leaves_the_scene(logic: Any, model: Path) -> None:
+def test_console_call_refuses_with_a_message_and_leaves_the_scene(logic: Any, model: Path) -> None:
     tiny = add_head("Tiny", spacing=(0.1, 0.1, 0.1))
     before = scene_state()
     with pytest.raises(Refused) as caught:
@@ -146,7 +146,7 @@ def test_progress_callback_that_raises_stops_the_run(module: Any, model: Path) -
     assert not logic.synthesizer._worker.running
 
 
-def test_console_call_without_torch_says_what_to_do(logic: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_call_without_torch_names_the_remedy(logic: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from USMRISynthesisScene.setup import torch_install
 
     monkeypatch.setattr(torch_install, "torch_state", lambda: torch_install.TorchState.MISSING)
@@ -155,7 +155,7 @@ def test_console_call_without_torch_says_what_to_do(logic: Any, monkeypatch: pyt
 
 
 def test_loading_the_module_does_no_work() -> None:
-    """No torch, no model and no process when Slicer starts."""
+    """Slicer's start loads no torch and no model and starts no process."""
     code = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
         "from slicer_standin import start; host = start(); host.load_module(sys.argv[3])\n"

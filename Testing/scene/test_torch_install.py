@@ -1,4 +1,4 @@
-"""Is PyTorch there: the extension missing, not installed, broken, declined, repaired."""
+"""States of PyTorch: extension missing, not installed, broken, declined, repaired."""
 from __future__ import annotations
 
 import sys
@@ -14,7 +14,7 @@ from USMRISynthesisScene.setup.torch_install import TorchState
 
 
 class Extension:
-    """Plays the PyTorch extension."""
+    """Stands in for the PyTorch extension."""
 
     def __init__(self, installed: Any, installs: Any = "torch") -> None:
         self.installed, self.installs, self.requests = installed, installs, 0
@@ -48,7 +48,7 @@ def extension(monkeypatch: pytest.MonkeyPatch) -> Any:
     return install
 
 
-def test_installed_torch_asks_nothing(extension: Any) -> None:
+def test_installed_torch_opens_no_dialog(extension: Any) -> None:
     one = extension(True)
     torch_install.ensure_torch()
     torch_install.require_torch()
@@ -91,14 +91,14 @@ def test_declined_repair_changes_nothing(extension: Any, monkeypatch: pytest.Mon
     assert one.requests == 0
 
 
-def test_console_is_never_asked(extension: Any) -> None:
+def test_console_opens_no_dialog(extension: Any) -> None:
     one = extension(False)
     with pytest.raises(Failed, match="PyTorch Utils"):
         torch_install.require_torch()
     assert one.requests == 0
 
 
-def test_without_extension_torch_may_still_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_can_be_installed_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
     assert torch_install.torch_state() is TorchState.READY
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -85,7 +85,7 @@ def test_fade_and_contours_reach_all_planes(done: Any, ui: Any) -> None:
         assert view(layout.MR, plane).mrmlSliceCompositeNode().GetLabelVolumeID() is None
 
 
-def test_frame_has_one_plane_whatever_is_chosen(panel: Any, ui: Any) -> None:
+def test_frame_has_one_plane_for_every_choice(panel: Any, ui: Any) -> None:
     frame = add_frame()
     panel.logic.getParameterNode().inputVolume = frame
     panel.logic.getParameterNode().outputVolume = add_result(frame)
@@ -93,7 +93,7 @@ def test_frame_has_one_plane_whatever_is_chosen(panel: Any, ui: Any) -> None:
     assert layout.planes_shown() == ("Axial",)
 
 
-def test_back_leads_out_of_every_comparison(done: Any, ui: Any) -> None:
+def test_back_leaves_every_comparison_layout(done: Any, ui: Any) -> None:
     manager = slicer.app.layoutManager()
     manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
     for name in VIEWS:
@@ -245,7 +245,7 @@ def test_square_at_the_mouse_shows_the_mr_like_image_alone(done: Any, ui: Any) -
     assert np.array_equal(picture_of(view(layout.FUSED)), fused)
 
 
-def test_square_at_the_mouse_leaves_the_mouse_to_slicer(done: Any, ui: Any) -> None:
+def test_square_at_the_mouse_does_not_take_mouse_events_from_slicer(done: Any, ui: Any) -> None:
     ui.compareButton.click()
     crosshair = slicer.util.getNode("vtkMRMLCrosshairNodedefault")
     moved, places = [0, 0, 0], []
@@ -285,11 +285,11 @@ def test_model_with_a_reliability_map_needs_consent_once_and_covers_the_mr_like_
     """With the real worker and an untrained map, whose probabilities lie near a half."""
     from USMRISynthesisLib.models import store
     from USMRISynthesisLib.synthesis.reliability import ReliabilityNetwork
-    from USMRISynthesisLib.training.reliability.export import add_reliability
+    from USMRISynthesisLib.training.reliability.export import add_support
 
     folder = tmp_path / "with-map"
     shutil.copytree(three_planes, folder)
-    add_reliability({"model_sha256": store.read_manifest(folder).sha256, "averaged": ReliabilityNetwork().state_dict(),
+    add_support({"model_sha256": store.read_manifest(folder).sha256, "averaged": ReliabilityNetwork().state_dict(),
                  "step": 0, "cases": [], "config": {"learn": ["made"], "calibrate": ["made"], "seed": 0}}, folder)
     dialogs: list[str] = []
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: dialogs.append(text) or True)

@@ -91,7 +91,7 @@ def test_only_times_paths_and_addresses_are_taken_out(text: str, expected: str |
     assert plain(text) == (expected or text)
 
 
-def test_comparison_names_what_differs_and_what_was_not_tried(tmp_path: Path) -> None:
+def test_comparison_names_differences_and_skipped_steps(tmp_path: Path) -> None:
     step = {"step": "load", "outcome": "passed", "reason": "", "state": {"views": {"MR": {"marked": True}}},
             "events": []}
     absent = {"step": "Elastix", "outcome": "not tried", "reason": "Not installed.", "state": {}, "events": []}
@@ -151,7 +151,7 @@ def test_walkthrough_leaves_pictures_and_no_path_time_or_address(walked: tuple[i
         assert page.size[0] > 3 * SIZE[0] and page.size[1] > 3 * SIZE[1]
 
 
-def test_walkthrough_fails_when_the_panel_does_not_come_up(module: Any, host: Any, tmp_path: Path,
+def test_walkthrough_fails_without_the_panel(module: Any, host: Any, tmp_path: Path,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     from slicer_walkthrough.everything import try_everything
 

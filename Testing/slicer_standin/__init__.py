@@ -1,4 +1,4 @@
-"""A host for testing Slicer modules on machines without Slicer. It is no product and is not installed.
+"""A stand-in for testing Slicer modules on machines without Slicer. It is not part of the product and not installed.
 
 Real: MRML, its logic, displayable managers and `slicer.util`, from the `slicer-core` wheel. Qt for Python stands in
 for PythonQt; Slicer's and CTK's own Qt classes are generated from `qt-classes.json.gz`, so a property, signal or slot

@@ -199,7 +199,7 @@ class qSlicerCoreIOManager(bare_class("qSlicerCoreIOManager")):  # type: ignore[
         self._readers[reader_class.__name__] = parent, reader_class(parent)
 
     def loadNodes(self, file_type: str, properties: dict, loaded: Any = None, messages: Any = None) -> bool:
-        """Every reader of exactly that type is tried in turn; what they say is collected."""
+        """Try every reader of exactly that type in turn; their messages are collected."""
         if file_type != "VolumeFile":
             raise NotImplementedError(f"the test host does not read {file_type}")
         path = properties["fileName"]

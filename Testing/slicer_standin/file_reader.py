@@ -22,7 +22,7 @@ class qSlicerScriptedFileReader(bare_class("qSlicerScriptedFileReader")):  # typ
 
 
 def drop_file(python_module: Any, path: Path) -> list[str] | None:
-    """A file is dropped on Slicer: None where the module's reader does not claim it, else what is said about it."""
+    """Drop a file on Slicer: None where the module's reader does not accept it, else the messages about it."""
     parent = qSlicerScriptedFileReader()
     reader = getattr(python_module, f"{python_module.__name__}FileReader")(parent)
     assert isinstance(reader.description(), str) and isinstance(reader.fileType(), str)

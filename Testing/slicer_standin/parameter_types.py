@@ -1,6 +1,6 @@
-"""How `slicer.parameterNodeWrapper` keeps a value in a parameter node: which types, which defaults, what it refuses.
+"""How `slicer.parameterNodeWrapper` stores values in a parameter node: types, defaults, and refused values.
 
-Written after the rules of Slicer 5.10 to 5.12: a node parameter may be None, a union of node classes only where it
+It follows the rules of Slicer 5.10 to 5.12: a node parameter may be None, a union of node classes only where it
 names None; defaults are written, and so checked, when a wrapper is made; texts and numbers are never None. Types that
 Slicer knows and the product does not use raise NotImplementedError.
 """

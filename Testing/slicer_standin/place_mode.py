@@ -1,7 +1,7 @@
-"""Clicks in place mode, as Slicer's markups take them.
+"""Clicks in place mode, handled as Slicer's markups do.
 
 The mode stays after a point where it is persistent, unless the list has a fixed number of points and all are placed. A
-list that holds as many points as it may is not continued: the next move of the mouse over a view begins a new one.
+full list is not continued: the next mouse move over a view starts a new list.
 """
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PythonQt's ways on top of Qt for Python.
+"""PythonQt's conventions on top of Qt for Python.
 
 A property is an attribute: `button.text = "Go"`, never `button.text()`. A signal is connected by its signature:
 `button.connect("clicked(bool)", f)`, or as `button.clicked.connect(f)`. Setting an attribute that is no property

@@ -46,7 +46,7 @@ def _logic(class_: type, name: str, scene: Any, application_logic: Any) -> Any:
 
 
 def _add_rendering_presets(logic: Any) -> None:
-    """Presets of the names that Slicer's logic looks for, whose file is not in the wheel; all alike here: grey."""
+    """Presets with the names that Slicer's logic uses. Their file is not in the wheel; here all of them are grey."""
     folder = tempfile.TemporaryDirectory(prefix="host-slicer-presets-")
     (Path(folder.name) / "presets.xml").write_text("<MRML></MRML>")
     logic.SetModuleShareDirectory(folder.name)

@@ -1,7 +1,7 @@
 """Slice views that render without a screen: Slicer's slice logic, displayable managers and interactor style.
 
 New views come as Slicer's layout manager makes them: with a provisional size and a controller whose offset slider
-speaks one turn of the event loop later (`qMRMLSliceWidget._settle`).
+sets the offset one turn of the event loop later (`qMRMLSliceWidget._settle`).
 """
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class qMRMLSliceView(bare_class("qMRMLSliceView")):  # type: ignore[misc]
         return self._annotation
 
     def scheduleRender(self) -> None:
-        pass    # the host renders when somebody looks
+        pass    # rendered when a picture is taken
 
     def forceRender(self) -> None:
         self._window.Render()
@@ -134,7 +134,7 @@ class qMRMLSliceWidget(bare_class("qMRMLSliceWidget")):  # type: ignore[misc]
         self._layout_requested.emit()
 
     def _settle(self) -> None:
-        """One turn of the event loop after the view was made, and only then: the slider speaks, the size comes."""
+        """One event loop turn after the view was made: the slider sets its offset, the layout the size."""
         self._controller.setSliceOffsetValue(0.0)
         self._resize(SIZE)
 
@@ -169,7 +169,7 @@ def vtk_manager_group(renderer: Any) -> Any:
 
 
 def picture_of(widget: Any) -> Any:
-    """What somebody sees in a slice widget, so after events: an array (rows from the top, columns, RGB)."""
+    """The picture of a slice widget after pending events: an array (rows from the top, columns, RGB)."""
     import numpy as np
     from vtk.util.numpy_support import vtk_to_numpy
 

@@ -1,4 +1,4 @@
-"""Puts the host together: environment, modules `qt`, `ctk` and the missing parts of `slicer`, the application."""
+"""Builds the stand-in: environment, modules `qt`, `ctk`, the missing parts of `slicer`, and the application."""
 from __future__ import annotations
 
 import ctypes

@@ -111,7 +111,7 @@ def _module(content: dict[str, Any]) -> str:
         else:
             lines.append(f"class {name}:\n    def __init__(self, *args: Any, **keywords: Any) -> None: ...\n")
             lines += [
-                f"    {method}: Any\n"  # the list does not say which of them are static
+                f"    {method}: Any\n"  # the list has no information about which of them are static
                 for method in one
                 if method not in ("bases", "__init__") and method.isidentifier()
             ]

@@ -31,7 +31,7 @@ class qMRMLThreeDView(bare_class("qMRMLThreeDView")):  # type: ignore[misc]
         return self._annotation
 
     def renderWindow(self) -> Any:
-        """Made when it is asked for: most tests look at no 3D view."""
+        """Made on first use: most tests use no 3D view."""
         if self._window is None:
             self._renderer = vtk.vtkRenderer()
             self._renderer.AddViewProp(self._annotation)
@@ -60,7 +60,7 @@ class qMRMLThreeDView(bare_class("qMRMLThreeDView")):  # type: ignore[misc]
         self.renderWindow().Render()
 
     def scheduleRender(self) -> None:
-        pass    # the host renders when somebody looks
+        pass    # rendered when a picture is taken
 
     def _picture(self) -> Any:
         self.renderWindow()

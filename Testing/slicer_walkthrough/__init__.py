@@ -1,7 +1,7 @@
 """A walk through the whole panel, in Slicer or in the stand-in: steps, their transcript and screenshots.
 
     everything.py     the order of the steps
-    transcript.py     what is written down, and the comparison of two transcripts
+    transcript.py     the transcript, and the comparison of two transcripts
     walk.py           clicks, waiting, screenshots
     views.py          what the views show: layers, marks, pictures
     *_steps.py        one section of the panel after another

@@ -42,7 +42,7 @@ def _open(walk: Walk) -> bool:
         walk.rest(1.0)
         state["status"], state["run"] = walk.ui.statusLabel.text, walk.ui.runButton.enabled
         expect(walk.ui.runButton.visible, "the panel is empty")
-        expect("Not for diagnosis" in state["status"], "the panel does not say what it is")
+        expect("Not for diagnosis" in state["status"], "the panel shows no warning")
         walk.photograph("empty")
         return True
     return False

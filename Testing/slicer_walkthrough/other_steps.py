@@ -25,7 +25,7 @@ def alignment(walk: Walk, sample: str, source: Any, output: Any) -> None:
         slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode().SetBackgroundVolumeID(source.GetID())
         walk.rest()
         walk.click(walk.ui.placeLandmarksButton)
-        state["asked"] = walk.ui.statusLabel.text
+        state["prompt"] = walk.ui.statusLabel.text
         _place(walk, source, _ends_of_the_head(output))
         walk.click(walk.ui.useLandmarksButton)
         state["status"] = walk.ui.statusLabel.text

@@ -48,7 +48,7 @@ def synthesize(walk: Walk, sample: str, planes: str = "Axial") -> Any:
         state["nodes"], state["views"] = listed_nodes(), views.views_state()
         walk.photograph(f"{sample}-{planes.lower().replace(' ', '-')}")
         output = _result(walk)
-        expect(SYNTHETIC in output.GetName(), "the name does not say that it is synthetic")
+        expect(SYNTHETIC in output.GetName(), "the name is not marked as synthetic")
         source = walk.ui.inputSelector.currentNode()
         expect(output.GetImageData().GetDimensions() == source.GetImageData().GetDimensions(), "another grid")
         voxels = slicer.util.arrayFromVolume(output)

@@ -1,4 +1,4 @@
-"""What happened, free of times, paths and addresses, so that the transcripts of two machines can be compared."""
+"""The transcript of a walkthrough, without times, paths and addresses, so that two machines can be compared."""
 from __future__ import annotations
 
 import json
@@ -14,7 +14,7 @@ _PLAIN = ((r"0x[0-9a-fA-F]+", "<address>"), (r"\b\d+(\.\d+)? (s|min)\b", "N s"),
 
 
 class NotTried(Exception):
-    """A step needs what is not installed here; the text says what."""
+    """A step needs something that is not installed; the text names it."""
 
 
 class Transcript:

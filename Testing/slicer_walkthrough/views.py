@@ -1,4 +1,4 @@
-"""What the views show: their layers, their marks, their pictures."""
+"""Layers, marks and pictures of the views."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -31,7 +31,7 @@ def three_d_widgets() -> list[Any]:
 
 
 def is_marked(view: Any) -> bool:
-    """Whether the view says that it shows a synthetic image."""
+    """Whether the view is marked as synthetic."""
     texts = [view.cornerAnnotation().GetText(place) or "" for place in _PLACES]
     return any("SYNTHETIC - not for diagnosis" in text for text in texts)
 

@@ -1,4 +1,4 @@
-"""The panel as a user works it: opened by the module selection, clicked, waited for, photographed."""
+"""The panel as a user operates it: opened by the module selection, clicked, awaited, captured."""
 from __future__ import annotations
 
 import time
@@ -104,7 +104,7 @@ class Walk:
         self.rest()
 
     def run(self, button: Any, idle: str) -> dict[str, Any]:
-        """Press a button that starts a run and wait for its end: what was said, and the stages that were named."""
+        """Press a button that starts a run and wait for its end; returns the status and the stages."""
         self._stages.clear()
         self.click(button)
         self.wait(lambda: button.text == idle, f"the end of {idle!r}")
