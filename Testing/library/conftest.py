@@ -14,6 +14,8 @@ import pytest
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.models import consent
 
+# The half-angle of a fan that cuts both sides of the head, as a tangent.
+NARROW = 0.22
 # Threads that wait must not spin: on a busy machine that costs ten times the work. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -99,6 +101,23 @@ def _write_model(folder: Path, weights: bytes, **changes: object) -> Path:
 @pytest.fixture(scope="session")
 def head() -> Volume:
     """A 3D ultrasound-like head: bright skull, speckled brain, dark ventricles, a cone-shaped fan; 1.6 mm."""
+    return _head(0.55)[0]
+
+
+@pytest.fixture(scope="session")
+def wide_head() -> Volume:
+    """The same head in a narrower fan, whose sides cut it: the head reaches beyond what the probe saw."""
+    return _head(NARROW)[0]
+
+
+@pytest.fixture(scope="session")
+def wide_head_fan() -> np.ndarray:
+    """(k, j, i) bool: the true fan of `wide_head`."""
+    return _head(NARROW)[1]
+
+
+def _head(opening: float) -> tuple[Volume, np.ndarray]:
+    """A head, and the fan that it is seen in; opening: the tangent of half the fan's angle."""
     rng = np.random.default_rng(3)
     shape, spacing = (64, 72, 72), 1.6
     k, j, i = (
@@ -112,11 +131,11 @@ def head() -> Volume:
     image[(radius > 0.93) & (radius < 1.03)] = 235
     for side in (-1, 1):
         image[((x - side * 9) / 4) ** 2 + ((y + 4) / 14) ** 2 + (z / 6) ** 2 < 1] = 6
-    fan = (np.hypot(x, z) < 0.55 * (y + 120)) & (np.sqrt(x**2 + z**2 + (y + 120) ** 2) < 172)
+    fan = (np.hypot(x, z) < opening * (y + 120)) & (np.sqrt(x**2 + z**2 + (y + 120) ** 2) < 172)
     array = np.where(fan, np.clip(image, 4, 255), 0).astype(np.uint8)
     matrix = np.diag([spacing, spacing, spacing, 1.0])
     matrix[:3, 3] = -spacing * (np.array(shape[::-1]) - 1) / 2 + (12, -7, 30)
-    return Volume(array, matrix)
+    return Volume(array, matrix), fan
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,15 @@ MODULE_FILE = REPOSITORY / "USMRISynthesis" / "USMRISynthesis.py"
 PICTURES = REPOSITORY / "build" / "scene"
 
 
+WIDE, NARROW = 0.55, 0.22
+
+
 def head_array(shape: tuple[int, int, int] = (48, 60, 56), spacing: tuple[float, float, float] = (2.0, 2.0, 2.0),
-               seed: int = 3) -> np.ndarray:
-    """Ultrasound-like head: bright skull, speckled brain, dark ventricles, in a cone-shaped fan. (k, j, i) uint8."""
+               seed: int = 3, opening: float = WIDE) -> np.ndarray:
+    """Ultrasound-like head: bright skull, speckled brain, dark ventricles, in a cone-shaped fan. (k, j, i) uint8.
+
+    opening: the tangent of half the fan's angle: the head lies inside a WIDE fan and reaches beyond a NARROW one.
+    """
     rng = np.random.default_rng(seed)
     z, y, x = (s * (np.arange(n) - (n - 1) / 2) for n, s in zip(shape, spacing, strict=True))
     z, y, x = z[:, None, None], y[None, :, None], x[None, None, :]
@@ -29,7 +35,7 @@ def head_array(shape: tuple[int, int, int] = (48, 60, 56), spacing: tuple[float,
     image[(radius > 0.93) & (radius < 1.03)] = 235
     for side in (-1, 1):
         image[((x - side * 9) / 4) ** 2 + ((y + 4) / 14) ** 2 + (z / 6) ** 2 < 1] = 6
-    fan = (np.hypot(x, z) < 0.55 * (y + 120)) & (np.sqrt(x**2 + z**2 + (y + 120) ** 2) < 172)
+    fan = (np.hypot(x, z) < opening * (y + 120)) & (np.sqrt(x**2 + z**2 + (y + 120) ** 2) < 172)
     return np.where(fan, np.clip(image, 4, 255), 0).astype(np.uint8)
 
 

@@ -61,8 +61,9 @@ def serve(request: dict) -> None:
         say(request, "done", result={"output": request["output"], "consistency": 0.01, "provenance": {
             "notice": SYNTHETIC, "operation": "respace", "model": {"name": part, "sha256": part}}})
         return
-    if request.get("confidence"):
-        shutil.copy(request["input"], request["confidence"])
+    if request.get("confidence"):     # 0-1
+        seen = Volume.read(request["input"])
+        Volume((seen.array / 255).astype("float32"), seen.ijk_to_ras).write(request["confidence"])
     if request.get("masks"):     # the brighter half for the head
         head = Volume.read(request["input"])
         Volume((head.array > 0).astype("uint8") + (head.array > 60), head.ijk_to_ras).write(request["masks"])

@@ -2,94 +2,50 @@
 
 50 sequences of random actions, reproducible by their seeds. Most run on a worker that is played in this process, since
 starting 50 real ones would take minutes; the last ones run on real processes, and look for those that were left behind.
+
+More of them from the command line, as many as wanted; a seed is a block of ten sequences:
+
+    QT_QPA_PLATFORM=offscreen python Testing/scene/random_use.py [--first 1000] [--blocks 100] [--real 0]
 """
 from __future__ import annotations
 
 import gc
 import json
+import logging
+import os
 import random
-import shutil
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import qt
 import slicer
+from played_worker import PlayedWorker
 from scenery import add_head, is_idle, leftovers, spin_until
 from slicer_standin.slice_view import leave_mouse, move_mouse
-from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisScene.nodes import nodes
 from USMRISynthesisScene.nodes.masks import SEGMENTATION_ROLE, SEGMENTS
 from USMRISynthesisScene.runs.worker_process import WorkerProcess
 from USMRISynthesisScene.views import layout, marking
 
-SEQUENCES = 50
+SEQUENCES = 50       # in the test suite
+BLOCK = 10           # sequences in one panel
 REAL = 4             # of them on real processes
 STEPS = 8
 PARTS = ("copy", "copy", "copy", "slow", "refuse", "exit 3", "nothing", "doubt", "foreign")
 
 
-class PlayedWorker:
-    """Plays a worker in this process, one event at a time, in the parts of `scripted_worker.py`."""
+# How the command line asks for other seeds than the suite's.
+FIRST, BLOCKS, REAL_ONES = "USMRI_RANDOM_FIRST", "USMRI_RANDOM_BLOCKS", "USMRI_RANDOM_REAL"
 
-    def __init__(self) -> None:
-        self._steps: list[dict[str, Any]] = []
-        self._handler: Callable[[dict[str, Any]], None] | None = None
 
-    def send(self, request: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> str:
-        assert self._handler is None, "two requests at a time"
-        self._handler = on_event
-        part = request["model"]
-        progress = [{"event": "progress", "value": 0.1 * step, "stage": "Synthesising"} for step in range(4)]
-        if part == "refuse" or part.startswith("exit") or (part == "foreign" and not request["trust_model"]):
-            kind = {"refuse": "extent", "foreign": "consent"}.get(part, "worker-exit")
-            self._steps = [*progress[:1], {"event": "error", "category": "refused" if part != "exit 3" else "failed",
-                                           "kind": kind, "message": "It did not work.", "remedy": "Try again."}]
-        elif part == "slow":
-            self._steps = progress * 1000
-        else:
-            self._steps = [*progress, {"event": "done", "result": self._result(request, part)}]
-        qt.QTimer.singleShot(0, self._next)
-        return "1"
-
-    def _result(self, request: dict[str, Any], part: str) -> dict[str, Any]:
-        if part != "nothing":
-            shutil.copy(request["input"], request["output"])
-        image = Volume.read(request["input"])
-        for key, array in (("confidence", (image.array > 60).astype(np.float32)),
-                           ("masks", (image.array > 0).astype(np.uint8) + (image.array > 60))):
-            if request.get(key):
-                Volume(array.astype(array.dtype), image.ijk_to_ras).write(request[key])
-        score = 0.2 if part == "doubt" else 0.9
-        if request["op"] == "respace":
-            return {"provenance": {"notice": nodes.SYNTHETIC, "operation": "respace"}}
-        return {"ras_to_canonical": request["transform"] or np.eye(4).ravel().tolist(), "masks": request.get("masks"),
-                "confidence": request.get("confidence"), "provenance": {
-                    "notice": nodes.SYNTHETIC, "alignment": {"score": score}, "alignment_trusted": score > 0.5}}
-
-    def _next(self) -> None:
-        if self._handler is None:
-            return
-        event, handler = self._steps.pop(0), self._handler
-        if event["event"] in ("done", "error"):
-            self._handler = None
-        else:
-            qt.QTimer.singleShot(0, self._next)
-        handler(event)
-
-    def wait(self, milliseconds: int) -> None:
-        slicer.app.processEvents()
-
-    def kill(self) -> None:
-        self._handler = None
-
-    def shutdown(self) -> None:
-        self.kill()
+def seeds() -> range:
+    first = int(os.environ.get(FIRST, 0))
+    return range(first, first + int(os.environ.get(BLOCKS, SEQUENCES // BLOCK)))
 
 
 class User:
@@ -161,6 +117,30 @@ class User:
     def close_scene(self) -> None:
         slicer.mrmlScene.Clear(False)
 
+    def save_after_undo(self) -> None:
+        """Undo may take the image from under a result that is chosen."""
+        self.undo()
+        for button in (self.ui.saveButton, self.ui.reportButton, self.ui.dicomButton, self.ui.captureButton):
+            if button.enabled and self.chance.random() < 0.5:
+                button.click()
+
+    def spoil(self) -> None:
+        """Matrices that no volume should have, provenance that is none, a volume without an image."""
+        node = self.chance.choice(self.volumes() or [None])
+        if node is None:
+            return
+        kind = self.chance.randrange(5)
+        if kind == 0:
+            node.SetIJKToRASDirections(1, 0, 0, 1, 0, 0, 0, 0, 1)
+        elif kind == 1:
+            node.SetIJKToRASDirections(float("nan"), 0, 0, 0, 1, 0, 0, 0, 1)
+        elif kind == 2:
+            node.SetOrigin(float("inf"), 0, 0)
+        elif kind == 3:
+            node.SetSpacing(0, 1, 1)
+        elif not nodes.is_synthetic(node):
+            node.SetAndObserveImageData(None)
+
     def undo(self) -> None:
         slicer.mrmlScene.SetUndoOn()
         slicer.mrmlScene.SaveStateForUndo()
@@ -211,7 +191,19 @@ class User:
             slicer.mrmlScene.ReadFromMRB(bundle, True)
 
     ACTIONS = (load, load, load, choose, run, run, run, run, wait, cancel, close_scene, undo, delete, delete,
-               switch_module, reload, click_about, click_about, save_and_load)
+               switch_module, reload, click_about, click_about, save_and_load, save_after_undo, spoil)
+
+
+class Heard(logging.Handler):
+    """Notes down the exceptions that were caught and only logged: a user sees a sentence, a test must see the fault."""
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._seen = seen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self._seen.append(logging.Formatter().format(record))
 
 
 @pytest.fixture
@@ -225,7 +217,12 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(sys, "unraisablehook", lambda what: seen.append(f"{what.exc_value!r} in {what.object!r}"))
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        yield seen
+        heard = Heard(seen)
+        logging.getLogger().addHandler(heard)
+        try:
+            yield seen
+        finally:
+            logging.getLogger().removeHandler(heard)
         # The mixin warns of observers that are added twice or were not there.
         seen += [str(one.message) for one in warned if "observer" in str(one.message)]
     assert seen == []
@@ -254,34 +251,42 @@ def kept_by(loaded: list[weakref.ref[Any]]) -> list[str]:
             if not isinstance(holder, types.FrameType)]
 
 
-@pytest.mark.parametrize("block", range(5))
+@pytest.mark.parametrize("seed", seeds())
 def test_random_sequences_of_actions_leave_nothing_broken_or_behind(
-        block: int, host: Any, module: Any, faults: list[str], three_planes: Path, tmp_path: Path,
+        seed: int, host: Any, module: Any, faults: list[str], three_planes: Path, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    chance = random.Random(block)
+    chance = random.Random(seed)
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *_: chance.random() < 0.5)
     monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory",
                         lambda *_: str(chance.choice([tmp_path / "none", three_planes, ""])))
-    marking.keep_marked()
-    (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    user = User(host, module, chance, tmp_path)
-    for index in range(SEQUENCES // 5):
-        user.real = block == 4 and index >= SEQUENCES // 5 - REAL
+    real = int(os.environ.get(REAL_ONES, REAL if seed == SEQUENCES // BLOCK - 1 else 0))
+    play_block(seed, chance, host, module, tmp_path, faults, real)
+
+
+def play_block(seed: int, chance: random.Random, host: Any, module: Any, folder: Path, faults: list[str],
+               real: int) -> None:
+    """Ten sequences in one panel; the last `real` of them on real processes."""
+    marking.keep_marked()
+    (folder / "empty").mkdir()
+    user = User(host, module, chance, folder)
+    for index in range(BLOCK):
+        user.real = index >= BLOCK - real
         user.set_worker()
         done = []
         for action in [User.load, *chance.choices(User.ACTIONS, k=STEPS)]:
             done.append(action.__name__)
             action(user)
             check_whole()
-            assert faults == [], f"block {block}, sequence {index}: {done}: {faults[0]}"
+            assert faults == [], f"seed {seed}, sequence {index}: {done}: {faults[0]}"
+            assert user.ui.statusLabel.text, f"seed {seed}, sequence {index}: {done}: nothing is said"
         if is_idle(user.ui) is False and chance.random() < 0.5:
             user.cancel()
         slicer.mrmlScene.Clear(False)
         spin_until(lambda: is_idle(user.ui), 20)
-        assert user.volumes() == [] and faults == [], f"block {block}, sequence {index}: {done}"
+        assert user.volumes() == [] and faults == [], f"seed {seed}, sequence {index}: {done}"
         gc.collect()
-        assert kept_by(user.loaded) == [], f"in memory after {done}"
+        assert kept_by(user.loaded) == [], f"seed {seed}, in memory after {done}"
         user.loaded.clear()
     panel = user.widget.panel
     user.widget.cleanup()

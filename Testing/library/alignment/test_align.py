@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -121,7 +121,11 @@ def test_the_result_does_not_depend_on_the_grid():
     assert off.max() < 3
 
 
-# The same frames in every run. Frames drawn anew met one whose turn was 13 degrees off (0.72 wide, upright, seed 12).
+# The same frames in every run: narrow heads whose speckle outshines the skull may be turned by more than 10 degrees, as
+# the example that fails shows; the score says of it that it is not to be trusted.
+@example(x=0.0, y=0.0, width=0.72, length=44.0, angle=80.0, seed=12).xfail(
+    raises=AssertionError, reason="the skull's ellipse is turned by 10.7 degrees"
+)
 @settings(max_examples=5, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(
     x=st.floats(-12, 12),
@@ -142,6 +146,12 @@ def test_a_frame_is_aligned_by_its_ellipse(x, y, width, length, angle, seed):
     turn = np.rad2deg(np.arccos(min(1, abs(major @ (-np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle)))))))
     assert turn < 10
     assert found.ras_to_canonical[1, 1] >= 0  # the end nearer to A
+
+
+def test_a_frame_whose_ellipse_is_turned_is_not_trusted():
+    for angle in (80.0, 0.0, -56.0, -48.0):  # 6 to 11 degrees off
+        frame = head_frame((0, 0), (0.72 * 44, 44), angle, seed=12)
+        assert align(frame, whole(frame)).score < MIN_CONFIDENCE
 
 
 def test_a_frame_lands_in_the_head_circumference_plane():

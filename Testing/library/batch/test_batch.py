@@ -65,6 +65,11 @@ class Worker:
         from USMRISynthesisLib import __version__
 
         return {
+            "output": fields["output"],
+            "confidence": None,
+            "masks": None,
+            "ras_to_canonical": [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1],
+            "method": "ellipsoid",
             "score": 0.9,
             "trusted": True,
             "provenance": {

@@ -11,9 +11,11 @@ pydicom, which Slicer brings, is imported when something is written.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +27,8 @@ from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.geometry.canonical import LPS_RAS
 from USMRISynthesisLib.io.synthetic import SYNTHETIC
 from USMRISynthesisLib.io.volume import Volume
+
+log = logging.getLogger(__name__)
 
 SERIES = "MR-like from ultrasound, SYNTHETIC"
 _CARRIED = (
@@ -44,6 +48,10 @@ _CARRIED = (
 )
 
 
+# Without these a reference to the source cannot be written, or it is a directory and no image.
+_IDENTITY = ("SOPClassUID", "SOPInstanceUID")
+
+
 def write_dicom(
     folder: str | os.PathLike[str],
     mr: Volume,
@@ -57,13 +65,16 @@ def write_dicom(
         folder: must exist; files of the same names are replaced.
         mr: greyscale, 0 or above; integers are kept, other numbers are rounded by a rescale slope to 16 bits.
         provenance: of the result; model, versions and hashes go into the derivation description.
-        source: a DICOM file of the ultrasound, whose patient, study and frame of reference are carried over.
+        source: a DICOM file of the ultrasound, whose patient, study and frame of reference are carried over. Text is
+            written as UTF-8 (ISO_IR 192), whatever character set the source declares; where it declares none and is not
+            ASCII, its bytes are kept and none is declared either: nobody knows what they mean.
 
     Returns:
         The files, in the order of the slices.
 
     Raises:
-        Refused: the grid is sheared, or the source is not DICOM.
+        Refused: the grid is sheared; the source is not DICOM, is no image, or its text cannot be read with the
+            character set that it declares.
         Failed: pydicom is missing, the folder cannot be written.
     """
     target = Path(folder)
@@ -94,6 +105,8 @@ def write_dicom(
 def _pydicom() -> Any:
     try:
         import pydicom
+        import pydicom.charset
+        import pydicom.datadict
         import pydicom.uid
     except ImportError as error:
         raise Failed(
@@ -108,14 +121,57 @@ def _source(path: str | os.PathLike[str] | None) -> Any:
     if path is None:
         return None
     pydicom = _pydicom()
+    name, remedy = Path(path).name, "Choose a DICOM file of the ultrasound, or none."
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
+        source = pydicom.dcmread(path, stop_before_pixels=True)
+        empty = [key for key in _IDENTITY if not str(source.get(key, "")).strip()]
+        if not empty:
+            _check_text(source)
     except (OSError, pydicom.errors.InvalidDicomError) as error:
+        raise Refused("source", f"{name} is not a readable DICOM file.", remedy) from error
+    except UnicodeError as error:
         raise Refused(
             "source",
-            f"{Path(path).name} is not a readable DICOM file.",
-            "Choose a DICOM file of the ultrasound, or none.",
+            f"The text in {name} does not fit the character set that it declares.",
+            "Correct Specific Character Set in the file, or export without a source.",
         ) from error
+    except Exception as error:  # pydicom raises what it meets in a damaged file
+        log.debug("the DICOM source cannot be used", exc_info=True)
+        raise Refused("source", f"{name} is a damaged DICOM file.", remedy) from error
+    if empty:
+        raise Refused("source", f"{name} is no complete DICOM image: it lacks {_named(empty)}.", remedy)
+    return source
+
+
+def _character_set(source: Any) -> str | None:
+    """What is declared for the text that comes from the source."""
+    carried = "".join(str(source[name].value) for name in _CARRIED if source is not None and name in source)
+    return "ISO_IR 192" if source is None or source.get("SpecificCharacterSet") or carried.isascii() else None
+
+
+def _check_text(source: Any) -> None:
+    """Decode what is carried over; raises UnicodeError where the declared character set does not fit."""
+    declared = source.get("SpecificCharacterSet") or "ISO_IR 6"
+    codecs = _pydicom().charset.convert_encodings(list(declared) if not isinstance(declared, str) else declared)
+    for name in _CARRIED:
+        if name not in source:
+            continue
+        raw = source.get_item(name)
+        value = getattr(raw, "value", None)
+        # pydicom replaces what it cannot decode by marks, with a warning only.
+        if isinstance(value, bytes) and len(codecs) == 1:
+            value.decode(codecs[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            text = str(source[name].value)
+        if "\ufffd" in text:
+            raise UnicodeError(name)
+
+
+def _named(keys: list[str]) -> str:
+    """SOPInstanceUID -> SOP Instance UID, as DICOM's dictionary has it."""
+    dictionary = _pydicom().datadict
+    return ", ".join(dictionary.dictionary_description(dictionary.tag_for_keyword(key)) for key in keys)
 
 
 def _stored(array: np.ndarray) -> tuple[np.ndarray, float]:
@@ -138,6 +194,8 @@ def _common(mr: Volume, provenance: Mapping[str, Any], source: Any) -> Any:
             "Resample it to a plain grid first.",
         )
     one, uid = pydicom.Dataset(), pydicom.uid.generate_uid
+    if character_set := _character_set(source):
+        one.SpecificCharacterSet = character_set
     now = datetime.now()
     for name in (
         "PatientName",
@@ -154,7 +212,8 @@ def _common(mr: Volume, provenance: Mapping[str, Any], source: Any) -> Any:
     one.StudyInstanceUID, one.FrameOfReferenceUID, one.PositionReferenceIndicator = uid(), uid(), ""
     if source is not None:
         for name in _CARRIED:
-            if name in source:
+            # An empty UID is none: the new one stays.
+            if name in source and (str(source[name].value).strip() or not name.endswith("UID")):
                 setattr(one, name, getattr(source, name))
         reference = pydicom.Dataset()
         reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID

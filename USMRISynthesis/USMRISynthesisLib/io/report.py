@@ -9,7 +9,7 @@ paths appear on it: only what is passed in, and the provenance has neither.
 from __future__ import annotations
 
 import os
-import textwrap
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,9 @@ PAGE = (1240, 1754)  # A4 at 150 dots an inch
 _DPI = 150
 _MARGIN = 80
 FORMATS = (".png", ".pdf")
+TITLE = "Ultrasound and MR-like image"
+ILLEGIBLE = "Some of the text is in letters that this page cannot show."
+_MOST_TITLE_LINES = 3
 WHAT_IT_IS = (
     "The grey picture on the right looks like a magnetic resonance image, but no such scan was made. A computer "
     "program drew it from the ultrasound on the left, as it has learned from average brains and from simulated "
@@ -42,12 +45,13 @@ class Report:
     Attributes:
         pictures: title -> (rows, columns, 3) uint8, from left to right.
         provenance: of the result, as `Synthesis.provenance` has it.
-        title: heading; no patient's name.
+        title: heading; no patient's name. Without accents, or replaced, where the page's font
+            lacks a letter; a note says so.
     """
 
     pictures: Mapping[str, np.ndarray]
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    title: str = "Ultrasound and MR-like image"
+    title: str = TITLE
 
 
 def provenance_lines(provenance: Mapping[str, Any]) -> list[str]:
@@ -114,37 +118,102 @@ def _page(report: Report) -> Any:
             "Reports need the Python package Pillow, which is not installed.",
             "Install it, in Slicer by slicer.util.pip_install('pillow').",
         ) from error
+    fonts = {size: ImageFont.load_default(size) for size in (22, 26, 30, 44)}
+    illegible: list[str] = []
+
+    def legible(text: str, instead: str) -> str:
+        """The text on one line; without its accents, or `instead`, where the font lacks a letter: boxes say nothing."""
+        text = " ".join(text.split())
+        if not _lacks(fonts[44], text):
+            return text
+        illegible.append(text)
+        plain = "".join(one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
+        return instead if _lacks(fonts[44], plain) else plain
+
+    heading = _Text(_wrapped(legible(report.title, TITLE), fonts[44], _MOST_TITLE_LINES), 44, after=6)
+    titles = [legible(title, f"Picture {n}") for n, title in enumerate(report.pictures, 1)]
+    sources = [legible(line, "") for line in provenance_lines(report.provenance)]
+    below = []
+    for title, text in (("What it is", WHAT_IT_IS), ("What it is not", WHAT_IT_IS_NOT)):
+        below += [_Text([title], 30, after=4), _Text(_wrapped(text, fonts[26]), 26, after=24)]
+    below.append(_Text(["Where it comes from"], 30, after=4))
+    below += [_Text(_wrapped(line, fonts[22], 2), 22, "#333333") for line in sources if line]
+    if illegible:
+        below.append(_Text(_wrapped(ILLEGIBLE, fonts[22]), 22, "#333333"))
+
     page = Image.new("RGB", PAGE, "white")
     pen = ImageDraw.Draw(page)
-    fonts = {size: ImageFont.load_default(size) for size in (22, 26, 30, 44)}
-    width = PAGE[0] - 2 * _MARGIN
 
-    def write(text: str, y: int, size: int, colour: str = "black") -> int:
-        letters = int(width / (0.5 * size))
-        for line in textwrap.wrap(text, letters):
-            pen.text((_MARGIN, y), line, fill=colour, font=fonts[size])
-            y += round(1.35 * size)
-        return y
+    def write(text: _Text, y: int) -> int:
+        for line in text.lines:
+            pen.text((_MARGIN, y), line, fill=text.colour, font=fonts[text.size])
+            y += text.line_height
+        return y + text.after
 
-    y = write(report.title, _MARGIN, 44) + 6
+    y = write(heading, _MARGIN)
     pen.rectangle((_MARGIN, y, PAGE[0] - _MARGIN, y + 56), fill="#8c1d18")
     pen.text((PAGE[0] / 2, y + 28), SYNTHETIC, fill="white", font=fonts[30], anchor="mm")
     y += 90
-    gap = 20
-    side = (width - gap * (len(report.pictures) - 1)) // max(1, len(report.pictures))
+    room = PAGE[1] - _MARGIN - y - 80 - sum(one.height for one in below)
+    gap, count = 20, max(1, len(report.pictures))
+    side = (PAGE[0] - 2 * _MARGIN - gap * (count - 1)) // count
     tallest = 0
-    for index, (title, picture) in enumerate(report.pictures.items()):
+    for index, (title, picture) in enumerate(zip(titles, report.pictures.values(), strict=True)):
         shown = Image.fromarray(np.ascontiguousarray(picture[..., :3]))
-        shown = shown.resize((side, round(side * shown.height / shown.width)))
+        # In its column, and so low that the text below it stays on the page.
+        factor = min(side / shown.width, room / shown.height)
+        shown = shown.resize((max(1, round(factor * shown.width)), max(1, round(factor * shown.height))))
         x = _MARGIN + index * (side + gap)
-        pen.text((x, y), title, fill="black", font=fonts[26])
+        pen.text((x, y), _wrapped(title, fonts[26], 1, side)[0], fill="black", font=fonts[26])
         page.paste(shown, (x, y + 40))
         tallest = max(tallest, shown.height)
     y += 40 + tallest + 40
-    for heading, text in (("What it is", WHAT_IT_IS), ("What it is not", WHAT_IT_IS_NOT)):
-        y = write(heading, y, 30) + 4
-        y = write(text, y, 26) + 24
-    y = write("Where it comes from", y, 30) + 4
-    for line in provenance_lines(report.provenance):
-        y = write(line, y, 22, "#333333")
+    for one in below:
+        y = write(one, y)
     return page
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Lines of one size, and the space after them in pixels."""
+
+    lines: list[str]
+    size: int
+    colour: str = "black"
+    after: int = 0
+
+    @property
+    def line_height(self) -> int:
+        return round(1.35 * self.size)
+
+    @property
+    def height(self) -> int:
+        return len(self.lines) * self.line_height + self.after
+
+
+def _wrapped(text: str, font: Any, most: int = 99, width: int = PAGE[0] - 2 * _MARGIN) -> list[str]:
+    """Lines of at most that width in pixels, and at most so many: the rest is left out and dots stand for it."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:  # a word that is wider than the page is cut
+            if font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    if len(lines) > most:
+        last = lines[most - 1]
+        while last and font.getlength(f"{last}...") > width:
+            last = last[:-1]
+        lines = [*lines[: most - 1], f"{last}..."]
+    return lines
+
+
+def _lacks(font: Any, text: str) -> bool:
+    """Whether the font has no shape for a letter of the text: it draws the one for unknown letters then."""
+    unknown = bytes(font.getmask("\U0010ffff"))
+    return any(not letter.isspace() and bytes(font.getmask(letter)) == unknown for letter in set(text))

@@ -26,7 +26,7 @@ from USMRISynthesisLib.alignment.common.confidence import CONFIDENT, MIN_CONFIDE
 from USMRISynthesisLib.alignment.common.given import check_given_transform
 from USMRISynthesisLib.alignment.frame.inside import shows_structure
 from USMRISynthesisLib.callbacks import Cancel, Consent, Log, Progress
-from USMRISynthesisLib.errors import Cancelled, Refused, memory_shortage, torch_missing
+from USMRISynthesisLib.errors import Cancelled, Failed, Refused, memory_shortage, torch_missing
 from USMRISynthesisLib.geometry.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
 from USMRISynthesisLib.geometry.head import Alignment
 from USMRISynthesisLib.geometry.planes import CHOICES, resolve_planes
@@ -132,6 +132,12 @@ def synthesize(
         slices, z_mm = to_canonical(volume.array, volume.ijk_to_ras, to_canonical_of)
         seen = to_canonical(fan, volume.ijk_to_ras, to_canonical_of, order=0)[0] > 0.5
         us = normalise_ultrasound(slices, seen, generator.manifest.input.exponent)
+        if not np.isfinite(us).all():
+            raise Refused(
+                "nan",
+                "The image holds grey values that cannot be computed with.",
+                "Export it again, as 8 or 16 bits.",
+            )
         head = alignment.head_mask(z_mm)
     # The reliability network was trained on volumes: it is not valid for a frame.
     reliability_network = None if volume.is_frame else generator.reliability
@@ -148,6 +154,12 @@ def synthesize(
             progress=_within(progress, 0.22, 0.92 if reliability_network is None else 0.86),
         )
         mr = combined(made)
+        if not np.isfinite(mr).all():
+            raise Failed(
+                "model",
+                f"The model {generator.manifest.name!r} gave values that are no numbers.",
+                "Try the device cpu; if it happens again, use another model.",
+            )
     reliability = None
     if reliability_network is not None:
         from USMRISynthesisLib.synthesis.reliability import reliability_map, spread_of
@@ -183,7 +195,7 @@ def synthesize(
     }
     if progress is not None:
         progress(1.0, "Done")
-    note = {"Comment": SYNTHETIC, SYNTHETIC_KEY: SYNTHETIC, PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)}
+    note = {"Comment": SYNTHETIC, SYNTHETIC_KEY: SYNTHETIC, PROVENANCE_KEY: _text(provenance)}
     return Synthesis(
         given.with_values(values, note),
         alignment.ras_to_canonical.copy(),
@@ -236,6 +248,12 @@ def _locate(
         fan = admit(volume)
     with run.stage("Finding the head", 0.04):
         alignment = align(volume, fan, transform=transform, gestational_age=age)
+    if not np.isfinite(alignment.score):
+        raise Refused(
+            "unreliable",
+            "How well the head was found could not be computed from this image.",
+            "Check its grey values; export it again, as 8 or 16 bits.",
+        )
     if volume.is_frame and transform is None and not shows_structure(volume, fan, alignment):
         run.report(
             "warning",
@@ -244,14 +262,14 @@ def _locate(
         )
     if transform is not None and (doubt := check_given_transform(alignment, volume, fan)):
         run.report("warning", doubt)
-    if alignment.score < MIN_CONFIDENCE and not allow_low_confidence:
+    if not alignment.score >= MIN_CONFIDENCE and not allow_low_confidence:
         raise Refused(
             "unreliable",
             f"The head was not found reliably (score {alignment.score:.2f}; {MIN_CONFIDENCE:.2f} is needed).",
             "Give a transform to canonical space (in Slicer, three landmarks make one), or continue "
             "with --allow-low-confidence.",
         )
-    if alignment.score < MIN_CONFIDENCE:
+    if not alignment.score >= MIN_CONFIDENCE:
         run.report(
             "warning",
             f"The head was found with low confidence (score {alignment.score:.2f}; {MIN_CONFIDENCE:.2f} is "
@@ -324,6 +342,11 @@ def _box_of(head: np.ndarray, ras_to_canonical: np.ndarray, volume: Volume) -> t
     if any(part.stop <= part.start for part in box):
         return None
     return tuple(box[::-1])
+
+
+def _text(provenance: dict[str, Any]) -> str:
+    """As JSON, which knows no NaN. Raises ValueError for one."""
+    return json.dumps(provenance, sort_keys=True, allow_nan=False)
 
 
 def _provenance(volume: Volume, alignment: Alignment, given: bool, age: float | None, run: _Run) -> dict[str, Any]:

@@ -12,14 +12,15 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,8 @@ import numpy as np
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.synthesis.result import Synthesis
+from USMRISynthesisLib.worker import command as start
+from USMRISynthesisLib.worker.folders import make_folder, remove_abandoned
 
 CANCEL_GRACE_S = 0.3  # what a worker gets to stop by itself, and stay warm, before it is killed
 _POLL_S = 0.02
@@ -43,11 +46,8 @@ class WorkerProcess:
     """One worker at a time: started by the first request, kept warm, started again after it died."""
 
     def __init__(self, command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> None:
-        self._command = list(command or (sys.executable, "-m", "USMRISynthesisLib.worker"))
-        self._environment = {**os.environ, **(environment or {})}
-        if command is None:  # so that it is found when the package is not installed
-            roots = [str(Path(__file__).resolve().parents[2]), self._environment.get("PYTHONPATH", "")]
-            self._environment["PYTHONPATH"] = os.pathsep.join(filter(None, roots))
+        self._command = list(command or (sys.executable, *start.arguments()))
+        self._environment = start.environment({**os.environ, **(environment or {})})
         self._process: subprocess.Popen[str] | None = None
         self._events: queue.Queue[Event | None] = queue.Queue()
         self._last_words: deque[str] = deque(maxlen=50)
@@ -82,10 +82,8 @@ class WorkerProcess:
     ) -> Synthesis:
         """`synthesis.pipeline.synthesize` in the worker. Raises what that raises, and Failed when it dies."""
         # The voxels travel through a folder that is gone afterwards, whatever happens.
-        with tempfile.TemporaryDirectory(prefix="usmri-") as folder:
-            source, target, confidence = (
-                Path(folder) / name for name in ("input.nrrd", "output.nrrd", "confidence.nrrd")
-            )
+        with _working_folder() as folder:
+            source, target, confidence = (folder / name for name in ("input.nrrd", "output.nrrd", "confidence.nrrd"))
             Volume(volume.array, volume.ijk_to_ras).write(source, compress=False)
             done = self.request(
                 "synthesize",
@@ -137,7 +135,8 @@ class WorkerProcess:
                     continue
                 if event is None:
                     raise self._death(deadline is not None)
-                if event.get("id") != identity:  # a line of an earlier request, or garbage answered
+                lost = event.get("id") is None and event["event"] == "error"  # our own line was not understood
+                if event.get("id") != identity and not lost:  # a line of an earlier request
                     continue
                 if on_event is not None:
                     on_event(event)
@@ -204,14 +203,19 @@ class WorkerProcess:
         if process is None or process.stdin is None:
             return False
         try:
-            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.write(json.dumps(request, allow_nan=False) + "\n")
             process.stdin.flush()
         except OSError:
             return False
+        except (TypeError, ValueError) as error:
+            raise Failed(
+                "request", "The request cannot be sent to the worker.", "Give numbers that are finite, and text."
+            ) from error
         return True
 
     def _start(self) -> None:
         self.kill()
+        remove_abandoned()
         self._events = queue.Queue()
         self._last_words.clear()
         flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
@@ -256,6 +260,23 @@ class WorkerProcess:
                 (killed if name == "SIGKILL" else "") + _REMEDY,
             )
         return Failed("worker", f"The worker ended unexpectedly (exit code {code}).", _REMEDY)
+
+
+@contextmanager
+def _working_folder() -> Iterator[Path]:
+    """A folder for the voxels, gone afterwards. Raises Failed where none can be made."""
+    try:
+        folder = make_folder()
+    except OSError as error:
+        raise Failed(
+            "write",
+            f"The temporary folder cannot be used: {error.strerror or 'it cannot be written'}.",
+            "Make room on its disk, or name another one in the environment variable TMPDIR.",
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _listen(process: subprocess.Popen[str], events: "queue.Queue[Event | None]") -> None:

@@ -1,7 +1,8 @@
 """The child process that does the synthesis: JSON lines, requests in on stdin and events out on stdout.
 
-It stays warm: torch and the loaded models are kept between requests. It exits when its stdin closes, so it
-never outlives the program that started it. `python -m USMRISynthesisLib.worker` or `PythonSlicer worker/__main__.py`.
+It stays warm: torch and the loaded models are kept between requests. It exits when its stdin closes, or when the
+process ends that is named by `--owner PID` (without it, its parent): it never outlives the program that started it.
+`python -m USMRISynthesisLib.worker` or `PythonSlicer worker/__main__.py`.
 
 Requests (`id` is any string or number; unknown fields are ignored)::
 
@@ -18,7 +19,11 @@ Requests (`id` is any string or number; unknown fields are ignored)::
      "spacing": MM | null, "axis": "i" | "j" | "k" | null, "consistency": false, "compress": false,
      "trust_model": false}
     {"id": 3, "op": "ping"}
-    {"op": "cancel", "id": 1}        # running or still waiting; answered by the job's own "cancelled" error
+    {"op": "cancel", "id": 1}        # running or still waiting; answered by the job's own "cancelled" error.
+                                     # Of an id that neither runs nor waits: nothing happens.
+
+A field of the wrong type is answered by an error of kind "request". null is the same as leaving a field out. An id
+that is used twice belongs to two requests, which are answered one after the other; cancel ends both.
 
 Events, each with the `id` of its request (null where a line could not be understood)::
 
@@ -36,6 +41,7 @@ Jobs run one after the other. The output appears complete or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -43,30 +49,33 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError, memory_shortage
 from USMRISynthesisLib.io.synthetic import MADE_BY, SYNTHETIC
 from USMRISynthesisLib.worker.environment import prepare
+from USMRISynthesisLib.worker.owner import when_gone
+from USMRISynthesisLib.worker.request import Request, check_fields, identity_of, is_number, lines, parse
 
-Request = dict[str, Any]
 EXIT_GRACE_S = 5.0  # a job that still runs this long after stdin has closed is abandoned
 
 
 class Worker:
     """Reads requests on a thread of its own, so that a cancel arrives while a job runs in the main thread.
 
-    Worker(sys.stdin, events).serve()
+    Worker(sys.stdin.buffer, events).serve()
     """
 
-    def __init__(self, requests: TextIO, events: TextIO) -> None:
+    def __init__(self, requests: BinaryIO, events: TextIO) -> None:
         self._requests = requests
         self._events = events
         self._writing = threading.Lock()
         self._jobs: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._cancelled: set[Any] = set()
+        self._pending: list[Request] = []  # those that run or wait; compared by what they are, not by their id
+        self._cancelled: list[Request] = []
+        self._bookkeeping = threading.Lock()
         self._closing = threading.Event()
         self._operations: dict[str, Callable[[Request], dict[str, Any]]] = {
             "ping": self._ping,
@@ -89,51 +98,59 @@ class Worker:
         self._closing.set()
         self._jobs.put(None)
 
-    def _read(self) -> None:
-        for line in self._requests:
-            if line.strip():
-                self._accept(line)
+    def abandon(self) -> None:
+        """Stop as `close` does, and end the process if that takes too long."""
         self.close()
         last = threading.Timer(EXIT_GRACE_S, os._exit, args=(1,))
         last.daemon = True
         last.start()
 
-    def _accept(self, line: str) -> None:
+    def _read(self) -> None:
         try:
-            request = json.loads(line)
-        except ValueError:
-            request = None
-        if not isinstance(request, dict):
-            self._error(
-                None,
-                Failed(
-                    "request", "A line that is not a request was received.", "Requests are JSON objects, one a line."
-                ),
-            )
-            return
-        identity = request.get("id")
-        if not isinstance(identity, (str, int, float)):
-            self._error(None, Failed("request", "A request without an id was received.", "Give every request an id."))
-        elif request.get("op") == "cancel":
-            self._cancelled.add(identity)
-        elif request.get("op") not in self._operations:
-            self._error(
-                identity,
-                Failed(
-                    "request",
-                    f"There is no operation {request.get('op')!r}.",
-                    f"Known: {', '.join(self._operations)}, cancel.",
-                ),
-            )
-        else:
+            for line in lines(self._requests):
+                if line is None or line.strip():
+                    self._accept(line)
+        except (OSError, ValueError):  # the pipe broke
+            pass
+        finally:
+            self.abandon()
+
+    def _accept(self, line: bytes | None) -> None:
+        """Put a request into the queue, or answer why not. Raises nothing: the thread that reads must live."""
+        identity = None
+        try:
+            request = parse(line)
+            identity = identity_of(request)
+            operation = request.get("op")
+            if operation == "cancel":
+                self._cancel_all(identity)
+                return
+            if not isinstance(operation, str) or operation not in self._operations:
+                known = f"Known: {', '.join(self._operations)}, cancel."
+                raise Failed("request", f"There is no operation {str(operation)[:40]!r}.", known)
+            check_fields(request)
+            with self._bookkeeping:
+                self._pending.append(request)
             self._jobs.put(request)
+        except USMRIError as error:
+            self._error(identity, error)
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            self._error(
+                identity, Failed("request", "A request could not be understood.", "Please report it with the log.")
+            )
+
+    def _cancel_all(self, identity: Any) -> None:
+        with self._bookkeeping:
+            self._cancelled += [job for job in self._pending if job["id"] == identity]
 
     def _run(self, job: Request) -> None:
         identity = job["id"]
         try:
-            if self._is_cancelled(identity):
+            if self._is_cancelled(job):
                 raise Cancelled
             result = self._operations[job["op"]](job)
+            self._emit(identity, "done", result=result)
         except USMRIError as error:
             self._error(identity, error)
         except Exception as error:
@@ -151,10 +168,10 @@ class Worker:
                     "Please report it with the log.",
                 ),
             )
-        else:
-            self._emit(identity, "done", result=result)
         finally:
-            self._cancelled.discard(identity)
+            with self._bookkeeping:
+                self._pending = [one for one in self._pending if one is not job]
+                self._cancelled = [one for one in self._cancelled if one is not job]
 
     def _ping(self, job: Request) -> dict[str, Any]:
         from USMRISynthesisLib import __version__
@@ -256,11 +273,11 @@ class Worker:
             result.mr.write(name, compress=job.get("compress") is True)
         return {"output": str(target), "consistency": result.consistency, "provenance": result.provenance}
 
-    def _is_cancelled(self, identity: Any) -> bool:
-        return identity in self._cancelled or self._closing.is_set()
+    def _is_cancelled(self, job: Request) -> bool:
+        return self._closing.is_set() or any(one is job for one in self._cancelled)
 
     def _cancel(self, job: Request) -> Callable[[], bool]:
-        return lambda: self._is_cancelled(job["id"])
+        return lambda: self._is_cancelled(job)
 
     def _progress(self, job: Request) -> Callable[[float, str], None]:
         return lambda value, stage: self._emit(job["id"], "progress", value=round(value, 4), stage=stage)
@@ -316,7 +333,7 @@ def _transform(job: Request) -> Any:
 
     try:
         matrix = np.asarray(values, dtype=np.float64).reshape(4, 4)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise Failed("transform", "The transform is not 16 numbers.", "Give a 4x4 matrix, row by row.") from error
     return matrix
 
@@ -324,22 +341,36 @@ def _transform(job: Request) -> Any:
 def _weeks(job: Request) -> float | None:
     """The request's gestational age, or None."""
     value = job.get("gestational_age")
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+    if value is not None and not is_number(value):
         raise Failed("request", "The gestational age is not a number.", "Give it in weeks, or leave it out.")
     return None if value is None else float(value)
 
 
-def main() -> int:
-    """Serve on this process's stdin and stdout. stdout carries events and nothing else, whatever prints."""
+def main(arguments: Sequence[str] = ()) -> int:
+    """Serve on this process's stdin and stdout. stdout carries events and nothing else, whatever prints.
+
+    arguments: `--owner PID`, the process to end with; by default the parent.
+    """
     prepare()
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)  # what C code or a library prints joins stderr
     sys.stdout = sys.stderr
-    requests = os.fdopen(os.dup(0), "r", encoding="utf-8", errors="replace", newline="\n")
-    worker = Worker(requests, events)
+    worker = Worker(os.fdopen(os.dup(0), "rb"), events)
+    for owner in {os.getppid(), *_owner(arguments)}:
+        if owner > 0:  # 0: a parent outside of this container, which cannot be watched
+            when_gone(owner, worker.abandon)
     for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: worker.close())
     worker.serve()
-    events.close()
+    with contextlib.suppress(OSError):  # nobody reads the rest
+        events.close()
     return 0
+
+
+def _owner(arguments: Sequence[str]) -> list[int]:
+    """The process id after `--owner`, if there is one."""
+    given = list(arguments)
+    if "--owner" not in given[:-1]:
+        return []
+    return [int(given[given.index("--owner") + 1])]

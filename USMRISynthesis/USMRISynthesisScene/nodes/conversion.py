@@ -10,6 +10,7 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.io.colour import to_grey
 from USMRISynthesisLib.ultrasound.gate import MAX_EXTENT_MM, MAX_UNIT_EXTENT_MM, MIN_EXTENT_MM
 
+from USMRISynthesisScene.nodes.inputs import browser_of
 from USMRISynthesisScene.nodes.nodes import DICOM_UIDS
 
 
@@ -28,10 +29,16 @@ def to_greyscale(colours: np.ndarray) -> np.ndarray:
 
 
 def greyscale_copy(node: slicer.vtkMRMLVectorVolumeNode) -> Any:
-    """A new scalar volume in the same place; the colour volume stays. Raises Refused for real colour."""
+    """A new scalar volume in the same place; the colour volume stays. Raises Refused for real colour.
+
+    Of a sequence every frame is converted: the volume is the proxy of a new sequence under the same browser.
+    """
     if not is_colour(node):
         raise Refused("no-colour", _("{name} is not a colour image.").format(name=node.GetName()),
                       _("It needs no conversion."))
+    browser = browser_of(node)
+    if browser is not None:
+        return _greyscale_sequence(node, browser)
     grey = to_greyscale(slicer.util.arrayFromVolume(node))
     made = node.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{node.GetName()} greyscale")
     slicer.util.updateVolumeFromArray(made, grey)
@@ -40,6 +47,41 @@ def greyscale_copy(node: slicer.vtkMRMLVectorVolumeNode) -> Any:
     made.SetAttribute(DICOM_UIDS, node.GetAttribute(DICOM_UIDS))      # so that a DICOM export finds the patient
     made.CreateDefaultDisplayNodes()
     return made
+
+
+def _greyscale_sequence(node: slicer.vtkMRMLVectorVolumeNode, browser: Any) -> Any:
+    """The proxy of the converted sequence. The scene is touched when every frame has been converted."""
+    frames = browser.GetSequenceNode(node)
+    count = frames.GetNumberOfDataNodes()
+    greys = [_grey_frame(frames.GetNthDataNode(index), index + 1, count) for index in range(count)]
+    scene, name = node.GetScene(), f"{node.GetName()} greyscale"
+    made = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", f"{name} sequence")
+    sequence.SetIndexName(frames.GetIndexName())
+    sequence.SetIndexUnit(frames.GetIndexUnit())
+    sequence.SetIndexType(frames.GetIndexType())
+    made.SetAttribute(DICOM_UIDS, node.GetAttribute(DICOM_UIDS))
+    now = min(max(0, browser.GetSelectedItemNumber()), count - 1)
+    for index in [*range(count), now]:      # the one that is shown comes last, once more
+        slicer.util.updateVolumeFromArray(made, greys[index])
+        made.CopyOrientation(frames.GetNthDataNode(index))
+        sequence.SetDataNodeAtValue(made, frames.GetNthIndexValue(index))
+    made.SetAndObserveTransformNodeID(node.GetTransformNodeID())
+    made.CreateDefaultDisplayNodes()
+    browser.AddSynchronizedSequenceNode(sequence)
+    browser.AddProxyNode(made, sequence, False)
+    return made
+
+
+def _grey_frame(frame: Any, number: int, count: int) -> np.ndarray:
+    if not is_colour(frame):
+        raise Refused("no-colour", _("Frame {n} of {count} is not a colour image.").format(n=number, count=count),
+                      _("Convert a sequence whose frames are all in colour."))
+    try:
+        return to_greyscale(slicer.util.arrayFromVolume(frame))
+    except Refused as error:
+        raise Refused(error.kind, _("Frame {n} of {count}: {message}").format(
+            n=number, count=count, message=error.message), error.remedy) from error
 
 
 def spacing_complaint(node: slicer.vtkMRMLScalarVolumeNode | None) -> str:
@@ -62,5 +104,8 @@ def correct_spacing(node: slicer.vtkMRMLScalarVolumeNode, first_mm: float) -> No
     if not (np.isfinite(first_mm) and first_mm > 0):
         raise Refused("pixel-size", _("The voxel size must be a positive number of millimetres."),
                       _("Enter the size that the scanner states."))
+    if not all(np.isfinite(mm) and mm > 0 for mm in node.GetSpacing()):
+        raise Refused("geometry", _("The voxel size of {name} is no number.").format(name=node.GetName()),
+                      _("Enter all three in the module Volumes."))
     factor = first_mm / node.GetSpacing()[0]
     node.SetSpacing(*[mm * factor for mm in node.GetSpacing()])

@@ -68,3 +68,14 @@ def describe(node: slicer.vtkMRMLScalarVolumeNode | None) -> str:
     return _("Volume of {i} x {j} x {k} voxels of {si:.3g} x {sj:.3g} x {sk:.3g} mm: "
              "{w:.0f} x {h:.0f} x {d:.0f} mm.").format(
         i=i, j=j, k=k, si=si, sj=sj, sk=sk, w=i * si, h=j * sj, d=k * sk)
+
+
+def browser_of(volume: slicer.vtkMRMLNode | None) -> Any:
+    """The sequence browser that drives this volume with several frames, or None."""
+    if volume is None:
+        return None
+    for browser in slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode"):
+        sequence = browser.GetSequenceNode(volume)
+        if sequence is not None and sequence.GetNumberOfDataNodes() > 1:
+            return browser
+    return None

@@ -70,8 +70,26 @@ def read_volume(node: slicer.vtkMRMLScalarVolumeNode | None) -> Volume:
         raise Refused("labels", f"{name} is a label map.", "Choose the ultrasound volume itself.")
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
+    ijk_to_ras = slicer.util.arrayFromVTKMatrix(matrix)
+    if not is_invertible(ijk_to_ras):
+        raise Refused("geometry", f"The position and orientation of {name} are not usable.",
+                      "Correct spacing and directions in the module Volumes, or load it again.")
     # A copy: the scene may change while the worker reads.
-    return Volume(np.array(slicer.util.arrayFromVolume(node)), slicer.util.arrayFromVTKMatrix(matrix))
+    return Volume(np.array(slicer.util.arrayFromVolume(node)), ijk_to_ras)
+
+
+def is_invertible(matrix: np.ndarray) -> bool:
+    """Whether a (4, 4) matrix is a finite affine whose axes span space."""
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or (matrix[3] != (0, 0, 0, 1)).any():
+        return False
+    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    return bool((lengths > 0).all() and abs(np.linalg.det(matrix[:3, :3] / lengths)) > 1e-9)
+
+
+def bent_parent(node: slicer.vtkMRMLTransformableNode) -> slicer.vtkMRMLTransformNode | None:
+    """The parent transform of a node where the way to the world is not linear, or None."""
+    parent = node.GetParentTransformNode()
+    return parent if parent is not None and not parent.IsTransformToWorldLinear() else None
 
 
 def is_frame(node: slicer.vtkMRMLVolumeNode | None) -> bool:
@@ -93,9 +111,13 @@ def read_transform(transform: slicer.vtkMRMLTransformNode | np.ndarray | None) -
             raise Refused("transform", f"{transform.GetName()} is not a linear transform.",
                           "Choose a linear transform for the anatomical alignment.")
         transform.GetMatrixTransformToWorld(matrix)
-        return slicer.util.arrayFromVTKMatrix(matrix)
+        array = slicer.util.arrayFromVTKMatrix(matrix)
+        if not is_invertible(array):
+            raise Refused("transform", f"The matrix of {transform.GetName()} cannot be inverted.",
+                          "Choose another transform for the anatomical alignment, or none.")
+        return array
     array = np.asarray(transform, dtype=np.float64)
-    if array.shape != (4, 4) or not np.isfinite(array).all() or abs(np.linalg.det(array)) < 1e-12:
+    if not is_invertible(array):
         raise Refused("transform", "The alignment is not an invertible 4x4 matrix.",
                       "Pass a linear transform node or a 4x4 array.")
     return array
@@ -122,7 +144,7 @@ def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
     try:
         output.SetName(scene.GenerateUniqueName(name) if _name_taken(scene, name, output) else name)
         slicer.util.updateVolumeFromArray(output, np.ascontiguousarray(result.mr.array))
-        _set_geometry(output, source, result.mr.ijk_to_ras)
+        set_geometry(output, source, result.mr.ijk_to_ras)
         output.SetAndObserveTransformNodeID(source.GetTransformNodeID())
         output.SetNodeReferenceID(SOURCE_ROLE, source.GetID())
         output.SetAttribute(SYNTHETIC_ATTRIBUTE, SYNTHETIC)
@@ -161,8 +183,8 @@ def restore_marks(node: slicer.vtkMRMLVolumeNode) -> bool:
     return bool(found)
 
 
-def _set_geometry(output: slicer.vtkMRMLScalarVolumeNode, source: slicer.vtkMRMLScalarVolumeNode,
-                  ijk_to_ras: np.ndarray) -> None:
+def set_geometry(output: slicer.vtkMRMLScalarVolumeNode, source: slicer.vtkMRMLScalarVolumeNode,
+                 ijk_to_ras: np.ndarray) -> None:
     """Set the grid of a result: exactly the source's own, unless the source was moved during the run."""
     now = vtk.vtkMatrix4x4()
     source.GetIJKToRASMatrix(now)
@@ -231,7 +253,7 @@ def _write_reliability_map(reliability: Volume, source: slicer.vtkMRMLScalarVolu
         node = source.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{source.GetName()} reliability map")
         output.SetNodeReferenceID(RELIABILITY_ROLE, node.GetID())
     slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(reliability.array))
-    _set_geometry(node, source, reliability.ijk_to_ras)
+    set_geometry(node, source, reliability.ijk_to_ras)
     node.SetAndObserveTransformNodeID(source.GetTransformNodeID())
     node.SetNodeReferenceID(SOURCE_ROLE, source.GetID())
     node.SetAttribute(SYNTHETIC_ATTRIBUTE, SYNTHETIC)

@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import USMRIError
+
+log = logging.getLogger(__name__)
 
 NO_RESULT = _("There is no MR-like volume of this ultrasound yet: press Synthesize MR.")
 WAIT = _("Wait for the current run, or cancel it.")
@@ -29,6 +32,10 @@ def status_slot(method: Callable[[Section], str]) -> Callable[..., None]:
             sentence = method(self)
         except USMRIError as error:
             sentence = str(error)
+        except Exception as error:      # a click must never end in nothing
+            log.exception("a click failed")
+            sentence = _("An unexpected fault ended this ({fault}). Details are in the log.").format(
+                fault=type(error).__name__)
         self._set_status(sentence)
 
     return slot

@@ -18,7 +18,7 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.io.volume import Volume
 
 from USMRISynthesisScene.nodes import nodes
-from USMRISynthesisScene.runs.run import Reports, Task, WorkerRun, require_in_scene
+from USMRISynthesisScene.runs.run import Reports, Task, WorkerRun, check_values, require_in_scene
 
 SOURCE_ROLE = "USMRISynthesis.SourceThickSlices"
 
@@ -48,7 +48,10 @@ class RespaceRun(WorkerRun):
                     "model": options.model, "device": options.device, "trust_model": options.trust}
 
         def read(result: Mapping[str, Any], folder: Path) -> tuple[Volume, dict[str, Any]]:
-            return Volume.read(folder / "output.nrrd"), dict(result["provenance"])
+            volume = Volume.read(folder / "output.nrrd")
+            check_values(volume.array, -np.inf, np.inf)
+            json.dumps(result["provenance"], allow_nan=False)
+            return volume, dict(result["provenance"])
 
         def into_scene(made: tuple[Volume, dict[str, Any]]) -> Any:
             require_in_scene(source)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import slicer
 from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
+from USMRISynthesisLib.worker.folders import make_folder, remove_abandoned
 
 from USMRISynthesisScene.runs.worker_process import Event, WorkerProtocol
 
@@ -111,24 +112,30 @@ class WorkerRun:
 
     def _handle(self, event: Event) -> None:
         kind = event["event"]
+        if not self.running:
+            return
         if kind == "progress":
-            self._reports.progress(float(event.get("value", 0.0)), str(event.get("stage", "")))
+            value = event.get("value", 0.0)
+            if isinstance(value, (int, float)) and 0 <= value <= 1:
+                self._reports.progress(float(value), str(event.get("stage", "")))
         elif kind == "log":
             self._reports.message(str(event.get("level", "info")), str(event.get("text", "")))
         elif kind == "error":
             self._finish(None, error_from(event))
         elif kind == "done":
             try:
-                self._finish(self._take(event.get("result", {})), None)
+                node = self._take(event.get("result", {}))
             except USMRIError as error:
                 self._finish(None, error)
+            else:
+                self._finish(node, None)
 
     def _take(self, result: Mapping[str, Any]) -> Any:
         assert self._task is not None and self._folder is not None
         try:
             found = self._task.read(result, self._folder)
-        except (KeyError, TypeError, ValueError, USMRIError) as error:
-            log.debug("the worker's result could not be read", exc_info=True)
+        except Exception as error:      # whatever it is that no worker should answer
+            log.warning("the worker's result could not be read", exc_info=True)
             raise Failed("result", _("The result of the synthesis process could not be read."),
                          _("Check the free space in Slicer's temporary folder and run it again.")) from error
         return self._task.deliver(found)
@@ -151,18 +158,27 @@ def require_in_scene(source: Any) -> None:
                         _("Nothing was added to the scene."))
 
 
+def check_values(values: np.ndarray, low: float, high: float) -> None:
+    """Raise ValueError where voxels are no numbers, or outside a range."""
+    if values.size == 0 or values.dtype.kind not in "uif" or not np.isfinite(values).all():
+        raise ValueError("voxels that are no numbers")
+    if values.min() < low or values.max() > high:
+        raise ValueError(f"voxels outside {low} to {high}")
+
+
 def error_from(event: Event) -> USMRIError:
     """The worker's error as the exception that it was there."""
     classes = {"refused": Refused, "cancelled": Cancelled}
-    return classes.get(event.get("category", ""), Failed)(
+    return classes.get(str(event.get("category", "")), Failed)(
         str(event.get("kind", "failed")), str(event.get("message", "The synthesis failed.")),
         str(event.get("remedy", "Details are in the log.")))
 
 
 def _working_folder() -> Path:
     """A new folder for what travels between the processes. Raises Failed where there is no room for one."""
+    remove_abandoned(slicer.app.temporaryPath)     # of a Slicer that was killed
     try:
-        return Path(tempfile.mkdtemp(prefix="USMRISynthesis-", dir=slicer.app.temporaryPath))
+        return make_folder(slicer.app.temporaryPath)
     except OSError as error:
         reason = error.strerror or _("it cannot be written")
         raise Failed("write", _("Slicer's temporary folder cannot be used: {reason}.").format(reason=reason),

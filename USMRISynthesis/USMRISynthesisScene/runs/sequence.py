@@ -2,10 +2,12 @@
 
 The frames are read from the sequence itself, so that the user may browse meanwhile. The result is a sequence of its
 own under the same browser: whoever moves through the ultrasound moves through the MR-like images. Each frame is
-aligned by itself; the transform node holds the alignment of the frame shown at the end.
+aligned by itself, lies where its ultrasound frame lies, and carries its own provenance; the transform node holds the
+alignment of the frame shown at the end.
 """
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -14,19 +16,9 @@ from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import Cancelled, USMRIError
 
 from USMRISynthesisScene.nodes import nodes
+from USMRISynthesisScene.nodes.inputs import browser_of
 from USMRISynthesisScene.runs.synthesis import SynthesizerProtocol
 from USMRISynthesisScene.runs.run import Reports, require_in_scene
-
-
-def browser_of(volume: slicer.vtkMRMLNode | None) -> Any:
-    """The sequence browser that drives this volume with several frames, or None."""
-    if volume is None:
-        return None
-    for browser in slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode"):
-        sequence = browser.GetSequenceNode(volume)
-        if sequence is not None and sequence.GetNumberOfDataNodes() > 1:
-            return browser
-    return None
 
 
 def frame_count(volume: slicer.vtkMRMLNode | None) -> int:
@@ -80,18 +72,23 @@ class SequenceRun:
 
     def _write(self) -> Any:
         """The MR-like sequence, and its proxy volume under the same browser."""
-        now = max(0, self._browser.GetSelectedItemNumber())
-        output = nodes.write_result(self._results[min(now, self._count - 1)], self._source)
-        shown = np.array(slicer.util.arrayFromVolume(output))
+        now = min(max(0, self._browser.GetSelectedItemNumber()), self._count - 1)
+        output = nodes.write_result(self._results[now], self._source)
         made = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", f"{output.GetName()} sequence")
         made.SetIndexName(self._sequence.GetIndexName())
         made.SetIndexUnit(self._sequence.GetIndexUnit())
         made.SetIndexType(self._sequence.GetIndexType())
         for index, result in enumerate(self._results):
-            slicer.util.updateVolumeFromArray(output, np.ascontiguousarray(result.mr.array))
+            self._show(index, result, output)
             made.SetDataNodeAtValue(output, self._sequence.GetNthIndexValue(index))
-        slicer.util.updateVolumeFromArray(output, shown)
+        self._show(now, self._results[now], output)
         self._browser.AddSynchronizedSequenceNode(made)
         self._browser.AddProxyNode(output, made, False)
         self._results = []
         return output
+
+    def _show(self, index: int, result: nodes.Result, output: Any) -> None:
+        """Put a frame's result into the proxy volume: voxels, place and provenance."""
+        slicer.util.updateVolumeFromArray(output, np.ascontiguousarray(result.mr.array))
+        nodes.set_geometry(output, self._sequence.GetNthDataNode(index), result.mr.ijk_to_ras)
+        output.SetAttribute(nodes.PROVENANCE_ATTRIBUTE, json.dumps(dict(result.provenance), sort_keys=True))

@@ -1,19 +1,22 @@
 """An ultrasound node becomes an MR-like node beside it: the request to the worker, and what its result becomes."""
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import slicer
+from slicer.i18n import tr as _
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.io.volume import Volume
 
 from USMRISynthesisScene.nodes import masks as mask_nodes
 from USMRISynthesisScene.nodes import nodes
+from USMRISynthesisScene.nodes.masks import FAN, HEAD
 from USMRISynthesisScene.runs.worker_process import WorkerProcess, WorkerProtocol
-from USMRISynthesisScene.runs.run import Reports, Task, WorkerRun, require_in_scene
+from USMRISynthesisScene.runs.run import Reports, Task, WorkerRun, check_values, require_in_scene
 
 VolumeNode: TypeAlias = "slicer.vtkMRMLScalarVolumeNode"
 
@@ -75,6 +78,9 @@ class Synthesizer(WorkerRun):
         Raises:
             RuntimeError: a run is in flight.
         """
+        grid: list[Volume] = []     # filled when the input is written
+        said = reports or Reports()
+
         def write(folder: Path) -> dict[str, Any]:
             if output is not None and output is source:
                 raise Refused("same-node", "Input and output are the same volume.",
@@ -85,6 +91,10 @@ class Synthesizer(WorkerRun):
             volume = nodes.read_volume(source)
             matrix = nodes.read_transform(transform)
             volume.write(folder / "input.nrrd", compress=False)
+            grid.append(volume)
+            if nodes.bent_parent(source) is not None:
+                said.message("warning", _("{name} lies under a transform that is not linear: the head is looked for "
+                                          "as the image is without it.").format(name=source.GetName()))
             return {"op": "synthesize", "input": str(folder / "input.nrrd"), "output": str(folder / "output.nrrd"),
                     "model": model, "device": device, "planes": planes,
                     "transform": None if matrix is None else matrix.ravel().tolist(), "trust_model": trust,
@@ -101,13 +111,31 @@ class Synthesizer(WorkerRun):
                 mask_nodes.write_masks(result.masks, written)
             return written
 
-        self.begin(Task(write, _read_result, deliver or into_scene), reports or Reports())
+        def read(result: Mapping[str, Any], folder: Path) -> nodes.Result:
+            return _read_result(result, folder, grid[0], support=support, masks=masks)
+
+        self.begin(Task(write, read, deliver or into_scene), said)
 
 
-def _read_result(result: Mapping[str, Any], folder: Path) -> nodes.Result:
-    """The files and values that the worker wrote."""
-    support, masks = result.get("confidence"), result.get("masks")
-    return nodes.Result(Volume.read(folder / "output.nrrd"),
-                        np.asarray(result["ras_to_canonical"], dtype=np.float64).reshape(4, 4),
-                        dict(result.get("provenance", {})), Volume.read(support) if support else None,
-                        Volume.read(masks) if masks else None)
+def _read_result(result: Mapping[str, Any], folder: Path, grid: Volume, *, support: bool, masks: bool) -> nodes.Result:
+    """What the worker left behind. Raises ValueError where it cannot be a result for this grid."""
+    matrix = np.asarray(result["ras_to_canonical"], dtype=np.float64).reshape(4, 4)
+    if not nodes.is_invertible(matrix):
+        raise ValueError("the alignment is no invertible matrix")
+    provenance = dict(result.get("provenance", {}))
+    json.dumps(provenance, allow_nan=False)
+    found = {"output": _on_grid(folder / "output.nrrd", grid, *nodes.MR_WINDOW)}
+    if support:
+        found["map"] = _on_grid(folder / "support.nrrd", grid, 0, 1)
+    if masks:
+        found["masks"] = _on_grid(folder / "masks.nrrd", grid, 0, max(FAN, HEAD))
+    return nodes.Result(found["output"], matrix, provenance, found.get("map"), found.get("masks"))
+
+
+def _on_grid(path: Path, grid: Volume, low: float, high: float) -> Volume:
+    """A volume on the input's grid, with finite values in a range; ValueError for any other."""
+    volume = Volume.read(path)
+    if volume.shape != grid.shape or not np.allclose(volume.ijk_to_ras, grid.ijk_to_ras, rtol=1e-5, atol=1e-4):
+        raise ValueError(f"{path.name} lies on another grid than the input")
+    check_values(volume.array, low, high)
+    return volume

@@ -1,8 +1,8 @@
 """The child process that runs the networks: requests out, events in, and how to stop it for good.
 
 torch inside Slicer's own process can crash it, so the work is done under PythonSlicer by
-`python -m USMRISynthesisLib.worker`. Requests and events are JSON lines; the process stays alive with the model
-warm until it is shut down, killed, or its standard input closes with Slicer.
+`USMRISynthesisLib/worker/__main__.py`. Requests and events are JSON lines; the process stays alive with the model
+warm until it is shut down, killed, or Slicer ends.
 
     worker = WorkerProcess()
     worker.send({"op": "ping"}, print)
@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import qt
+from USMRISynthesisLib.worker import command
 
 log = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 EventHandler = Callable[[Event], None]
 
-MODULE_FOLDER = Path(__file__).resolve().parents[2]   # where `-m USMRISynthesisLib.worker` is found
+MODULE_FOLDER = Path(__file__).resolve().parents[2]   # the worker's current folder, whatever Slicer's is
 _EXIT_MS = 3000
 
 
@@ -60,8 +61,10 @@ class WorkerProcess:
 
     def __init__(self, program: str | None = None, arguments: list[str] | None = None) -> None:
         # Where there is no PythonSlicer on the path, this very Python can run the worker as well.
-        self.program = program or shutil.which("PythonSlicer") or sys.executable
-        self.arguments = arguments or ["-m", "USMRISynthesisLib.worker"]
+        found = shutil.which("PythonSlicer")
+        # On Windows `which` looks into the current folder, too, and then answers with a relative path.
+        self.program = program or (found if found and Path(found).is_absolute() else sys.executable)
+        self.arguments = arguments or command.arguments()
         self._ids = itertools.count(1)
         self._request_id = ""
         self._on_event: EventHandler | None = None
@@ -91,7 +94,13 @@ class WorkerProcess:
         if not self.running:
             self._output = self._errors = b""
             self._process.start(self.program, self.arguments)
-        line = json.dumps({**request, "id": self._request_id}) + "\n"
+        try:
+            line = json.dumps({**request, "id": self._request_id}, allow_nan=False) + "\n"
+        except ValueError:
+            self._emit({"event": "error", "kind": "request",
+                        "message": "A number of the request is none.",
+                        "remedy": "Check the voxel size and the alignment of the input."})
+            return self._request_id
         if self.running:   # a start that fails at once has already reported its error
             self._process.write(line.encode("utf-8"))
         return self._request_id
@@ -138,8 +147,16 @@ class WorkerProcess:
         if not isinstance(event, dict) or "event" not in event:
             if line:   # a library that prints must not break the conversation
                 self._emit({"event": "log", "level": "info", "text": line})
-        elif str(event.get("id", self._request_id)) == self._request_id:
+        elif self._on_event is None or event.get("id", self._request_id) == self._request_id:
             self._emit(event)
+        elif event["event"] in ("done", "error"):   # one request at a time: this can be no answer to another one
+            said = event.get("message") if event.get("id") is None else None
+            log.error("the worker answered the request %r, not %r", event.get("id"), self._request_id)
+            handler = self._on_event
+            self.kill()
+            handler({"event": "error", "kind": "worker-answer",
+                     "message": str(said or "The synthesis process answered something that was not asked."),
+                     "remedy": "Run it again; the next run starts a new process."})
 
     def _emit(self, event: Event) -> None:
         handler = self._on_event

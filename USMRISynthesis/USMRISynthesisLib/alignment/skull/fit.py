@@ -133,7 +133,7 @@ def align_skull(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None
         method = "ellipse" if n == 2 else "ellipsoid"
     else:
         matrix, method = transform, "given"
-        if start is not None and score < MIN_CONFIDENCE:
+        if start is not None and not score >= MIN_CONFIDENCE:
             skull = start  # no skull is visible: the usual proportions are used
     centre, semi_axes, rotation = _in_canonical(skull, matrix @ grid_to_ras)
     return Alignment(matrix, centre, semi_axes, rotation, score, method)
