@@ -1,7 +1,8 @@
 """What differs between two transcripts of Testing/inside_slicer.py, such as Slicer's and the stand-in's.
 
-    python Testing/compare_transcripts.py ONE/transcript.json OTHER/transcript.json     exit 0: the same; 1: not
+python Testing/compare_transcripts.py ONE/transcript.json OTHER/transcript.json     exit 0: the same; 1: not
 """
+
 from __future__ import annotations
 
 import json

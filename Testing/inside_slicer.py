@@ -6,6 +6,7 @@ FOLDER (else build/inside-slicer) gets transcript.json and screenshots; the scen
 be tried passed; 1: something failed. The stand-in runs the same: Testing/scene/run_inside_slicer.py. Two transcripts
 are compared by Testing/compare_transcripts.py.
 """
+
 from __future__ import annotations
 
 import sys

@@ -1,4 +1,5 @@
 """Slicer module: MR-like volumes from fetal brain ultrasound. The work is in USMRISynthesisScene."""
+
 from __future__ import annotations
 
 import logging
@@ -34,11 +35,13 @@ class USMRISynthesis(ScriptedLoadableModule):
             "<b>The images are synthetic and not for diagnosis.</b> The networks learned from averages and from "
             "simulated ultrasound: they may show structures that do not exist, and miss structures that exist.<br><br>"
             "The module needs the PyTorch extension. "
-            '<a href="https://github.com/USMRISynthesis/SlicerUSMRISynthesis#readme">Documentation</a>')
+            '<a href="https://github.com/USMRISynthesis/SlicerUSMRISynthesis#readme">Documentation</a>'
+        )
         parent.acknowledgementText = _(
             "The method follows Jiao et al., Anatomy-aware self-supervised fetal MRI synthesis from unpaired "
             "ultrasound images (MLMI 2019), and Self-supervised ultrasound to MRI fetal brain image synthesis "
-            "(IEEE Transactions on Medical Imaging 2020).")
+            "(IEEE Transactions on Medical Imaging 2020)."
+        )
         slicer.app.connect("startupCompleted()", onStartupCompleted)
 
 
@@ -70,7 +73,7 @@ class USMRISynthesisFileReader:
         return _("GE Kretz ultrasound (needs SlicerHeart)")
 
     def fileType(self) -> str:
-        return "VolumeFile"     # slicer.util.loadVolume uses readers of this type only
+        return "VolumeFile"  # slicer.util.loadVolume uses readers of this type only
 
     def extensions(self) -> list[str]:
         from USMRISynthesisScene.files.kretz import EXTENSIONS
@@ -126,9 +129,12 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
         """Show the reason in place of buttons that would not work."""
         if self._uiWidget is not None:
             self._uiWidget.hide()
-        self.failureLabel = qt.QLabel(_(
-            "This panel could not be opened: {reason}\n\nRestart Slicer. If it happens again, install the extension "
-            "again; View > Error Log has the details.").format(reason=error))
+        self.failureLabel = qt.QLabel(
+            _(
+                "This panel could not be opened: {reason}\n\nRestart Slicer. If it happens again, install the "
+                "extension again; View > Error Log has the details."
+            ).format(reason=error)
+        )
         self.failureLabel.wordWrap = True
         self.layout.addWidget(self.failureLabel)
 
@@ -158,8 +164,9 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
         stop_marking()
         stop_keeping()
         stop_following()
-        for name in [name for name in sys.modules if name.split(".")[0] in (
-                "USMRISynthesisScene", "USMRISynthesisLib")]:
+        for name in [
+            name for name in sys.modules if name.split(".")[0] in ("USMRISynthesisScene", "USMRISynthesisLib")
+        ]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
 
@@ -167,8 +174,8 @@ class USMRISynthesisWidget(ScriptedLoadableModuleWidget):
 class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
     """Synthesis from Python, without a main window and without dialogs.
 
-        import USMRISynthesis
-        mrVolume = USMRISynthesis.USMRISynthesisLogic().synthesize(slicer.util.getNode("Fetal head"))
+    import USMRISynthesis
+    mrVolume = USMRISynthesis.USMRISynthesisLogic().synthesize(slicer.util.getNode("Fetal head"))
     """
 
     def __init__(self) -> None:
@@ -182,13 +189,22 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
 
         return parameters_of(super().getParameterNode())
 
-    def synthesize(self, usVolumeNode: slicer.vtkMRMLScalarVolumeNode,
-                   outputVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None, model: str = "default",
-                   device: str = "auto", planes: str = "axial", transform: Any = None,
-                   progress: Any = None, support: bool = False, masks: bool = False,
-                   unreliable: bool = False, gestational_age: float | None = None,
-                   allow_low_confidence: bool = False,
-                   reliability_map: bool = False) -> slicer.vtkMRMLScalarVolumeNode:
+    def synthesize(
+        self,
+        usVolumeNode: slicer.vtkMRMLScalarVolumeNode,
+        outputVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None,
+        model: str = "default",
+        device: str = "auto",
+        planes: str = "axial",
+        transform: Any = None,
+        progress: Any = None,
+        support: bool = False,
+        masks: bool = False,
+        unreliable: bool = False,
+        gestational_age: float | None = None,
+        allow_low_confidence: bool = False,
+        reliability_map: bool = False,
+    ) -> slicer.vtkMRMLScalarVolumeNode:
         """Make an MR-like volume and return its node. Blocks until it is done.
 
         :param usVolumeNode: greyscale ultrasound of the head, a 3D volume or one frame
@@ -212,15 +228,30 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         from USMRISynthesisScene.setup.torch_install import require_torch
 
         require_torch()
-        self.synthesizer.start(usVolumeNode, outputVolumeNode, model=model, device=device, planes=planes,
-                               transform=transform, support=support or reliability_map, masks=masks,
-                               unreliable=unreliable or allow_low_confidence, gestational_age=gestational_age,
-                               reports=Reports(progress=progress) if progress else Reports())
+        self.synthesizer.start(
+            usVolumeNode,
+            outputVolumeNode,
+            model=model,
+            device=device,
+            planes=planes,
+            transform=transform,
+            support=support or reliability_map,
+            masks=masks,
+            unreliable=unreliable or allow_low_confidence,
+            gestational_age=gestational_age,
+            reports=Reports(progress=progress) if progress else Reports(),
+        )
         return self.synthesizer.wait()
 
-    def respace(self, mrVolumeNode: slicer.vtkMRMLScalarVolumeNode, spacing: float | None = None,
-                consistency: bool = False, model: str = "spacing", device: str = "auto",
-                progress: Any = None) -> slicer.vtkMRMLScalarVolumeNode:
+    def respace(
+        self,
+        mrVolumeNode: slicer.vtkMRMLScalarVolumeNode,
+        spacing: float | None = None,
+        consistency: bool = False,
+        model: str = "spacing",
+        device: str = "auto",
+        progress: Any = None,
+    ) -> slicer.vtkMRMLScalarVolumeNode:
         """Make a volume with thinner slices from an MR volume and return its node. Blocks until it is done.
 
         :param mrVolumeNode: MR with thick slices: their spacing is 1.5 to 6 times the pixel size
@@ -237,8 +268,11 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
 
         require_torch()
         run = RespaceRun(self.synthesizer.worker)
-        run.start(mrVolumeNode, RespaceOptions(spacing, consistency, model, device),
-                  Reports(progress=progress) if progress else Reports())
+        run.start(
+            mrVolumeNode,
+            RespaceOptions(spacing, consistency, model, device),
+            Reports(progress=progress) if progress else Reports(),
+        )
         return run.wait()
 
 
@@ -260,13 +294,14 @@ class USMRISynthesisTest(ScriptedLoadableModuleTest):
         self.assertIsNotNone(widget.panel, widget.failureLabel.text if widget.failureLabel is not None else None)
         return widget
 
-    def madeByClicks(self, ultrasound: slicer.vtkMRMLScalarVolumeNode, model: str = "default",
-                     seconds: float = 1800) -> slicer.vtkMRMLScalarVolumeNode:
+    def madeByClicks(
+        self, ultrasound: slicer.vtkMRMLScalarVolumeNode, model: str = "default", seconds: float = 1800
+    ) -> slicer.vtkMRMLScalarVolumeNode:
         """Choose the ultrasound and the model, press Synthesize MR, wait, and return the MR-like volume."""
         from USMRISynthesisScene.nodes.nodes import result_of
         from USMRISynthesisScene.setup.torch_install import require_torch
 
-        require_torch()     # the button would open a dialog where it is missing
+        require_torch()  # the button would open a dialog where it is missing
         widget = self.openedPanel()
         widget.ui.inputSelector.setCurrentNode(ultrasound)
         widget.ui.modelComboBox.setCurrentText(model)

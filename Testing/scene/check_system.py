@@ -1,7 +1,8 @@
 """Can slices be rendered without a screen here? Names the Debian package of every library that is missing.
 
-    python Testing/scene/check_system.py       exit 0: all there; 1: something is missing
+python Testing/scene/check_system.py       exit 0: all there; 1: something is missing
 """
+
 from __future__ import annotations
 
 import ctypes

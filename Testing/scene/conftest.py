@@ -1,4 +1,5 @@
 """The stand-in for Slicer, started once, and the fixtures: a clean scene, small models, the panel."""
+
 from __future__ import annotations
 
 import hashlib
@@ -55,7 +56,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {"tiny": top / "tiny", "three": top / "three"}
     hashes = {_make_model(folders["tiny"], PLANES[:1]): "tiny", _make_model(folders["three"], PLANES): "three"}
     (config / "trusted-models.json").write_text(json.dumps(hashes))
-    os.environ["USMRI_CONFIG_DIR"] = str(config)   # the worker inherits it
+    os.environ["USMRI_CONFIG_DIR"] = str(config)  # the worker inherits it
     return folders
 
 
@@ -78,16 +79,35 @@ def _make_model(folder: Path, planes: tuple[str, ...]) -> str:
 
     folder.mkdir()
     torch.manual_seed(7)
-    config = GeneratorConfig(width=4, multipliers=(1, 2, 2), skips=(1,), reconstruction_skips=(1,), attention_level=1,
-                             planes=planes)
+    config = GeneratorConfig(
+        width=4, multipliers=(1, 2, 2), skips=(1,), reconstruction_skips=(1,), attention_level=1, planes=planes
+    )
     torch.jit.script(Generator(config).eval()).save(str(folder / "model.pt"))
     sha256 = hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps({
-        "name": folder.name, "task": "synthesis", "version": "0", "sha256": sha256,
-        "input": {"size": 160, "spacing_mm": 0.6, "channels": config.in_channels, "neighbours": 1, "location": True,
-                  "planes": planes, "intensity": "robust percentiles in the fan to [-1, 1]"},
-        "output": {"channels": 1, "range": [-1, 1]}, "training": "none: random weights", "figures": {},
-        "limits": ["for tests"], "synthetic": True}))
+    (folder / "manifest.json").write_text(
+        json.dumps(
+            {
+                "name": folder.name,
+                "task": "synthesis",
+                "version": "0",
+                "sha256": sha256,
+                "input": {
+                    "size": 160,
+                    "spacing_mm": 0.6,
+                    "channels": config.in_channels,
+                    "neighbours": 1,
+                    "location": True,
+                    "planes": planes,
+                    "intensity": "robust percentiles in the fan to [-1, 1]",
+                },
+                "output": {"channels": 1, "range": [-1, 1]},
+                "training": "none: random weights",
+                "figures": {},
+                "limits": ["for tests"],
+                "synthetic": True,
+            }
+        )
+    )
     return sha256
 
 
@@ -106,5 +126,6 @@ def panel(host: Any, module: Any) -> Iterator[Any]:
 def ui(panel: Any) -> Any:
     """The panel's widgets, with the scripted worker; the model's name selects the worker's behaviour."""
     panel.logic.synthesizer._worker = WorkerProcess(
-        sys.executable, [str(Path(__file__).with_name("scripted_worker.py"))])
+        sys.executable, [str(Path(__file__).with_name("scripted_worker.py"))]
+    )
     return panel.ui

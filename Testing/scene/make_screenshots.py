@@ -1,8 +1,9 @@
 """Pictures of the panel for the README, made in the stand-in from the simulated sample and the shipped model.
 
-    QT_QPA_PLATFORM=offscreen python Testing/scene/make_screenshots.py [FOLDER]         # Resources/Screenshots
-    QT_QPA_PLATFORM=offscreen python Testing/scene/make_screenshots.py --thumbnails     # of the Sample Data module
+QT_QPA_PLATFORM=offscreen python Testing/scene/make_screenshots.py [FOLDER]         # Resources/Screenshots
+QT_QPA_PLATFORM=offscreen python Testing/scene/make_screenshots.py --thumbnails     # of the Sample Data module
 """
+
 from __future__ import annotations
 
 import os
@@ -27,8 +28,7 @@ from USMRISynthesisScene.files.sample_data import FILES, SIMULATED, sample_file 
 from USMRISynthesisScene.views import layout  # noqa: E402
 
 THUMBNAIL = (260, 280)
-SECTIONS = (("inputs", "output", "display", "alignment", "registration"),
-            ("respace", "batch", "export", "advanced"))
+SECTIONS = (("inputs", "output", "display", "alignment", "registration"), ("respace", "batch", "export", "advanced"))
 
 
 def thumbnails(folder: Path) -> None:
@@ -39,10 +39,14 @@ def thumbnails(folder: Path) -> None:
         layout.show_comparison(image, image)
         picture = Image.fromarray(picture_of(slicer.app.layoutManager().sliceWidget(layout.ULTRASOUND)))
         left, top, right, bottom = picture.convert("L").point(lambda grey: 255 * (grey > 30)).getbbox() or (
-            0, 0, *picture.size)
+            0,
+            0,
+            *picture.size,
+        )
         scale = min(THUMBNAIL[0] / (right - left), THUMBNAIL[1] / (bottom - top))
         head = picture.crop((left, top, right, bottom)).resize(
-            (round(scale * (right - left)), round(scale * (bottom - top))), Image.Resampling.LANCZOS)
+            (round(scale * (right - left)), round(scale * (bottom - top))), Image.Resampling.LANCZOS
+        )
         button = Image.new("RGB", THUMBNAIL)
         button.paste(head, ((THUMBNAIL[0] - head.width) // 2, (THUMBNAIL[1] - head.height) // 2))
         button.save(folder / f"{name}.png", optimize=True)
@@ -52,11 +56,14 @@ def main(folder: Path) -> None:
     widget = HOST.open_module(HOST.load_module(MODULE_FILE))
     ui = widget.ui
     ultrasound = slicer.util.loadVolume(str(sample_file(SIMULATED)), {"name": SIMULATED, "singleFile": True})
-    ultrasound.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")   # Slicer's reader does it
+    ultrasound.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")  # Slicer's reader does it
     ui.runButton.click()
     spin_until(lambda: is_idle(ui), 900)
-    for button, name in ((ui.batchInputButton, "ultrasound"), (ui.batchOutputButton, "mr-like"),
-                         (ui.exportFolderButton, "for the report")):
+    for button, name in (
+        (ui.batchInputButton, "ultrasound"),
+        (ui.batchOutputButton, "mr-like"),
+        (ui.exportFolderButton, "for the report"),
+    ):
         button.directory = f"/home/me/{name}"
     widget.parent.show()
     halves = [panel_with(widget, names) for names in SECTIONS]
@@ -90,4 +97,4 @@ if __name__ == "__main__":
     else:
         main(Path(sys.argv[1]) if len(sys.argv) > 1 else REPOSITORY / "Resources" / "Screenshots")
     sys.stdout.flush()
-    os._exit(0)     # without taking Qt and VTK apart
+    os._exit(0)  # without taking Qt and VTK apart

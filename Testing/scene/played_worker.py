@@ -1,4 +1,5 @@
 """A worker that is played inside the test's own process, one event at a time, in the parts of `scripted_worker.py`."""
+
 from __future__ import annotations
 
 import shutil
@@ -26,8 +27,16 @@ class PlayedWorker:
         progress = [{"event": "progress", "value": 0.1 * step, "stage": "Synthesising"} for step in range(4)]
         if part == "refuse" or part.startswith("exit") or (part == "foreign" and not request["trust_model"]):
             kind = {"refuse": "extent", "foreign": "consent"}.get(part, "worker-exit")
-            self._steps = [*progress[:1], {"event": "error", "category": "refused" if part != "exit 3" else "failed",
-                                           "kind": kind, "message": "It did not work.", "remedy": "Try again."}]
+            self._steps = [
+                *progress[:1],
+                {
+                    "event": "error",
+                    "category": "refused" if part != "exit 3" else "failed",
+                    "kind": kind,
+                    "message": "It did not work.",
+                    "remedy": "Try again.",
+                },
+            ]
         elif part == "slow":
             self._steps = progress * 1000
         else:
@@ -39,18 +48,29 @@ class PlayedWorker:
         if part != "nothing":
             shutil.copy(request["input"], request["output"])
         image = Volume.read(request["input"])
-        for key, array in (("confidence", (image.array > 60).astype(np.float32)),
-                           ("masks", (image.array > 0).astype(np.uint8) + (image.array > 60).astype(np.uint8))):
+        for key, array in (
+            ("confidence", (image.array > 60).astype(np.float32)),
+            ("masks", (image.array > 0).astype(np.uint8) + (image.array > 60).astype(np.uint8)),
+        ):
             if request.get(key):
                 Volume(array, image.ijk_to_ras).write(request[key])
         if request["op"] == "respace":
-            return {"output": request["output"], "consistency": None,
-                    "provenance": {"notice": SYNTHETIC, "operation": "respace"}}
+            return {
+                "output": request["output"],
+                "consistency": None,
+                "provenance": {"notice": SYNTHETIC, "operation": "respace"},
+            }
         score = 0.2 if part == "doubt" else 0.9
-        return {"output": request["output"], "confidence": request.get("confidence"), "masks": request.get("masks"),
-                "ras_to_canonical": request["transform"] or np.eye(4).ravel().tolist(), "trusted": score > 0.5,
-                "score": score, "method": "ellipsoid", "provenance": {
-                    "notice": SYNTHETIC, "alignment": {"score": score}, "alignment_trusted": score > 0.5}}
+        return {
+            "output": request["output"],
+            "confidence": request.get("confidence"),
+            "masks": request.get("masks"),
+            "ras_to_canonical": request["transform"] or np.eye(4).ravel().tolist(),
+            "trusted": score > 0.5,
+            "score": score,
+            "method": "ellipsoid",
+            "provenance": {"notice": SYNTHETIC, "alignment": {"score": score}, "alignment_trusted": score > 0.5},
+        }
 
     def _next(self) -> None:
         if self._handler is None:

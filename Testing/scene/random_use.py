@@ -1,7 +1,8 @@
 """Random use of the panel for as long as wanted: `test_random_use.py` with other seeds, in a process of its own.
 
-    QT_QPA_PLATFORM=offscreen python Testing/scene/random_use.py [--first 1000] [--blocks 100] [--real 0]
+QT_QPA_PLATFORM=offscreen python Testing/scene/random_use.py [--first 1000] [--blocks 100] [--real 0]
 """
+
 from __future__ import annotations
 
 import argparse
@@ -17,11 +18,16 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=100, help="how many seeds")
     parser.add_argument("--real", type=int, default=0, help="how many sequences of each seed run on real processes")
     options = parser.parse_args()
-    asked = {"USMRI_RANDOM_FIRST": options.first, "USMRI_RANDOM_BLOCKS": options.blocks,
-             "USMRI_RANDOM_REAL": options.real}
+    asked = {
+        "USMRI_RANDOM_FIRST": options.first,
+        "USMRI_RANDOM_BLOCKS": options.blocks,
+        "USMRI_RANDOM_REAL": options.real,
+    }
     tests = Path(__file__).with_name("test_random_use.py")
-    return subprocess.call([sys.executable, "-m", "pytest", "-q", str(tests)],
-                           env={**os.environ, **{key: str(value) for key, value in asked.items()}})
+    return subprocess.call(
+        [sys.executable, "-m", "pytest", "-q", str(tests)],
+        env={**os.environ, **{key: str(value) for key, value in asked.items()}},
+    )
 
 
 if __name__ == "__main__":

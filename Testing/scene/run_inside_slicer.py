@@ -1,7 +1,8 @@
 """Runs Testing/inside_slicer.py's steps in the stand-in, with the models that are installed.
 
-    QT_QPA_PLATFORM=offscreen python Testing/scene/run_inside_slicer.py [FOLDER]         exit 0: passed; 1: not
+QT_QPA_PLATFORM=offscreen python Testing/scene/run_inside_slicer.py [FOLDER]         exit 0: passed; 1: not
 """
+
 from __future__ import annotations
 
 import os
@@ -23,7 +24,7 @@ from slicer_walkthrough.everything import try_everything  # noqa: E402
 def main(folder: Path) -> int:
     module = HOST.load_module(MODULE_FILE)
     try:
-        return try_everything(folder, pace=0.2)     # no view has to be drawn on a screen
+        return try_everything(folder, pace=0.2)  # no view has to be drawn on a screen
     finally:
         HOST.close_module(module)
 
@@ -31,4 +32,4 @@ def main(folder: Path) -> int:
 if __name__ == "__main__":
     code = main(Path(sys.argv[1]) if len(sys.argv) > 1 else REPOSITORY / "build" / "inside-slicer")
     sys.stdout.flush()
-    os._exit(code)      # without taking Qt and VTK apart
+    os._exit(code)  # without taking Qt and VTK apart

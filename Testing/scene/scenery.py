@@ -1,4 +1,5 @@
 """What the host's tests share: heads as nodes, the scene's state, waiting for events."""
+
 from __future__ import annotations
 
 import hashlib
@@ -21,8 +22,12 @@ PICTURES = REPOSITORY / "build" / "scene"
 WIDE, NARROW = 0.55, 0.22
 
 
-def head_array(shape: tuple[int, int, int] = (48, 60, 56), spacing: tuple[float, float, float] = (2.0, 2.0, 2.0),
-               seed: int = 3, opening: float = WIDE) -> np.ndarray:
+def head_array(
+    shape: tuple[int, int, int] = (48, 60, 56),
+    spacing: tuple[float, float, float] = (2.0, 2.0, 2.0),
+    seed: int = 3,
+    opening: float = WIDE,
+) -> np.ndarray:
     """Ultrasound-like head: bright skull, speckled brain, dark ventricles, in a cone-shaped fan. (k, j, i) uint8.
 
     opening: the tangent of half the fan's angle: the head lies inside a WIDE fan and reaches beyond a NARROW one.
@@ -48,8 +53,12 @@ def put_under_a_transform(node: Any) -> None:
     node.SetAndObserveTransformNodeID(parent.GetID())
 
 
-def add_head(name: str = "Fetal head", spacing: tuple[float, float, float] = (2.0, 2.0, 2.0),
-             shape: tuple[int, int, int] = (48, 60, 56), directions: np.ndarray | None = None) -> Any:
+def add_head(
+    name: str = "Fetal head",
+    spacing: tuple[float, float, float] = (2.0, 2.0, 2.0),
+    shape: tuple[int, int, int] = (48, 60, 56),
+    directions: np.ndarray | None = None,
+) -> Any:
     """A head as a volume node. spacing and shape are (k, j, i); directions are columns i, j, k in RAS."""
     array = head_array(shape, spacing)
     matrix = np.eye(4)
@@ -137,12 +146,18 @@ def scene_state() -> dict[str, Any]:
     return {
         "nodes": [(node.GetID(), node.GetName()) for node in nodes],
         "transforms": [node.GetTransformNodeID() for node in nodes if hasattr(node, "GetTransformNodeID")],
-        "shown": [(node.GetBackgroundVolumeID(), node.GetForegroundVolumeID()) for node in nodes
-                  if node.IsA("vtkMRMLSliceCompositeNode")],
+        "shown": [
+            (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID())
+            for node in nodes
+            if node.IsA("vtkMRMLSliceCompositeNode")
+        ],
         "layout": slicer.app.layoutManager().layout,
         "items": hierarchy.GetNumberOfItems(),
-        "voxels": [hashlib.sha256(slicer.util.arrayFromVolume(node).tobytes()).hexdigest() for node in nodes
-                   if node.IsA("vtkMRMLVolumeNode") and node.GetImageData()],
+        "voxels": [
+            hashlib.sha256(slicer.util.arrayFromVolume(node).tobytes()).hexdigest()
+            for node in nodes
+            if node.IsA("vtkMRMLVolumeNode") and node.GetImageData()
+        ],
     }
 
 

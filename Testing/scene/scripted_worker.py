@@ -11,6 +11,7 @@ Speaks the contract of USMRISynthesisLib.worker; the "model" of a request is the
     doubt      refuses a head that it does not find reliably; asked to go on, warns and copies
     nothing    says it is done and leaves no file
 """
+
 from __future__ import annotations
 
 import json
@@ -32,16 +33,36 @@ def serve(request: dict) -> None:
     part, *arguments = request["model"].split()
     say(request, "progress", value=0.1, stage="Reading")
     if part == "refuse":
-        say(request, "error", category="refused", kind="extent", message="The image is 5 mm wide.",
-            remedy="Correct the spacing.")
+        say(
+            request,
+            "error",
+            category="refused",
+            kind="extent",
+            message="The image is 5 mm wide.",
+            remedy="Correct the spacing.",
+        )
         return
     if part == "foreign" and not request["trust_model"]:
-        say(request, "error", category="refused", kind="consent", model=part, sha256="0" * 64,
-            message="The model 'foreign' has not been trusted yet.", remedy="Trust it only if you know it.")
+        say(
+            request,
+            "error",
+            category="refused",
+            kind="consent",
+            model=part,
+            sha256="0" * 64,
+            message="The model 'foreign' has not been trusted yet.",
+            remedy="Trust it only if you know it.",
+        )
         return
     if part == "doubt" and not request.get("unreliable") and request["transform"] is None:
-        say(request, "error", category="refused", kind="unreliable",
-            message="The head was not found reliably (score 0.20; 0.50 is needed).", remedy="Use --unreliable.")
+        say(
+            request,
+            "error",
+            category="refused",
+            kind="unreliable",
+            message="The head was not found reliably (score 0.20; 0.50 is needed).",
+            remedy="Use --unreliable.",
+        )
         return
     if part == "doubt":
         say(request, "log", level="warning", text="The skull fits poorly.")
@@ -58,26 +79,49 @@ def serve(request: dict) -> None:
     if part != "nothing":
         shutil.copy(request["input"], request["output"])
     if request["op"] == "respace":
-        say(request, "done", result={"output": request["output"], "consistency": 0.01, "provenance": {
-            "notice": SYNTHETIC, "operation": "respace", "model": {"name": part, "sha256": part}}})
+        say(
+            request,
+            "done",
+            result={
+                "output": request["output"],
+                "consistency": 0.01,
+                "provenance": {"notice": SYNTHETIC, "operation": "respace", "model": {"name": part, "sha256": part}},
+            },
+        )
         return
-    if request.get("confidence"):     # 0-1
+    if request.get("confidence"):  # 0-1
         seen = Volume.read(request["input"])
         Volume((seen.array / 255).astype("float32"), seen.ijk_to_ras).write(request["confidence"])
-    if request.get("masks"):     # the brighter half for the head
+    if request.get("masks"):  # the brighter half for the head
         head = Volume.read(request["input"])
         Volume((head.array > 0).astype("uint8") + (head.array > 60), head.ijk_to_ras).write(request["masks"])
-    say(request, "done", result={
-        "output": request["output"], "confidence": request.get("confidence"),
-        "masks": request.get("masks"), "trusted": part != "doubt",
-        "score": 0.2 if part == "doubt" else 0.9, "method": "ellipsoid",
-        "ras_to_canonical": request["transform"] or [1.1, 0, 0, 5, 0, 1.1, 0, 6, 0, 0, 1.1, 7, 0, 0, 0, 1],
-        "provenance": {"notice": SYNTHETIC, "software": {"name": "USMRISynthesis", "version": __version__},
-                       "device": {"name": "cpu", "reason": "No GPU is used: this is a test."},
-                       "model": {"name": part, "sha256": part}, "planes": request["planes"],
-                       "input": {"sha256": "0"}, "alignment_trusted": part != "doubt",
-                       "alignment": {"score": 0.2 if part == "doubt" else 0.9, "method": "ellipsoid",
-                                     "gestational_age_weeks": request["gestational_age"]}}})
+    say(
+        request,
+        "done",
+        result={
+            "output": request["output"],
+            "confidence": request.get("confidence"),
+            "masks": request.get("masks"),
+            "trusted": part != "doubt",
+            "score": 0.2 if part == "doubt" else 0.9,
+            "method": "ellipsoid",
+            "ras_to_canonical": request["transform"] or [1.1, 0, 0, 5, 0, 1.1, 0, 6, 0, 0, 1.1, 7, 0, 0, 0, 1],
+            "provenance": {
+                "notice": SYNTHETIC,
+                "software": {"name": "USMRISynthesis", "version": __version__},
+                "device": {"name": "cpu", "reason": "No GPU is used: this is a test."},
+                "model": {"name": part, "sha256": part},
+                "planes": request["planes"],
+                "input": {"sha256": "0"},
+                "alignment_trusted": part != "doubt",
+                "alignment": {
+                    "score": 0.2 if part == "doubt" else 0.9,
+                    "method": "ellipsoid",
+                    "gestational_age_weeks": request["gestational_age"],
+                },
+            },
+        },
+    )
 
 
 for line in sys.stdin:

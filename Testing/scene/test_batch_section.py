@@ -1,4 +1,5 @@
 """The Batch section: files in, files out, the state of every case in the table, and an unchanged scene."""
+
 from __future__ import annotations
 
 import json
@@ -36,9 +37,18 @@ def any_model(monkeypatch: pytest.MonkeyPatch) -> None:
     from USMRISynthesisLib.models import store
 
     monkeypatch.setattr(store, "find_model", Path)
-    monkeypatch.setattr(store, "read_manifest", lambda folder: types.SimpleNamespace(
-        sha256=str(folder), task="synthesis", name=str(folder), version="0", extra={},
-        input=types.SimpleNamespace(planes=PLANES)))
+    monkeypatch.setattr(
+        store,
+        "read_manifest",
+        lambda folder: types.SimpleNamespace(
+            sha256=str(folder),
+            task="synthesis",
+            name=str(folder),
+            version="0",
+            extra={},
+            input=types.SimpleNamespace(planes=PLANES),
+        ),
+    )
 
 
 def start(panel: Any, part: str) -> None:
@@ -54,8 +64,9 @@ def is_over(ui: Any) -> bool:
     return ui.batchButton.text == "Run batch"
 
 
-def test_every_image_of_the_folder_gets_its_result_and_its_state(panel: Any, ui: Any, cohort: Path,
-                                                                 tmp_path: Path) -> None:
+def test_every_image_of_the_folder_gets_its_result_and_its_state(
+    panel: Any, ui: Any, cohort: Path, tmp_path: Path
+) -> None:
     add_head()
     before = scene_state()
     start(panel, "copy")
@@ -66,7 +77,13 @@ def test_every_image_of_the_folder_gets_its_result_and_its_state(panel: Any, ui:
     assert [ui.batchTable.item(row, 0).text() for row in range(3)] == ["a.nrrd", "b.nii.gz", "week 30/c.mha"]
     assert all(text.startswith("done, ") for text in states(ui))
     assert sorted(path.name for path in (tmp_path / "out").rglob("*-mr.*")) == [
-        "a-mr.json", "a-mr.nrrd", "b-mr.json", "b-mr.nrrd", "c-mr.json", "c-mr.nrrd"]
+        "a-mr.json",
+        "a-mr.nrrd",
+        "b-mr.json",
+        "b-mr.nrrd",
+        "c-mr.json",
+        "c-mr.nrrd",
+    ]
     assert scene_state() == before and ui.runButton.enabled
     panel.parent.resize(420, 900)
     slicer.app.processEvents()
@@ -83,7 +100,7 @@ def test_batch_uses_the_chosen_planes(panel: Any, ui: Any, cohort: Path, tmp_pat
     panel.logic.getParameterNode().planes = "axial"
     start(panel, "copy")
     spin_until(lambda: is_over(ui))
-    assert ui.statusLabel.text == "3 cases: 3 done."      # results of other slices are none of these
+    assert ui.statusLabel.text == "3 cases: 3 done."  # results of other slices are none of these
 
 
 def test_cancelled_batch_continues_with_the_remaining_images(panel: Any, ui: Any, cohort: Path, tmp_path: Path) -> None:
@@ -100,8 +117,9 @@ def test_cancelled_batch_continues_with_the_remaining_images(panel: Any, ui: Any
     assert states(ui)[0] == "done before" and ui.statusLabel.text == "3 cases: 2 done, 1 kept."
 
 
-def test_refused_and_crashed_cases_are_reported_and_the_others_continue(panel: Any, ui: Any, cohort: Path,
-                                                                 tmp_path: Path) -> None:
+def test_refused_and_crashed_cases_are_reported_and_the_others_continue(
+    panel: Any, ui: Any, cohort: Path, tmp_path: Path
+) -> None:
     start(panel, "refuse")
     spin_until(lambda: is_over(ui))
     assert set(states(ui)) == {"refused: The image is 5 mm wide. Correct the spacing."}
@@ -130,13 +148,13 @@ def test_folders_that_were_not_chosen_are_not_used(panel: Any, ui: Any, tmp_path
     ui.batchInputButton.directory = ui.batchOutputButton.directory = str(tmp_path)
     start(panel, "copy")
     assert is_over(ui)
-    assert ui.statusLabel.text == ("Both folders are the same. Choose the folder of the images and another one for the "
-                                   "results.")
+    assert ui.statusLabel.text == (
+        "Both folders are the same. Choose the folder of the images and another one for the results."
+    )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_batch_continues_when_the_scene_is_closed_and_ends_with_the_panel(
-        panel: Any, ui: Any, cohort: Path) -> None:
+def test_batch_continues_when_the_scene_is_closed_and_ends_with_the_panel(panel: Any, ui: Any, cohort: Path) -> None:
     start(panel, "slow")
     spin_until(lambda: ui.progressBar.value >= 5)
     slicer.mrmlScene.Clear(False)

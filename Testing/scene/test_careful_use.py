@@ -1,4 +1,5 @@
 """Mix-ups that must not happen: another patient chosen, a scene loaded again, a result deleted."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -28,8 +29,18 @@ def run(panel: Any, ui: Any, part: str = "copy") -> Any:
 
 
 def result_widgets(ui: Any) -> list[Any]:
-    return [ui.compareButton, ui.viewsComboBox, ui.fadeSlider, ui.windowComboBox, ui.contourCheckBox, ui.reportButton,
-            ui.captureButton, ui.saveButton, ui.dicomButton, ui.shareTransformButton]
+    return [
+        ui.compareButton,
+        ui.viewsComboBox,
+        ui.fadeSlider,
+        ui.windowComboBox,
+        ui.contourCheckBox,
+        ui.reportButton,
+        ui.captureButton,
+        ui.saveButton,
+        ui.dicomButton,
+        ui.shareTransformButton,
+    ]
 
 
 def can_be_used(ui: Any) -> set[bool]:
@@ -49,7 +60,7 @@ def test_another_ultrasound_never_shows_or_exports_the_result_of_the_one_before(
     other = run(panel, ui)
     assert panel.panel._comparable() is other
     ui.outputSelector.setCurrentNode(made)
-    assert panel.panel._comparable() is other      # not even when the output is that of the other one
+    assert panel.panel._comparable() is other  # not even when the output is that of the other one
     ui.inputSelector.setCurrentNode(first)
     assert panel.panel._comparable() is made
     assert [widget.toolTip for widget in result_widgets(ui)] == usual
@@ -84,13 +95,14 @@ def test_alignment_of_another_ultrasound_is_reset(panel: Any, ui: Any) -> None:
     estimated = run(panel, ui).GetNodeReference(nodes.TRANSFORM_ROLE)
     ui.alignmentSelector.setCurrentNode(estimated)
     panel.panel.refresh()
-    assert ui.alignmentSelector.currentNode() is estimated      # its own
+    assert ui.alignmentSelector.currentNode() is estimated  # its own
     second = add_head("Patient B")
     ui.inputSelector.setCurrentNode(second)
     assert ui.alignmentSelector.currentNode() is None
     assert ui.statusLabel.text == (
-        "Patient A to canonical fetal space belongs to Patient A: the alignment is automatic again.")
-    ui.alignmentSelector.setCurrentNode(estimated)              # chosen by the user
+        "Patient A to canonical fetal space belongs to Patient A: the alignment is automatic again."
+    )
+    ui.alignmentSelector.setCurrentNode(estimated)  # chosen by the user
     panel.panel.refresh()
     assert panel.logic.getParameterNode().alignment is estimated
     general = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Anybody's")
@@ -104,7 +116,7 @@ def test_gestational_age_of_another_ultrasound_is_reset(panel: Any, ui: Any) -> 
     panel.panel.refresh()
     ui.ageSpinBox.setValue(27.5)
     panel.panel.refresh()
-    assert panel.logic.getParameterNode().gestationalAge == 27.5     # its own
+    assert panel.logic.getParameterNode().gestationalAge == 27.5  # its own
     ui.inputSelector.setCurrentNode(add_head("Patient B"))
     assert panel.logic.getParameterNode().gestationalAge == 0
     assert ui.statusLabel.text == "Another ultrasound was chosen: the gestational age was set back to unknown."
@@ -115,7 +127,8 @@ def test_synthetic_image_is_refused_as_ultrasound(panel: Any, ui: Any) -> None:
     panel.logic.getParameterNode().inputVolume = made
     play(panel, "copy")
     assert ui.statusLabel.text == (
-        f"{made.GetName()} was synthesised itself. Choose the ultrasound that it was made from.")
+        f"{made.GetName()} was synthesised itself. Choose the ultrasound that it was made from."
+    )
 
 
 def test_chosen_window_is_applied_to_the_next_result(panel: Any, ui: Any) -> None:
@@ -138,8 +151,17 @@ def test_every_widget_that_can_be_used_has_a_tooltip(panel: Any, ui: Any) -> Non
     import ctk
     import qt
 
-    kinds = (qt.QPushButton, qt.QCheckBox, qt.QComboBox, qt.QDoubleSpinBox, qt.QTableWidget, qt.QPlainTextEdit,
-             ctk.ctkSliderWidget, ctk.ctkDirectoryButton, slicer.qMRMLNodeComboBox)
+    kinds = (
+        qt.QPushButton,
+        qt.QCheckBox,
+        qt.QComboBox,
+        qt.QDoubleSpinBox,
+        qt.QTableWidget,
+        qt.QPlainTextEdit,
+        ctk.ctkSliderWidget,
+        ctk.ctkDirectoryButton,
+        slicer.qMRMLNodeComboBox,
+    )
     widgets = [one for one in vars(ui).values() if isinstance(one, kinds)]
     assert len(widgets) > 40 and [one.name for one in widgets if not one.toolTip] == []
 
@@ -157,5 +179,5 @@ def test_tab_goes_through_the_panel_from_top_to_bottom(panel: Any, ui: Any) -> N
         if any(one is each for each in known):
             rows.append(one.mapTo(panel.parent, one.rect.center()).y())
     assert len(rows) > 25
-    start = rows.index(min(rows))       # the chain is closed
+    start = rows.index(min(rows))  # the chain is closed
     assert rows[start:] + rows[:start] == sorted(rows)

@@ -1,4 +1,5 @@
 """Head outline and landmarks stay on the head when the ultrasound gets, changes, hardens or loses its parent."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from USMRISynthesisScene.views import layout
 # Of an oblique, anisotropic, left-handed grid around (12, -7, 30).
 SPACING, SHAPE = (3.0, 1.5, 2.0), (32, 80, 56)
 DIRECTIONS = np.array([[-0.8, 0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]]) @ np.array(
-    [[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]])
+    [[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]]
+)
 FRONT, BACK, TOP = np.array([12.0, 37, 30]), np.array([12.0, -51, 30]), np.array([12.0, -3, 63])
 
 
@@ -118,9 +120,10 @@ def test_hardening_keeps_them_on_the_head_and_the_alignment_correct(nested: bool
     head.HardenTransform()
     np.testing.assert_allclose(nodes.grid_of(head), moved @ grid, atol=1e-6)
     assert_moved(head, before, moved)
-    alignment = next(node for node in slicer.util.getNodesByClass("vtkMRMLLinearTransformNode")
-                     if nodes.source_of(node) is head)
-    again = show_outline(head, alignment_of(head, alignment))     # as ticking the box again does
+    alignment = next(
+        node for node in slicer.util.getNodesByClass("vtkMRMLLinearTransformNode") if nodes.source_of(node) is head
+    )
+    again = show_outline(head, alignment_of(head, alignment))  # as ticking the box again does
     assert again is head.GetNodeReference(OUTLINE_ROLE)
     assert_moved(head, before, moved)
 
@@ -152,13 +155,14 @@ def test_hardening_by_a_nonlinear_parent_moves_them_with_the_image(head: Any, be
 
 
 @pytest.mark.parametrize("quietly", [False, True])
-def test_they_stay_together_when_the_parent_is_deleted_and_with_the_next_one(quietly: bool, head: Any,
-                                                                                  before: Any) -> None:
+def test_they_stay_together_when_the_parent_is_deleted_and_with_the_next_one(
+    quietly: bool, head: Any, before: Any
+) -> None:
     first = transform(FIRST)
     head.SetAndObserveTransformNodeID(first.GetID())
     slicer.mrmlScene.RemoveNode(first)
-    if quietly:     # as where no event of the volume tells of it
-        companions._companions._volumes[head].parent_id = first.GetID()     # type: ignore[union-attr]
+    if quietly:  # as where no event of the volume tells of it
+        companions._companions._volumes[head].parent_id = first.GetID()  # type: ignore[union-attr]
     assert_moved(head, before, np.eye(4))
     head.SetAndObserveTransformNodeID(transform(SECOND).GetID())
     assert_moved(head, before, SECOND)
@@ -173,7 +177,7 @@ def test_landmarks_under_another_transform_of_the_user_stay_there(head: Any) -> 
 
 
 def test_landmarks_of_an_older_scene_keep_their_world_positions_under_the_parent(head: Any) -> None:
-    companions.stop_keeping()     # as before: the parent came, the landmarks stayed at the top level
+    companions.stop_keeping()  # as before: the parent came, the landmarks stayed at the top level
     head.SetAndObserveTransformNodeID(transform(FIRST).GetID())
     companions.keep_together()
     places = landmark_points(head)
@@ -230,11 +234,11 @@ def test_captures_show_the_outline_on_the_skull_after_the_parent_has_changed() -
 
     before = captured()
     put_under_a_transform(head)
-    output.SetAndObserveTransformNodeID(head.GetTransformNodeID())      # the views are fitted to the result's head
+    output.SetAndObserveTransformNodeID(head.GetTransformNodeID())  # the views are fitted to the result's head
     after = captured()
     write_png(PICTURES / "outline-under-another-parent.png", [before.astype(np.uint8), after.astype(np.uint8)])
     assert on_the_skull(before) > 0.95 and on_the_skull(after) > 0.95
-    assert np.abs(before - after).mean() > 5      # a quarter turn it is
+    assert np.abs(before - after).mean() > 5  # a quarter turn it is
 
 
 def test_saved_scene_keeps_them_together(head: Any, before: Any, tmp_path: Path) -> None:

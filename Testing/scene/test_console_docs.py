@@ -1,4 +1,5 @@
 """The examples of docs/console.md run as they are, one after the other, without a main window and without dialogs."""
+
 from __future__ import annotations
 
 import re
@@ -17,8 +18,14 @@ PAGE = (REPOSITORY / "docs" / "console.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_examples_run_as_they_stand(host: Any, module: Any, three_planes: Path, tmp_path: Path,
-                                    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_run_as_they_stand(
+    host: Any,
+    module: Any,
+    three_planes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     pytest.importorskip("pydicom")
 
     def never(*_: Any, **__: Any) -> None:
@@ -33,16 +40,19 @@ def test_examples_run_as_they_stand(host: Any, module: Any, three_planes: Path, 
     Volume(head_array((1, 120, 112), (1.0, 1, 1)), np.diag([1.0, 1, 1, 1])).write(tmp_path / "in" / "frame.nrrd")
     monkeypatch.setattr(slicer.app, "_value_temporaryPath", str(tmp_path))
     # The tests' small model in place of the large one, wherever "default" is meant.
-    monkeypatch.setattr(store, "find_model", lambda name, find=store.find_model: three_planes if name == "default"
-                        else find(name))
+    monkeypatch.setattr(
+        store, "find_model", lambda name, find=store.find_model: three_planes if name == "default" else find(name)
+    )
     names: dict[str, Any] = {"slicer": slicer}
     host.set_main_window(False)
     try:
         for text in EXAMPLES:
-            if "logic.synthesize(ultrasound" in text:     # the worker is a process of its own
+            if "logic.synthesize(ultrasound" in text:  # the worker is a process of its own
                 text = text.replace('device="cpu"', f'device="cpu", unreliable=True, model={str(three_planes)!r}')
-            text = text.replace('device="cpu", unreliable=True)\nrun', f'model={str(three_planes)!r}, device="cpu", '
-                                'unreliable=True)\nrun')
+            text = text.replace(
+                'device="cpu", unreliable=True)\nrun',
+                f'model={str(three_planes)!r}, device="cpu", unreliable=True)\nrun',
+            )
             exec(compile(text, "console.md", "exec"), names)
     finally:
         host.set_main_window(True)

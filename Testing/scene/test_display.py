@@ -1,4 +1,5 @@
 """The mark in every view that shows a synthetic image, and the Display section: widgets and pictures."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ def test_mark_is_in_the_pixels_of_a_capture() -> None:
     view("Red").sliceView().cornerAnnotation().SetText(7, "")
     difference = np.abs(with_mark.astype(int) - picture_of(view("Red"))).max(axis=2) > 60
     rows, columns = np.nonzero(difference)
-    assert len(rows) > 200 and rows.max() < 40                # a line of letters at the upper edge
+    assert len(rows) > 200 and rows.max() < 40  # a line of letters at the upper edge
     assert abs(columns.mean() / with_mark.shape[1] - 0.5) < 0.1
     write_png(PICTURES / "mark.png", [with_mark])
 
@@ -154,7 +155,7 @@ def test_fade_slider_blends_the_fused_view(done: Any, ui: Any) -> None:
         faded.append(picture_of(view(layout.FUSED)))
     write_png(PICTURES / "fade.png", faded)
     us, mr = picture_of(view(layout.ULTRASOUND)), picture_of(view(layout.MR))
-    part = slice(60, 300)     # below the corner texts
+    part = slice(60, 300)  # below the corner texts
     assert np.abs(faded[0][part].astype(int) - us[part]).mean() < 2
     assert np.abs(faded[2][part].astype(int) - mr[part]).mean() < 2
     assert np.abs(faded[1][part].astype(int) - us[part]).mean() > 5

@@ -1,4 +1,5 @@
 """The Export section: its buttons write a report, captures and DICOM that are marked as synthetic."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -34,10 +35,13 @@ def test_nothing_can_be_exported_before_there_is_a_result(ui: Any) -> None:
 
 def test_captures_carry_the_mark_in_pixels_and_names(folder: Path, ui: Any) -> None:
     ui.captureButton.click()
-    assert ui.statusLabel.text == ("Written: ultrasound.png, ultrasound-and-mr-like-SYNTHETIC.png, "
-                                   "mr-like-SYNTHETIC.png.")
-    us, fused, mr = (np.asarray(Image.open(folder / name)) for name in (
-        "ultrasound.png", "ultrasound-and-mr-like-SYNTHETIC.png", "mr-like-SYNTHETIC.png"))
+    assert ui.statusLabel.text == (
+        "Written: ultrasound.png, ultrasound-and-mr-like-SYNTHETIC.png, mr-like-SYNTHETIC.png."
+    )
+    us, fused, mr = (
+        np.asarray(Image.open(folder / name))
+        for name in ("ultrasound.png", "ultrasound-and-mr-like-SYNTHETIC.png", "mr-like-SYNTHETIC.png")
+    )
     band = slice(0, 18)
     assert us.std() > 10 and fused.std() > 10 and mr.std() > 10
     assert (us[band] > 200).sum() == 0
@@ -84,11 +88,13 @@ def ijk_matrix(node: Any) -> Any:
 def test_status_names_a_missing_folder(folder: Path, ui: Any) -> None:
     ui.exportFolderButton.directory = str(folder / "gone")
     ui.reportButton.click()
-    assert ui.statusLabel.text == ("The folder for MR-like-report-SYNTHETIC.pdf does not exist. Create it or choose "
-                                   "another one.")
+    assert ui.statusLabel.text == (
+        "The folder for MR-like-report-SYNTHETIC.pdf does not exist. Create it or choose another one."
+    )
     ui.dicomButton.click()
-    assert ui.statusLabel.text == ("The folder for the DICOM files could not be made. Choose a folder that exists and "
-                                   "may be written.")
+    assert ui.statusLabel.text == (
+        "The folder for the DICOM files could not be made. Choose a folder that exists and may be written."
+    )
     ui.captureButton.click()
     assert ui.statusLabel.text == "The captures could not be written. Check that the folder exists and has free space."
 

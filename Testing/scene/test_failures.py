@@ -4,6 +4,7 @@ Elsewhere: a killed worker, one that cannot start, a crash, no torch (test_panel
 one (test_torch_install.py, test_advanced_section.py); full disks of the command line (test_provenance.py,
 test_batch.py).
 """
+
 from __future__ import annotations
 
 import errno
@@ -27,18 +28,26 @@ def refuse(number: int) -> Callable[..., Any]:
     return call
 
 
-@pytest.mark.parametrize(("number", "reason"), [(errno.ENOSPC, "No space left on device"),
-                                                (errno.EROFS, "Read-only file system"),
-                                                (errno.ENOENT, "No such file or directory")])
-def test_temporary_folder_that_cannot_be_used(number: int, reason: str, panel: Any, ui: Any,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, "No space left on device"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.ENOENT, "No such file or directory"),
+    ],
+)
+def test_temporary_folder_that_cannot_be_used(
+    number: int, reason: str, panel: Any, ui: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_head()
     before = scene_state()
     monkeypatch.setattr(tempfile, "mkdtemp", refuse(number))
     play(panel, "copy")
     assert is_idle(ui)
-    assert ui.statusLabel.text == (f"Slicer's temporary folder cannot be used: {reason}. Choose another one in the "
-                                   "application settings, or make room on its disk.")
+    assert ui.statusLabel.text == (
+        f"Slicer's temporary folder cannot be used: {reason}. Choose another one in the "
+        "application settings, or make room on its disk."
+    )
     assert scene_state() == before and leftovers() == []
     monkeypatch.undo()
     play(panel, "copy")
@@ -52,8 +61,9 @@ def test_disk_that_fills_up_while_the_input_is_written(panel: Any, ui: Any, monk
     monkeypatch.setattr(os, "replace", refuse(errno.ENOSPC))
     play(panel, "copy")
     assert is_idle(ui)
-    assert ui.statusLabel.text == ("Writing input.nrrd failed: No space left on device. Check free space and "
-                                   "permissions of the folder.")
+    assert ui.statusLabel.text == (
+        "Writing input.nrrd failed: No space left on device. Check free space and permissions of the folder."
+    )
     assert scene_state() == before and leftovers() == []
 
 
@@ -62,14 +72,17 @@ def test_result_that_was_never_written(panel: Any, ui: Any) -> None:
     before = scene_state()
     play(panel, "nothing")
     spin_until(lambda: is_idle(ui))
-    assert ui.statusLabel.text == ("The result of the synthesis process could not be read. Check the free space in "
-                                   "Slicer's temporary folder and run it again.")
+    assert ui.statusLabel.text == (
+        "The result of the synthesis process could not be read. Check the free space in "
+        "Slicer's temporary folder and run it again."
+    )
     assert scene_state() == before
 
 
 @pytest.mark.parametrize("method", ["report", "capture", "save"])
-def test_export_to_a_full_disk(method: str, panel: Any, ui: Any, tmp_path: Path,
-                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_to_a_full_disk(
+    method: str, panel: Any, ui: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from PIL import Image
 
     add_head()
@@ -80,17 +93,26 @@ def test_export_to_a_full_disk(method: str, panel: Any, ui: Any, tmp_path: Path,
     monkeypatch.setattr(Image.Image, "save", refuse(errno.ENOSPC))
     getattr(ui, f"{method}Button").click()
     monkeypatch.undo()
-    assert ui.statusLabel.text.endswith(("Check free space and permissions of the folder.",
-                                         "Check that the folder exists and has free space."))
+    assert ui.statusLabel.text.endswith(
+        ("Check free space and permissions of the folder.", "Check that the folder exists and has free space.")
+    )
     assert list(tmp_path.iterdir()) == []
     slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
 
 
-@pytest.mark.parametrize(("fault", "sentence"), [
-    ("missing", "The weights of the model 'tiny' cannot be read (No such file or directory). Restore the model folder"),
-    ("tampered", "The weights of the model 'tiny' are not the ones its manifest describes: the SHA-256 differs")])
-def test_weights_that_are_missing_or_changed(fault: str, sentence: str, panel: Any, ui: Any, model: Path,
-                                             tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (
+            "missing",
+            "The weights of the model 'tiny' cannot be read (No such file or directory). Restore the model folder",
+        ),
+        ("tampered", "The weights of the model 'tiny' are not the ones its manifest describes: the SHA-256 differs"),
+    ],
+)
+def test_weights_that_are_missing_or_changed(
+    fault: str, sentence: str, panel: Any, ui: Any, model: Path, tmp_path: Path
+) -> None:
     """With the real worker, which makes these messages."""
     broken = tmp_path / "tiny"
     shutil.copytree(model, broken)

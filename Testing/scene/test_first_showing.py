@@ -1,4 +1,5 @@
 """New comparison views show the middle of the head, filled and not cropped by it, and change nothing else."""
+
 from __future__ import annotations
 
 import gc
@@ -72,7 +73,7 @@ def millimetres_per_pixel(widget: Any) -> np.ndarray:
 def assert_filled_by_the_head(widget: Any) -> None:
     """The MR-like view: the bright box lies in the middle and fills one direction up to the margin."""
     bright = picture_of(widget)[..., 0] > 100
-    bright[:25] = False     # the mark's line
+    bright[:25] = False  # the mark's line
     rows, columns = np.nonzero(bright)
     height, width = bright.shape
     filled = (np.ptp(rows) + 1) / height, (np.ptp(columns) + 1) / width
@@ -95,9 +96,10 @@ def test_first_showing_is_filled_by_the_head(kind: str, shown: int) -> None:
         for role in ROLES:
             to_ras = slicer.util.arrayFromVTKMatrix(view(role, plane).mrmlSliceNode().GetSliceToRAS())
             np.testing.assert_allclose((to_ras[:3, 3] - middle) @ to_ras[:3, :2], 0, atol=1e-6)
-            assert (to_ras[:3, 3] - voxel) @ to_ras[:3, 2] == pytest.approx(0, abs=1e-6)   # not between two voxels
-            np.testing.assert_allclose(millimetres_per_pixel(view(role, plane)),
-                                       millimetres_per_pixel(view(layout.FUSED, plane))[0], rtol=1e-6)
+            assert (to_ras[:3, 3] - voxel) @ to_ras[:3, 2] == pytest.approx(0, abs=1e-6)  # not between two voxels
+            np.testing.assert_allclose(
+                millimetres_per_pixel(view(role, plane)), millimetres_per_pixel(view(layout.FUSED, plane))[0], rtol=1e-6
+            )
     write_png(PICTURES / f"first-showing-{kind}-{shown - layout.LAYOUT_ID}.png", [np.vstack(rows)])
 
 
@@ -129,7 +131,7 @@ def test_views_of_different_sizes_show_the_head_whole_at_one_zoom() -> None:
     let_settle()
     zooms = [millimetres_per_pixel(view(role)) for role in ROLES]
     np.testing.assert_allclose(zooms, zooms[0][0], rtol=1e-6)
-    assert_filled_by_the_head(view(layout.MR))      # the narrowest decides
+    assert_filled_by_the_head(view(layout.MR))  # the narrowest decides
 
 
 def test_one_plane_after_three_fits_again() -> None:
@@ -140,7 +142,7 @@ def test_one_plane_after_three_fits_again() -> None:
         resize_view(view(role), (318, 140))
     layout.show_comparison(source, output)
     for role in ROLES:
-        resize_view(view(role), (150, 441))     # what the layout does, later
+        resize_view(view(role), (150, 441))  # what the layout does, later
     let_settle()
     assert_filled_by_the_head(view(layout.MR))
 
@@ -205,7 +207,7 @@ def test_second_comparison_before_the_first_has_settled_wins() -> None:
     layout.show_comparison(source, output)
     let_settle()
     place = slicer.util.arrayFromVTKMatrix(view(layout.MR).mrmlSliceNode().GetSliceToRAS())[:3, 3]
-    np.testing.assert_allclose(place, view_fit.head_region(output).centre, atol=1.01)      # mm; half a voxel
+    np.testing.assert_allclose(place, view_fit.head_region(output).centre, atol=1.01)  # mm; half a voxel
 
 
 def test_other_volume_chosen_before_the_views_have_settled_is_left_alone() -> None:
@@ -213,12 +215,18 @@ def test_other_volume_chosen_before_the_views_have_settled_is_left_alone() -> No
     layout.show_comparison(source, output)
     view(layout.MR).mrmlSliceCompositeNode().SetBackgroundVolumeID(source.GetID())
     let_settle()
-    assert view(layout.MR).sliceLogic().GetSliceOffset() == 0.0      # Slicer's own doing, not ours to mend
+    assert view(layout.MR).sliceLogic().GetSliceOffset() == 0.0  # Slicer's own doing, not ours to mend
     assert not layout.is_settling()
 
 
-@pytest.mark.parametrize("leave", [layout.leave_comparison, lambda: slicer.app.layoutManager().setLayout(
-    slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)], ids=["back", "layout menu"])
+@pytest.mark.parametrize(
+    "leave",
+    [
+        layout.leave_comparison,
+        lambda: slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView),
+    ],
+    ids=["back", "layout menu"],
+)
 def test_leaving_before_the_views_have_settled_ends_it(leave: Any) -> None:
     source, output = small_head_in_a_large_volume("plain")
     red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
@@ -261,6 +269,6 @@ def test_showing_again_fits_at_once_and_leaves_nothing_for_later() -> None:
     let_settle()
     layout.show_comparison(source, output)
     assert not layout.is_settling()
-    view(layout.MR).sliceLogic().SetSliceOffset(0.0)     # a script goes on
+    view(layout.MR).sliceLogic().SetSliceOffset(0.0)  # a script goes on
     let_settle()
     assert view(layout.MR).sliceLogic().GetSliceOffset() == 0.0

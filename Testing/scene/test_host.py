@@ -1,4 +1,5 @@
 """The stand-in is strict: names that Slicer does not have must not work in it."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -19,8 +20,11 @@ def test_properties_are_attributes_and_never_calls() -> None:
         button.text()
 
 
-@pytest.mark.parametrize("make", [lambda: qt.QPushButton(), lambda: slicer.qMRMLNodeComboBox(),
-                                  lambda: ctk.ctkCollapsibleButton()], ids=["Qt", "Slicer", "CTK"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: qt.QPushButton(), lambda: slicer.qMRMLNodeComboBox(), lambda: ctk.ctkCollapsibleButton()],
+    ids=["Qt", "Slicer", "CTK"],
+)
 def test_unknown_property_signal_and_method_raise(make: object) -> None:
     widget = make()
     with pytest.raises(AttributeError):
@@ -57,9 +61,11 @@ def test_name_that_slicer_does_not_have_cannot_be_emulated() -> None:
 
 def test_misspelt_property_in_a_ui_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "Wrong.ui"
-    path.write_text('<ui version="4.0"><class>W</class><widget class="QWidget" name="W">'
-                    '<widget class="qMRMLNodeComboBox" name="n"><property name="nonEnabled"><bool>true</bool>'
-                    "</property></widget></widget></ui>")
+    path.write_text(
+        '<ui version="4.0"><class>W</class><widget class="QWidget" name="W">'
+        '<widget class="qMRMLNodeComboBox" name="n"><property name="nonEnabled"><bool>true</bool>'
+        "</property></widget></widget></ui>"
+    )
     with pytest.raises(AttributeError, match="nonEnabled"):
         slicer.util.loadUI(str(path))
 

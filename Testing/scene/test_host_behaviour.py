@@ -1,4 +1,5 @@
 """Behaviour of Slicer that the stand-in emulates: selectors, place mode, names, readers, leaving a module."""
+
 from __future__ import annotations
 
 import sys
@@ -38,8 +39,9 @@ def test_other_observers_are_called_before_the_selector_on_removal(selector: Any
     node, other = add("1"), add("2")
     selector.setCurrentNode(node)
     seen = []
-    tag = slicer.mrmlScene.AddObserver(slicer.mrmlScene.NodeAboutToBeRemovedEvent,
-                                       lambda *_: seen.append(selector.currentNode()))
+    tag = slicer.mrmlScene.AddObserver(
+        slicer.mrmlScene.NodeAboutToBeRemovedEvent, lambda *_: seen.append(selector.currentNode())
+    )
     slicer.mrmlScene.RemoveNode(node)
     slicer.mrmlScene.RemoveObserver(tag)
     assert seen == [node] and selector.currentNode() is other
@@ -50,7 +52,7 @@ def test_first_node_selects_itself_where_none_cannot_be_chosen(selector: Any) ->
     assert selector.currentNode() is (None if selector.noneEnabled else first)
     selector.setCurrentNode(None)
     assert selector.currentNode() is None
-    add("2")        # the list was not empty
+    add("2")  # the list was not empty
     assert selector.currentNode() is None
 
 
@@ -76,7 +78,7 @@ def test_persistent_place_mode_stays_and_begins_another_list(placing: Any) -> No
     click_in_view(1, 2, 3)
     click_in_view(4, 5, 6)
     assert is_placing() and placing.GetNumberOfDefinedControlPoints() == 2 and lists() == 1
-    move_mouse_in_view()        # a move is enough
+    move_mouse_in_view()  # a move is enough
     assert lists() == 2
     click_in_view(7, 8, 9)
     assert placing.GetNumberOfDefinedControlPoints() == 2 and is_placing()

@@ -1,4 +1,5 @@
 """The stand-in shows slices in 3D as Slicer does: when visible, in the named views, below the view's annotation."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
 """The stand-in's parameterNodeWrapper follows Slicer's rules for None, unions, defaults and unknown types."""
+
 from __future__ import annotations
 
 import types
@@ -14,9 +15,16 @@ from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrappe
 def made(node: Any = None, **members: Any) -> Any:
     """A wrapper with these members, given as type or as (type, default)."""
     split = {name: one if isinstance(one, tuple) else (one,) for name, one in members.items()}
-    wrapper = parameterNodeWrapper(type("Parameters", (), {
-        "__annotations__": {name: one[0] for name, one in split.items()},
-        **{name: one[1] for name, one in split.items() if len(one) > 1}}))
+    wrapper = parameterNodeWrapper(
+        type(
+            "Parameters",
+            (),
+            {
+                "__annotations__": {name: one[0] for name, one in split.items()},
+                **{name: one[1] for name, one in split.items() if len(one) > 1},
+            },
+        )
+    )
     return wrapper(node or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
 
 
@@ -26,11 +34,11 @@ def add(kind: str) -> Any:
 
 def test_union_of_nodes_without_none_cannot_be_unset() -> None:
     with pytest.raises(TypeError, match="Unable to write value 'None' of type '<class 'NoneType'>'"):
-        made(one=Union[vtkMRMLScalarVolumeNode, vtkMRMLModelNode])      # noqa: UP007
+        made(one=Union[vtkMRMLScalarVolumeNode, vtkMRMLModelNode])  # noqa: UP007
 
 
 def test_union_that_names_none_holds_each_of_its_types() -> None:
-    parameters = made(one=Union[vtkMRMLScalarVolumeNode, vtkMRMLModelNode, None])     # noqa: UP007
+    parameters = made(one=Union[vtkMRMLScalarVolumeNode, vtkMRMLModelNode, None])  # noqa: UP007
     assert parameters.one is None
     for kind in ("vtkMRMLModelNode", "vtkMRMLScalarVolumeNode"):
         node = add(kind)
@@ -44,7 +52,7 @@ def test_union_that_names_none_holds_each_of_its_types() -> None:
 
 
 def test_node_alone_and_optional_node_may_be_none() -> None:
-    parameters = made(alone=vtkMRMLModelNode, optional=Optional[vtkMRMLModelNode])    # noqa: UP045
+    parameters = made(alone=vtkMRMLModelNode, optional=Optional[vtkMRMLModelNode])  # noqa: UP045
     assert parameters.alone is None and parameters.optional is None
     model = add("vtkMRMLModelNode")
     parameters.alone = parameters.optional = model
@@ -86,7 +94,7 @@ def test_value_in_the_node_wins_over_the_default() -> None:
 
 
 def test_selector_takes_its_node_types_from_a_union_without_none() -> None:
-    parameters = made(one=Union[vtkMRMLLinearTransformNode, vtkMRMLModelNode, None])     # noqa: UP007
+    parameters = made(one=Union[vtkMRMLLinearTransformNode, vtkMRMLModelNode, None])  # noqa: UP007
     selector = slicer.qMRMLNodeComboBox()
     selector.setProperty("SlicerParameterName", "one")
     parameters.connectGui(types.SimpleNamespace(selector=selector))

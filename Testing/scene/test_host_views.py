@@ -1,4 +1,5 @@
 """The stand-in's slice views behave as Slicer's do, also where that is inconvenient for a module."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import slicer
 from scenery import add_head
 from slicer_standin.slice_view import PROVISIONAL_SIZE, SIZE, leave_mouse, let_settle, move_mouse, scroll
 
-OTHER_LAYOUT = slicer.vtkMRMLLayoutNode.SlicerLayoutFourOverFourView     # with views of its own
+OTHER_LAYOUT = slicer.vtkMRMLLayoutNode.SlicerLayoutFourOverFourView  # with views of its own
 
 
 @pytest.fixture
@@ -100,8 +101,10 @@ def test_the_interactor_style_handles_mouse_moves_and_ends_them(manager: Any) ->
     widget = manager.sliceWidget("Red")
     show_in(widget, add_head())
     interactor, heard = widget.sliceView().interactor(), []
-    tags = [interactor.AddObserver("MouseMoveEvent", lambda *_: heard.append("late"), 0.0),
-            interactor.AddObserver("MouseMoveEvent", lambda *_: heard.append("early"), 10.0)]
+    tags = [
+        interactor.AddObserver("MouseMoveEvent", lambda *_: heard.append("late"), 0.0),
+        interactor.AddObserver("MouseMoveEvent", lambda *_: heard.append("early"), 10.0),
+    ]
     move_mouse(widget, 100, 120)
     leave_mouse(widget)
     for tag in tags:
@@ -114,7 +117,7 @@ def test_the_mouse_wheel_moves_the_slice(manager: Any) -> None:
     show_in(widget, add_head())
     before = widget.sliceLogic().GetSliceOffset()
     scroll(widget, 3)
-    assert abs(widget.sliceLogic().GetSliceOffset() - before) == pytest.approx(6.0)     # three slices of 2 mm
+    assert abs(widget.sliceLogic().GetSliceOffset() - before) == pytest.approx(6.0)  # three slices of 2 mm
 
 
 def test_method_of_the_controller_that_is_not_emulated_raises(manager: Any) -> None:

@@ -1,4 +1,5 @@
 """Regressions found in a real Slicer: no panel, place mode that did not end, a wrong volume selected."""
+
 from __future__ import annotations
 
 import json
@@ -54,9 +55,10 @@ def test_panel_that_could_not_be_built_shows_the_reason(broken: Any) -> None:
     assert broken.panel is None
     assert broken.failureLabel.text == (
         "This panel could not be opened: Unable to write value 'None'\n\nRestart Slicer. If it happens again, install "
-        "the extension again; View > Error Log has the details.")
+        "the extension again; View > Error Log has the details."
+    )
     assert broken.failureLabel.visible and broken.failureLabel.wordWrap
-    assert not broken.ui.runButton.visible      # a button that does nothing
+    assert not broken.ui.runButton.visible  # a button that does nothing
 
 
 def test_panel_that_could_not_be_built_can_be_left_and_closed(broken: Any, capfd: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +67,7 @@ def test_panel_that_could_not_be_built_can_be_left_and_closed(broken: Any, capfd
     slicer.mrmlScene.RemoveNode(add_head())
     slicer.mrmlScene.Clear(False)
     broken.cleanup()
-    assert "Traceback" not in capfd.readouterr().err        # nothing of it still listens to the scene
+    assert "Traceback" not in capfd.readouterr().err  # nothing of it still listens to the scene
 
 
 # --- landmarks
@@ -159,9 +161,15 @@ def test_another_ultrasound_is_chosen_when_the_chosen_one_is_deleted(panel: Any,
     assert not panel.panel._parameters.inputConfirmed
 
 
-@pytest.mark.parametrize(("selector", "kind"), [
-    ("outputSelector", "vtkMRMLScalarVolumeNode"), ("alignmentSelector", "vtkMRMLLinearTransformNode"),
-    ("fixedSelector", "vtkMRMLScalarVolumeNode"), ("respaceSelector", "vtkMRMLScalarVolumeNode")])
+@pytest.mark.parametrize(
+    ("selector", "kind"),
+    [
+        ("outputSelector", "vtkMRMLScalarVolumeNode"),
+        ("alignmentSelector", "vtkMRMLLinearTransformNode"),
+        ("fixedSelector", "vtkMRMLScalarVolumeNode"),
+        ("respaceSelector", "vtkMRMLScalarVolumeNode"),
+    ],
+)
 def test_no_other_node_is_chosen_when_the_chosen_one_is_deleted(selector: str, kind: str, ui: Any) -> None:
     add_head()
     chosen = slicer.mrmlScene.AddNewNodeByClass(kind, "Chosen")
@@ -187,7 +195,8 @@ def test_status_is_cleared_when_the_scene_is_closed(panel: Any, ui: Any) -> None
 
 
 def test_declined_model_opens_no_dialog_until_it_is_chosen_again(
-        panel: Any, ui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    panel: Any, ui: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dialogs: list[str] = []
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: dialogs.append(text) and False)
     add_head()
@@ -198,12 +207,14 @@ def test_declined_model_opens_no_dialog_until_it_is_chosen_again(
         slicer.app.processEvents()
 
     run()
-    declined = ("The model 'foreign' has not been trusted yet. You chose not to run it. Choose another model under "
-                "Advanced, or choose this one again to confirm it.")
+    declined = (
+        "The model 'foreign' has not been trusted yet. You chose not to run it. Choose another model under "
+        "Advanced, or choose this one again to confirm it."
+    )
     assert len(dialogs) == 1 and ui.statusLabel.text == declined
     run()
     assert len(dialogs) == 1 and ui.statusLabel.text == declined
-    ui.modelComboBox.activated.emit(ui.modelComboBox.currentIndex)      # the same one, by hand
+    ui.modelComboBox.activated.emit(ui.modelComboBox.currentIndex)  # the same one, by hand
     run()
     assert len(dialogs) == 2
     ui.modelComboBox.setCurrentText("another")
@@ -216,8 +227,11 @@ def test_declined_model_opens_no_dialog_until_it_is_chosen_again(
 
 @pytest.mark.parametrize("which", [layout.LAYOUT_ID, layout.PLANES_LAYOUT_ID])
 def test_view_names_differ_in_narrow_views(which: int) -> None:
-    labels = [element.text for element in ElementTree.fromstring(layout.layout_description(which)).iter("property")
-              if element.get("name") == "viewlabel"]
+    labels = [
+        element.text
+        for element in ElementTree.fromstring(layout.layout_description(which)).iter("property")
+        if element.get("name") == "viewlabel"
+    ]
     assert len(labels) in (3, 9) and len(set(labels)) == 3
     assert [legible_name(label, 300) for label in labels] == labels
 
@@ -230,10 +244,10 @@ def test_masks_carry_the_mark_wherever_slicer_exports_them(panel: Any, ui: Any) 
     spin_until(lambda: is_idle(ui))
     output = slicer.mrmlScene.GetNodeByID(panel.panel._last_output_id)
     segmentation = output.GetNodeReference(SEGMENTATION_ROLE)
-    assert nodes.SYNTHETIC in segmentation.GetName()[:64]       # SeriesDescription
+    assert nodes.SYNTHETIC in segmentation.GetName()[:64]  # SeriesDescription
     segments = segmentation.GetSegmentation()
     names = [segments.GetNthSegment(index).GetName() for index in range(segments.GetNumberOfSegments())]
-    assert len(names) == 2 and all("SYNTHETIC" in name[:64] for name in names)      # SegmentLabel
+    assert len(names) == 2 and all("SYNTHETIC" in name[:64] for name in names)  # SegmentLabel
 
 
 def test_load_volume_explains_kretz_files_as_well(module: Any, tmp_path: Path) -> None:
@@ -273,21 +287,32 @@ print(json.dumps({{"start": at_start, "then": sorted(imported - set(at_start))}}
 
 def _start_up(then: str) -> dict[str, list[str]]:
     """Names that the module imports at the start of Slicer and afterwards, in a new process."""
-    script = _START.format(paths=[str(REPOSITORY / "Testing"), str(REPOSITORY / "USMRISynthesis")], then=then,
-                           module=str(REPOSITORY / "USMRISynthesis" / "USMRISynthesis.py"))
+    script = _START.format(
+        paths=[str(REPOSITORY / "Testing"), str(REPOSITORY / "USMRISynthesis")],
+        then=then,
+        module=str(REPOSITORY / "USMRISynthesis" / "USMRISynthesis.py"),
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("then", [
-    "slicer.mrmlScene.AddNewNodeByClass('vtkMRMLScalarVolumeNode')",
-    "slicer.mrmlScene.SetSceneXMLString('<MRML></MRML>'); slicer.mrmlScene.SetLoadFromXMLString(1); "
-    "slicer.mrmlScene.Import()"], ids=["a volume", "a scene"])
+@pytest.mark.parametrize(
+    "then",
+    [
+        "slicer.mrmlScene.AddNewNodeByClass('vtkMRMLScalarVolumeNode')",
+        "slicer.mrmlScene.SetSceneXMLString('<MRML></MRML>'); slicer.mrmlScene.SetLoadFromXMLString(1); "
+        "slicer.mrmlScene.Import()",
+    ],
+    ids=["a volume", "a scene"],
+)
 def test_start_up_imports_little_and_marking_starts_with_the_first_image(then: str) -> None:
     imports = _start_up(f"{then}\n{_CHECK}")
     light = {"__future__", "logging", "pathlib", "sys", "time", "typing", "qt", "slicer", "vtk", "SampleData"}
     loaded_at_start = {"USMRISynthesisScene.setup.startup", "USMRISynthesisScene.files.sample_data"}
     assert loaded_at_start <= set(imports["start"])
-    assert [name for name in imports["start"] if name.partition(".")[0] not in light
-            and not any(f"{name}.".startswith(f"{one}.") for one in loaded_at_start)] == []
+    assert [
+        name
+        for name in imports["start"]
+        if name.partition(".")[0] not in light and not any(f"{name}.".startswith(f"{one}.") for one in loaded_at_start)
+    ] == []
     assert {"USMRISynthesisScene.views.marking", "USMRISynthesisScene.files.saving", "numpy"} <= set(imports["then"])

@@ -1,4 +1,5 @@
 """Colour images, voxel sizes and sequences in the Inputs section."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -29,8 +30,10 @@ def test_colour_is_refused_with_a_remedy(panel: Any, ui: Any) -> None:
     assert not ui.inputsCollapsibleButton.collapsed
     assert ui.inputSummaryLabel.text.endswith("This is a colour image: convert it to greyscale first.")
     play(panel, "copy")
-    assert ui.statusLabel.text == ("Screen is in colour or has 3 values at each voxel. Convert it to greyscale: "
-                                   "the button is in the section Inputs.")
+    assert ui.statusLabel.text == (
+        "Screen is in colour or has 3 values at each voxel. Convert it to greyscale: "
+        "the button is in the section Inputs."
+    )
     assert scene_state() == before
 
 
@@ -56,13 +59,17 @@ def test_doppler_is_refused(panel: Any, ui: Any) -> None:
     add_colour(tint=True)
     before = scene_state()
     ui.greyscaleButton.click()
-    assert ui.statusLabel.text == ("0.1 % of the image are in colour, like Doppler or an overlay. Switch colour and "
-                                   "overlays off on the scanner and export the B-mode image again.")
+    assert ui.statusLabel.text == (
+        "0.1 % of the image are in colour, like Doppler or an overlay. Switch colour and "
+        "overlays off on the scanner and export the B-mode image again."
+    )
     assert scene_state() == before
 
 
-@pytest.mark.parametrize(("spacing", "complaint"), [
-    (1.0, "It seems to carry no voxel size."), (0.01, "That does not fit a fetal head."), (0.5, "")])
+@pytest.mark.parametrize(
+    ("spacing", "complaint"),
+    [(1.0, "It seems to carry no voxel size."), (0.01, "That does not fit a fetal head."), (0.5, "")],
+)
 def test_impossible_voxel_size_is_noticed_and_corrected(spacing: float, complaint: str, ui: Any) -> None:
     node = slicer.util.addVolumeFromArray(np.full((40, 300, 300), 7, np.uint8), name="Bare")
     node.SetSpacing(spacing, spacing, 2 * spacing if spacing != 1 else 1)

@@ -1,4 +1,5 @@
 """The tests that run inside Slicer, run in the stand-in: sample images, logic, and the installed model."""
+
 from __future__ import annotations
 
 import hashlib
@@ -13,8 +14,10 @@ from USMRISynthesisScene.files.sample_data import CHECKSUMS, FRAME, SIMULATED, s
 
 sys.path.insert(0, str(REPOSITORY / "USMRISynthesis" / "Testing" / "Python"))
 
-needs_samples = pytest.mark.skipif(not all(sample_file(name).is_file() for name in (FRAME, SIMULATED)),
-                                   reason="the sample images have not been made yet")
+needs_samples = pytest.mark.skipif(
+    not all(sample_file(name).is_file() for name in (FRAME, SIMULATED)),
+    reason="the sample images have not been made yet",
+)
 
 
 @pytest.fixture
@@ -26,22 +29,32 @@ def closed_afterwards(host: Any, module: Any) -> Iterator[None]:
 
 @needs_samples
 def test_the_tests_inside_slicer_fail_without_a_working_panel(
-        module: Any, closed_afterwards: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any, closed_afterwards: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from USMRISynthesisModuleTest import USMRISynthesisModuleTest
     from USMRISynthesisScene.panel import panel
 
     monkeypatch.setattr(panel, "SynthesisPanel", None)
-    for name in ("test_panel_opens_and_makes_a_volume_by_clicks",
-                 "test_panel_that_was_opened_without_an_image_asks_for_one"):
+    for name in (
+        "test_panel_opens_and_makes_a_volume_by_clicks",
+        "test_panel_that_was_opened_without_an_image_asks_for_one",
+    ):
         with pytest.raises(AssertionError, match="could not be opened"):
             getattr(USMRISynthesisModuleTest(name), name)()
 
 
 @needs_samples
-@pytest.mark.parametrize("name", [
-    "test_volume_keeps_its_grid_and_its_parent_transform", "test_frame_stays_a_frame",
-    "test_result_is_marked_as_synthetic", "test_empty_volume_is_refused",
-    "test_panel_opens_and_makes_a_volume_by_clicks", "test_panel_that_was_opened_without_an_image_asks_for_one"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_volume_keeps_its_grid_and_its_parent_transform",
+        "test_frame_stays_a_frame",
+        "test_result_is_marked_as_synthetic",
+        "test_empty_volume_is_refused",
+        "test_panel_opens_and_makes_a_volume_by_clicks",
+        "test_panel_that_was_opened_without_an_image_asks_for_one",
+    ],
+)
 def test_inside_slicer(host: Any, module: Any, model: Path, name: str, closed_afterwards: None) -> None:
     from USMRISynthesisModuleTest import USMRISynthesisModuleTest
 

@@ -1,4 +1,5 @@
 """The comparison layout, rendered by real slice views."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -32,10 +33,10 @@ def test_three_views_show_ultrasound_fused_and_mr(kind: str) -> None:
     write_png(PICTURES / f"comparison-{kind}.png", [us, fused, mr])
     for picture in (us, fused, mr):
         bright = picture.max(axis=2) > 40
-        assert 0.2 < bright.mean() < 0.98     # neither blank nor washed out
+        assert 0.2 < bright.mean() < 0.98  # neither blank nor washed out
         assert picture.std() > 10
         rows, columns = np.nonzero(bright)
-        assert abs(rows.mean() / len(picture) - 0.5) < 0.2    # in the middle of the view
+        assert abs(rows.mean() / len(picture) - 0.5) < 0.2  # in the middle of the view
         assert abs(columns.mean() / picture.shape[1] - 0.5) < 0.2
     for one, other in ((us, fused), (fused, mr), (us, mr)):
         assert np.abs(one.astype(int) - other).mean() > 5
@@ -57,8 +58,7 @@ def test_views_lie_in_the_same_plane_and_show_the_same_field() -> None:
     source = add_head()
     layout.show_comparison(source, add_result(source))
     manager = slicer.app.layoutManager()
-    slice_nodes = [manager.sliceWidget(tag).mrmlSliceNode() for tag in
-                   (layout.ULTRASOUND, layout.FUSED, layout.MR)]
+    slice_nodes = [manager.sliceWidget(tag).mrmlSliceNode() for tag in (layout.ULTRASOUND, layout.FUSED, layout.MR)]
     matrices = [slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS()) for node in slice_nodes]
     np.testing.assert_allclose(matrices[1], matrices[0], atol=1e-6)
     np.testing.assert_allclose(matrices[2], matrices[0], atol=1e-6)

@@ -1,4 +1,5 @@
 """Alignment by hand: the confidence, landmarks, and the outline that follows the transform."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -40,8 +41,9 @@ def test_status_names_missing_landmarks(panel: Any, ui: Any) -> None:
     source = add_head()
     before = scene_state()
     ui.useLandmarksButton.click()
-    assert ui.statusLabel.text == ("0 of 3 landmarks are placed. Press Place landmarks and click Front, Back and Top "
-                                   "of the head in the views.")
+    assert ui.statusLabel.text == (
+        "0 of 3 landmarks are placed. Press Place landmarks and click Front, Back and Top of the head in the views."
+    )
     assert scene_state() == before
     ui.placeLandmarksButton.click()
     landmarks = source.GetNodeReference(manual_alignment.LANDMARKS_ROLE)
@@ -51,11 +53,16 @@ def test_status_names_missing_landmarks(panel: Any, ui: Any) -> None:
     assert ui.statusLabel.text.startswith("0 of 3 landmarks")
 
 
-@pytest.mark.parametrize(("points", "sentence"), [
-    ((FRONT, FRONT + 1, TOP), "Front and Back are 2 mm apart, which no fetal head is. Move them"),
-    ((FRONT, BACK, FRONT + np.array([0, 5, 1])), "Top lies on the line from Back to Front. Move it")])
-def test_impossible_landmarks_change_nothing_and_the_status_says_why(points: Any, sentence: str, panel: Any,
-                                                                     ui: Any) -> None:
+@pytest.mark.parametrize(
+    ("points", "sentence"),
+    [
+        ((FRONT, FRONT + 1, TOP), "Front and Back are 2 mm apart, which no fetal head is. Move them"),
+        ((FRONT, BACK, FRONT + np.array([0, 5, 1])), "Top lies on the line from Back to Front. Move it"),
+    ],
+)
+def test_impossible_landmarks_change_nothing_and_the_status_says_why(
+    points: Any, sentence: str, panel: Any, ui: Any
+) -> None:
     source = add_head()
     ui.placeLandmarksButton.click()
     place(source, points)

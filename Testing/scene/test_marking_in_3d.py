@@ -1,4 +1,5 @@
 """A synthetic slice in a 3D view is marked there, in any order of events; an ultrasound slice is not."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
 """Masks and the shared transform, and a registration that uses the nodes as the module leaves them."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -25,7 +26,8 @@ def run(panel: Any, ui: Any) -> Any:
 def segment_array(segmentation: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     """(k, j, i) voxels and ijk_to_ras of a segment in the node."""
     image = segmentation.GetBinaryLabelmapInternalRepresentation(
-        segmentation.GetSegmentation().GetSegmentIdBySegmentName(name))
+        segmentation.GetSegmentation().GetSegmentIdBySegmentName(name)
+    )
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
     extent = image.GetExtent()
@@ -95,8 +97,10 @@ def test_status_explains_that_the_transform_is_shared_already(panel: Any, ui: An
     run(panel, ui)
     before = scene_state()
     ui.shareTransformButton.click()
-    assert ui.statusLabel.text == ("The ultrasound lies under the transform of the MR-like volume already. Register "
-                                   "the MR-like volume first, so that it has a transform of its own.")
+    assert ui.statusLabel.text == (
+        "The ultrasound lies under the transform of the MR-like volume already. Register "
+        "the MR-like volume first, so that it has a transform of its own."
+    )
     assert scene_state() == before
 
 
@@ -137,7 +141,8 @@ def test_registration_uses_the_nodes_as_they_are_and_moves_the_ultrasound_too(mo
     ui.shareTransformButton.click()
     assert ui.statusLabel.text == (
         "Now under the transform of the MR-like volume: Fetal head, SYNTHETIC - not for diagnosis: fan and head of "
-        "Fetal head.")
+        "Fetal head."
+    )
     np.testing.assert_allclose(world(source), world(output))
     assert segmentation.GetTransformNodeID() == node.GetID()
     # Places of the head in the ultrasound now lie where the atlas has them.

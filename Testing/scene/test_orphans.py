@@ -1,4 +1,5 @@
 """No process outlives a cancel, the panel or Slicer itself, also where it has lost its parent (Linux)."""
+
 from __future__ import annotations
 
 import sys
@@ -28,8 +29,9 @@ def family(mark: str) -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for orphans in /proc")
 @pytest.mark.parametrize("end", ["cancel", "close the panel"])
-def test_children_of_the_worker_end_with_it(end: str, panel: Any, ui: Any, tmp_path: Path,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_children_of_the_worker_end_with_it(
+    end: str, panel: Any, ui: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mark = f"{tmp_path}-{end}"
     monkeypatch.setenv(MARK, mark)
     add_head()

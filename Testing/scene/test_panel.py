@@ -1,4 +1,5 @@
 """What the user sees and clicks, with a scripted worker in place of the networks."""
+
 from __future__ import annotations
 
 import os
@@ -73,7 +74,7 @@ def test_cancelled_run_leaves_the_scene_and_the_machine_as_they_were(panel: Any,
     before = scene_state()
     ui.runButton.click()
     spin_until(lambda: ui.progressBar.value >= 20)
-    spin_until(lambda: len(descendants(os.getpid())) == 2)   # the worker, and a child of its own
+    spin_until(lambda: len(descendants(os.getpid())) == 2)  # the worker, and a child of its own
     ui.runButton.click()
     assert scene_state() == before
     assert ui.inputSelector.currentNode() is chosen
@@ -90,7 +91,7 @@ def test_killed_worker_is_reported_and_the_next_run_works(panel: Any, ui: Any) -
     spin_until(lambda: is_idle(ui))
     assert "ended before it was done" in ui.statusLabel.text
     assert "Run it again" in ui.statusLabel.text
-    assert not ui.advancedCollapsibleButton.collapsed    # the log is shown
+    assert not ui.advancedCollapsibleButton.collapsed  # the log is shown
     assert scene_state() == before
     play(panel, "copy")
     spin_until(lambda: is_idle(ui))
@@ -141,7 +142,8 @@ def test_closing_the_scene_stops_the_run(panel: Any, ui: Any) -> None:
 def test_closing_the_panel_stops_the_run(host: Any, module: Any) -> None:
     widget = host.open_module(module)
     widget.logic.synthesizer._worker = WorkerProcess(
-        sys.executable, [str(Path(__file__).with_name("scripted_worker.py"))])
+        sys.executable, [str(Path(__file__).with_name("scripted_worker.py"))]
+    )
     add_head()
     play(widget, "slow")
     spin_until(lambda: widget.ui.progressBar.value >= 20)
@@ -149,22 +151,23 @@ def test_closing_the_panel_stops_the_run(host: Any, module: Any) -> None:
     spin_until(lambda: leftovers() == [])
 
 
-def test_missing_torch_is_explained_and_starts_nothing(panel: Any, ui: Any,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_torch_is_explained_and_starts_nothing(panel: Any, ui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from USMRISynthesisScene.setup import torch_install
 
     monkeypatch.setattr(torch_install, "torch_state", lambda: torch_install.TorchState.NO_EXTENSION)
     add_head()
     play(panel, "copy")
     assert is_idle(ui)
-    assert ui.statusLabel.text == ("PyTorch is not installed. Install the PyTorch extension in the Extensions "
-                                   "Manager and restart Slicer.")
+    assert ui.statusLabel.text == (
+        "PyTorch is not installed. Install the PyTorch extension in the Extensions Manager and restart Slicer."
+    )
     assert leftovers() == []
 
 
 @pytest.mark.parametrize("answer", [True, False], ids=["trusted", "declined"])
-def test_foreign_model_runs_only_after_consent(panel: Any, ui: Any, answer: bool,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_model_runs_only_after_consent(
+    panel: Any, ui: Any, answer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dialogs: list[str] = []
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: dialogs.append(text) or answer)
     add_head()
@@ -182,7 +185,8 @@ def test_head_that_is_not_found_is_refused_and_leads_to_the_alignment(panel: Any
     spin_until(lambda: is_idle(ui))
     assert ui.statusLabel.text == (
         "The head was not found reliably (score 0.20; 0.50 is needed). Under Alignment, place three landmarks or "
-        "choose a transform; or tick the box there to continue anyway.")
+        "choose a transform; or tick the box there to continue anyway."
+    )
     assert not ui.alignmentCollapsibleButton.collapsed and ui.advancedCollapsibleButton.collapsed
     assert scene_state() == before
     panel.parent.resize(420, 700)

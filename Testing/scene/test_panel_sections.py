@@ -1,4 +1,5 @@
 """Sections, the likely input, the progress line, and the choices that a scene or the user settings keep."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -34,7 +35,7 @@ def test_sections_begin_collapsed_and_open(ui: Any) -> None:
 
 def test_opening_the_module_selects_the_likely_ultrasound(panel: Any, ui: Any) -> None:
     mr = add_mr()
-    assert ui.inputSelector.currentNode() is mr     # the only one there
+    assert ui.inputSelector.currentNode() is mr  # the only one there
     ultrasound = add_head("case 7")
     panel.enter()
     assert ui.inputSelector.currentNode() is ultrasound
@@ -44,14 +45,21 @@ def test_a_choice_of_the_user_is_not_replaced(panel: Any, ui: Any) -> None:
     mr = add_mr()
     add_head()
     combo = ui.inputSelector._combo
-    combo.activated.emit(combo.findText("T2 MR brain"))      # as a click on that line does
+    combo.activated.emit(combo.findText("T2 MR brain"))  # as a click on that line does
     panel.enter()
     assert ui.inputSelector.currentNode() is mr
 
 
-@pytest.mark.parametrize(("name", "modality", "likelier"), [
-    ("US_head", "", True), ("T2 brain", "", False), ("image", "US", True), ("image", "MR", False),
-    ("Atlas", "", False)])
+@pytest.mark.parametrize(
+    ("name", "modality", "likelier"),
+    [
+        ("US_head", "", True),
+        ("T2 brain", "", False),
+        ("image", "US", True),
+        ("image", "MR", False),
+        ("Atlas", "", False),
+    ],
+)
 def test_likelihood_reads_name_and_modality(name: str, modality: str, likelier: bool) -> None:
     plain, one = add_mr("plain"), add_mr(name)
     if modality:
@@ -79,13 +87,17 @@ def test_status_shows_stage_percentage_and_time_left() -> None:
     progress = ProgressText(lambda: now[0])
     assert progress.line(0.0, "Checking the image") == "Checking the image: 0 %"
     now[0] = 5
-    assert progress.line(0.2, "Synthesising") == "Synthesising: 20 %"       # its pace is not known yet
+    assert progress.line(0.2, "Synthesising") == "Synthesising: 20 %"  # its pace is not known yet
     now[0] = 15
     assert progress.line(0.4, "Synthesising") == "Synthesising: 40 %, about 30 s left"
     now[0] = 45
     assert progress.line(1.0, "Done") == "Done: 100 %"
     assert [time_left(one) for one in (3, 12, 58, 200)] == [
-        "a few seconds left", "about 10 s left", "about 1 min left", "about 3 min left"]
+        "a few seconds left",
+        "about 10 s left",
+        "about 1 min left",
+        "about 3 min left",
+    ]
 
 
 def test_reliability_map_is_made_on_demand(panel: Any, ui: Any) -> None:
@@ -107,7 +119,7 @@ def test_reliability_map_is_made_on_demand(panel: Any, ui: Any) -> None:
 def test_device_and_model_are_remembered_for_the_next_scene(panel: Any, ui: Any, tmp_path: Any) -> None:
     model = tmp_path / "mine"
     model.mkdir()
-    (model / "manifest.json").write_text("{}")     # being there is enough to be proposed
+    (model / "manifest.json").write_text("{}")  # being there is enough to be proposed
     add_head()
     ui.deviceComboBox.currentIndex = 1
     play(panel, str(model))

@@ -1,4 +1,5 @@
 """A result's provenance and its mark come back with the scene, with its file, and from the command line."""
+
 from __future__ import annotations
 
 import json
@@ -42,8 +43,9 @@ def test_bundle_brings_back_provenance_source_and_transform(done: Any, tmp_path:
     assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "case.mrb"))
     slicer.mrmlScene.Clear(False)
     assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "case.mrb"), True)
-    loaded = next(node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-                  if nodes.source_of(node) is not None)
+    loaded = next(
+        node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if nodes.source_of(node) is not None
+    )
     assert export.provenance_of(loaded) == before and nodes.is_synthetic(loaded)
     assert loaded.GetNodeReference(nodes.TRANSFORM_ROLE).GetName() == "Fetal head to canonical fetal space"
     np.testing.assert_allclose(ijk_to_ras(loaded), matrix, atol=1e-6)

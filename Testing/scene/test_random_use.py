@@ -7,6 +7,7 @@ More of them from the command line, as many as wanted; a seed is a block of ten 
 
     QT_QPA_PLATFORM=offscreen python Testing/scene/random_use.py [--first 1000] [--blocks 100] [--real 0]
 """
+
 from __future__ import annotations
 
 import gc
@@ -32,9 +33,9 @@ from USMRISynthesisScene.nodes.masks import SEGMENTATION_ROLE, SEGMENTS
 from USMRISynthesisScene.runs.worker_process import WorkerProcess
 from USMRISynthesisScene.views import layout, marking
 
-SEQUENCES = 50       # in the test suite
-BLOCK = 10           # sequences in one panel
-REAL = 4             # of them on real processes
+SEQUENCES = 50  # in the test suite
+BLOCK = 10  # sequences in one panel
+REAL = 4  # of them on real processes
 STEPS = 8
 PARTS = ("copy", "copy", "copy", "slow", "refuse", "exit 3", "nothing", "doubt", "foreign")
 
@@ -67,8 +68,7 @@ class User:
 
     def set_worker(self) -> None:
         script = str(Path(__file__).with_name("scripted_worker.py"))
-        self.widget.logic.synthesizer._worker = (
-            WorkerProcess(sys.executable, [script]) if self.real else PlayedWorker())
+        self.widget.logic.synthesizer._worker = WorkerProcess(sys.executable, [script]) if self.real else PlayedWorker()
 
     @property
     def ui(self) -> Any:
@@ -85,10 +85,17 @@ class User:
             node.SetAndObserveTransformNodeID(parent.GetID())
 
     def choose(self) -> None:
-        for selector in (self.ui.inputSelector, self.ui.outputSelector, self.ui.alignmentSelector,
-                         self.ui.respaceSelector):
-            wanted = [None, *self.volumes()] if selector is not self.ui.alignmentSelector else [
-                None, *slicer.util.getNodesByClass("vtkMRMLLinearTransformNode")]
+        for selector in (
+            self.ui.inputSelector,
+            self.ui.outputSelector,
+            self.ui.alignmentSelector,
+            self.ui.respaceSelector,
+        ):
+            wanted = (
+                [None, *self.volumes()]
+                if selector is not self.ui.alignmentSelector
+                else [None, *slicer.util.getNodesByClass("vtkMRMLLinearTransformNode")]
+            )
             if self.chance.random() < 0.5:
                 selector.setCurrentNode(self.chance.choice(wanted))
 
@@ -166,11 +173,27 @@ class User:
 
     def click_about(self) -> None:
         """Any enabled button, box or list but those that open a dialog."""
-        names = ("compareButton", "backButton", "placeLandmarksButton", "useLandmarksButton", "outlineCheckBox",
-                 "contourCheckBox", "revealCheckBox", "reliabilityCheckBox", "shareTransformButton",
-                 "allFramesCheckBox",
-                 "spacingButton", "greyscaleButton", "openRegistrationButton", "saveButton", "batchButton",
-                 "modelFolderButton", "respaceButton", "unreliableCheckBox", "offlineButton")
+        names = (
+            "compareButton",
+            "backButton",
+            "placeLandmarksButton",
+            "useLandmarksButton",
+            "outlineCheckBox",
+            "contourCheckBox",
+            "revealCheckBox",
+            "reliabilityCheckBox",
+            "shareTransformButton",
+            "allFramesCheckBox",
+            "spacingButton",
+            "greyscaleButton",
+            "openRegistrationButton",
+            "saveButton",
+            "batchButton",
+            "modelFolderButton",
+            "respaceButton",
+            "unreliableCheckBox",
+            "offlineButton",
+        )
         for name in self.chance.sample(names, 4):
             if getattr(self.ui, name).enabled:
                 getattr(self.ui, name).click()
@@ -190,8 +213,29 @@ class User:
             slicer.mrmlScene.Clear(False)
             slicer.mrmlScene.ReadFromMRB(bundle, True)
 
-    ACTIONS = (load, load, load, choose, run, run, run, run, wait, cancel, close_scene, undo, delete, delete,
-               switch_module, reload, click_about, click_about, save_and_load, save_after_undo, spoil)
+    ACTIONS = (
+        load,
+        load,
+        load,
+        choose,
+        run,
+        run,
+        run,
+        run,
+        wait,
+        cancel,
+        close_scene,
+        undo,
+        delete,
+        delete,
+        switch_module,
+        reload,
+        click_about,
+        click_about,
+        save_and_load,
+        save_after_undo,
+        spoil,
+    )
 
 
 class Heard(logging.Handler):
@@ -239,7 +283,7 @@ def check_whole() -> None:
             if segmentation is not None:
                 assert segmentation.GetSegmentation().GetNumberOfSegments() == len(SEGMENTS)
         elif node.GetNodeReference(nodes.SOURCE_ROLE) is None and not nodes.is_synthetic(node):
-            assert node.GetName().startswith(("Head", "Volume")), node.GetName()   # nothing nameless or half-made
+            assert node.GetName().startswith(("Head", "Volume")), node.GetName()  # nothing nameless or half-made
     for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
         assert node.GetNumberOfDisplayNodes() > 0
 
@@ -247,25 +291,36 @@ def check_whole() -> None:
 def kept_by(loaded: list[weakref.ref[Any]]) -> list[str]:
     """Which objects keep volumes of a closed scene alive. (Qt for Python may lose count of one by itself.)"""
     holders = gc.get_referrers(*[one() for one in loaded if one() is not None])
-    return [f"{type(holder).__name__} {list(holder)[:9] if isinstance(holder, dict) else ''}" for holder in holders
-            if not isinstance(holder, types.FrameType)]
+    return [
+        f"{type(holder).__name__} {list(holder)[:9] if isinstance(holder, dict) else ''}"
+        for holder in holders
+        if not isinstance(holder, types.FrameType)
+    ]
 
 
 @pytest.mark.parametrize("seed", seeds())
 def test_random_sequences_of_actions_leave_nothing_broken_or_behind(
-        seed: int, host: Any, module: Any, faults: list[str], three_planes: Path, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    seed: int,
+    host: Any,
+    module: Any,
+    faults: list[str],
+    three_planes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     chance = random.Random(seed)
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *_: chance.random() < 0.5)
-    monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory",
-                        lambda *_: str(chance.choice([tmp_path / "none", three_planes, ""])))
+    monkeypatch.setattr(
+        qt.QFileDialog, "getExistingDirectory", lambda *_: str(chance.choice([tmp_path / "none", three_planes, ""]))
+    )
     monkeypatch.chdir(tmp_path)
     real = int(os.environ.get(REAL_ONES, REAL if seed == SEQUENCES // BLOCK - 1 else 0))
     play_block(seed, chance, host, module, tmp_path, faults, real)
 
 
-def play_block(seed: int, chance: random.Random, host: Any, module: Any, folder: Path, faults: list[str],
-               real: int) -> None:
+def play_block(
+    seed: int, chance: random.Random, host: Any, module: Any, folder: Path, faults: list[str], real: int
+) -> None:
     """Ten sequences in one panel; the last `real` of them on real processes."""
     marking.keep_marked()
     (folder / "empty").mkdir()

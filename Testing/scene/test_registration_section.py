@@ -1,4 +1,5 @@
 """Registration modules open with their inputs selected; elastix itself runs on these nodes."""
+
 from __future__ import annotations
 
 import sys
@@ -41,9 +42,15 @@ ELASTIX = ("fixedVolumeSelector", "movingVolumeSelector", "initialTransformSelec
 @pytest.fixture
 def modules(host: Any) -> Iterator[dict[str, Any]]:
     """Installs stand-ins for Elastix, ANTs and BRAINS before the panel is opened."""
-    made = {"Elastix": types.SimpleNamespace(**{name: Selector() for name in ELASTIX}),
-            "ANTsRegistration": types.SimpleNamespace(**{name: Selector() for name in (
-                "fixedImageNodeComboBox", "movingImageNodeComboBox", "outputForwardTransformComboBox")})}
+    made = {
+        "Elastix": types.SimpleNamespace(**{name: Selector() for name in ELASTIX}),
+        "ANTsRegistration": types.SimpleNamespace(
+            **{
+                name: Selector()
+                for name in ("fixedImageNodeComboBox", "movingImageNodeComboBox", "outputForwardTransformComboBox")
+            }
+        ),
+    }
     for name, ui in made.items():
         host.add_module(name, ui)
     host.add_module("BRAINSFit")
@@ -70,7 +77,7 @@ def output_of(panel: Any) -> Any:
 def test_only_modules_that_are_there_are_offered(modules: Any, panel: Any, ui: Any) -> None:
     names = [ui.registrationComboBox.itemText(index) for index in range(ui.registrationComboBox.count)]
     assert names == ["General Registration (Elastix)", "ANTs Registration", "General Registration (BRAINS)"]
-    assert not ui.openRegistrationButton.enabled      # there is no result yet
+    assert not ui.openRegistrationButton.enabled  # there is no result yet
 
 
 def test_tooltip_names_the_modules_to_install(panel: Any, ui: Any) -> None:
@@ -82,8 +89,9 @@ def test_tooltip_names_the_modules_to_install(panel: Any, ui: Any) -> None:
     assert ui.openRegistrationButton.toolTip.startswith("Install SlicerElastix, ANTs or BRAINSTools")
 
 
-def test_elastix_is_opened_with_fixed_moving_and_output(host: Any, modules: Any, atlas: Any, panel: Any,
-                                                        ui: Any) -> None:
+def test_elastix_is_opened_with_fixed_moving_and_output(
+    host: Any, modules: Any, atlas: Any, panel: Any, ui: Any
+) -> None:
     ui.openRegistrationButton.click()
     chosen, output = modules["Elastix"], output_of(panel)
     made = output.GetNodeReference(registration.RESULT_ROLE)
@@ -91,12 +99,14 @@ def test_elastix_is_opened_with_fixed_moving_and_output(host: Any, modules: Any,
     assert chosen.fixedVolumeSelector.node is atlas and chosen.movingVolumeSelector.node is output
     assert chosen.outputTransformSelector.node is made and made.GetName() == "Fetal head registration"
     assert chosen.initialTransformSelector.node is None
-    assert ui.statusLabel.text == ("General Registration (Elastix) is open; its result goes to Fetal head "
-                                   "registration. Then come back and apply it to the ultrasound.")
+    assert ui.statusLabel.text == (
+        "General Registration (Elastix) is open; its result goes to Fetal head "
+        "registration. Then come back and apply it to the ultrasound."
+    )
     ui.canonicalCheckBox.checked = True
     ui.openRegistrationButton.click()
     assert chosen.initialTransformSelector.node is output.GetNodeReference(nodes.TRANSFORM_ROLE)
-    assert output.GetNodeReference(registration.RESULT_ROLE) is made           # no second one
+    assert output.GetNodeReference(registration.RESULT_ROLE) is made  # no second one
     panel.parent.resize(420, 900)
     ui.registrationCollapsibleButton.collapsed = False
     for _ in range(4):
@@ -115,8 +125,9 @@ def test_ants_is_opened_with_its_own_selectors(host: Any, modules: Any, atlas: A
     assert chosen.outputForwardTransformComboBox.node.GetName() == "Fetal head registration"
 
 
-def test_brains_is_opened_with_a_parameter_node(modules: Any, atlas: Any, panel: Any, ui: Any,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_brains_is_opened_with_a_parameter_node(
+    modules: Any, atlas: Any, panel: Any, ui: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[dict[str, Any]] = []
     fake = types.ModuleType("slicer.cli")
     fake.createNode = lambda module, parameters: made.append({"module": module.name, **parameters}) or "node"  # type: ignore
@@ -127,11 +138,17 @@ def test_brains_is_opened_with_a_parameter_node(modules: Any, atlas: Any, panel:
     ui.openRegistrationButton.click()
     output = output_of(panel)
     assert slicer.app._opened[-1] == "node"
-    assert made == [{
-        "module": "BRAINSFit", "fixedVolume": atlas.GetID(), "movingVolume": output.GetID(),
-        "linearTransform": output.GetNodeReference(registration.RESULT_ROLE).GetID(), "useRigid": True,
-        "initializeTransformMode": "Off",
-        "initialTransform": output.GetNodeReference(nodes.TRANSFORM_ROLE).GetID()}]
+    assert made == [
+        {
+            "module": "BRAINSFit",
+            "fixedVolume": atlas.GetID(),
+            "movingVolume": output.GetID(),
+            "linearTransform": output.GetNodeReference(registration.RESULT_ROLE).GetID(),
+            "useRigid": True,
+            "initializeTransformMode": "Off",
+            "initialTransform": output.GetNodeReference(nodes.TRANSFORM_ROLE).GetID(),
+        }
+    ]
 
 
 def test_missing_target_is_reported_and_adds_no_node(atlas: Any, panel: Any, ui: Any, host: Any) -> None:
@@ -151,12 +168,13 @@ def test_missing_target_is_reported_and_adds_no_node(atlas: Any, panel: Any, ui:
 
 @pytest.mark.parametrize("moved", [False, True], ids=["top-level", "under-a-transform"])
 def test_elastic_registration_by_elastix_moves_the_ultrasound_too(
-        moved: bool, panel: Any, ui: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: bool, panel: Any, ui: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Register as SlicerElastix does: from files of the nodes; the result becomes the moving volume's parent."""
     itk = pytest.importorskip("itk")
     pytest.importorskip("itk.itkElastixRegistrationMethodPython", reason="itk-elastix is not installed")
-    itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(1)   # threads that wait for each other on a busy machine
-    monkeypatch.chdir(tmp_path)                                # where it leaves a file of its own
+    itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(1)  # threads that wait for each other on a busy machine
+    monkeypatch.chdir(tmp_path)  # where it leaves a file of its own
     source = add_head()
     if moved:
         put_under_a_transform(source)
@@ -174,12 +192,14 @@ def test_elastic_registration_by_elastix_moves_the_ultrasound_too(
     parameters.SetParameter("MaximumNumberOfIterations", "60")
     parameters.SetParameter("RandomSeed", "1")
     found = itk.ElastixRegistrationMethod.New(
-        itk.imread(str(tmp_path / "fixed.mha"), itk.F), itk.imread(str(tmp_path / "moving.mha"), itk.F))
+        itk.imread(str(tmp_path / "fixed.mha"), itk.F), itk.imread(str(tmp_path / "moving.mha"), itk.F)
+    )
     found.SetParameterObject(parameters)
     found.SetLogToConsole(False)
     found.UpdateLargestPossibleRegion()
     field = itk.transformix_deformation_field(
-        itk.imread(str(tmp_path / "moving.mha"), itk.F), found.GetTransformParameterObject())
+        itk.imread(str(tmp_path / "moving.mha"), itk.F), found.GetTransformParameterObject()
+    )
     itk.imwrite(field, str(tmp_path / "field.mha"))
     warp = sitk.DisplacementFieldTransform(sitk.ReadImage(str(tmp_path / "field.mha"), sitk.sitkVectorFloat64))
     sitk.WriteTransform(warp, str(tmp_path / "result.h5"))
@@ -196,7 +216,7 @@ def test_elastic_registration_by_elastix_moves_the_ultrasound_too(
     source.GetParentTransformNode().GetTransformToWorld(to_world)
     errors, before = [], []
     for index in ((28, 30, 24), (20, 40, 20), (38, 22, 30), (28, 14, 24), (14, 30, 24), (28, 30, 34)):
-        here = moving.TransformContinuousIndexToPhysicalPoint(index)          # LPS, on the ultrasound's own grid
+        here = moving.TransformContinuousIndexToPhysicalPoint(index)  # LPS, on the ultrasound's own grid
         there = np.array(to_world.TransformPoint((-here[0], -here[1], here[2]))) * (-1, -1, 1)
         errors.append(np.linalg.norm(np.array(truth.TransformPoint(there)) - here))
         before.append(np.linalg.norm(np.array(truth.TransformPoint(here)) - here))

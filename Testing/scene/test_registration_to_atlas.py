@@ -1,4 +1,5 @@
 """The sample's MR-like volume of the installed model, registered to a real atlas MR from its nodes as they are."""
+
 from __future__ import annotations
 
 import os
@@ -17,8 +18,9 @@ from USMRISynthesisScene.nodes import nodes, registration
 ATLAS = Path(os.environ.get("USMRI_DATA", "../shared/data")) / "fetal-mr-atlas" / "GA26-operated" / "t2.nii.gz"
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-pytestmark = pytest.mark.skipif(not ATLAS.is_file() or not sample_file(SIMULATED).is_file(),
-                                reason="the atlas or the sample is not here")
+pytestmark = pytest.mark.skipif(
+    not ATLAS.is_file() or not sample_file(SIMULATED).is_file(), reason="the atlas or the sample is not here"
+)
 
 
 def image_of(node: Any, world: np.ndarray) -> sitk.Image:
@@ -84,8 +86,11 @@ def test_rigid_and_elastic_registration_to_an_atlas_runs_from_the_nodes_as_left(
     rigid = registered(fixed, moving, start, 1.0)
     spline = sitk.BSplineTransformInitializer(fixed, [5, 5, 5], 3)
     elastic = registered(fixed, sitk.Resample(moving, fixed, rigid), spline, 1.0)
-    seen = [likeness(fixed, moving, start), likeness(fixed, moving, rigid),
-            likeness(fixed, moving, sitk.CompositeTransform([rigid, elastic]))]
+    seen = [
+        likeness(fixed, moving, start),
+        likeness(fixed, moving, rigid),
+        likeness(fixed, moving, sitk.CompositeTransform([rigid, elastic])),
+    ]
     print("NCC in the brain: start, rigid, elastic:", np.round(seen, 3))
     assert seen[0] < seen[1] < seen[2] and seen[1] > 0.2
 

@@ -1,4 +1,5 @@
 """The nodes that a run adds to the scene. The worker copies its input, so voxels can be compared exactly."""
+
 from __future__ import annotations
 
 import json
@@ -34,8 +35,11 @@ def run(synthesizer: Synthesizer, source: Any, output: Any = None, **options: An
     return synthesizer.wait()
 
 
-@pytest.mark.parametrize("directions", [np.eye(3), ROTATION, ROTATION * [1, 1, -1], np.eye(3)[:, [2, 0, 1]]],
-                         ids=["axis-aligned", "oblique", "left-handed", "permuted"])
+@pytest.mark.parametrize(
+    "directions",
+    [np.eye(3), ROTATION, ROTATION * [1, 1, -1], np.eye(3)[:, [2, 0, 1]]],
+    ids=["axis-aligned", "oblique", "left-handed", "permuted"],
+)
 @pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (3.0, 1.5, 2.0)], ids=["isotropic", "anisotropic"])
 def test_result_lies_on_the_grid_of_its_input(synthesizer: Any, directions: Any, spacing: Any) -> None:
     source = add_head(directions=directions, spacing=spacing)
@@ -87,7 +91,7 @@ def test_result_moves_with_the_parent_transform_of_its_input(synthesizer: Any) -
     output.GetRASBounds(bounds[1])
     np.testing.assert_allclose(bounds[1], bounds[0])
     canonical = output.GetNodeReference("USMRISynthesis.CanonicalTransform")
-    assert canonical.GetTransformNodeID() is None    # from local RAS, so under nothing
+    assert canonical.GetTransformNodeID() is None  # from local RAS, so under nothing
 
 
 def test_canonical_transform_is_a_node_and_keeps_its_scale(synthesizer: Any) -> None:
@@ -143,16 +147,22 @@ def test_worker_stays_warm_between_runs(synthesizer: Any) -> None:
 
 def test_garbage_between_the_events_ends_up_in_the_log(synthesizer: Any) -> None:
     lines: list[str] = []
-    output = run(synthesizer, add_head(), model="chatter",
-                 reports=Reports(message=lambda level, text: lines.append(text)))
+    output = run(
+        synthesizer, add_head(), model="chatter", reports=Reports(message=lambda level, text: lines.append(text))
+    )
     assert output is not None
     assert "Hello from a library" in lines
 
 
-@pytest.mark.parametrize(("part", "kind", "sentence"), [
-    ("refuse", Refused, "The image is 5 mm wide. Correct the spacing."),
-    ("exit 0", Failed, "ended before it was done"), ("exit 3", Failed, "exit code 3"),
-    ("nothing", Failed, "could not be read")])
+@pytest.mark.parametrize(
+    ("part", "kind", "sentence"),
+    [
+        ("refuse", Refused, "The image is 5 mm wide. Correct the spacing."),
+        ("exit 0", Failed, "ended before it was done"),
+        ("exit 3", Failed, "exit code 3"),
+        ("nothing", Failed, "could not be read"),
+    ],
+)
 def test_failed_run_leaves_the_scene_as_it_was(synthesizer: Any, part: str, kind: type, sentence: str) -> None:
     source = add_head()
     before = scene_state()
@@ -165,12 +175,18 @@ def test_failed_run_leaves_the_scene_as_it_was(synthesizer: Any, part: str, kind
 def unusable_inputs() -> dict[str, Any]:
     scene = slicer.mrmlScene
     empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")
-    colour = slicer.util.addVolumeFromArray(np.zeros((4, 5, 6, 3), np.uint8), name="Screenshot",
-                                            nodeClassName="vtkMRMLVectorVolumeNode")
-    labels = slicer.util.addVolumeFromArray(np.ones((4, 5, 6), np.uint8), name="Labels",
-                                            nodeClassName="vtkMRMLLabelMapVolumeNode")
-    return {"No ultrasound volume is selected": None, "Empty holds no image": empty,
-            "Screenshot is in colour": colour, "Labels is a label map": labels}
+    colour = slicer.util.addVolumeFromArray(
+        np.zeros((4, 5, 6, 3), np.uint8), name="Screenshot", nodeClassName="vtkMRMLVectorVolumeNode"
+    )
+    labels = slicer.util.addVolumeFromArray(
+        np.ones((4, 5, 6), np.uint8), name="Labels", nodeClassName="vtkMRMLLabelMapVolumeNode"
+    )
+    return {
+        "No ultrasound volume is selected": None,
+        "Empty holds no image": empty,
+        "Screenshot is in colour": colour,
+        "Labels is a label map": labels,
+    }
 
 
 def test_unusable_nodes_are_refused_with_a_remedy(synthesizer: Any) -> None:

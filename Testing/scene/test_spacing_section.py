@@ -1,4 +1,5 @@
 """The section Reduce slice spacing: a volume with thin slices beside its source, and no change on failure."""
+
 from __future__ import annotations
 
 import json
@@ -26,9 +27,12 @@ def stack(panel: Any, ui: Any) -> Any:
 @pytest.fixture
 def play_part(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the section request a behaviour of the scripted worker in place of a model."""
+
     def choose(part: str) -> None:
-        monkeypatch.setattr("USMRISynthesisScene.panel.spacing.RespaceOptions",
-                            lambda *given, **named: RespaceOptions(*given, **{**named, "model": part}))
+        monkeypatch.setattr(
+            "USMRISynthesisScene.panel.spacing.RespaceOptions",
+            lambda *given, **named: RespaceOptions(*given, **{**named, "model": part}),
+        )
 
     return choose
 
@@ -38,8 +42,11 @@ def is_over(ui: Any) -> bool:
 
 
 def made(source: Any) -> Any:
-    found = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-             if node.GetNodeReference(respacing.SOURCE_ROLE) is source]
+    found = [
+        node
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        if node.GetNodeReference(respacing.SOURCE_ROLE) is source
+    ]
     assert len(found) == 1
     return found[0]
 
@@ -66,7 +73,7 @@ def test_the_real_worker_makes_thin_slices_in_the_same_place(panel: Any) -> None
     assert slicer.util.arrayFromVolume(thin).shape == (27, 40, 36)
     assert np.allclose(thin.GetSpacing(), (1.1, 1.1, 1.1))
     before, after = ijk_to_ras(node), ijk_to_ras(thin)
-    for corner in np.array(np.meshgrid((0, 1), (0, 1), (0, 1))).reshape(3, -1).T:   # voxel edges, not centres
+    for corner in np.array(np.meshgrid((0, 1), (0, 1), (0, 1))).reshape(3, -1).T:  # voxel edges, not centres
         old = before @ [*(corner * (36, 40, 9) - 0.5), 1]
         new = after @ [*(corner * (36, 40, 27) - 0.5), 1]
         assert np.allclose(old, new, atol=1e-6)
@@ -77,8 +84,9 @@ def test_the_real_worker_makes_thin_slices_in_the_same_place(panel: Any) -> None
     assert provenance["consistency"] < 0.005
     assert (thin.GetDisplayNode().GetWindow(), thin.GetDisplayNode().GetLevel()) == (321, 123)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    assert (hierarchy.GetItemParent(hierarchy.GetItemByDataNode(thin))
-            == hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)))
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(thin)) == hierarchy.GetItemParent(
+        hierarchy.GetItemByDataNode(node)
+    )
     panel.parent.resize(420, 900)
     slicer.app.processEvents()
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -107,15 +115,16 @@ def test_cancel_stops_at_once_and_leaves_nothing(panel: Any, ui: Any, stack: Any
 
 
 @pytest.mark.parametrize("part", ["exit 3", "nothing"])
-def test_a_crash_or_a_missing_result_leaves_the_scene(panel: Any, ui: Any, stack: Any, play_part: Any,
-                                                      part: str) -> None:
+def test_a_crash_or_a_missing_result_leaves_the_scene(
+    panel: Any, ui: Any, stack: Any, play_part: Any, part: str
+) -> None:
     play_part(part)
     before = scene_state()
     ui.respaceButton.click()
     spin_until(lambda: is_over(ui))
     assert ui.statusLabel.text and not ui.statusLabel.text.startswith("Done")
     assert scene_state() == before
-    assert [left for left in leftovers() if not left.startswith("process")] == []   # a warm worker may stay
+    assert [left for left in leftovers() if not left.startswith("process")] == []  # a warm worker may stay
 
 
 def test_an_mr_like_result_can_be_the_input_and_keeps_its_mark(panel: Any, ui: Any, play_part: Any) -> None:

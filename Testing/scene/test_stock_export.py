@@ -1,4 +1,5 @@
 """Slicer's own saving and export: none of them turns an MR-like image silently into a real MR."""
+
 from __future__ import annotations
 
 import json
@@ -23,7 +24,7 @@ pydicom = pytest.importorskip("pydicom")
 def following() -> Iterator[None]:
     marking.keep_marked()
     saving.follow_saves()
-    saving.follow_saves()      # twice does no harm
+    saving.follow_saves()  # twice does no harm
     yield
     saving.stop_following()
 
@@ -55,13 +56,15 @@ def item_of(node: Any) -> int:
     return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene).GetItemByDataNode(node)
 
 
-def test_saved_file_has_its_provenance_beside_it_and_is_marked_when_it_comes_back(messages: list[str],
-                                                                                  tmp_path: Path) -> None:
+def test_saved_file_has_its_provenance_beside_it_and_is_marked_when_it_comes_back(
+    messages: list[str], tmp_path: Path
+) -> None:
     source = add_head()
     output = add_result(source)
     assert slicer.util.saveNode(output, str(tmp_path / "t2.nrrd"))
-    assert messages == ["t2.nrrd is a SYNTHETIC image, not for diagnosis: keep its .json file beside it when you pass "
-                    "it on."]
+    assert messages == [
+        "t2.nrrd is a SYNTHETIC image, not for diagnosis: keep its .json file beside it when you pass it on."
+    ]
     assert json.loads((tmp_path / "t2.json").read_text())["notice"] == nodes.SYNTHETIC
     slicer.mrmlScene.Clear(False)
     assert nodes.is_synthetic(slicer.util.loadVolume(str(tmp_path / "t2.nrrd")))

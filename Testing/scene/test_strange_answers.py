@@ -1,4 +1,5 @@
 """Answers that no worker should give, and geometry that no volume should have: a sentence, an idle panel, no trace."""
+
 from __future__ import annotations
 
 import os
@@ -16,8 +17,10 @@ from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisScene.nodes import nodes
 from USMRISynthesisScene.runs.worker_process import WorkerProcess
 
-UNREADABLE = ("The result of the synthesis process could not be read. Check the free space in Slicer's temporary "
-              "folder and run it again.")
+UNREADABLE = (
+    "The result of the synthesis process could not be read. Check the free space in Slicer's temporary "
+    "folder and run it again."
+)
 
 
 class Strange(PlayedWorker):
@@ -35,6 +38,7 @@ class Strange(PlayedWorker):
 
 def rewrite(field: str, change: Callable[[np.ndarray], np.ndarray], shift: float = 0.0) -> Callable[..., None]:
     """Spoils a file that the worker has written."""
+
     def spoil(request: dict[str, Any], result: dict[str, Any]) -> None:
         volume = Volume.read(request[field])
         matrix = volume.ijk_to_ras.copy()
@@ -70,20 +74,35 @@ def unlink(name: str) -> Callable[..., None]:
 
 
 ANSWERS = {
-    "other shape": rewrite("output", lambda a: a[:-1]), "transposed": rewrite("output", lambda a: a.transpose(2, 1, 0)),
-    "elsewhere": rewrite("output", lambda a: a, shift=5.0), "NaN": rewrite("output", put(np.nan)),
-    "infinite": rewrite("output", put(np.inf)), "negative": rewrite("output", put(-1)),
-    "beyond its range": rewrite("output", put(1e6)), "no image": lambda r, _: Path(r["output"]).write_text("NRRD"),
-    "a folder": lambda r, _: (os.unlink(r["output"]), os.mkdir(r["output"]), None)[2], "no file": unlink("output"),
-    "no map": unlink("confidence"), "map of NaN": rewrite("confidence", put(np.nan)),
-    "map beyond 1": rewrite("confidence", put(1.5)), "other map": rewrite("confidence", lambda a: a[:, :-1]),
-    "no masks": unlink("masks"), "other masks": rewrite("masks", lambda a: a[..., :-1]),
-    "mask 7": rewrite("masks", put(7)), "no matrix": without("ras_to_canonical"),
-    "singular matrix": field("ras_to_canonical", [0.0] * 16), "NaN matrix": field("ras_to_canonical", [np.nan] * 16),
-    "short matrix": field("ras_to_canonical", [1, 2, 3]), "word matrix": field("ras_to_canonical", "identity"),
-    "provenance NaN": field("provenance", {"score": float("nan")}), "provenance text": field("provenance", "yes"),
-    "provenance number": field("provenance", 5), "provenance None": field("provenance", None),
-    "result None": lambda r, _: [], "result list": instead([1, 2]), "result text": instead("done"),
+    "other shape": rewrite("output", lambda a: a[:-1]),
+    "transposed": rewrite("output", lambda a: a.transpose(2, 1, 0)),
+    "elsewhere": rewrite("output", lambda a: a, shift=5.0),
+    "NaN": rewrite("output", put(np.nan)),
+    "infinite": rewrite("output", put(np.inf)),
+    "negative": rewrite("output", put(-1)),
+    "beyond its range": rewrite("output", put(1e6)),
+    "no image": lambda r, _: Path(r["output"]).write_text("NRRD"),
+    "a folder": lambda r, _: (os.unlink(r["output"]), os.mkdir(r["output"]), None)[2],
+    "no file": unlink("output"),
+    "no map": unlink("confidence"),
+    "map of NaN": rewrite("confidence", put(np.nan)),
+    "map beyond 1": rewrite("confidence", put(1.5)),
+    "other map": rewrite("confidence", lambda a: a[:, :-1]),
+    "no masks": unlink("masks"),
+    "other masks": rewrite("masks", lambda a: a[..., :-1]),
+    "mask 7": rewrite("masks", put(7)),
+    "no matrix": without("ras_to_canonical"),
+    "singular matrix": field("ras_to_canonical", [0.0] * 16),
+    "NaN matrix": field("ras_to_canonical", [np.nan] * 16),
+    "short matrix": field("ras_to_canonical", [1, 2, 3]),
+    "word matrix": field("ras_to_canonical", "identity"),
+    "provenance NaN": field("provenance", {"score": float("nan")}),
+    "provenance text": field("provenance", "yes"),
+    "provenance number": field("provenance", 5),
+    "provenance None": field("provenance", None),
+    "result None": lambda r, _: [],
+    "result list": instead([1, 2]),
+    "result text": instead("done"),
 }
 
 
@@ -108,30 +127,37 @@ def test_same_worker_unspoiled_is_done(panel: Any, ui: Any) -> None:
     assert ui.statusLabel.text.startswith("Done")
     made = nodes.result_of(panel.logic.getParameterNode().inputVolume)
     support = made.GetNodeReference(nodes.RELIABILITY_ROLE)
-    for node in (made, support):        # the map is as little a scan as the image
+    for node in (made, support):  # the map is as little a scan as the image
         assert node.GetAttribute(nodes.SYNTHETIC_ATTRIBUTE) == nodes.SYNTHETIC and nodes.is_synthetic(node)
 
 
 LINES = {
-    "other id": {"id": "7", "event": "done", "result": {}}, "no id": {"id": None, "event": "error", "message": "What?"},
-    "other error": {"id": 99, "event": "error", "message": "Other."}, "number": {"event": 5},
-    "list": {"event": ["done"]}, "progress text": {"event": "progress", "value": "half", "stage": 3},
-    "progress huge": {"event": "progress", "value": 1e300}, "progress None": {"event": "progress", "value": None},
-    "log": {"event": "log", "level": ["x"], "text": {"a": 1}}, "error of lists": {"event": "error", "category": ["x"],
-                                                                                "kind": {}, "message": ["a"]},
+    "other id": {"id": "7", "event": "done", "result": {}},
+    "no id": {"id": None, "event": "error", "message": "What?"},
+    "other error": {"id": 99, "event": "error", "message": "Other."},
+    "number": {"event": 5},
+    "list": {"event": ["done"]},
+    "progress text": {"event": "progress", "value": "half", "stage": 3},
+    "progress huge": {"event": "progress", "value": 1e300},
+    "progress None": {"event": "progress", "value": None},
+    "log": {"event": "log", "level": ["x"], "text": {"a": 1}},
+    "error of lists": {"event": "error", "category": ["x"], "kind": {}, "message": ["a"]},
     "done of nothing": {"event": "done"},
 }
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_strange_line_ends_in_a_sentence(name: str, panel: Any, ui: Any, tmp_path: Path,
-                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strange_line_ends_in_a_sentence(
+    name: str, panel: Any, ui: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     raised: list[Any] = []
     monkeypatch.setattr(sys, "excepthook", lambda *what: raised.append(what))
     script = tmp_path / "strange.py"
-    script.write_text("import json, sys\nid = json.loads(sys.stdin.readline())['id']\n"
-                      f"line = {LINES[name]!r}\nprint(json.dumps({{'id': id, **line}}))\n"
-                      "print(json.dumps({'id': id, 'event': 'progress', 'value': float('nan'), 'stage': 'x'}))\n")
+    script.write_text(
+        "import json, sys\nid = json.loads(sys.stdin.readline())['id']\n"
+        f"line = {LINES[name]!r}\nprint(json.dumps({{'id': id, **line}}))\n"
+        "print(json.dumps({'id': id, 'event': 'progress', 'value': float('nan'), 'stage': 'x'}))\n"
+    )
     panel.logic.synthesizer._worker = WorkerProcess(sys.executable, [str(script)])
     add_head(shape=(8, 12, 11), spacing=(9.0, 9.0, 9.0))
     before = scene_state()
@@ -160,16 +186,19 @@ def without_size(node: Any) -> None:
 
 @pytest.mark.parametrize("spoil", [flat, no_number, nowhere, without_size])
 @pytest.mark.parametrize("add", [add_head, add_frame])
-def test_impossible_geometry_is_refused(spoil: Callable[[Any], None], add: Callable[[], Any], panel: Any,
-                                        ui: Any) -> None:
+def test_impossible_geometry_is_refused(
+    spoil: Callable[[Any], None], add: Callable[[], Any], panel: Any, ui: Any
+) -> None:
     node = add()
     spoil(node)
     panel.panel.refresh()
     count = slicer.mrmlScene.GetNumberOfNodes()
     play(panel, "copy")
     assert is_idle(ui)
-    assert ui.statusLabel.text == (f"The position and orientation of {node.GetName()} are not usable. Correct spacing "
-                                   "and directions in the module Volumes, or load it again.")
+    assert ui.statusLabel.text == (
+        f"The position and orientation of {node.GetName()} are not usable. Correct spacing "
+        "and directions in the module Volumes, or load it again."
+    )
     with pytest.raises(nodes.Refused) as caught:
         nodes.read_volume(node)
     assert caught.value.kind == "geometry"
@@ -195,8 +224,9 @@ def test_alignment_that_cannot_be_inverted_is_refused(value: float, panel: Any, 
     panel.logic.getParameterNode().alignment = chosen
     play(panel, "copy")
     assert is_idle(ui)
-    assert ui.statusLabel.text == ("The matrix of Mine cannot be inverted. Choose another transform for the anatomical "
-                                   "alignment, or none.")
+    assert ui.statusLabel.text == (
+        "The matrix of Mine cannot be inverted. Choose another transform for the anatomical alignment, or none."
+    )
 
 
 def test_bent_parent_transform_is_told(panel: Any, ui: Any) -> None:
@@ -218,7 +248,8 @@ def test_bent_parent_transform_is_told(panel: Any, ui: Any) -> None:
     play(panel, "copy")
     spin_until(lambda: is_idle(ui), 20)
     assert ui.statusLabel.text.startswith("Done") and ui.statusLabel.text.endswith(
-        "Fetal head lies under a transform that is not linear: the head is looked for as the image is without it.")
+        "Fetal head lies under a transform that is not linear: the head is looked for as the image is without it."
+    )
     assert nodes.result_of(head).GetTransformNodeID() == bent.GetID()
 
 
@@ -233,14 +264,16 @@ def test_fault_of_a_click_is_a_sentence(panel: Any, ui: Any, tmp_path: Path) -> 
     assert ui.statusLabel.text.endswith(".") and not list(tmp_path.iterdir())
 
 
-def test_worker_of_the_panel_imports_nothing_from_the_current_folder(tmp_path: Path,
-                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_of_the_panel_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("torch", "numpy", "SimpleITK", "json", "USMRISynthesisLib"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'a').write({name!r})\n")
     monkeypatch.chdir(tmp_path)
     worker, events = WorkerProcess(), []
-    worker.send({"op": "normalise", "input": str(tmp_path / "none.nrrd"), "output": str(tmp_path / "o.nrrd")},
-                events.append)
+    worker.send(
+        {"op": "normalise", "input": str(tmp_path / "none.nrrd"), "output": str(tmp_path / "o.nrrd")}, events.append
+    )
     spin_until(lambda: bool(events) and events[-1]["event"] in ("done", "error"), 60)
     worker.shutdown()
     assert events[-1]["kind"] == "missing" and not (tmp_path / "harm").exists()

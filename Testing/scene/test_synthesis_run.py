@@ -1,4 +1,5 @@
 """Complete runs: the real panel and console, the real child process, real networks with random weights."""
+
 from __future__ import annotations
 
 import os
@@ -36,7 +37,7 @@ def test_click_makes_a_volume_on_the_grid_of_the_input(panel: Any, model: Path) 
     parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Probe")
     source.SetAndObserveTransformNodeID(parent.GetID())
     panel.ui.modelComboBox.setCurrentText(str(model))
-    panel.ui.unreliableCheckBox.checked = True    # a made-up head is none to the alignment's network
+    panel.ui.unreliableCheckBox.checked = True  # a made-up head is none to the alignment's network
     values: list[int] = []
     panel.ui.progressBar.connect("valueChanged(int)", values.append)
     panel.ui.runButton.click()
@@ -51,7 +52,7 @@ def test_click_makes_a_volume_on_the_grid_of_the_input(panel: Any, model: Path) 
     voxels = slicer.util.arrayFromVolume(output)
     assert voxels.dtype == np.int16
     assert (voxels.min(), voxels.max() > 0, voxels.max() <= 1000) == (0, True, True)
-    assert voxels[slicer.util.arrayFromVolume(source) == 0].max() == 0    # outside the fan
+    assert voxels[slicer.util.arrayFromVolume(source) == 0].max() == 0  # outside the fan
     assert slicer.app.layoutManager().layout == 27182
     panel.cleanup()
     assert leftovers() == []
@@ -60,7 +61,7 @@ def test_click_makes_a_volume_on_the_grid_of_the_input(panel: Any, model: Path) 
 def test_cancel_half_way_leaves_everything_as_it_was(panel: Any, model: Path) -> None:
     add_head()
     panel.ui.modelComboBox.setCurrentText(str(model))
-    panel.ui.unreliableCheckBox.checked = True    # a made-up head is none to the alignment's network
+    panel.ui.unreliableCheckBox.checked = True  # a made-up head is none to the alignment's network
     before = scene_state()
     when_progress(panel, 40, panel.ui.runButton.click)
     panel.ui.runButton.click()
@@ -73,7 +74,7 @@ def test_cancel_half_way_leaves_everything_as_it_was(panel: Any, model: Path) ->
 def test_killed_worker_is_followed_by_a_working_run(panel: Any, model: Path) -> None:
     add_head()
     panel.ui.modelComboBox.setCurrentText(str(model))
-    panel.ui.unreliableCheckBox.checked = True    # a made-up head is none to the alignment's network
+    panel.ui.unreliableCheckBox.checked = True  # a made-up head is none to the alignment's network
     when_progress(panel, 22, lambda: os.kill(panel.logic.synthesizer._worker.pid, 9))
     panel.ui.runButton.click()
     spin_until(lambda: panel.ui.runButton.text == "Synthesize MR")
@@ -83,17 +84,20 @@ def test_killed_worker_is_followed_by_a_working_run(panel: Any, model: Path) -> 
     assert panel.ui.statusLabel.text.startswith("Done")
 
 
-@pytest.mark.parametrize(("directions", "spacing"), [
-    (ROTATION, (2.0, 2.0, 2.0)), (np.eye(3), (3.0, 1.5, 2.0)), (np.eye(3) * [1, 1, -1], (2.0, 2.0, 2.0))],
-    ids=["oblique", "anisotropic", "left-handed"])
+@pytest.mark.parametrize(
+    ("directions", "spacing"),
+    [(ROTATION, (2.0, 2.0, 2.0)), (np.eye(3), (3.0, 1.5, 2.0)), (np.eye(3) * [1, 1, -1], (2.0, 2.0, 2.0))],
+    ids=["oblique", "anisotropic", "left-handed"],
+)
 def test_console_call_returns_a_volume_on_any_grid(logic: Any, model: Path, directions: Any, spacing: Any) -> None:
     source = add_head(directions=directions, spacing=spacing)
     alignment = np.eye(4)
     alignment[:3, :3] = directions.T
     alignment[:3, 3] = -directions.T @ [12, -7, 30]
     seen: list[float] = []
-    output = logic.synthesize(source, model=str(model), transform=alignment,
-                              progress=lambda value, stage: seen.append(value))
+    output = logic.synthesize(
+        source, model=str(model), transform=alignment, progress=lambda value, stage: seen.append(value)
+    )
     np.testing.assert_allclose(ijk_to_ras(output), ijk_to_ras(source), atol=1e-6)
     assert slicer.util.arrayFromVolume(output).max() > 0
     canonical = output.GetNodeReference("USMRISynthesis.CanonicalTransform")
@@ -161,7 +165,8 @@ def test_loading_the_module_does_no_work() -> None:
         "from slicer_standin import start; host = start(); host.load_module(sys.argv[3])\n"
         "heavy = [name for name in ('torch', 'USMRISynthesisScene', 'USMRISynthesisLib', 'scipy')"
         " if name in sys.modules]\n"
-        "assert not heavy, heavy")
+        "assert not heavy, heavy"
+    )
     folders = [str(MODULE_FILE.parents[1] / "Testing"), str(MODULE_FILE.parent)]
     done = subprocess.run([sys.executable, "-c", code, *folders, str(MODULE_FILE)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

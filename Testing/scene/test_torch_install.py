@@ -1,4 +1,5 @@
 """States of PyTorch: extension missing, not installed, broken, declined, repaired."""
+
 from __future__ import annotations
 
 import sys
@@ -40,8 +41,7 @@ class Extension:
 def extension(monkeypatch: pytest.MonkeyPatch) -> Any:
     def install(*arguments: Any) -> Extension:
         one = Extension(*arguments)
-        monkeypatch.setitem(sys.modules, "PyTorchUtils",
-                            types.SimpleNamespace(PyTorchUtilsLogic=one.PyTorchUtilsLogic))
+        monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=one.PyTorchUtilsLogic))
         return one
 
     monkeypatch.setattr(torch_install, "remove_remains", lambda: [])
@@ -74,8 +74,9 @@ def test_failed_installation_is_not_swallowed(extension: Any) -> None:
 
 
 @pytest.mark.parametrize("fault", [TypeError("'NoneType' object is not iterable"), OSError("libtorch.so")])
-def test_interrupted_installation_is_offered_a_repair(extension: Any, fault: Exception,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_installation_is_offered_a_repair(
+    extension: Any, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = extension(fault)
     assert torch_install.torch_state() is TorchState.BROKEN
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: True)

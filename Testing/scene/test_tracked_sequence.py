@@ -1,4 +1,5 @@
 """Sequences whose frames lie elsewhere or are in colour: every frame keeps its own place, voxels and provenance."""
+
 from __future__ import annotations
 
 import json
@@ -73,8 +74,9 @@ def test_every_frame_keeps_its_place_voxels_and_provenance(panel: Any, ui: Any) 
     for n in range(COUNT):
         assert made.GetNthIndexValue(n) == frames.GetNthIndexValue(n)
         one = made.GetNthDataNode(n)
-        np.testing.assert_array_equal(slicer.util.arrayFromVolume(one),
-                                      slicer.util.arrayFromVolume(frames.GetNthDataNode(n)))
+        np.testing.assert_array_equal(
+            slicer.util.arrayFromVolume(one), slicer.util.arrayFromVolume(frames.GetNthDataNode(n))
+        )
         assert json.loads(one.GetAttribute(nodes.PROVENANCE_ATTRIBUTE))["notice"] == nodes.SYNTHETIC
         assert nodes.is_synthetic(one)
     for n in (2, 0, 1):
@@ -103,7 +105,7 @@ def test_provenance_of_the_frames_differs_where_they_do(panel: Any) -> None:
     assert error is None
     told = [json.loads(made.GetNthDataNode(n).GetAttribute(nodes.PROVENANCE_ATTRIBUTE))["z"] for n in range(COUNT)]
     assert told == [matrix[2, 3] for matrix in places()]
-    assert json.loads(output.GetAttribute(nodes.PROVENANCE_ATTRIBUTE)) == {"z": places()[1][2, 3]}    # the one shown
+    assert json.loads(output.GetAttribute(nodes.PROVENANCE_ATTRIBUTE)) == {"z": places()[1][2, 3]}  # the one shown
 
 
 def test_colour_cine_is_converted_frame_by_frame(panel: Any, ui: Any) -> None:

@@ -1,4 +1,5 @@
 """Three planes, the 3D view, the reliability map and the square at the mouse, compared as pictures."""
+
 from __future__ import annotations
 
 import shutil
@@ -115,7 +116,7 @@ def test_3d_view_shows_the_mr_like_image_marked(done: Any, ui: Any) -> None:
     display.GetVolumePropertyNode().SetName("The user's own")
     choose(ui, "One plane")
     assert not display.GetVisibility()
-    choose(ui, "One plane and 3D")     # what the user has set up is not replaced
+    choose(ui, "One plane and 3D")  # what the user has set up is not replaced
     assert display.GetVisibility() and display.GetVolumePropertyNode().GetName() == "The user's own"
 
 
@@ -145,9 +146,14 @@ def test_reliability_map_lies_in_green_over_the_ultrasound_only(done: Any, ui: A
 def test_fading_changes_the_fused_views_only(shown: str, done: Any, ui: Any) -> None:
     choose(ui, shown)
     ui.reliabilityCheckBox.click()
-    others = {(role, plane): (view(role, plane).mrmlSliceCompositeNode().GetForegroundOpacity(),
-                              picture_of(view(role, plane)))
-              for role in (layout.ULTRASOUND, layout.MR) for plane in layout.planes_shown()}
+    others = {
+        (role, plane): (
+            view(role, plane).mrmlSliceCompositeNode().GetForegroundOpacity(),
+            picture_of(view(role, plane)),
+        )
+        for role in (layout.ULTRASOUND, layout.MR)
+        for plane in layout.planes_shown()
+    }
     assert {opacity for opacity, _picture in others.values()} == {0.0, 0.4}
     for linked, hot in ((True, True), (True, False), (False, False), (False, True)):
         for widget in layout.comparison_widgets(layout.ULTRASOUND, layout.FUSED, layout.MR):
@@ -200,8 +206,12 @@ def test_unreliable_parts_are_covered_in_the_mr_like_view(panel: Any, ui: Any) -
     half = grey.shape[2] // 2
     reliability[..., :half] = 0.05
     provenance = {"support": {"meaning": "probability", "sha256": "0"}}
-    result = nodes.Result(Volume(grey, nodes.read_volume(source).ijk_to_ras), np.eye(4), provenance,
-                          Volume(reliability, nodes.read_volume(source).ijk_to_ras))
+    result = nodes.Result(
+        Volume(grey, nodes.read_volume(source).ijk_to_ras),
+        np.eye(4),
+        provenance,
+        Volume(reliability, nodes.read_volume(source).ijk_to_ras),
+    )
     nodes.write_result(result, source, output)
     ui.compareButton.click()
     before = {role: picture_of(view(role)) for role in (layout.ULTRASOUND, layout.FUSED, layout.MR)}
@@ -240,7 +250,7 @@ def test_square_at_the_mouse_shows_the_mr_like_image_alone(done: Any, ui: Any) -
     assert rows.min() >= middle[0] - 46 and rows.max() <= middle[0] + 46
     assert columns.min() >= middle[1] - 46 and columns.max() <= middle[1] + 46
     window = (slice(middle[0] - 40, middle[0] + 40), slice(middle[1] - 40, middle[1] + 40))
-    assert np.abs(seen[window].astype(int) - mr[window]).mean() < 2       # the same pixels as in the MR-like view
+    assert np.abs(seen[window].astype(int) - mr[window]).mean() < 2  # the same pixels as in the MR-like view
     leave_mouse(view(layout.FUSED))
     assert np.array_equal(picture_of(view(layout.FUSED)), fused)
 
@@ -258,7 +268,7 @@ def test_square_at_the_mouse_does_not_take_mouse_events_from_slicer(done: Any, u
         places.append((list(moved), view(layout.FUSED).sliceLogic().GetSliceOffset() - before))
         scroll(view(layout.FUSED), -2)
         ui.revealCheckBox.click()
-    assert places[0][0] == places[1][0] != [0, 0, 0]        # without the square, with it
+    assert places[0][0] == places[1][0] != [0, 0, 0]  # without the square, with it
     assert places[0][1] == places[1][1] != 0
     assert view(layout.MR).sliceLogic().GetSliceOffset() == view(layout.FUSED).sliceLogic().GetSliceOffset()
 
@@ -276,12 +286,13 @@ def test_square_at_the_mouse_stays_within_the_view_and_ends_when_unticked(done: 
     assert np.array_equal(picture_of(view(layout.FUSED)), fused)
     ui.revealCheckBox.click()
     slicer.mrmlScene.RemoveNode(done)
-    move_mouse(view(layout.FUSED), 100, 100)      # nothing to show, and no exception
+    move_mouse(view(layout.FUSED), 100, 100)  # nothing to show, and no exception
     ui.revealCheckBox.click()
 
 
 def test_model_with_a_reliability_map_needs_consent_once_and_covers_the_mr_like_view(
-        panel: Any, ui: Any, three_planes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    panel: Any, ui: Any, three_planes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the real worker and an untrained map, whose probabilities lie near a half."""
     from USMRISynthesisLib.models import store
     from USMRISynthesisLib.synthesis.reliability import ReliabilityNetwork
@@ -289,8 +300,16 @@ def test_model_with_a_reliability_map_needs_consent_once_and_covers_the_mr_like_
 
     folder = tmp_path / "with-map"
     shutil.copytree(three_planes, folder)
-    add_support({"model_sha256": store.read_manifest(folder).sha256, "averaged": ReliabilityNetwork().state_dict(),
-                 "step": 0, "cases": [], "config": {"learn": ["made"], "calibrate": ["made"], "seed": 0}}, folder)
+    add_support(
+        {
+            "model_sha256": store.read_manifest(folder).sha256,
+            "averaged": ReliabilityNetwork().state_dict(),
+            "step": 0,
+            "cases": [],
+            "config": {"learn": ["made"], "calibrate": ["made"], "seed": 0},
+        },
+        folder,
+    )
     dialogs: list[str] = []
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *_: dialogs.append(text) or True)
     panel.logic.synthesizer._worker = WorkerProcess()

@@ -1,4 +1,5 @@
 """The script for people with Slicer: it runs here too, uses what Slicer has, and its transcripts can be compared."""
+
 from __future__ import annotations
 
 import ast
@@ -84,30 +85,43 @@ def test_steps_keep_state_events_and_the_reason_of_a_failure(tmp_path: Path) -> 
     assert json.loads((tmp_path / "transcript.json").read_text(encoding="utf-8"))["steps"] == transcript.steps
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("Volume of 140 x 160 x 150 voxels of 0.8 x 0.8 mm", None), ("Confidence: 0.98. The head was found.", None),
-    ("C:\\Users\\me\\out\\report.pdf", "<path>"), ("about 20 s left", "about N s left"), ("N/A", None)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Volume of 140 x 160 x 150 voxels of 0.8 x 0.8 mm", None),
+        ("Confidence: 0.98. The head was found.", None),
+        ("C:\\Users\\me\\out\\report.pdf", "<path>"),
+        ("about 20 s left", "about N s left"),
+        ("N/A", None),
+    ],
+)
 def test_only_times_paths_and_addresses_are_taken_out(text: str, expected: str | None) -> None:
     assert plain(text) == (expected or text)
 
 
 def test_comparison_names_differences_and_skipped_steps(tmp_path: Path) -> None:
-    step = {"step": "load", "outcome": "passed", "reason": "", "state": {"views": {"MR": {"marked": True}}},
-            "events": []}
+    step = {
+        "step": "load",
+        "outcome": "passed",
+        "reason": "",
+        "state": {"views": {"MR": {"marked": True}}},
+        "events": [],
+    }
     absent = {"step": "Elastix", "outcome": "not tried", "reason": "Not installed.", "state": {}, "events": []}
     one = {"application": {"slicer": "5.12"}, "steps": [step, absent]}
     other = copy.deepcopy(one)
     other["application"] = {"slicer": "stand-in"}
     assert differences(one, other) == ([], ["Elastix: not tried (Not installed.)"])
-    other["steps"][0]["state"]["views"]["MR"]["marked"] = False      # type: ignore[index]
-    other["steps"].append({**step, "step": "more"})      # type: ignore[attr-defined]
+    other["steps"][0]["state"]["views"]["MR"]["marked"] = False  # type: ignore[index]
+    other["steps"].append({**step, "step": "more"})  # type: ignore[attr-defined]
     assert differences(one, other)[0] == ["load: state.views.MR.marked is True and False", "more: only in the second"]
     for name, content in (("one", one), ("other", other)):
         (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
     command = [sys.executable, str(REPOSITORY / "Testing" / "compare_transcripts.py")]
     for second, code in (("one", 0), ("other", 1)):
-        done = subprocess.run([*command, str(tmp_path / "one"), str(tmp_path / second)], capture_output=True, text=True,
-                              check=False)
+        done = subprocess.run(
+            [*command, str(tmp_path / "one"), str(tmp_path / second)], capture_output=True, text=True, check=False
+        )
         assert done.returncode == code, done.stderr
     assert "load: state.views.MR.marked is True and False" in done.stdout
 
@@ -133,8 +147,21 @@ def test_walkthrough_passes_in_the_stand_in(walked: tuple[int, Path]) -> None:
     assert code == 0
     untried = [one["step"] for one in steps if one["outcome"] == "not tried"]
     assert untried == ["FetalHeadSimulated: registration module"]
-    for word in ("fade", "contours", "reveal", "three planes", "3D", "landmarks", "slice spacing", "batch", "export",
-                 "cancel", "close the scene", "parent transform", "All three combined"):
+    for word in (
+        "fade",
+        "contours",
+        "reveal",
+        "three planes",
+        "3D",
+        "landmarks",
+        "slice spacing",
+        "batch",
+        "export",
+        "cancel",
+        "close the scene",
+        "parent transform",
+        "All three combined",
+    ):
         assert any(word in one["step"] for one in steps), word
 
 
@@ -151,8 +178,9 @@ def test_walkthrough_leaves_pictures_and_no_path_time_or_address(walked: tuple[i
         assert page.size[0] > 3 * SIZE[0] and page.size[1] > 3 * SIZE[1]
 
 
-def test_walkthrough_fails_without_the_panel(module: Any, host: Any, tmp_path: Path,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_walkthrough_fails_without_the_panel(
+    module: Any, host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from slicer_walkthrough.everything import try_everything
 
     def broken(self: Any) -> None:

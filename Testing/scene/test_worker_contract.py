@@ -2,6 +2,7 @@
 
 What a test of the panel or of a batch says about a stand-in holds for the product only as long as this holds.
 """
+
 from __future__ import annotations
 
 import importlib.util
@@ -34,10 +35,21 @@ def source(tmp_path: Path) -> Path:
 def request(source: Path, name: str, **fields: Any) -> dict[str, Any]:
     folder = source.parent / name
     folder.mkdir()
-    return {"op": "synthesize", "input": str(source), "output": str(folder / "output.nrrd"), "model": "copy",
-            "device": "cpu", "planes": "axial", "transform": None, "trust_model": False, "unreliable": True,
-            "gestational_age": 24.0, "confidence": str(folder / "confidence.nrrd"), "masks": str(folder / "masks.nrrd"),
-            **fields}
+    return {
+        "op": "synthesize",
+        "input": str(source),
+        "output": str(folder / "output.nrrd"),
+        "model": "copy",
+        "device": "cpu",
+        "planes": "axial",
+        "transform": None,
+        "trust_model": False,
+        "unreliable": True,
+        "gestational_age": 24.0,
+        "confidence": str(folder / "confidence.nrrd"),
+        "masks": str(folder / "masks.nrrd"),
+        **fields,
+    }
 
 
 def heard(worker: Any, asked: dict[str, Any]) -> Events:
@@ -78,11 +90,21 @@ def test_stand_ins_give_the_events_and_the_result_of_the_real_worker(source: Pat
     real = heard(WorkerProcess(), request(source, "real", model=str(model)))
     assert without_repeats(real) == ["progress", "done"], real[-1]
     result = real[-1]["result"]
-    assert set(result) == {"output", "confidence", "masks", "ras_to_canonical", "trusted", "score", "method",
-                           "provenance"}
-    for name, events in {"scripted": heard(scripted(), request(source, "scripted")),
-                         "played": heard(PlayedWorker(), request(source, "played")),
-                         "batch": batch_stand_in(request(source, "batch"))}.items():
+    assert set(result) == {
+        "output",
+        "confidence",
+        "masks",
+        "ras_to_canonical",
+        "trusted",
+        "score",
+        "method",
+        "provenance",
+    }
+    for name, events in {
+        "scripted": heard(scripted(), request(source, "scripted")),
+        "played": heard(PlayedWorker(), request(source, "played")),
+        "batch": batch_stand_in(request(source, "batch")),
+    }.items():
         assert without_repeats(events) == ["progress", "done"], name
         for event in events:
             if event["event"] == "progress":
@@ -90,7 +112,7 @@ def test_stand_ins_give_the_events_and_the_result_of_the_real_worker(source: Pat
         answer = events[-1]["result"]
         assert set(answer) == set(result), name
         for key, value in answer.items():
-            if value is not None:       # an output that was not asked for
+            if value is not None:  # an output that was not asked for
                 assert kinds(value) == kinds(result[key]), (name, key)
         for key, value in answer["provenance"].items():
             assert key in result["provenance"] and kinds(value) == kinds(result["provenance"][key]), (name, key)
@@ -98,13 +120,18 @@ def test_stand_ins_give_the_events_and_the_result_of_the_real_worker(source: Pat
                 assert set(value) <= set(result["provenance"][key]), (name, key)
 
 
-@pytest.mark.parametrize(("name", "low", "high", "kind"), [
-    ("output", 0, 1000, "ui"), ("confidence", 0, 1, "f"), ("masks", 0, 2, "u")])
+@pytest.mark.parametrize(
+    ("name", "low", "high", "kind"), [("output", 0, 1000, "ui"), ("confidence", 0, 1, "f"), ("masks", 0, 2, "u")]
+)
 def test_files_of_the_stand_ins_have_the_ranges_of_the_real_ones(
-        name: str, low: float, high: float, kind: str, source: Path, model: Path) -> None:
+    name: str, low: float, high: float, kind: str, source: Path, model: Path
+) -> None:
     image = Volume.read(source)
-    for maker, asked in ((WorkerProcess(), request(source, "real", model=str(model))),
-                         (scripted(), request(source, "scripted")), (PlayedWorker(), request(source, "played"))):
+    for maker, asked in (
+        (WorkerProcess(), request(source, "real", model=str(model))),
+        (scripted(), request(source, "scripted")),
+        (PlayedWorker(), request(source, "played")),
+    ):
         assert heard(maker, asked)[-1]["event"] == "done"
         made = Volume.read(asked[name])
         np.testing.assert_allclose(made.ijk_to_ras, image.ijk_to_ras, atol=1e-6)

@@ -11,6 +11,7 @@ the product uses, written after their documented behaviour.
     module = host.load_module(path)      # an instantiated scripted module
     widget = host.open_module(module)    # its panel
 """
+
 from __future__ import annotations
 
 from slicer_standin.startup import start

@@ -1,4 +1,5 @@
 """`slicer.app`: scene, logics, settings, views and scripted modules."""
+
 from __future__ import annotations
 
 import importlib.util

@@ -1,4 +1,5 @@
 """File readers written in Python: what Slicer does with the class `<Module>FileReader` of a scripted module."""
+
 from __future__ import annotations
 
 from pathlib import Path

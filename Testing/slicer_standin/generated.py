@@ -4,6 +4,7 @@ Properties hold a value, signals can be connected and emitted, and every slot or
 NotImplementedError until a class in this package plays it (`@plays`). Other names raise AttributeError, as in
 Slicer.
 """
+
 from __future__ import annotations
 
 import gzip
@@ -18,10 +19,25 @@ from PySide6 import QtCore, QtGui, QtWidgets
 
 from slicer_standin.pythonqt import CONNECTIONS, PythonQtObject, normalised, pythonqt_class
 
-_TYPES = {"QString": str, "bool": bool, "int": int, "double": float, "float": float,
-          "QStringList": "QStringList", "QColor": QtGui.QColor, "QIcon": QtGui.QIcon}
-_EMPTY: dict[Any, Callable[[], Any]] = {str: str, bool: bool, int: int, float: float, "QStringList": list,
-                                        QtGui.QColor: QtGui.QColor, QtGui.QIcon: QtGui.QIcon}
+_TYPES = {
+    "QString": str,
+    "bool": bool,
+    "int": int,
+    "double": float,
+    "float": float,
+    "QStringList": "QStringList",
+    "QColor": QtGui.QColor,
+    "QIcon": QtGui.QIcon,
+}
+_EMPTY: dict[Any, Callable[[], Any]] = {
+    str: str,
+    bool: bool,
+    int: int,
+    float: float,
+    "QStringList": list,
+    QtGui.QColor: QtGui.QColor,
+    QtGui.QIcon: QtGui.QIcon,
+}
 _played: dict[str, type] = {}
 
 
@@ -60,8 +76,11 @@ def plays(cls: type) -> type:
     """Class decorator: the host's behaviour for a generated class. Public names that Slicer lacks are an error."""
     name = cls.__name__
     known = reachable_names(name)
-    extra = [one for one in vars(cls) if not one.startswith("_") and one not in known
-             and not hasattr(QtWidgets.QAbstractButton, one)]
+    extra = [
+        one
+        for one in vars(cls)
+        if not one.startswith("_") and one not in known and not hasattr(QtWidgets.QAbstractButton, one)
+    ]
     if extra:
         raise AttributeError(f"Slicer's {name} has no {', '.join(extra)}")
     cls._pythonqt_generated = True

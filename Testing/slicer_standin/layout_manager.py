@@ -1,4 +1,5 @@
 """Slicer's layout manager: layouts as XML in the layout node, a slice widget for every slice view in them."""
+
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
@@ -24,7 +25,7 @@ class qSlicerLayoutManager(bare_class("qSlicerLayoutManager")):  # type: ignore[
         self._value_layout = 0
         self.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
         for widget in self._widgets.values():
-            widget._settle()    # long before anybody uses them
+            widget._settle()  # long before anybody uses them
 
     def layoutLogic(self) -> Any:
         return self._logic
@@ -48,14 +49,16 @@ class qSlicerLayoutManager(bare_class("qSlicerLayoutManager")):  # type: ignore[
         return self._widgets.get(name)
 
     def threeDWidget(self, which: int | str) -> Any:
-        return self._three_d[which] if isinstance(which, int) else {
-            one.mrmlViewNode().GetLayoutName(): one for one in self._three_d}.get(which)
+        return (
+            self._three_d[which]
+            if isinstance(which, int)
+            else {one.mrmlViewNode().GetLayoutName(): one for one in self._three_d}.get(which)
+        )
 
     def _names_in_layout(self) -> list[str]:
         node = self._logic.GetLayoutNode()
         root = ElementTree.fromstring(node.GetLayoutDescription(node.GetViewArrangement()))
-        return [view.get("singletontag") for view in root.iter("view")
-                if view.get("class") == "vtkMRMLSliceNode"]
+        return [view.get("singletontag") for view in root.iter("view") if view.get("class") == "vtkMRMLSliceNode"]
 
     def _forget_views(self, kept: tuple[str, ...] = ("Red", "Yellow", "Green")) -> None:
         """As after a start of Slicer: the slice views of other layouts are to be made yet."""
@@ -73,8 +76,9 @@ class qSlicerLayoutManager(bare_class("qSlicerLayoutManager")):  # type: ignore[
         views = self._logic.GetViewNodes()
         nodes = [views.GetItemAsObject(i) for i in range(views.GetNumberOfItems())]
         known = [one.mrmlViewNode() for one in self._three_d]
-        self._three_d += [qMRMLThreeDWidget(node) for node in nodes
-                          if node.IsA("vtkMRMLViewNode") and node not in known]
+        self._three_d += [
+            qMRMLThreeDWidget(node) for node in nodes if node.IsA("vtkMRMLViewNode") and node not in known
+        ]
         self._value_threeDViewCount = len(self._three_d)
         for node in nodes:
             if node.IsA("vtkMRMLSliceNode") and node.GetLayoutName() not in self._widgets:

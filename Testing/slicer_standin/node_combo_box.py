@@ -1,4 +1,5 @@
 """qMRMLNodeComboBox on the real scene: lists nodes, follows additions, removals and renames."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -35,8 +36,15 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._combo)
-        for name in ("nodeTypes", "showHidden", "showChildNodeTypes", "hideChildNodeTypes", "noneEnabled",
-                     "noneDisplay", "addEnabled"):
+        for name in (
+            "nodeTypes",
+            "showHidden",
+            "showChildNodeTypes",
+            "hideChildNodeTypes",
+            "noneEnabled",
+            "noneDisplay",
+            "addEnabled",
+        ):
             setattr(self, f"_changed_{name}", self._refresh)
 
     def mrmlScene(self) -> Any:
@@ -50,8 +58,12 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
         self._scene, self._tags = scene, []
         if scene is not None:
             self._tags = [scene.AddObserver(scene.NodeAboutToBeRemovedEvent, self._on_about_to_be_removed, -10.0)]
-            for event, priority in ((scene.NodeAddedEvent, 10.0), (scene.NodeRemovedEvent, 10.0),
-                                    (scene.EndCloseEvent, 0.0), (scene.EndBatchProcessEvent, 0.0)):
+            for event, priority in (
+                (scene.NodeAddedEvent, 10.0),
+                (scene.NodeRemovedEvent, 10.0),
+                (scene.EndCloseEvent, 0.0),
+                (scene.EndBatchProcessEvent, 0.0),
+            ):
                 self._tags.append(scene.AddObserver(event, self._on_scene_changed, priority))
         self._refresh()
 
@@ -66,7 +78,7 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
             node = self._scene.GetNodeByID(node) if self._scene is not None else None
         if node is not None and node not in self._nodes:
             node = None
-        self._select(node)      # None as well, where it cannot be chosen from the list
+        self._select(node)  # None as well, where it cannot be chosen from the list
 
     setCurrentNodeID = setCurrentNode
 
@@ -134,7 +146,7 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
 
     def _on_node_modified(self, node: Any, event: str) -> None:
         if shiboken6.isValid(self) and node in self._nodes:
-            self._fill()   # it may have a new name
+            self._fill()  # it may have a new name
 
     def _fill(self) -> None:
         names = [node.GetName() for node in self._nodes]
@@ -142,8 +154,11 @@ class qMRMLNodeComboBox(bare_class("qMRMLNodeComboBox")):  # type: ignore[misc]
             names.insert(0, self._value_noneDisplay)
         self._combo.clear()
         self._combo.addItems(names)
-        row = self._nodes.index(self._current) + self._value_noneEnabled if self._current in self._nodes else (
-            0 if self._value_noneEnabled else -1)
+        row = (
+            self._nodes.index(self._current) + self._value_noneEnabled
+            if self._current in self._nodes
+            else (0 if self._value_noneEnabled else -1)
+        )
         self._combo.setCurrentIndex(row)
 
     def _on_activated(self, row: int) -> None:

@@ -4,6 +4,7 @@ The part that the product uses: node, str, int, float and bool parameters, union
 check boxes, combo boxes, spin boxes and sliders. A type or widget outside that raises. Values are cached and read
 again when the node is modified; while widgets are set from the node, none of them writes back.
 """
+
 from __future__ import annotations
 
 import types
@@ -60,8 +61,13 @@ def parameterNodeWrapper(cls: type | None = None) -> Any:
     members = typing.get_type_hints(cls, include_extras=True)
     parameters = {name: _Parameter(cls, name, kind) for name, kind in members.items()}
     for name in parameters:
-        setattr(cls, name, property(lambda self, one=name: self.getValue(one),
-                                    lambda self, value, one=name: self.setValue(one, value)))
+        setattr(
+            cls,
+            name,
+            property(
+                lambda self, one=name: self.getValue(one), lambda self, value, one=name: self.setValue(one, value)
+            ),
+        )
     for name, function in vars(_Wrapper).items():
         if isinstance(function, types.FunctionType):
             if name != "__init__" and name in vars(cls):
@@ -86,15 +92,16 @@ class _Wrapper:
                 parameter.write(parameterNode, parameter.default)
         self._values: dict[str, Any] = {}
         self._writing = ""
-        wrapper = weakref.ref(self)     # a scene that goes on must not keep the wrappers of its node alive
-        for name in self.allParameters:     # one observer for each value, as in Slicer: VTK calls the first one last
+        wrapper = weakref.ref(self)  # a scene that goes on must not keep the wrappers of its node alive
+        for name in self.allParameters:  # one observer for each value, as in Slicer: VTK calls the first one last
             _read_again(self, name)
-            tag = parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent,
-                                            lambda *_, one=name: _read_again(wrapper(), one))
+            tag = parameterNode.AddObserver(
+                vtk.vtkCommand.ModifiedEvent, lambda *_, one=name: _read_again(wrapper(), one)
+            )
             weakref.finalize(self, parameterNode.RemoveObserver, tag)
 
     def connectGui(self, gui: Any) -> int:
-        widgets = (gui.findChildren(QtWidgets.QWidget) if hasattr(gui, "isWidgetType") else vars(gui).values())
+        widgets = gui.findChildren(QtWidgets.QWidget) if hasattr(gui, "isWidgetType") else vars(gui).values()
         chosen = {widget.property(PARAMETER_NAME): widget for widget in widgets if widget.property(PARAMETER_NAME)}
         for name in chosen:
             if name not in self.allParameters:
@@ -196,8 +203,9 @@ class _Connection:
             widget.addItems([str(one) for one in self.choices])
             self.signal = widget.currentIndexChanged
         else:
-            raise RuntimeError(f"Unable to create GUI connector from datatype '{parameter.type}' to widget type "
-                               f"'{type(widget)}'.")
+            raise RuntimeError(
+                f"Unable to create GUI connector from datatype '{parameter.type}' to widget type '{type(widget)}'."
+            )
 
     def open(self) -> None:
         self.signal.connect(self.changed)

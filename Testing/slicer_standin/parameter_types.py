@@ -4,6 +4,7 @@ It follows the rules of Slicer 5.10 to 5.12: a node parameter may be None, a uni
 names None; defaults are written, and so checked, when a wrapper is made; texts and numbers are never None. Types that
 Slicer knows and the product does not use raise NotImplementedError.
 """
+
 from __future__ import annotations
 
 import enum
@@ -96,7 +97,7 @@ class KeptNode(Kept):
             raise TypeError(f"Value must be of type '{self.node_class}', is type '{type(value)}' value '{value}'")
 
     def write(self, node: Any, name: str, value: Any) -> None:
-        node.SetParameter(name, "")     # that it was set, to None as well
+        node.SetParameter(name, "")  # that it was set, to None as well
         node.SetNodeReferenceID(name, value.GetID() if value is not None else None)
 
     def read(self, node: Any, name: str) -> Any:

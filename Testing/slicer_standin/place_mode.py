@@ -3,6 +3,7 @@
 The mode stays after a point where it is persistent, unless the list has a fixed number of points and all are placed. A
 full list is not continued: the next mouse move over a view starts a new list.
 """
+
 from __future__ import annotations
 
 from typing import Any
@@ -27,8 +28,11 @@ def click_in_view(*ras: float) -> None:
     if not is_placing():
         return
     points = _list_to_place_in()
-    unset = [index for index in range(points.GetNumberOfControlPoints())
-             if points.GetNthControlPointPositionStatus(index) == points.PositionUndefined]
+    unset = [
+        index
+        for index in range(points.GetNumberOfControlPoints())
+        if points.GetNthControlPointPositionStatus(index) == points.PositionUndefined
+    ]
     if unset:
         points.SetNthControlPointPositionWorld(unset[0], *ras)
     else:

@@ -4,6 +4,7 @@ A property is an attribute: `button.text = "Go"`, never `button.text()`. A signa
 `button.connect("clicked(bool)", f)`, or as `button.clicked.connect(f)`. Setting an attribute that is no property
 raises AttributeError, except on classes that Python code derives itself, where PythonQt allows it too.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -20,13 +21,14 @@ _classes: dict[type, type] = {}
 class PythonQtObject:
     """What every Qt object can do under PythonQt. Mixed into the generated classes."""
 
-    _python_signals: ClassVar[dict[str, str]] = {}     # signature -> attribute, for signals that are not C++
+    _python_signals: ClassVar[dict[str, str]] = {}  # signature -> attribute, for signals that are not C++
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, QtCore.QObject) and QtCore.QObject.objectName(value) == name:
-            return   # Qt for Python's .ui loader hangs the children on the top widget; PythonQt's does not
-        known = name.startswith("_") or isinstance(inspect.getattr_static(type(self), name, None),
-                                                   (property, QtCore.Property))
+            return  # Qt for Python's .ui loader hangs the children on the top widget; PythonQt's does not
+        known = name.startswith("_") or isinstance(
+            inspect.getattr_static(type(self), name, None), (property, QtCore.Property)
+        )
         if not known and "_pythonqt_generated" in vars(type(self)):
             raise AttributeError(f"{type(self).__name__} has no property {name!r}")
         super().__setattr__(name, value)
@@ -51,9 +53,12 @@ class PythonQtObject:
             raise AttributeError(f"{type(self).__name__} has no signal {signature!r}")
         name, _, arguments = normal.partition("(")
         bound = getattr(self, name)
-        overloads = [meta.method(i) for i in range(meta.methodCount())
-                     if meta.method(i).methodType() == QtCore.QMetaMethod.Signal
-                     and bytes(meta.method(i).name()).decode() == name]
+        overloads = [
+            meta.method(i)
+            for i in range(meta.methodCount())
+            if meta.method(i).methodType() == QtCore.QMetaMethod.Signal
+            and bytes(meta.method(i).name()).decode() == name
+        ]
         if len(overloads) > 1:
             return bound[_argument_types(arguments.rstrip(")"))]
         return bound

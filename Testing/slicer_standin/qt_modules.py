@@ -1,4 +1,5 @@
 """The modules `qt` and `ctk`, and the names of Slicer's Qt classes in `slicer`."""
+
 from __future__ import annotations
 
 import types
@@ -40,6 +41,14 @@ class CtkModule(types.ModuleType):
 
 def slicer_qt_classes() -> dict[str, type]:
     """qMRML... and qSlicer... widget classes, to be found in `slicer`."""
-    names = ("qMRMLWidget", "qMRMLNodeComboBox", "qMRMLSliceWidget", "qMRMLSliceView", "qMRMLSliceControllerWidget",
-             "qSlicerWidget", "qSlicerApplication", "qSlicerLayoutManager")
+    names = (
+        "qMRMLWidget",
+        "qMRMLNodeComboBox",
+        "qMRMLSliceWidget",
+        "qMRMLSliceView",
+        "qMRMLSliceControllerWidget",
+        "qSlicerWidget",
+        "qSlicerApplication",
+        "qSlicerLayoutManager",
+    )
     return {name: slicer_class(name) for name in names}

@@ -1,4 +1,5 @@
 """The scene and what Slicer's application puts beside it: logics, default nodes, subject hierarchy items."""
+
 from __future__ import annotations
 
 import tempfile
@@ -24,13 +25,20 @@ def create_scene() -> tuple[Any, Any, dict[str, Any]]:
     application_logic.SetViewLogics(vtk.vtkCollection())
     application_logic.GetColorLogic().SetMRMLScene(scene)
     application_logic.GetColorLogic().AddDefaultColorNodes()
-    application_logic.SetModuleLogic("Colors", application_logic.GetColorLogic())   # volumes that are loaded ask for it
+    application_logic.SetModuleLogic("Colors", application_logic.GetColorLogic())  # volumes that are loaded ask for it
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
-    logics = {name: _logic(class_, name, scene, application_logic) for name, class_ in {
-        "Volumes": slicer.vtkSlicerVolumesLogic, "SubjectHierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic,
-        "Transforms": slicer.vtkSlicerTransformLogic, "Sequences": slicer.vtkSlicerSequencesLogic,
-        "VolumeRendering": slicer.vtkSlicerVolumeRenderingLogic, "Markups": slicer.vtkSlicerMarkupsLogic,
-        "Segmentations": slicer.vtkSlicerSegmentationsModuleLogic}.items()}
+    logics = {
+        name: _logic(class_, name, scene, application_logic)
+        for name, class_ in {
+            "Volumes": slicer.vtkSlicerVolumesLogic,
+            "SubjectHierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic,
+            "Transforms": slicer.vtkSlicerTransformLogic,
+            "Sequences": slicer.vtkSlicerSequencesLogic,
+            "VolumeRendering": slicer.vtkSlicerVolumeRenderingLogic,
+            "Markups": slicer.vtkSlicerMarkupsLogic,
+            "Segmentations": slicer.vtkSlicerSegmentationsModuleLogic,
+        }.items()
+    }
     _add_rendering_presets(logics["VolumeRendering"])
     _give_file_access(scene)
     _follow_with_subject_hierarchy(scene)
@@ -52,8 +60,11 @@ def _add_rendering_presets(logic: Any) -> None:
     logic.SetModuleShareDirectory(folder.name)
     _kept.append(folder)
     for name in ("MR-Default", "CT-Chest-Contrast-Enhanced", "CT-X-ray", "US-Fetal"):
-        preset, opacity, colour = (slicer.vtkMRMLVolumePropertyNode(), vtk.vtkPiecewiseFunction(),
-                                   vtk.vtkColorTransferFunction())
+        preset, opacity, colour = (
+            slicer.vtkMRMLVolumePropertyNode(),
+            vtk.vtkPiecewiseFunction(),
+            vtk.vtkColorTransferFunction(),
+        )
         preset.SetName(name)
         for value, share in ((0, 0.0), (20, 0.0), (120, 0.3), (1024, 0.5)):
             opacity.AddPoint(value, share)
@@ -70,7 +81,7 @@ def _give_file_access(scene: Any) -> None:
     logic.SetMRMLScene(scene)
     logic.GetCacheManager().SetRemoteCacheDirectory(folder.name)
     logic.AddDataIOToScene()
-    _kept.extend([logic, folder])   # the scene does not own them
+    _kept.extend([logic, folder])  # the scene does not own them
 
 
 def _follow_with_subject_hierarchy(scene: Any) -> None:
@@ -101,6 +112,11 @@ def _follow_with_subject_hierarchy(scene: Any) -> None:
 
 
 def _has_item(node: Any) -> bool:
-    kinds = ("vtkMRMLVolumeNode", "vtkMRMLTransformNode", "vtkMRMLModelNode", "vtkMRMLSegmentationNode",
-             "vtkMRMLMarkupsNode")
+    kinds = (
+        "vtkMRMLVolumeNode",
+        "vtkMRMLTransformNode",
+        "vtkMRMLModelNode",
+        "vtkMRMLSegmentationNode",
+        "vtkMRMLMarkupsNode",
+    )
     return not node.GetHideFromEditors() and any(node.IsA(kind) for kind in kinds)

@@ -1,4 +1,5 @@
 """`slicer.ScriptedLoadableModule` and `slicer.i18n`: the base classes of scripted modules."""
+
 from __future__ import annotations
 
 import os

@@ -5,6 +5,7 @@ without blocking their signals, so that every change of an opacity, whoever made
 the user, which the link logic gives to all linked views of the group. Its offset slider is connected by a queued
 connection: what it had at its beginning, 0, arrives one turn of the event loop later.
 """
+
 from __future__ import annotations
 
 from typing import Any
@@ -24,7 +25,7 @@ class qMRMLSliceControllerWidget(bare_class("qMRMLSliceControllerWidget")):  # t
         self._logic = logic
         self._composite: Any = None
         self._tag = 0
-        self._shown = {"Foreground": 0.0, "Label": 0.0}     # where the sliders stand
+        self._shown = {"Foreground": 0.0, "Label": 0.0}  # where the sliders stand
 
     def sliceLogic(self) -> Any:
         return self._logic
@@ -79,7 +80,7 @@ class qMRMLSliceControllerWidget(bare_class("qMRMLSliceControllerWidget")):  # t
 
     def _show_opacities(self) -> None:
         for layer, moved in (("Label", self.setLabelMapOpacity), ("Foreground", self.setForegroundOpacity)):
-            opacity = round(getattr(self._composite, f"Get{layer}Opacity")(), 2)    # the sliders have two decimals
+            opacity = round(getattr(self._composite, f"Get{layer}Opacity")(), 2)  # the sliders have two decimals
             if opacity != self._shown[layer]:
                 self._shown[layer] = opacity
                 moved(opacity)

@@ -3,6 +3,7 @@
 New views come as Slicer's layout manager makes them: with a provisional size and a controller whose offset slider
 sets the offset one turn of the event loop later (`qMRMLSliceWidget._settle`).
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,10 +16,14 @@ from PySide6 import QtCore
 from slicer_standin.generated import bare_class, plays
 from slicer_standin.slice_controller import qMRMLSliceControllerWidget
 
-SIZE = (320, 320)               # of a view in its layout
-PROVISIONAL_SIZE = (595, 320)   # before the layout has laid it out
-_MANAGERS = ("vtkMRMLCrosshairDisplayableManager", "vtkMRMLOrientationMarkerDisplayableManager",
-             "vtkMRMLRulerDisplayableManager", "vtkMRMLModelSliceDisplayableManager")
+SIZE = (320, 320)  # of a view in its layout
+PROVISIONAL_SIZE = (595, 320)  # before the layout has laid it out
+_MANAGERS = (
+    "vtkMRMLCrosshairDisplayableManager",
+    "vtkMRMLOrientationMarkerDisplayableManager",
+    "vtkMRMLRulerDisplayableManager",
+    "vtkMRMLModelSliceDisplayableManager",
+)
 
 
 @plays
@@ -39,7 +44,7 @@ class qMRMLSliceView(bare_class("qMRMLSliceView")):  # type: ignore[misc]
         self._interactor = vtk.vtkRenderWindowInteractor()
         self._interactor.SetRenderWindow(self._window)
         self._interactor.SetInteractorStyle(vtk.vtkInteractorStyleUser())
-        self._mapper = vtk.vtkImageMapper()     # window and level are applied by the slice logic before
+        self._mapper = vtk.vtkImageMapper()  # window and level are applied by the slice logic before
         self._mapper.SetColorWindow(255)
         self._mapper.SetColorLevel(127.5)
         self._actor = vtk.vtkActor2D()
@@ -49,7 +54,7 @@ class qMRMLSliceView(bare_class("qMRMLSliceView")):  # type: ignore[misc]
         self._annotation.SetMaximumFontSize(14)
         self._overlay.AddViewProp(self._annotation)
         self._managers = vtk_manager_group(self._renderer)
-        self._style = slicer.vtkMRMLSliceViewInteractorStyle()   # hears the mouse first; aborts what it handles
+        self._style = slicer.vtkMRMLSliceViewInteractorStyle()  # hears the mouse first; aborts what it handles
         self._style.SetDisplayableManagers(self._managers)
         self._style.SetInteractor(self._interactor)
         self._slice_node: Any = None
@@ -81,7 +86,7 @@ class qMRMLSliceView(bare_class("qMRMLSliceView")):  # type: ignore[misc]
         return self._annotation
 
     def scheduleRender(self) -> None:
-        pass    # rendered when a picture is taken
+        pass  # rendered when a picture is taken
 
     def forceRender(self) -> None:
         self._window.Render()

@@ -1,4 +1,5 @@
 """Builds the stand-in: environment, modules `qt`, `ctk`, the missing parts of `slicer`, and the application."""
+
 from __future__ import annotations
 
 import ctypes

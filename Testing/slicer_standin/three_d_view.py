@@ -1,4 +1,5 @@
 """3D views that render without a screen: Slicer's volume rendering, its models and slices, and an annotation."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -60,7 +61,7 @@ class qMRMLThreeDView(bare_class("qMRMLThreeDView")):  # type: ignore[misc]
         self.renderWindow().Render()
 
     def scheduleRender(self) -> None:
-        pass    # rendered when a picture is taken
+        pass  # rendered when a picture is taken
 
     def _picture(self) -> Any:
         self.renderWindow()

@@ -1,4 +1,5 @@
 """Loads .ui files with the host's classes, and refuses what Slicer's loader would refuse or silently ignore."""
+
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
@@ -17,8 +18,11 @@ class QUiLoader:
         root = ElementTree.fromstring(bytes(file.readAll().data()))
         # Connections name C++ types that exist in Slicer only: they are made below, by name and checked.
         connections = root.find("connections")
-        listed = [] if connections is None else [
-            tuple(one.findtext(tag) for tag in ("sender", "signal", "receiver", "slot")) for one in connections]
+        listed = (
+            []
+            if connections is None
+            else [tuple(one.findtext(tag) for tag in ("sender", "signal", "receiver", "slot")) for one in connections]
+        )
         if connections is not None:
             root.remove(connections)
         buffer = QtCore.QBuffer()

@@ -3,6 +3,7 @@
 The name is centred in what the other controls leave, at least the width of "XX", and cut on both sides: in a third of a
 window of 900 pixels, about two letters are seen.
 """
+
 from __future__ import annotations
 
 from typing import Any
@@ -12,7 +13,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 
 from slicer_standin.generated import bare_class, plays
 
-_OTHER_CONTROLS = 284       # pixels: pin, maximise, slider and number box of a slice view
+_OTHER_CONTROLS = 284  # pixels: pin, maximise, slider and number box of a slice view
 
 
 @plays
@@ -37,10 +38,11 @@ def legible_name(name: str, width: int) -> str:
     bar = qMRMLViewControllerBar()
     bar.viewLabel().text = name
     bar.resize(width, 24)
-    bar.grab()      # lays it out
+    bar.grab()  # lays it out
     label = bar.viewLabel()
     metrics, seen = QtGui.QFontMetrics(QtWidgets.QWidget.font(label)), label.width
     left = (seen - metrics.horizontalAdvance(name)) / 2
     edges = [left + metrics.horizontalAdvance(name[:count]) for count in range(len(name) + 1)]
-    return "".join(letter for letter, start, end in zip(name, edges, edges[1:], strict=False)
-                   if start >= 0 and end <= seen)
+    return "".join(
+        letter for letter, start, end in zip(name, edges, edges[1:], strict=False) if start >= 0 and end <= seen
+    )

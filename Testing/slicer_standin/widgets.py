@@ -1,4 +1,5 @@
 """How the Slicer and CTK widgets behave that the product uses."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -55,7 +56,7 @@ class ctkCollapsibleButton(bare_class("ctkCollapsibleButton")):  # type: ignore[
 
     def _show_contents(self) -> None:
         if not isValid(self):
-            return      # the panel was closed before the timer came
+            return  # the panel was closed before the timer came
         for child in self.children():
             if isinstance(child, QtWidgets.QWidget):
                 child.setVisible(not self._value_collapsed)
@@ -84,12 +85,12 @@ class ctkCollapsibleButton(bare_class("ctkCollapsibleButton")):  # type: ignore[
         option = QtWidgets.QStyleOption()
         option.initFrom(self)
         option.rect = QtCore.QRect(heading.left() + 6, heading.top() + 4, 12, heading.height() - 8)
-        arrow = (QtWidgets.QStyle.PE_IndicatorArrowRight if self._value_collapsed
-                 else QtWidgets.QStyle.PE_IndicatorArrowDown)
+        arrow = (
+            QtWidgets.QStyle.PE_IndicatorArrowRight if self._value_collapsed else QtWidgets.QStyle.PE_IndicatorArrowDown
+        )
         QtWidgets.QWidget.style(self).drawPrimitive(arrow, option, painter, self)
         painter.setPen(palette.buttonText().color())
-        painter.drawText(heading.adjusted(26, 0, 0, 0), QtCore.Qt.AlignVCenter,
-                         QtWidgets.QAbstractButton.text(self))
+        painter.drawText(heading.adjusted(26, 0, 0, 0), QtCore.Qt.AlignVCenter, QtWidgets.QAbstractButton.text(self))
 
     def hitButton(self, position: QtCore.QPoint) -> bool:
         return position.y() < self._heading_height()

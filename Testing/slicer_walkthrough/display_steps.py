@@ -1,4 +1,5 @@
 """The Display section, slices in 3D, and what follows another parent transform."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -132,8 +133,9 @@ def another_parent(walk: Walk, sample: str, source: Any) -> None:
     from USMRISynthesisScene.nodes.outline import OUTLINE_ROLE
 
     with walk.transcript.step(f"{sample}: another parent transform") as state:
-        companions = [source.GetNodeReference(role) if source is not None else None
-                      for role in (OUTLINE_ROLE, LANDMARKS_ROLE)]
+        companions = [
+            source.GetNodeReference(role) if source is not None else None for role in (OUTLINE_ROLE, LANDMARKS_ROLE)
+        ]
         if None in companions:
             raise NotTried("there is no outline")
         parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Probe")
@@ -143,8 +145,10 @@ def another_parent(walk: Walk, sample: str, source: Any) -> None:
         source.SetAndObserveTransformNodeID(parent.GetID())
         walk.rest()
         moved = [_bounds(node) for node in (source, *companions)]
-        state["parents"] = [node.GetParentTransformNode().GetName() if node.GetParentTransformNode() else None
-                            for node in (source, *companions)]
+        state["parents"] = [
+            node.GetParentTransformNode().GetName() if node.GetParentTransformNode() else None
+            for node in (source, *companions)
+        ]
         walk.click(walk.ui.compareButton)
         walk.photograph(f"{sample}-another-parent")
         source.HardenTransform()

@@ -1,4 +1,5 @@
 """The order of the steps, from the closed panel to the closed scene."""
+
 from __future__ import annotations
 
 import platform
@@ -31,8 +32,12 @@ def _application() -> dict[str, Any]:
     """Where it runs; not compared."""
     app = slicer.app
     version = f"{app.majorVersion}.{app.minorVersion}" if app.majorVersion else "stand-in"
-    return {"slicer": version, "revision": app.revision or "", "python": platform.python_version(),
-            "system": platform.system()}
+    return {
+        "slicer": version,
+        "revision": app.revision or "",
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
 
 
 def _open(walk: Walk) -> bool:
@@ -67,7 +72,7 @@ def _samples(walk: Walk) -> None:
     with walk.transcript.step("leave the panel and come back") as state:
         before = walk.ui.statusLabel.text
         for name in ("Data", MODULE):
-            if slicer.app.moduleManager().module(name) is not None:     # the stand-in has no other modules
+            if slicer.app.moduleManager().module(name) is not None:  # the stand-in has no other modules
                 slicer.util.selectModule(name)
                 walk.rest()
         state["nodes"], state["status kept"] = listed_nodes(), walk.ui.statusLabel.text == before

@@ -1,4 +1,5 @@
 """Alignment, registration, slice spacing, batch and export."""
+
 from __future__ import annotations
 
 import shutil
@@ -34,7 +35,8 @@ def alignment(walk: Walk, sample: str, source: Any, output: Any) -> None:
         state["lists"] = lists
         interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
         state["mouse is free"] = interaction is None or (
-            interaction.GetCurrentInteractionMode() != slicer.vtkMRMLInteractionNode.Place)
+            interaction.GetCurrentInteractionMode() != slicer.vtkMRMLInteractionNode.Place
+        )
         walk.click(walk.ui.compareButton)
         walk.photograph(f"{sample}-landmarks")
         expect(state["status"].startswith("Aligned by landmarks"), state["status"])
@@ -147,8 +149,9 @@ def batch(walk: Walk) -> None:
         table = walk.ui.batchTable
         for turn in ("first", "again"):
             state[turn] = walk.run(walk.ui.batchButton, "Run batch")["status"]
-            state[f"{turn}, rows"] = [[table.item(row, column).text() for column in (0, 1)]
-                                      for row in range(table.rowCount)]
+            state[f"{turn}, rows"] = [
+                [table.item(row, column).text() for column in (0, 1)] for row in range(table.rowCount)
+            ]
         state["files"] = sorted(path.name for path in target.iterdir())
         walk.photograph("batch")
         expect(sum(row[1].startswith("done") for row in state["first, rows"]) == len(FILES), state["first"])

@@ -1,4 +1,5 @@
 """From the sample to the result: loading, synthesis, cancelling, and the end of the scene."""
+
 from __future__ import annotations
 
 from typing import Any

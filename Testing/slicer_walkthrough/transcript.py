@@ -1,4 +1,5 @@
 """The transcript of a walkthrough, without times, paths and addresses, so that two machines can be compared."""
+
 from __future__ import annotations
 
 import json
@@ -9,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 PASSED, FAILED, NOT_TRIED = "passed", "failed", "not tried"
-_PLAIN = ((r"0x[0-9a-fA-F]+", "<address>"), (r"\b\d+(\.\d+)? (s|min)\b", "N s"),
-          (r"file://\S+", "<path>"), (r"(?<![\w<>])(?:[A-Za-z]:)?(?:[\\/][\w.+ -]+){2,}[\\/]?", "<path>"))
+_PLAIN = (
+    (r"0x[0-9a-fA-F]+", "<address>"),
+    (r"\b\d+(\.\d+)? (s|min)\b", "N s"),
+    (r"file://\S+", "<path>"),
+    (r"(?<![\w<>])(?:[A-Za-z]:)?(?:[\\/][\w.+ -]+){2,}[\\/]?", "<path>"),
+)
 
 
 class NotTried(Exception):
@@ -21,7 +26,7 @@ class Transcript:
     """Steps in their order. `events` collects what happens meanwhile; each step takes what came during it."""
 
     def __init__(self, application: dict[str, Any]) -> None:
-        self.application = application      # versions and the like, which are not compared
+        self.application = application  # versions and the like, which are not compared
         self.steps: list[dict[str, Any]] = []
         self.events: list[str] = []
 
@@ -79,12 +84,15 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> tuple[list[str], 
             untried.append(f"{name}: not tried ({skipped[0]})")
             continue
         for key in ("outcome", "reason", "state", "events"):
-            found += [f"{name}: {line}" for line in _unlike(key, pair[0][key], pair[1][key])]   # type: ignore[index]
+            found += [f"{name}: {line}" for line in _unlike(key, pair[0][key], pair[1][key])]  # type: ignore[index]
     return found, untried
 
 
 def _unlike(path: str, one: Any, other: Any) -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict):
-        return [line for key in dict.fromkeys([*one, *other])
-                for line in _unlike(f"{path}.{key}", one.get(key), other.get(key))]
+        return [
+            line
+            for key in dict.fromkeys([*one, *other])
+            for line in _unlike(f"{path}.{key}", one.get(key), other.get(key))
+        ]
     return [] if one == other else [f"{path} is {one!r} and {other!r}"]

@@ -1,4 +1,5 @@
 """Layers, marks and pictures of the views."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,7 +11,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 ROLES = ("USMRI-Ultrasound", "USMRI-Fused", "USMRI-MR")
-_PLACES = range(8)      # of a corner annotation
+_PLACES = range(8)  # of a corner annotation
 
 
 def slice_widgets() -> dict[str, Any]:
@@ -42,11 +43,19 @@ def views_state() -> dict[str, Any]:
     for name, widget in slice_widgets().items():
         composite = widget.mrmlSliceCompositeNode()
         state[name] = {
-            "layers": [_name(one) for one in (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(),
-                                              composite.GetLabelVolumeID())],
+            "layers": [
+                _name(one)
+                for one in (
+                    composite.GetBackgroundVolumeID(),
+                    composite.GetForegroundVolumeID(),
+                    composite.GetLabelVolumeID(),
+                )
+            ],
             "opacity": composite.GetForegroundOpacity() if composite.GetForegroundVolumeID() else None,
             "linked": bool(composite.GetLinkedControl() and composite.GetHotLinkedControl()),
-            "marked": is_marked(widget.sliceView()), "blank": not is_drawn(picture_of(widget.sliceView()))}
+            "marked": is_marked(widget.sliceView()),
+            "blank": not is_drawn(picture_of(widget.sliceView())),
+        }
     state["3D marked"] = [is_marked(widget.threeDView()) for widget in three_d_widgets()]
     return state
 
@@ -78,7 +87,7 @@ def write_picture(path: Path) -> None:
     page = np.full((rows * height, min(3, len(pictures)) * width, 3), 90, np.uint8)
     for index, picture in enumerate(pictures):
         top, left = index // 3 * height, index % 3 * width
-        page[top:top + picture.shape[0], left:left + picture.shape[1]] = picture
+        page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     image = vtk.vtkImageData()
     image.SetDimensions(page.shape[1], page.shape[0], 1)
     image.GetPointData().SetScalars(numpy_to_vtk(page[::-1].reshape(-1, 3), deep=True))

@@ -1,4 +1,5 @@
 """The panel as a user operates it: opened by the module selection, clicked, awaited, captured."""
+
 from __future__ import annotations
 
 import time
@@ -14,8 +15,13 @@ from slicer_walkthrough import views
 from slicer_walkthrough.transcript import NotTried, Transcript
 
 MODULE = "USMRISynthesis"
-_LISTED = ("vtkMRMLVolumeNode", "vtkMRMLTransformNode", "vtkMRMLSegmentationNode", "vtkMRMLModelNode",
-           "vtkMRMLMarkupsNode")
+_LISTED = (
+    "vtkMRMLVolumeNode",
+    "vtkMRMLTransformNode",
+    "vtkMRMLSegmentationNode",
+    "vtkMRMLModelNode",
+    "vtkMRMLMarkupsNode",
+)
 
 
 class Walk:
@@ -32,8 +38,10 @@ class Walk:
         self.ui: Any = None
         self._stages: list[str] = []
         scene = slicer.mrmlScene
-        self._tags = [scene.AddObserver(scene.NodeAddedEvent, self._on_added),
-                      scene.AddObserver(scene.NodeRemovedEvent, self._on_removed)]
+        self._tags = [
+            scene.AddObserver(scene.NodeAddedEvent, self._on_added),
+            scene.AddObserver(scene.NodeRemovedEvent, self._on_removed),
+        ]
 
     def open(self) -> Any:
         """Open the panel through the module selection; returns the Python widget object."""
@@ -159,6 +167,11 @@ def listed_nodes() -> list[dict[str, Any]]:
     found = []
     for node in filter(is_listed, nodes):
         parent = node.GetParentTransformNode()
-        found.append({"class": node.GetClassName(), "name": node.GetName(),
-                      "parent": parent.GetName() if parent is not None else None})
+        found.append(
+            {
+                "class": node.GetClassName(),
+                "name": node.GetName(),
+                "parent": parent.GetName() if parent is not None else None,
+            }
+        )
     return sorted(found, key=lambda one: (one["class"], one["name"]))

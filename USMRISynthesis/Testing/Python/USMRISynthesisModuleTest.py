@@ -2,6 +2,7 @@
 
 They use the sample images and the installed default model, so they need PyTorch.
 """
+
 from __future__ import annotations
 
 import json
@@ -87,8 +88,7 @@ class USMRISynthesisModuleTest(ScriptedLoadableModuleTest):
         finally:
             logic.synthesizer.close()
 
-    def _assert_same_grid(self, one: slicer.vtkMRMLScalarVolumeNode,
-                          other: slicer.vtkMRMLScalarVolumeNode) -> None:
+    def _assert_same_grid(self, one: slicer.vtkMRMLScalarVolumeNode, other: slicer.vtkMRMLScalarVolumeNode) -> None:
         self.assertEqual(one.GetImageData().GetDimensions(), other.GetImageData().GetDimensions())
         matrices = []
         for node in (one, other):

@@ -3,6 +3,7 @@
 Slicer's export of a scalar volume writes "original, primary" and a real modality, so that an MR-like volume would pass
 for a real scan. This plugin is offered first, with a higher confidence, and warns of the other.
 """
+
 from __future__ import annotations
 
 import logging
@@ -56,11 +57,13 @@ class _SyntheticExport:
             return []
         exportable = slicer.qSlicerDICOMExportable()
         exportable.name = TITLE
-        exportable.tooltip = _("Derived, synthetic, for research only. Do not use \"Scalar volume\" for this image: it "
-                               "would write a series that looks like a real scan.")
+        exportable.tooltip = _(
+            'Derived, synthetic, for research only. Do not use "Scalar volume" for this image: it '
+            "would write a series that looks like a real scan."
+        )
         exportable.subjectHierarchyItemID = subjectHierarchyItemID
         exportable.pluginClass = NAME
-        exportable.confidence = 1.0     # above the 0.5 of a plain scalar volume
+        exportable.confidence = 1.0  # above the 0.5 of a plain scalar volume
         return [exportable]
 
     def export(self, exportables: list[Any]) -> str:

@@ -1,4 +1,5 @@
 """Captures, the one-page report, NRRD and DICOM files of a result, from its nodes and the comparison views."""
+
 from __future__ import annotations
 
 import json
@@ -52,8 +53,11 @@ def save_captures(folder: Path, output: slicer.vtkMRMLScalarVolumeNode, fusion: 
     try:
         from PIL import Image
     except ImportError as error:
-        raise Failed("pillow", _("Captures need the Python package Pillow, which is not installed."),
-                     _("Install it by slicer.util.pip_install('pillow').")) from error
+        raise Failed(
+            "pillow",
+            _("Captures need the Python package Pillow, which is not installed."),
+            _("Install it by slicer.util.pip_install('pillow')."),
+        ) from error
     files = []
     try:
         for title, picture in capture_views(output, fusion).items():
@@ -62,8 +66,9 @@ def save_captures(folder: Path, output: slicer.vtkMRMLScalarVolumeNode, fusion: 
             files.append(folder / f"{name}.png")
             Image.fromarray(picture).save(files[-1])
     except OSError as error:
-        raise Failed("write", _("The captures could not be written."),
-                     _("Check that the folder exists and has free space.")) from error
+        raise Failed(
+            "write", _("The captures could not be written."), _("Check that the folder exists and has free space.")
+        ) from error
     return files
 
 
@@ -74,9 +79,15 @@ def save_volume(path: Path, output: slicer.vtkMRMLScalarVolumeNode) -> Path:
     """
     provenance = provenance_of(output)
     volume = nodes.read_volume(output)
-    marked = Volume(volume.array, volume.ijk_to_ras, {
-        COMMENT: nodes.SYNTHETIC, nodes.SYNTHETIC_ATTRIBUTE: nodes.SYNTHETIC,
-        nodes.PROVENANCE_ATTRIBUTE: json.dumps(provenance, sort_keys=True)})
+    marked = Volume(
+        volume.array,
+        volume.ijk_to_ras,
+        {
+            COMMENT: nodes.SYNTHETIC,
+            nodes.SYNTHETIC_ATTRIBUTE: nodes.SYNTHETIC,
+            nodes.PROVENANCE_ATTRIBUTE: json.dumps(provenance, sort_keys=True),
+        },
+    )
     return write_with_sidecar(marked, {"notice": nodes.SYNTHETIC, **provenance}, path)
 
 
@@ -92,8 +103,11 @@ def save_dicom(folder: Path, output: slicer.vtkMRMLScalarVolumeNode) -> list[Pat
     try:
         target.mkdir()
     except OSError as error:
-        raise Failed("folder", _("The folder for the DICOM files could not be made."),
-                     _("Choose a folder that exists and may be written.")) from error
+        raise Failed(
+            "folder",
+            _("The folder for the DICOM files could not be made."),
+            _("Choose a folder that exists and may be written."),
+        ) from error
     try:
         return write_dicom(target, volume, provenance_of(output), source=source)
     except Exception:

@@ -1,4 +1,5 @@
 """GE Kretz volumes (.vol, .v00), which need the extension SlicerHeart."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -26,6 +27,7 @@ def is_unreadable_kretz(path: str | Path) -> bool:
 
 def kretz_advice(path: str | Path) -> str:
     """How such a file can be opened."""
-    return _("{name} is a GE Kretz volume, which Slicer alone cannot read. Install the extension SlicerHeart, restart "
-             "Slicer and open it again; if it is compressed, save it uncompressed on the scanner first.").format(
-                 name=Path(path).name)
+    return _(
+        "{name} is a GE Kretz volume, which Slicer alone cannot read. Install the extension SlicerHeart, restart "
+        "Slicer and open it again; if it is compressed, save it uncompressed on the scanner first."
+    ).format(name=Path(path).name)

@@ -1,4 +1,5 @@
 """The two sample images of the module, for Slicer's Sample Data module."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,8 +13,10 @@ FILES = {SIMULATED: "fetal-head-simulated.nrrd", FRAME: "fetal-head-hc18.nrrd"}
 
 
 # SHA-256 of the files: Slicer copies them into its cache, and a copy from an older version must not be used.
-CHECKSUMS = {SIMULATED: "c55a0dce2ef2095dd1a75ad3e7d4f9b184d37f3692352cd0073136e843b7a0c0",
-             FRAME: "515cb7d47733e5ce4c489340c946c7584ca498eb7cac18ada679f662754fd976"}
+CHECKSUMS = {
+    SIMULATED: "c55a0dce2ef2095dd1a75ad3e7d4f9b184d37f3692352cd0073136e843b7a0c0",
+    FRAME: "515cb7d47733e5ce4c489340c946c7584ca498eb7cac18ada679f662754fd976",
+}
 
 
 def sample_file(name: str) -> Path:
@@ -28,7 +31,7 @@ def register_sample_data() -> None:
     import SampleData  # a module of Slicer that may be switched off
 
     logic = SampleData.SampleDataLogic
-    if hasattr(logic, "registerCustomSampleDataCategory"):   # Slicer 5.12 and later
+    if hasattr(logic, "registerCustomSampleDataCategory"):  # Slicer 5.12 and later
         logic.registerCustomSampleDataCategory(CATEGORY, title=_("MR-like images from fetal ultrasound"))
     icons = Path(__file__).resolve().parents[2] / "Resources" / "Icons"
     for name in FILES:
@@ -37,6 +40,11 @@ def register_sample_data() -> None:
             continue
         thumbnail = icons / f"{name}.png"
         logic.registerCustomSampleDataSource(
-            category=CATEGORY, sampleName=name, uris=path.as_uri(), fileNames=path.name, nodeNames=name,
+            category=CATEGORY,
+            sampleName=name,
+            uris=path.as_uri(),
+            fileNames=path.name,
+            nodeNames=name,
             checksums=f"SHA256:{CHECKSUMS[name]}",
-            thumbnailFileName=str(thumbnail) if thumbnail.is_file() else None)
+            thumbnailFileName=str(thumbnail) if thumbnail.is_file() else None,
+        )

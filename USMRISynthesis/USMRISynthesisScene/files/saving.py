@@ -3,6 +3,7 @@
 Slicer writes scalar volumes without their attributes. The JSON file beside the image brings the mark back when the
 image is loaded, in Slicer and by `usmri`.
 """
+
 from __future__ import annotations
 
 import json
@@ -51,7 +52,10 @@ def on_saved(properties: Any) -> None:
         _write_sidecar(Path(name), node)
     slicer.util.showStatusMessage(
         _("{name} is a SYNTHETIC image, not for diagnosis: keep its .json file beside it when you pass it on.").format(
-            name=Path(name).name), _SHOWN_MS)
+            name=Path(name).name
+        ),
+        _SHOWN_MS,
+    )
 
 
 def _write_sidecar(image: Path, node: slicer.vtkMRMLVolumeNode) -> None:

@@ -3,6 +3,7 @@
 Both are in the local space of the ultrasound and under its parent transform, so they follow when that moves. Only a
 change of the parent itself, and hardening, must be repeated for them.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ class Companions(VTKObservationMixin):
         for volume in [volume for volume in self._volumes if volume.GetScene() is not slicer.mrmlScene]:
             self._forget(volume)
         for volume in self._volumes:
-            self._on_transform(volume, event)       # the removed node may have been its parent
+            self._on_transform(volume, event)  # the removed node may have been its parent
 
     def _on_scene_loaded(self, caller: Any = None, event: Any = None) -> None:
         """Accept the transforms of a loaded scene as they are, even where they differ."""
@@ -87,8 +88,10 @@ class Companions(VTKObservationMixin):
     def _follow(self, volume: Any) -> None:
         if volume not in self._volumes:
             state = self._volumes[volume] = _State(volume.GetTransformNodeID(), [nodes.grid_of(volume)])
-            state.tags = [volume.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_modified),
-                          volume.AddObserver(_TRANSFORM_MODIFIED, self._on_transform)]
+            state.tags = [
+                volume.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_modified),
+                volume.AddObserver(_TRANSFORM_MODIFIED, self._on_transform),
+            ]
 
     def _forget(self, volume: Any) -> None:
         for tag in self._volumes.pop(volume).tags:
@@ -106,18 +109,23 @@ class Companions(VTKObservationMixin):
 
     def _on_transform(self, volume: Any, event: Any) -> None:
         state, scene = self._volumes.get(volume), volume.GetScene()
-        if state is None or scene is None or scene.IsClosing() or scene.IsImporting() or (
-                volume.GetTransformNodeID() == state.parent_id):
-            return      # where the parent moves, MRML moves the nodes under it
+        if (
+            state is None
+            or scene is None
+            or scene.IsClosing()
+            or scene.IsImporting()
+            or (volume.GetTransformNodeID() == state.parent_id)
+        ):
+            return  # where the parent moves, MRML moves the nodes under it
         self._on_modified(volume, event)
         before, grids = state.parent_id, state.grids
         self._remember(volume)
         parent = scene.GetNodeByID(before) if before else None
-        together = (before, None) if parent is None else (before,)     # a deleted parent is removed from all of them
+        together = (before, None) if parent is None else (before,)  # a deleted parent is removed from all of them
         hardened = parent is not None and volume.GetTransformNodeID() is None and _is_hardened(parent, grids)
         for node in [volume.GetNodeReference(role) for role in ROLES]:
             if node is None or node.GetTransformNodeID() not in together:
-                continue        # the user has chosen another parent for it
+                continue  # the user has chosen another parent for it
             if hardened:
                 node.HardenTransform()
             node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
@@ -130,7 +138,7 @@ def _is_hardened(parent: Any, grids: list[np.ndarray]) -> bool:
     if len(grids) < 2:
         return False
     if not parent.IsTransformToWorldLinear():
-        return True     # the image was resampled
+        return True  # the image was resampled
     return np.allclose(_to_world(parent) @ grids[0], grids[1], rtol=1e-6, atol=1e-6)
 
 
@@ -140,13 +148,20 @@ def _carry_alignments(volume: Any, parent: Any) -> None:
     For a result this is its canonical transform; for an ultrasound, the alignments made by hand.
     """
     if not parent.IsTransformToWorldLinear():
-        return      # a matrix cannot express it
+        return  # a matrix cannot express it
     own = volume.GetNodeReference(nodes.TRANSFORM_ROLE)
-    results = {node.GetNodeReferenceID(nodes.TRANSFORM_ROLE)
-               for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")}
-    alignments = [own] if own is not None else [
-        node for node in slicer.util.getNodesByClass("vtkMRMLLinearTransformNode")
-        if nodes.source_of(node) is volume and node.GetID() not in results]
+    results = {
+        node.GetNodeReferenceID(nodes.TRANSFORM_ROLE) for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    }
+    alignments = (
+        [own]
+        if own is not None
+        else [
+            node
+            for node in slicer.util.getNodesByClass("vtkMRMLLinearTransformNode")
+            if nodes.source_of(node) is volume and node.GetID() not in results
+        ]
+    )
     for alignment in alignments:
         matrix = vtk.vtkMatrix4x4()
         alignment.GetMatrixTransformToParent(matrix)

@@ -1,4 +1,5 @@
 """The MR-like image's contours as a label map, to be outlined over the ultrasound."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +11,7 @@ from scipy import ndimage
 from USMRISynthesisScene.nodes import nodes
 
 CONTOUR_ROLE = "USMRISynthesis.Contours"
-LEVELS = (1.0, 250.0, 450.0, 700.0)    # of 0-1000: the head's edge, tissue, brighter tissue, fluid
+LEVELS = (1.0, 250.0, 450.0, 700.0)  # of 0-1000: the head's edge, tissue, brighter tissue, fluid
 
 
 def tissue_zones(values: np.ndarray, spacing_kji: tuple[float, float, float]) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Inputs that can be put right: colour pictures of grey images, and voxel sizes that cannot be true."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -24,8 +25,11 @@ def to_greyscale(colours: np.ndarray) -> np.ndarray:
     try:
         return to_grey(colours)
     except Refused as error:
-        raise Refused("doppler", error.message, _("Switch colour and overlays off on the scanner and export the "
-                                                  "B-mode image again.")) from error
+        raise Refused(
+            "doppler",
+            error.message,
+            _("Switch colour and overlays off on the scanner and export the B-mode image again."),
+        ) from error
 
 
 def greyscale_copy(node: slicer.vtkMRMLVectorVolumeNode) -> Any:
@@ -34,8 +38,9 @@ def greyscale_copy(node: slicer.vtkMRMLVectorVolumeNode) -> Any:
     Of a sequence every frame is converted: the volume is the proxy of a new sequence under the same browser.
     """
     if not is_colour(node):
-        raise Refused("no-colour", _("{name} is not a colour image.").format(name=node.GetName()),
-                      _("It needs no conversion."))
+        raise Refused(
+            "no-colour", _("{name} is not a colour image.").format(name=node.GetName()), _("It needs no conversion.")
+        )
     browser = browser_of(node)
     if browser is not None:
         return _greyscale_sequence(node, browser)
@@ -44,7 +49,7 @@ def greyscale_copy(node: slicer.vtkMRMLVectorVolumeNode) -> Any:
     slicer.util.updateVolumeFromArray(made, grey)
     made.CopyOrientation(node)
     made.SetAndObserveTransformNodeID(node.GetTransformNodeID())
-    made.SetAttribute(DICOM_UIDS, node.GetAttribute(DICOM_UIDS))      # so that a DICOM export finds the patient
+    made.SetAttribute(DICOM_UIDS, node.GetAttribute(DICOM_UIDS))  # so that a DICOM export finds the patient
     made.CreateDefaultDisplayNodes()
     return made
 
@@ -62,7 +67,7 @@ def _greyscale_sequence(node: slicer.vtkMRMLVectorVolumeNode, browser: Any) -> A
     sequence.SetIndexType(frames.GetIndexType())
     made.SetAttribute(DICOM_UIDS, node.GetAttribute(DICOM_UIDS))
     now = min(max(0, browser.GetSelectedItemNumber()), count - 1)
-    for index in [*range(count), now]:      # the one that is shown comes last, once more
+    for index in [*range(count), now]:  # the one that is shown comes last, once more
         slicer.util.updateVolumeFromArray(made, greys[index])
         made.CopyOrientation(frames.GetNthDataNode(index))
         sequence.SetDataNodeAtValue(made, frames.GetNthIndexValue(index))
@@ -75,13 +80,19 @@ def _greyscale_sequence(node: slicer.vtkMRMLVectorVolumeNode, browser: Any) -> A
 
 def _grey_frame(frame: Any, number: int, count: int) -> np.ndarray:
     if not is_colour(frame):
-        raise Refused("no-colour", _("Frame {n} of {count} is not a colour image.").format(n=number, count=count),
-                      _("Convert a sequence whose frames are all in colour."))
+        raise Refused(
+            "no-colour",
+            _("Frame {n} of {count} is not a colour image.").format(n=number, count=count),
+            _("Convert a sequence whose frames are all in colour."),
+        )
     try:
         return to_greyscale(slicer.util.arrayFromVolume(frame))
     except Refused as error:
-        raise Refused(error.kind, _("Frame {n} of {count}: {message}").format(
-            n=number, count=count, message=error.message), error.remedy) from error
+        raise Refused(
+            error.kind,
+            _("Frame {n} of {count}: {message}").format(n=number, count=count, message=error.message),
+            error.remedy,
+        ) from error
 
 
 def spacing_complaint(node: slicer.vtkMRMLScalarVolumeNode | None) -> str:
@@ -102,10 +113,16 @@ def spacing_complaint(node: slicer.vtkMRMLScalarVolumeNode | None) -> str:
 def correct_spacing(node: slicer.vtkMRMLScalarVolumeNode, first_mm: float) -> None:
     """Give the volume's first axis this spacing; the others keep their proportion to it."""
     if not (np.isfinite(first_mm) and first_mm > 0):
-        raise Refused("pixel-size", _("The voxel size must be a positive number of millimetres."),
-                      _("Enter the size that the scanner states."))
+        raise Refused(
+            "pixel-size",
+            _("The voxel size must be a positive number of millimetres."),
+            _("Enter the size that the scanner states."),
+        )
     if not all(np.isfinite(mm) and mm > 0 for mm in node.GetSpacing()):
-        raise Refused("geometry", _("The voxel size of {name} is no number.").format(name=node.GetName()),
-                      _("Enter all three in the module Volumes."))
+        raise Refused(
+            "geometry",
+            _("The voxel size of {name} is no number.").format(name=node.GetName()),
+            _("Enter all three in the module Volumes."),
+        )
     factor = first_mm / node.GetSpacing()[0]
     node.SetSpacing(*[mm * factor for mm in node.GetSpacing()])

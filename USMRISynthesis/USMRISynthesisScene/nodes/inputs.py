@@ -1,4 +1,5 @@
 """The volume that is most likely the ultrasound, and a summary of a volume."""
+
 from __future__ import annotations
 
 import re
@@ -12,24 +13,32 @@ from USMRISynthesisScene.nodes.nodes import is_synthetic
 
 _MODALITY = "DICOM.Modality"
 _ULTRASOUND_WORDS = re.compile(
-    r"(?<![a-z])(us|[34]d\s?us|ultrasound|sono\w*|fetal|fetus|foetal|head|brain|voluson)(?![a-z])")
+    r"(?<![a-z])(us|[34]d\s?us|ultrasound|sono\w*|fetal|fetus|foetal|head|brain|voluson)(?![a-z])"
+)
 _OTHER_WORDS = re.compile(r"(?<![a-z])(mri?|t1w?|t2w?|ct|pet|dwi|flair|atlas|template)(?![a-z])")
 _SAMPLE = 50_000
 
 
-def likely_ultrasound(scene: slicer.vtkMRMLScene,
-                      current: slicer.vtkMRMLScalarVolumeNode | None = None,
-                      without: slicer.vtkMRMLNode | None = None) -> Any:
+def likely_ultrasound(
+    scene: slicer.vtkMRMLScene,
+    current: slicer.vtkMRMLScalarVolumeNode | None = None,
+    without: slicer.vtkMRMLNode | None = None,
+) -> Any:
     """The scalar volume that is most likely an ultrasound image, or None where there is no volume.
 
     `current` stays unless another one is more likely; `without`, which is about to be deleted, and synthetic images are
     left out.
     """
-    candidates = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene)
-                  if node.GetClassName() in ("vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode")
-                  and node is not without and not node.GetHideFromEditors() and not is_synthetic(node)]
+    candidates = [
+        node
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene)
+        if node.GetClassName() in ("vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode")
+        and node is not without
+        and not node.GetHideFromEditors()
+        and not is_synthetic(node)
+    ]
     if current in candidates:
-        candidates.insert(0, current)   # max() keeps the first of equals
+        candidates.insert(0, current)  # max() keeps the first of equals
     return max(candidates, key=ultrasound_likelihood, default=None)
 
 
@@ -47,7 +56,7 @@ def ultrasound_likelihood(node: slicer.vtkMRMLScalarVolumeNode) -> int:
     if image is None or image.GetNumberOfPoints() == 0:
         return points - 10
     if image.GetNumberOfScalarComponents() != 1:
-        return points - 5       # it has to be converted first
+        return points - 5  # it has to be converted first
     voxels = slicer.util.arrayFromVolume(node)
     points += 2 * (voxels.dtype == np.uint8)
     sample = voxels.ravel()[:: 1 + voxels.size // _SAMPLE]
@@ -64,10 +73,11 @@ def describe(node: slicer.vtkMRMLScalarVolumeNode | None) -> str:
     si, sj, sk = node.GetSpacing()
     if k == 1:
         return _("Frame of {i} x {j} pixels of {si:.3g} x {sj:.3g} mm: {w:.0f} x {h:.0f} mm.").format(
-            i=i, j=j, si=si, sj=sj, w=i * si, h=j * sj)
-    return _("Volume of {i} x {j} x {k} voxels of {si:.3g} x {sj:.3g} x {sk:.3g} mm: "
-             "{w:.0f} x {h:.0f} x {d:.0f} mm.").format(
-        i=i, j=j, k=k, si=si, sj=sj, sk=sk, w=i * si, h=j * sj, d=k * sk)
+            i=i, j=j, si=si, sj=sj, w=i * si, h=j * sj
+        )
+    return _(
+        "Volume of {i} x {j} x {k} voxels of {si:.3g} x {sj:.3g} x {sk:.3g} mm: {w:.0f} x {h:.0f} x {d:.0f} mm."
+    ).format(i=i, j=j, k=k, si=si, sj=sj, sk=sk, w=i * si, h=j * sj, d=k * sk)
 
 
 def browser_of(volume: slicer.vtkMRMLNode | None) -> Any:

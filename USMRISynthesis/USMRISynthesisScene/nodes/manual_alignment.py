@@ -1,4 +1,5 @@
 """Alignment by hand: three landmarks in the ultrasound become the transform to canonical fetal space."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -42,8 +43,11 @@ def all_placed(landmarks: slicer.vtkMRMLMarkupsFiducialNode) -> bool:
 
 def _put_under(landmarks: slicer.vtkMRMLMarkupsFiducialNode, transform_id: str | None) -> None:
     """Give the landmarks a parent transform; placed points keep their world position."""
-    defined = [index for index in range(landmarks.GetNumberOfControlPoints())
-               if landmarks.GetNthControlPointPositionStatus(index) == landmarks.PositionDefined]
+    defined = [
+        index
+        for index in range(landmarks.GetNumberOfControlPoints())
+        if landmarks.GetNthControlPointPositionStatus(index) == landmarks.PositionDefined
+    ]
     positions = [landmarks.GetNthControlPointPositionWorld(index) for index in defined]
     landmarks.SetAndObserveTransformNodeID(transform_id)
     for index, position in zip(defined, positions, strict=True):
@@ -65,9 +69,13 @@ def start_placing(landmarks: slicer.vtkMRMLMarkupsFiducialNode) -> None:
 def stop_placing(landmarks: slicer.vtkMRMLMarkupsFiducialNode | None) -> None:
     """Leave place mode, unless it places another node by now."""
     selection, interaction = _place_mode_nodes()
-    if (landmarks is not None and selection is not None and interaction is not None
-            and interaction.GetCurrentInteractionMode() == interaction.Place
-            and selection.GetActivePlaceNodeID() == landmarks.GetID()):
+    if (
+        landmarks is not None
+        and selection is not None
+        and interaction is not None
+        and interaction.GetCurrentInteractionMode() == interaction.Place
+        and selection.GetActivePlaceNodeID() == landmarks.GetID()
+    ):
         interaction.SwitchToViewTransformMode()
         interaction.SetPlaceModePersistence(0)
 
@@ -85,17 +93,23 @@ def align_by_landmarks(source: slicer.vtkMRMLScalarVolumeNode, alignment: Any = 
     landmarks = source.GetNodeReference(LANDMARKS_ROLE)
     placed = 0 if landmarks is None else landmarks.GetNumberOfDefinedControlPoints()
     if landmarks is None or placed < len(LANDMARKS):
-        raise Refused("landmarks", _("{n} of {all} landmarks are placed.").format(n=placed, all=len(LANDMARKS)),
-                      _("Press Place landmarks and click Front, Back and Top of the head in the views."))
+        raise Refused(
+            "landmarks",
+            _("{n} of {all} landmarks are placed.").format(n=placed, all=len(LANDMARKS)),
+            _("Press Place landmarks and click Front, Back and Top of the head in the views."),
+        )
     to_local = vtk.vtkGeneralTransform()
     world: Any = None  # no transform node means world
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(world, source.GetParentTransformNode(), to_local)
-    points = [np.array(to_local.TransformPoint(point))
-              for point in slicer.util.arrayFromMarkupsControlPoints(landmarks, world=True)[:3]]
+    points = [
+        np.array(to_local.TransformPoint(point))
+        for point in slicer.util.arrayFromMarkupsControlPoints(landmarks, world=True)[:3]
+    ]
     matrix = similarity_from_landmarks(*points)
     if alignment is None:
-        alignment = source.GetScene().AddNewNodeByClass("vtkMRMLLinearTransformNode",
-                                                        f"{source.GetName()} manual alignment")
+        alignment = source.GetScene().AddNewNodeByClass(
+            "vtkMRMLLinearTransformNode", f"{source.GetName()} manual alignment"
+        )
         alignment.SetNodeReferenceID(nodes.SOURCE_ROLE, source.GetID())
     alignment.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
     return alignment

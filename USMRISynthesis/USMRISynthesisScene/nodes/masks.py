@@ -1,4 +1,5 @@
 """Masks of a result for registration: the fan, and the head in the fan, as a segmentation node."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -12,7 +13,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 from USMRISynthesisScene.nodes import nodes
 
 SEGMENTATION_ROLE = "USMRISynthesis.Masks"
-FAN, HEAD = 1, 2     # labels in the worker's mask volume; the head's part lies inside the fan
+FAN, HEAD = 1, 2  # labels in the worker's mask volume; the head's part lies inside the fan
 # The mark is in the names because Slicer's DICOM export of a segmentation keeps nothing else of ours.
 _MARK = nodes.SYNTHETIC.split()[0]
 FAN_SEGMENT, HEAD_SEGMENT = f"Fan ({_MARK})", f"Head in the fan ({_MARK})"
@@ -35,7 +36,8 @@ def write_masks(masks: Volume, output: slicer.vtkMRMLScalarVolumeNode) -> Any:
     node.SetReferenceImageGeometryParameterFromVolumeNode(source)
     for name, labels in SEGMENTS.items():
         node.AddSegmentFromBinaryLabelmapRepresentation(
-            _oriented(np.isin(masks.array, labels), masks.ijk_to_ras), name, list(_COLOURS[name]))
+            _oriented(np.isin(masks.array, labels), masks.ijk_to_ras), name, list(_COLOURS[name])
+        )
     node.SetAndObserveTransformNodeID(output.GetTransformNodeID())
     node.SetNodeReferenceID(nodes.SOURCE_ROLE, source.GetID())
     nodes.place_beside(node, source)

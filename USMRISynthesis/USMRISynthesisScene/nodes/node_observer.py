@@ -3,6 +3,7 @@
 `VTKObservationMixin` keeps a reference to every object it ever observed. With volumes, their memory would never be
 freed.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -12,9 +13,9 @@ from typing import Any
 class NodeObserver:
     """Calls back on events of the node that is observed now.
 
-        observer = NodeObserver(refresh, vtk.vtkCommand.ModifiedEvent)
-        observer.observe(node)      # and the earlier one no longer
-        observer.observe(None)
+    observer = NodeObserver(refresh, vtk.vtkCommand.ModifiedEvent)
+    observer.observe(node)      # and the earlier one no longer
+    observer.observe(None)
     """
 
     def __init__(self, callback: Callable[..., None], *events: Any) -> None:

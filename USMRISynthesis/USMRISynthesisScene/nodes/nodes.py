@@ -7,6 +7,7 @@ The canonical transform node takes the input's *local* RAS to canonical fetal sp
 under no transform: only in local RAS it stays right when the user changes the parent transform. To see a volume in
 canonical space, put it under this node in place of its present parent.
 """
+
 from __future__ import annotations
 
 import json
@@ -64,16 +65,22 @@ def read_volume(node: slicer.vtkMRMLScalarVolumeNode | None) -> Volume:
     if image is None or image.GetNumberOfPoints() == 0:
         raise Refused("empty", f"{name} holds no image.", "Load it again.")
     if image.GetNumberOfScalarComponents() != 1:
-        raise Refused("colour", f"{name} is in colour or has {image.GetNumberOfScalarComponents()} values at "
-                      "each voxel.", "Convert it to greyscale: the button is in the section Inputs.")
+        raise Refused(
+            "colour",
+            f"{name} is in colour or has {image.GetNumberOfScalarComponents()} values at each voxel.",
+            "Convert it to greyscale: the button is in the section Inputs.",
+        )
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
         raise Refused("labels", f"{name} is a label map.", "Choose the ultrasound volume itself.")
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     ijk_to_ras = slicer.util.arrayFromVTKMatrix(matrix)
     if not is_invertible(ijk_to_ras):
-        raise Refused("geometry", f"The position and orientation of {name} are not usable.",
-                      "Correct spacing and directions in the module Volumes, or load it again.")
+        raise Refused(
+            "geometry",
+            f"The position and orientation of {name} are not usable.",
+            "Correct spacing and directions in the module Volumes, or load it again.",
+        )
     # A copy: the scene may change while the worker reads.
     return Volume(np.array(slicer.util.arrayFromVolume(node)), ijk_to_ras)
 
@@ -108,18 +115,27 @@ def read_transform(transform: slicer.vtkMRMLTransformNode | np.ndarray | None) -
     if isinstance(transform, slicer.vtkMRMLTransformNode):
         matrix = vtk.vtkMatrix4x4()
         if not transform.IsTransformToWorldLinear():
-            raise Refused("transform", f"{transform.GetName()} is not a linear transform.",
-                          "Choose a linear transform for the anatomical alignment.")
+            raise Refused(
+                "transform",
+                f"{transform.GetName()} is not a linear transform.",
+                "Choose a linear transform for the anatomical alignment.",
+            )
         transform.GetMatrixTransformToWorld(matrix)
         array = slicer.util.arrayFromVTKMatrix(matrix)
         if not is_invertible(array):
-            raise Refused("transform", f"The matrix of {transform.GetName()} cannot be inverted.",
-                          "Choose another transform for the anatomical alignment, or none.")
+            raise Refused(
+                "transform",
+                f"The matrix of {transform.GetName()} cannot be inverted.",
+                "Choose another transform for the anatomical alignment, or none.",
+            )
         return array
     array = np.asarray(transform, dtype=np.float64)
     if not is_invertible(array):
-        raise Refused("transform", "The alignment is not an invertible 4x4 matrix.",
-                      "Pass a linear transform node or a 4x4 array.")
+        raise Refused(
+            "transform",
+            "The alignment is not an invertible 4x4 matrix.",
+            "Pass a linear transform node or a 4x4 array.",
+        )
     return array
 
 
@@ -130,8 +146,9 @@ def grid_of(volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     return np.asarray(slicer.util.arrayFromVTKMatrix(matrix))
 
 
-def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
-                 output: slicer.vtkMRMLScalarVolumeNode | None = None) -> slicer.vtkMRMLScalarVolumeNode:
+def write_result(
+    result: Result, source: slicer.vtkMRMLScalarVolumeNode, output: slicer.vtkMRMLScalarVolumeNode | None = None
+) -> slicer.vtkMRMLScalarVolumeNode:
     """Put a result into the scene: into `output`, or into a new node beside its source.
 
     An output that this function has written before keeps its transform node, which is updated.
@@ -154,8 +171,9 @@ def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
         output.EndModify(modified)
     _set_window(output)
     if result.reliability_map is not None:
-        made.append(_write_reliability_map(result.reliability_map, source, output,
-                                           probable=is_probability(result.provenance)))
+        made.append(
+            _write_reliability_map(result.reliability_map, source, output, probable=is_probability(result.provenance))
+        )
     for node in made:
         place_beside(node, source)
     return output
@@ -163,8 +181,9 @@ def write_result(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
 
 def is_synthetic(node: slicer.vtkMRMLNode | None) -> bool:
     """Whether a node holds a synthetic image: by its mark, or by its name where a file has lost the mark."""
-    return node is not None and (bool(node.GetAttribute(SYNTHETIC_ATTRIBUTE))
-                                 or SYNTHETIC.split()[0] in (node.GetName() or ""))
+    return node is not None and (
+        bool(node.GetAttribute(SYNTHETIC_ATTRIBUTE)) or SYNTHETIC.split()[0] in (node.GetName() or "")
+    )
 
 
 def restore_marks(node: slicer.vtkMRMLVolumeNode) -> bool:
@@ -183,8 +202,9 @@ def restore_marks(node: slicer.vtkMRMLVolumeNode) -> bool:
     return bool(found)
 
 
-def set_geometry(output: slicer.vtkMRMLScalarVolumeNode, source: slicer.vtkMRMLScalarVolumeNode,
-                 ijk_to_ras: np.ndarray) -> None:
+def set_geometry(
+    output: slicer.vtkMRMLScalarVolumeNode, source: slicer.vtkMRMLScalarVolumeNode, ijk_to_ras: np.ndarray
+) -> None:
     """Set the grid of a result: exactly the source's own, unless the source was moved during the run."""
     now = vtk.vtkMatrix4x4()
     source.GetIJKToRASMatrix(now)
@@ -212,8 +232,11 @@ def result_of(source: slicer.vtkMRMLVolumeNode | None) -> slicer.vtkMRMLScalarVo
     """The newest MR-like volume in the scene that was made from this one, or None."""
     if source is None or source.GetScene() is None:
         return None
-    made = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", source.GetScene())
-            if node.GetNodeReferenceID(TRANSFORM_ROLE) and source_of(node) is source]
+    made = [
+        node
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", source.GetScene())
+        if node.GetNodeReferenceID(TRANSFORM_ROLE) and source_of(node) is source
+    ]
     return made[-1] if made else None
 
 
@@ -223,8 +246,9 @@ def _name_taken(scene: slicer.vtkMRMLScene, name: str, node: slicer.vtkMRMLNode)
     return any(found.GetItemAsObject(i) is not node for i in range(found.GetNumberOfItems()))
 
 
-def _canonical_transform(result: Result, source: slicer.vtkMRMLScalarVolumeNode,
-                         output: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLLinearTransformNode:
+def _canonical_transform(
+    result: Result, source: slicer.vtkMRMLScalarVolumeNode, output: slicer.vtkMRMLScalarVolumeNode
+) -> slicer.vtkMRMLLinearTransformNode:
     """The transform node that belongs to `output`, with the result's matrix."""
     node = output.GetNodeReference(TRANSFORM_ROLE)
     name = f"{source.GetName()} to canonical fetal space"
@@ -241,8 +265,13 @@ def is_probability(provenance: Mapping[str, Any]) -> bool:
     return "sha256" in provenance.get("support", {})
 
 
-def _write_reliability_map(reliability: Volume, source: slicer.vtkMRMLScalarVolumeNode,
-                           output: slicer.vtkMRMLScalarVolumeNode, *, probable: bool) -> slicer.vtkMRMLScalarVolumeNode:
+def _write_reliability_map(
+    reliability: Volume,
+    source: slicer.vtkMRMLScalarVolumeNode,
+    output: slicer.vtkMRMLScalarVolumeNode,
+    *,
+    probable: bool,
+) -> slicer.vtkMRMLScalarVolumeNode:
     """Make or update the reliability map node of `output`.
 
     A probability is shown only where it is below DOUBT: red where it is lowest, then yellow. A map of where the beam

@@ -1,4 +1,5 @@
 """Outline of the head for an alignment: an ellipsoid over the ultrasound that follows the transform."""
+
 from __future__ import annotations
 
 from typing import Any

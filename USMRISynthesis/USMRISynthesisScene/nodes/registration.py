@@ -1,4 +1,5 @@
 """Registration: open an installed registration module with its inputs selected, then apply its result to all nodes."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -36,12 +37,22 @@ class Tool:
         return not self.selectors
 
 
-_ANTS = {FIXED: ("fixedImageNodeComboBox",), MOVING: ("movingImageNodeComboBox",),
-         OUTPUT: ("outputForwardTransformComboBox", "outputTransformComboBox")}
+_ANTS = {
+    FIXED: ("fixedImageNodeComboBox",),
+    MOVING: ("movingImageNodeComboBox",),
+    OUTPUT: ("outputForwardTransformComboBox", "outputTransformComboBox"),
+}
 TOOLS = (
-    Tool("General Registration (Elastix)", "Elastix", {
-        FIXED: ("fixedVolumeSelector",), MOVING: ("movingVolumeSelector",), INITIAL: ("initialTransformSelector",),
-        OUTPUT: ("outputTransformSelector",)}),
+    Tool(
+        "General Registration (Elastix)",
+        "Elastix",
+        {
+            FIXED: ("fixedVolumeSelector",),
+            MOVING: ("movingVolumeSelector",),
+            INITIAL: ("initialTransformSelector",),
+            OUTPUT: ("outputTransformSelector",),
+        },
+    ),
     Tool("ANTs Registration", "ANTsRegistration", _ANTS),
     Tool("General Registration (ANTs)", "antsRegistration", _ANTS),
     Tool("General Registration (BRAINS)", "BRAINSFit"),
@@ -54,8 +65,12 @@ def tools() -> list[Tool]:
     return [tool for tool in TOOLS if tool.module in names]
 
 
-def open_tool(tool: Tool, output: slicer.vtkMRMLScalarVolumeNode, fixed: slicer.vtkMRMLScalarVolumeNode | None,
-              from_alignment: bool = False) -> Any:
+def open_tool(
+    tool: Tool,
+    output: slicer.vtkMRMLScalarVolumeNode,
+    fixed: slicer.vtkMRMLScalarVolumeNode | None,
+    from_alignment: bool = False,
+) -> Any:
     """Switch to a registration module with its inputs and outputs selected.
 
     Args:
@@ -71,14 +86,20 @@ def open_tool(tool: Tool, output: slicer.vtkMRMLScalarVolumeNode, fixed: slicer.
         Failed: there is no main window.
     """
     if fixed is None or fixed is output:
-        raise Refused("no-target", _("There is no volume to register to."),
-                      _("Choose an MR or an atlas under Register to."))
+        raise Refused(
+            "no-target", _("There is no volume to register to."), _("Choose an MR or an atlas under Register to.")
+        )
     if slicer.util.mainWindow() is None:
-        raise Failed("no-views", _("Slicer has no main window to show a module in."),
-                     _("Call the module's logic instead."))
+        raise Failed(
+            "no-views", _("Slicer has no main window to show a module in."), _("Call the module's logic instead.")
+        )
     result = _result_transform(output)
-    chosen = {FIXED: fixed, MOVING: output, OUTPUT: result,
-              INITIAL: output.GetNodeReference(nodes.TRANSFORM_ROLE) if from_alignment else None}
+    chosen = {
+        FIXED: fixed,
+        MOVING: output,
+        OUTPUT: result,
+        INITIAL: output.GetNodeReference(nodes.TRANSFORM_ROLE) if from_alignment else None,
+    }
     if tool.is_command:
         _open_command(tool, chosen)
     else:
@@ -99,12 +120,18 @@ def share_transform(output: slicer.vtkMRMLScalarVolumeNode) -> list[Any]:
     source = nodes.require_source(output)
     roles = (nodes.RELIABILITY_ROLE, CONTOUR_ROLE, SEGMENTATION_ROLE)
     family = [source, *(output.GetNodeReference(role) for role in roles)]
-    family += [node for node in (source.GetNodeReference(role) for role in companions.ROLES)
-               if node is not None and node.GetTransformNodeID() == source.GetTransformNodeID()]
+    family += [
+        node
+        for node in (source.GetNodeReference(role) for role in companions.ROLES)
+        if node is not None and node.GetTransformNodeID() == source.GetTransformNodeID()
+    ]
     apart = [node for node in family if node is not None and node.GetTransformNodeID() != output.GetTransformNodeID()]
     if not apart:
-        raise Refused("same-transform", _("The ultrasound lies under the transform of the MR-like volume already."),
-                      _("Register the MR-like volume first, so that it has a transform of its own."))
+        raise Refused(
+            "same-transform",
+            _("The ultrasound lies under the transform of the MR-like volume already."),
+            _("Register the MR-like volume first, so that it has a transform of its own."),
+        )
     for node in apart:
         node.SetAndObserveTransformNodeID(output.GetTransformNodeID())
     return apart
@@ -113,8 +140,13 @@ def share_transform(output: slicer.vtkMRMLScalarVolumeNode) -> list[Any]:
 def _open_command(tool: Tool, chosen: dict[str, Any]) -> None:
     import slicer.cli
 
-    parameters = {"fixedVolume": chosen[FIXED].GetID(), "movingVolume": chosen[MOVING].GetID(),
-                  "linearTransform": chosen[OUTPUT].GetID(), "useRigid": True, "initializeTransformMode": "Off"}
+    parameters = {
+        "fixedVolume": chosen[FIXED].GetID(),
+        "movingVolume": chosen[MOVING].GetID(),
+        "linearTransform": chosen[OUTPUT].GetID(),
+        "useRigid": True,
+        "initializeTransformMode": "Off",
+    }
     if chosen[INITIAL] is not None:
         parameters["initialTransform"] = chosen[INITIAL].GetID()
     node = slicer.cli.createNode(slicer.util.getModule(tool.module), parameters)

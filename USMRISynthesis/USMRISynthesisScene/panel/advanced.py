@@ -1,4 +1,5 @@
 """The Advanced section: model and planes, the state of PyTorch, and the device of the last run."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -27,8 +28,8 @@ class AdvancedSection:
     def __init__(self, ui: Any, parameters: Callable[[], Any], result: Callable[[], Any]) -> None:
         self.ui = ui
         self._parameters, self._result = parameters, result
-        self._read: tuple[str, ModelChoice] | None = None    # so that a refresh does not read the manifest again
-        self.declined: set[str] = set()     # consent messages that the user declined
+        self._read: tuple[str, ModelChoice] | None = None  # so that a refresh does not read the manifest again
+        self.declined: set[str] = set()  # consent messages that the user declined
         ui.modelComboBox.addItems(model_choice.installed())
         ui.modelComboBox.connect("currentTextChanged(QString)", self.on_model)
         ui.modelComboBox.connect("activated(int)", self.on_model_chosen)
@@ -39,10 +40,16 @@ class AdvancedSection:
     def check_torch(self) -> TorchState:
         """Show whether PyTorch is ready, and return its state."""
         state = torch_state()
-        self.ui.torchLabel.text = (_("PyTorch {version} is installed.").format(version=torch_version())
-                                   if state is TorchState.READY else str(explanation(state)))
-        allow([self.ui.offlineButton], state is not TorchState.READY,
-              _("PyTorch is installed: nothing has to be copied to this computer."))
+        self.ui.torchLabel.text = (
+            _("PyTorch {version} is installed.").format(version=torch_version())
+            if state is TorchState.READY
+            else str(explanation(state))
+        )
+        allow(
+            [self.ui.offlineButton],
+            state is not TorchState.READY,
+            _("PyTorch is installed: nothing has to be copied to this computer."),
+        )
         return state
 
     def read_model(self) -> ModelChoice:
@@ -92,7 +99,7 @@ class AdvancedSection:
 
     def _show_model(self) -> None:
         parameters, text = self._parameters(), self.ui.modelComboBox.currentText.strip()
-        if parameters is not None and text and text != parameters.model:    # the user is typing where it is empty
+        if parameters is not None and text and text != parameters.model:  # the user is typing where it is empty
             self.ui.modelComboBox.setCurrentText(parameters.model)
         self.ui.modelLabel.text = self._model().description
 
@@ -111,8 +118,10 @@ class AdvancedSection:
         elif frame:
             box.toolTip = _("A frame is a single slice: there is no plane to choose.")
         else:
-            box.toolTip = _("Plane of the slices that the network processes. All three combined takes three times as "
-                            "long and is smoother. That the planes agree does not mean that the image is right.")
+            box.toolTip = _(
+                "Plane of the slices that the network processes. All three combined takes three times as "
+                "long and is smoother. That the planes agree does not mean that the image is right."
+            )
 
 
 def device_text(output: Any) -> str:
@@ -121,5 +130,10 @@ def device_text(output: Any) -> str:
     device = provenance.get("device", {})
     if not device.get("name"):
         return _("After a run, the device that was used and the reason are shown here.")
-    return " ".join([_("Last run on {name}.").format(name=device["name"]), device.get("reason", ""),
-                     provenance.get("precision", {}).get("reason", "")]).strip()
+    return " ".join(
+        [
+            _("Last run on {name}.").format(name=device["name"]),
+            device.get("reason", ""),
+            provenance.get("precision", {}).get("reason", ""),
+        ]
+    ).strip()

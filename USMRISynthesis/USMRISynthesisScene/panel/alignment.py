@@ -1,4 +1,5 @@
 """The Alignment section: confidence of the automatic alignment, and alignment by hand."""
+
 from __future__ import annotations
 
 import json
@@ -33,11 +34,12 @@ class AlignmentSection:
         set_status: shows one sentence in the status line.
     """
 
-    def __init__(self, ui: Any, parameters: Callable[[], Any], result: Callable[[], Any],
-                 set_status: Callable[[str], None]) -> None:
+    def __init__(
+        self, ui: Any, parameters: Callable[[], Any], result: Callable[[], Any], set_status: Callable[[str], None]
+    ) -> None:
         self.ui = ui
         self._parameters, self._result, self._set_status = parameters, result, set_status
-        self._source_id = ""    # of the ultrasound at the last refresh
+        self._source_id = ""  # of the ultrasound at the last refresh
         self._transform_observer = NodeObserver(self._on_transform, _TRANSFORM_MODIFIED)
         self._landmark_observer = NodeObserver(self._on_placed, slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent)
         ui.placeLandmarksButton.connect("clicked(bool)", self.on_place)
@@ -58,8 +60,10 @@ class AlignmentSection:
         elif reliable:
             self.ui.scoreLabel.text = _("Confidence: {value:.2f}. The head was found.").format(value=confidence)
         else:
-            self.ui.scoreLabel.text = _("Confidence: {value:.2f}. The head was not found reliably: show the outline, "
-                                        "and align by landmarks or by a transform.").format(value=confidence)
+            self.ui.scoreLabel.text = _(
+                "Confidence: {value:.2f}. The head was not found reliably: show the outline, "
+                "and align by landmarks or by a transform."
+            ).format(value=confidence)
 
     def _reset_for(self, source: Any) -> None:
         """When another ultrasound is chosen, drop the alignment and the age that belong to the one before."""
@@ -76,8 +80,11 @@ class AlignmentSection:
         owner = nodes.source_of(chosen)
         if owner is not None and owner is not source:
             parameters.alignment = None
-            self._set_status(_("{transform} belongs to {other}: the alignment is automatic again.").format(
-                transform=chosen.GetName(), other=owner.GetName()))
+            self._set_status(
+                _("{transform} belongs to {other}: the alignment is automatic again.").format(
+                    transform=chosen.GetName(), other=owner.GetName()
+                )
+            )
 
     def on_result(self) -> None:
         """After a run: open the section where the alignment is not reliable."""
@@ -89,8 +96,15 @@ class AlignmentSection:
         if error.kind != "unreliable":
             return ""
         self.ui.alignmentCollapsibleButton.collapsed = False
-        return " ".join([error.message, _("Under Alignment, place three landmarks or choose a transform; or tick the "
-                                          "box there to continue anyway.")])
+        return " ".join(
+            [
+                error.message,
+                _(
+                    "Under Alignment, place three landmarks or choose a transform; or tick the "
+                    "box there to continue anyway."
+                ),
+            ]
+        )
 
     @status_slot
     def on_place(self) -> str:

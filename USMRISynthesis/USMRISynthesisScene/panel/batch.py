@@ -1,4 +1,5 @@
 """The Batch section: a folder of images in, a folder of results out, and the state of every image."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,8 +16,15 @@ from USMRISynthesisScene.panel.parameters import age_of
 from USMRISynthesisScene.panel.slots import WAIT, allow
 from USMRISynthesisScene.runs.batch import BatchReports, BatchRun
 
-_WORDS = {"waiting": _("waiting"), "running": _("running"), "done": _("done"), "kept": _("done before"),
-          "refused": _("refused"), "failed": _("failed"), "cancelled": _("cancelled")}
+_WORDS = {
+    "waiting": _("waiting"),
+    "running": _("running"),
+    "done": _("done"),
+    "kept": _("done before"),
+    "refused": _("refused"),
+    "failed": _("failed"),
+    "cancelled": _("cancelled"),
+}
 
 
 class BatchSection(RunSection):
@@ -38,13 +46,23 @@ class BatchSection(RunSection):
     def begin(self, parameters: Any, trust: bool) -> None:
         """Start a batch with the chosen folders."""
         source, target = self.ui.batchInputButton.directory, self.ui.batchOutputButton.directory
-        if source == target:    # as they are before the user has chosen any
-            raise Refused("same-folder", _("Both folders are the same."),
-                          _("Choose the folder of the images and another one for the results."))
+        if source == target:  # as they are before the user has chosen any
+            raise Refused(
+                "same-folder",
+                _("Both folders are the same."),
+                _("Choose the folder of the images and another one for the results."),
+            )
         self._panel.prepare()
-        batch = Batch(Path(source), Path(target), model=parameters.model, device=parameters.device,
-                      planes=planes_to_run(parameters), fresh=self.ui.batchFreshCheckBox.checked,
-                      unreliable=parameters.goOnUnreliable, gestational_age=age_of(parameters))
+        batch = Batch(
+            Path(source),
+            Path(target),
+            model=parameters.model,
+            device=parameters.device,
+            planes=planes_to_run(parameters),
+            fresh=self.ui.batchFreshCheckBox.checked,
+            unreliable=parameters.goOnUnreliable,
+            gestational_age=age_of(parameters),
+        )
         self._fill(batch)
         self._batch, self._run = batch, BatchRun(self._panel.worker())
         self._panel.show(0.0, _("Batch of {n} images").format(n=len(batch.cases)))

@@ -1,4 +1,5 @@
 """Sections that have a run of their own: one button that starts and cancels it, and what they use of the panel."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

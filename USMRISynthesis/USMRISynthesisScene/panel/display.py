@@ -1,4 +1,5 @@
 """The Display section: side-by-side views of a result and the overlays in them."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -15,8 +16,11 @@ from USMRISynthesisScene.views.reveal import Reveal
 
 # Names and ranges of 0-1000: T2-like contrast has tissue in the lower half and fluid on top.
 WINDOWS = {_("Whole range"): (0.0, 1000.0), _("Brain tissue"): (100.0, 650.0), _("Fluid"): (400.0, 1000.0)}
-VIEWS = {_("One plane"): layout.LAYOUT_ID, _("Three planes"): layout.PLANES_LAYOUT_ID,
-         _("One plane and 3D"): layout.SPACE_LAYOUT_ID}
+VIEWS = {
+    _("One plane"): layout.LAYOUT_ID,
+    _("Three planes"): layout.PLANES_LAYOUT_ID,
+    _("One plane and 3D"): layout.SPACE_LAYOUT_ID,
+}
 
 
 class DisplaySection:
@@ -45,19 +49,35 @@ class DisplaySection:
 
     def refresh(self) -> None:
         """Enable what can be used now."""
-        layout.keep_layers_apart()      # a loaded scene brings views without this setting
+        layout.keep_layers_apart()  # a loaded scene brings views without this setting
         output = self._result()
-        allow((self.ui.compareButton, self.ui.contourCheckBox, self.ui.windowComboBox, self.ui.fadeSlider,
-               self.ui.viewsComboBox, self.ui.revealCheckBox), output is not None, NO_RESULT)
+        allow(
+            (
+                self.ui.compareButton,
+                self.ui.contourCheckBox,
+                self.ui.windowComboBox,
+                self.ui.fadeSlider,
+                self.ui.viewsComboBox,
+                self.ui.revealCheckBox,
+            ),
+            output is not None,
+            NO_RESULT,
+        )
         has_map = output is not None and output.GetNodeReference(nodes.RELIABILITY_ROLE) is not None
         self.ui.reliabilityCheckBox.enabled = has_map
         self.ui.reliabilityCheckBox.toolTip = (
-            _("Covers the parts of the MR-like image that are probably wrong: red is least reliable, then yellow. "
-              "Parts that are not covered may still be wrong. Learned from simulated heads.")
-            if has_map and nodes.is_probability(provenance_of(output)) else
-            _("Shows in green, over the ultrasound, where the beam reached inside the head. It is no measure of how "
-              "right the MR-like image is.") if has_map else
-            _("Tick \"Add the reliability map\" under Output and synthesize again."))
+            _(
+                "Covers the parts of the MR-like image that are probably wrong: red is least reliable, then yellow. "
+                "Parts that are not covered may still be wrong. Learned from simulated heads."
+            )
+            if has_map and nodes.is_probability(provenance_of(output))
+            else _(
+                "Shows in green, over the ultrasound, where the beam reached inside the head. It is no measure of how "
+                "right the MR-like image is."
+            )
+            if has_map
+            else _('Tick "Add the reliability map" under Output and synthesize again.')
+        )
         allow([self.ui.backButton], layout.is_shown(), _("The side-by-side views are not shown."))
 
     def on_compare(self, checked: Any = False) -> None:

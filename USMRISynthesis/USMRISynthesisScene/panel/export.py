@@ -1,4 +1,5 @@
 """The Export section: report, captures, volume file, DICOM."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -20,8 +21,9 @@ class ExportSection:
         prepare: makes the required packages available, or raises USMRIError.
     """
 
-    def __init__(self, ui: Any, result: Callable[[], Any], set_status: Callable[[str], None],
-                 prepare: Callable[[], None]) -> None:
+    def __init__(
+        self, ui: Any, result: Callable[[], Any], set_status: Callable[[str], None], prepare: Callable[[], None]
+    ) -> None:
         self.ui = ui
         self._result, self._set_status, self._prepare = result, set_status, prepare
         ui.reportButton.connect("clicked(bool)", self.on_report)
@@ -30,8 +32,11 @@ class ExportSection:
         ui.dicomButton.connect("clicked(bool)", self.on_dicom)
 
     def refresh(self) -> None:
-        allow((self.ui.reportButton, self.ui.captureButton, self.ui.saveButton, self.ui.dicomButton),
-              self._result() is not None, NO_RESULT)
+        allow(
+            (self.ui.reportButton, self.ui.captureButton, self.ui.saveButton, self.ui.dicomButton),
+            self._result() is not None,
+            NO_RESULT,
+        )
 
     @status_slot
     def on_report(self) -> str:

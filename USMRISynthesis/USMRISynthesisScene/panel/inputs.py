@@ -1,4 +1,5 @@
 """The Inputs section: a summary of the chosen ultrasound, and corrections of it."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ class InputsSection:
         self.ui = ui
         self._parameters = parameters
         self._set_status = set_status
-        self._noted_id = ""     # id of the volume whose note has opened the section
+        self._noted_id = ""  # id of the volume whose note has opened the section
         self._spacing: tuple[float, ...] = ()
         ui.greyscaleButton.connect("clicked(bool)", self.on_greyscale)
         ui.spacingButton.connect("clicked(bool)", self.on_spacing)
@@ -34,16 +35,24 @@ class InputsSection:
         note = _("This is a colour image: convert it to greyscale first.") if colour else problem
         self.ui.inputSummaryLabel.text = f"{inputs.describe(source)} {note}".strip()
         frames, busy = sequence.frame_count(source), WAIT
-        allow([self.ui.greyscaleButton], colour and not running,
-              busy if colour else _("This image is greyscale already."))
-        allow((self.ui.spacingSpinBox, self.ui.spacingButton), source is not None and not running,
-              busy if source is not None else _("Select an ultrasound volume first."))
-        allow([self.ui.allFramesCheckBox], frames > 1 and not running,
-              busy if frames > 1 else _("This is not a sequence of several frames."))
-        self.ui.allFramesCheckBox.text = (_("All {n} frames of the sequence").format(n=frames) if frames > 1
-                                          else _("All frames of the sequence"))
+        allow(
+            [self.ui.greyscaleButton], colour and not running, busy if colour else _("This image is greyscale already.")
+        )
+        allow(
+            (self.ui.spacingSpinBox, self.ui.spacingButton),
+            source is not None and not running,
+            busy if source is not None else _("Select an ultrasound volume first."),
+        )
+        allow(
+            [self.ui.allFramesCheckBox],
+            frames > 1 and not running,
+            busy if frames > 1 else _("This is not a sequence of several frames."),
+        )
+        self.ui.allFramesCheckBox.text = (
+            _("All {n} frames of the sequence").format(n=frames) if frames > 1 else _("All frames of the sequence")
+        )
         if note and source.GetID() != self._noted_id:
-            self.ui.inputsCollapsibleButton.collapsed = False     # only once for each volume: the user may close it
+            self.ui.inputsCollapsibleButton.collapsed = False  # only once for each volume: the user may close it
             self._noted_id = source.GetID()
         if source is not None and self._spacing != source.GetSpacing():
             self._spacing = source.GetSpacing()

@@ -1,4 +1,5 @@
 """Description of the chosen model from its manifest, without loading its weights."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -57,8 +58,11 @@ def describe_model(name: str) -> ModelChoice:
 
 def _remedy() -> str:
     names = store.models_for(TASK)
-    return (_("Choose {models}, or a folder of your own with a manifest.json in it.").format(models=", ".join(names))
-            if names else _("Install the extension again, or choose a folder of your own with a manifest.json in it."))
+    return (
+        _("Choose {models}, or a folder of your own with a manifest.json in it.").format(models=", ".join(names))
+        if names
+        else _("Install the extension again, or choose a folder of your own with a manifest.json in it.")
+    )
 
 
 def planes_to_run(parameters: Any) -> str:

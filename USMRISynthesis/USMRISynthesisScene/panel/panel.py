@@ -3,6 +3,7 @@
 Every run ends with one sentence in the status line; details go to the log under Advanced. Dialogs open only for
 consent: to install PyTorch or packages, and to run a foreign model.
 """
+
 from __future__ import annotations
 
 import logging
@@ -39,27 +40,32 @@ from USMRISynthesisScene.setup.torch_install import TorchState, ensure_torch
 log = logging.getLogger(__name__)
 
 _READY = _("Not for diagnosis: the images are synthetic.")
-_PYTHON_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING,
-                  "error": logging.ERROR}
+_PYTHON_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 class SynthesisPanel:
     """The panel's behaviour, and its choices in the scene's parameter node.
 
-        panel = SynthesisPanel(ui, logic.synthesizer, logic.getParameterNode)
-        panel.connect_scene()      # each time the module is opened
-        panel.close()
+    panel = SynthesisPanel(ui, logic.synthesizer, logic.getParameterNode)
+    panel.connect_scene()      # each time the module is opened
+    panel.close()
     """
 
-    def __init__(self, ui: Any, synthesizer: SynthesizerProtocol, parameter_node: Callable[[], Any],
-                 prepare: Callable[[], None] = ensure_torch) -> None:
+    def __init__(
+        self,
+        ui: Any,
+        synthesizer: SynthesizerProtocol,
+        parameter_node: Callable[[], Any],
+        prepare: Callable[[], None] = ensure_torch,
+    ) -> None:
         self.ui = ui
         self._synthesizer = synthesizer
         self._prepare = prepare
         self._scene = SceneConnection(ui, parameter_node, self.refresh, self._on_scene_closing)
         # A volume is filled after it has been selected, and other modules can change its spacing.
-        self._source = NodeObserver(self.refresh, vtk.vtkCommand.ModifiedEvent,
-                                    slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent)
+        self._source = NodeObserver(
+            self.refresh, vtk.vtkCommand.ModifiedEvent, slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent
+        )
         self._last_output_id = ""
         self._warnings: list[str] = []
         self._progress = ProgressText()
@@ -70,18 +76,31 @@ class SynthesisPanel:
         self.registration = RegistrationSection(ui, self._comparable, self._set_status)
         self.export = ExportSection(ui, self._comparable, self._set_status, ensure_packages)
         self.advanced = AdvancedSection(ui, lambda: self._parameters, self._comparable)
-        context = PanelContext(lambda: self._parameters, lambda: self._synthesizer.worker, prepare,
-                               self._show_run, self._on_message, self._request_consent, self.refresh)
+        context = PanelContext(
+            lambda: self._parameters,
+            lambda: self._synthesizer.worker,
+            prepare,
+            self._show_run,
+            self._on_message,
+            self._request_consent,
+            self.refresh,
+        )
         self.batch, self.spacing = BatchSection(ui, context), SpacingSection(ui, context)
         torch = self.advanced.check_torch()
         try:
             self.connect_scene()
         except Exception:
-            self._scene.removeObservers()       # a panel that was not built is never closed
+            self._scene.removeObservers()  # a panel that was not built is never closed
             raise
         model = self.advanced.read_model()
-        problems = [text for text, is_problem in ((ui.torchLabel.text, torch is not TorchState.READY),
-                                                  (model.description, not model.usable)) if is_problem]
+        problems = [
+            text
+            for text, is_problem in (
+                (ui.torchLabel.text, torch is not TorchState.READY),
+                (model.description, not model.usable),
+            )
+            if is_problem
+        ]
         self._show_idle("\n".join([_READY, *problems]))
 
     @property
@@ -98,7 +117,7 @@ class SynthesisPanel:
         busy = self._synthesizer.running or self.spacing.running or self.batch.running
         self._synthesizer.cancel()
         self.spacing.close()
-        self._last_output_id = ""       # the next scene uses the same ids for other nodes
+        self._last_output_id = ""  # the next scene uses the same ids for other nodes
         if not busy:
             self._set_status(_READY)
 
@@ -157,11 +176,18 @@ class SynthesisPanel:
         self.ui.progressBar.visible = True
         self._on_progress(0.0, _("Starting"))
         self._set_choices_enabled(False)
-        options = {"model": parameters.model, "device": parameters.device, "planes": planes_to_run(parameters),
-                   "transform": parameters.alignment, "trust": trust, "support": parameters.makeSupport,
-                   "masks": parameters.makeMasks, "unreliable": parameters.goOnUnreliable,
-                   "gestational_age": age_of(parameters),
-                   "reports": Reports(self._on_progress, self._on_message, self._on_finished)}
+        options = {
+            "model": parameters.model,
+            "device": parameters.device,
+            "planes": planes_to_run(parameters),
+            "transform": parameters.alignment,
+            "trust": trust,
+            "support": parameters.makeSupport,
+            "masks": parameters.makeMasks,
+            "unreliable": parameters.goOnUnreliable,
+            "gestational_age": age_of(parameters),
+            "reports": Reports(self._on_progress, self._on_message, self._on_finished),
+        }
         if parameters.allFrames and frame_count(parameters.inputVolume) > 1:
             SequenceRun(self._synthesizer).start(parameters.inputVolume, **options)
         else:
@@ -205,8 +231,8 @@ class SynthesisPanel:
         if error is None:
             self._last_output_id = node.GetID()
             if self._parameters is not None and self._parameters.outputVolume not in (None, node):
-                self._parameters.outputVolume = None     # a sequence never goes into the chosen volume
-            self.display.on_window(self.ui.windowComboBox.currentIndex)      # apply the chosen window
+                self._parameters.outputVolume = None  # a sequence never goes into the chosen volume
+            self.display.on_window(self.ui.windowComboBox.currentIndex)  # apply the chosen window
             done = _("Done: {name}").format(name=node.GetName())
             # The warnings stay visible, so that an unreliable result is not taken for a reliable one.
             self._show_idle("\n".join([done, *self._warnings]))
@@ -219,7 +245,7 @@ class SynthesisPanel:
         if error.kind == "consent":
             self._request_consent(error, lambda: self.run(trust=True))
         elif not isinstance(error, Cancelled) and error.kind != "unreliable":
-            self.ui.advancedCollapsibleButton.collapsed = False   # shows the details
+            self.ui.advancedCollapsibleButton.collapsed = False  # shows the details
 
     def _request_consent(self, error: USMRIError, then: Callable[[], None]) -> None:
         def ask() -> None:
@@ -231,8 +257,17 @@ class SynthesisPanel:
                     then()
                     return
                 self.advanced.declined.add(error.message)
-            self._set_status(" ".join([error.message, _("You chose not to run it. Choose another model under Advanced, "
-                                                        "or choose this one again to confirm it.")]))
+            self._set_status(
+                " ".join(
+                    [
+                        error.message,
+                        _(
+                            "You chose not to run it. Choose another model under Advanced, "
+                            "or choose this one again to confirm it."
+                        ),
+                    ]
+                )
+            )
 
         # Not within the worker's signal: a dialog there would block its further messages.
         qt.QTimer.singleShot(0, ask)
@@ -255,7 +290,14 @@ class SynthesisPanel:
 
     def _set_choices_enabled(self, enabled: bool) -> None:
         """Choices cannot be changed during a run; the log can still be read."""
-        for widget in (self.ui.inputSelector, self.ui.outputSelector, self.ui.deviceComboBox, self.ui.alignmentSelector,
-                       self.ui.makeReliabilityCheckBox, self.ui.makeMasksCheckBox,
-                       self.ui.unreliableCheckBox, self.ui.ageSpinBox):
+        for widget in (
+            self.ui.inputSelector,
+            self.ui.outputSelector,
+            self.ui.deviceComboBox,
+            self.ui.alignmentSelector,
+            self.ui.makeReliabilityCheckBox,
+            self.ui.makeMasksCheckBox,
+            self.ui.unreliableCheckBox,
+            self.ui.ageSpinBox,
+        ):
             widget.enabled = enabled

@@ -1,4 +1,5 @@
 """The panel's choices, saved with the scene; device, planes and model of a new scene are those used last."""
+
 from __future__ import annotations
 
 from typing import Annotated, Any, Optional, Union

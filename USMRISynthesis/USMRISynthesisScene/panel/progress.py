@@ -1,4 +1,5 @@
 """The progress line of a run: the stage, the percentage and the time left."""
+
 from __future__ import annotations
 
 import time
@@ -6,7 +7,7 @@ from collections.abc import Callable
 
 from slicer.i18n import tr as _
 
-_MIN_SECONDS = 1.5      # before that, the speed of a stage is not known
+_MIN_SECONDS = 1.5  # before that, the speed of a stage is not known
 _MIN_SHARE = 0.02
 
 
@@ -22,7 +23,7 @@ class ProgressText:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._stage = ""
-        self._began = (0.0, 0.0)    # time, value
+        self._began = (0.0, 0.0)  # time, value
 
     def line(self, value: float, stage: str) -> str:
         now = self._clock()

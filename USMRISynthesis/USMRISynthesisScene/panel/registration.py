@@ -1,4 +1,5 @@
 """The Registration section: open a registration module, then apply its transform to the ultrasound as well."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -32,20 +33,26 @@ class RegistrationSection:
         self.ui.registrationComboBox.enabled = bool(self._tools)
         self.ui.openRegistrationButton.enabled = has_result and bool(self._tools)
         self.ui.openRegistrationButton.toolTip = (
-            NO_RESULT if self._tools and not has_result else
-            _("Switch to this module, with the MR-like volume and the target selected in it.") if self._tools else
-            _("Install SlicerElastix, ANTs or BRAINSTools from the Extensions Manager."))
+            NO_RESULT
+            if self._tools and not has_result
+            else _("Switch to this module, with the MR-like volume and the target selected in it.")
+            if self._tools
+            else _("Install SlicerElastix, ANTs or BRAINSTools from the Extensions Manager.")
+        )
 
     @status_slot
     def on_open(self) -> str:
         tool = self._tools[self.ui.registrationComboBox.currentIndex]
-        made = registration.open_tool(tool, self._result(), self.ui.fixedSelector.currentNode(),
-                                      self.ui.canonicalCheckBox.checked)
+        made = registration.open_tool(
+            tool, self._result(), self.ui.fixedSelector.currentNode(), self.ui.canonicalCheckBox.checked
+        )
         return _("{module} is open; its result goes to {name}. Then come back and apply it to the ultrasound.").format(
-            module=tool.title, name=made.GetName())
+            module=tool.title, name=made.GetName()
+        )
 
     @status_slot
     def on_share_transform(self) -> str:
         moved = registration.share_transform(self._result())
         return _("Now under the transform of the MR-like volume: {names}.").format(
-            names=", ".join(node.GetName() for node in moved))
+            names=", ".join(node.GetName() for node in moved)
+        )

@@ -1,4 +1,5 @@
 """The panel's choices stay connected to the scene, while scenes are closed and loaded and nodes come and go."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -26,8 +27,9 @@ class SceneConnection(VTKObservationMixin):
         closed: whether the panel no longer exists.
     """
 
-    def __init__(self, ui: Any, parameter_node: Callable[[], Any], refresh: Callable[..., None],
-                 closing: Callable[[], None]) -> None:
+    def __init__(
+        self, ui: Any, parameter_node: Callable[[], Any], refresh: Callable[..., None], closing: Callable[[], None]
+    ) -> None:
         super().__init__()
         self.ui = ui
         self.parameters: Any = None
@@ -38,13 +40,15 @@ class SceneConnection(VTKObservationMixin):
         self._gui_tag: int | None = None
         scene = slicer.mrmlScene
         # While a scene is loaded, the selectors would write their own selection into its parameter node.
-        for event, callback in ((scene.StartCloseEvent, self._on_start_close),
-                                (scene.EndCloseEvent, self._on_end_close),
-                                (scene.NodeAddedEvent, self._on_node_added),
-                                (scene.NodeAboutToBeRemovedEvent, self._on_node_about_to_be_removed),
-                                (scene.NodeRemovedEvent, self._on_node_removed),
-                                (scene.StartImportEvent, self._on_start_import),
-                                (scene.EndImportEvent, self._on_end_import)):
+        for event, callback in (
+            (scene.StartCloseEvent, self._on_start_close),
+            (scene.EndCloseEvent, self._on_end_close),
+            (scene.NodeAddedEvent, self._on_node_added),
+            (scene.NodeAboutToBeRemovedEvent, self._on_node_about_to_be_removed),
+            (scene.NodeRemovedEvent, self._on_node_removed),
+            (scene.StartImportEvent, self._on_start_import),
+            (scene.EndImportEvent, self._on_end_import),
+        ):
             self.addObserver(scene, event, callback)
         ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self._on_input_chosen)
 
@@ -98,8 +102,12 @@ class SceneConnection(VTKObservationMixin):
         parameters = self.parameters
         if parameters is None or slicer.mrmlScene.IsClosing():
             return
-        for selector in (self.ui.outputSelector, self.ui.alignmentSelector, self.ui.fixedSelector,
-                         self.ui.respaceSelector):
+        for selector in (
+            self.ui.outputSelector,
+            self.ui.alignmentSelector,
+            self.ui.fixedSelector,
+            self.ui.respaceSelector,
+        ):
             if selector.currentNode() is node:
                 selector.setCurrentNode(None)
         if parameters.inputVolume is node:

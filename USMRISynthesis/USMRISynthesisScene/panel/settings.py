@@ -1,4 +1,5 @@
 """Choices that belong to the user and the computer rather than to a scene: device, planes and model."""
+
 from __future__ import annotations
 
 import slicer

@@ -1,4 +1,5 @@
 """Slots of the sections: a click ends in one status sentence, and a disabled widget has the reason as its tooltip."""
+
 from __future__ import annotations
 
 import functools
@@ -26,16 +27,18 @@ def status_slot(method: Callable[[Section], str]) -> Callable[..., None]:
 
     The section needs a method `_set_status(text)`.
     """
+
     @functools.wraps(method)
     def slot(self: Section, checked: bool = False) -> None:
         try:
             sentence = method(self)
         except USMRIError as error:
             sentence = str(error)
-        except Exception as error:      # a click must never end in nothing
+        except Exception as error:  # a click must never end in nothing
             log.exception("a click failed")
             sentence = _("An unexpected fault ended this ({fault}). Details are in the log.").format(
-                fault=type(error).__name__)
+                fault=type(error).__name__
+            )
         self._set_status(sentence)
 
     return slot

@@ -1,4 +1,5 @@
 """The section Reduce slice spacing: from a volume with thick slices to a new one with thin slices."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -23,8 +24,11 @@ class SpacingSection(RunSection):
     def refresh(self, busy: bool) -> None:
         """Update the widgets; busy: another run uses the worker."""
         chosen = self.ui.respaceSelector.currentNode() is not None
-        allow([self.ui.respaceButton], self.running or (chosen and not busy),
-              WAIT if busy else _("Select an MR volume under Thick slices first."))
+        allow(
+            [self.ui.respaceButton],
+            self.running or (chosen and not busy),
+            WAIT if busy else _("Select an MR volume under Thick slices first."),
+        )
         self.ui.respaceButton.text = _("Cancel") if self.running else _("Reduce slice spacing")
         for widget in (self.ui.respaceSelector, self.ui.respaceSpacingSpinBox, self.ui.respaceConsistencyCheckBox):
             widget.enabled = not self.running
@@ -32,12 +36,19 @@ class SpacingSection(RunSection):
     def begin(self, parameters: Any, trust: bool) -> None:
         """Start a run with the chosen volume."""
         self._panel.prepare()
-        options = RespaceOptions(self.ui.respaceSpacingSpinBox.value or None,
-                                 self.ui.respaceConsistencyCheckBox.checked, device=parameters.device, trust=trust)
+        options = RespaceOptions(
+            self.ui.respaceSpacingSpinBox.value or None,
+            self.ui.respaceConsistencyCheckBox.checked,
+            device=parameters.device,
+            trust=trust,
+        )
         self._run = RespaceRun(self._panel.worker())
         self._panel.show(0.0, _("Starting"))
-        self._run.start(self.ui.respaceSelector.currentNode(), options,
-                        Reports(self.on_progress, self._panel.message, self._on_finished))
+        self._run.start(
+            self.ui.respaceSelector.currentNode(),
+            options,
+            Reports(self.on_progress, self._panel.message, self._on_finished),
+        )
 
     def _on_finished(self, node: Any, error: USMRIError | None) -> None:
         self.end(str(error) if error is not None else _("Done: {name}").format(name=node.GetName()), error)

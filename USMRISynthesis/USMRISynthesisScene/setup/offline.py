@@ -1,4 +1,5 @@
 """Instructions for PyTorch on a computer without network: the files, their SHA-256, and the commands."""
+
 from __future__ import annotations
 
 import json
@@ -11,8 +12,12 @@ from slicer.i18n import tr as _
 from USMRISynthesisScene.setup.torch_install import REQUIREMENT
 
 LIST = Path(__file__).resolve().parents[2] / "Resources" / "offline-torch.json"
-_TAGS = {"Windows AMD64": "win_amd64", "Darwin arm64": "macosx_11_0_arm64", "Darwin x86_64": "macosx_10_9_x86_64",
-         "Linux x86_64": "manylinux_2_28_x86_64"}
+_TAGS = {
+    "Windows AMD64": "win_amd64",
+    "Darwin arm64": "macosx_11_0_arm64",
+    "Darwin x86_64": "macosx_10_9_x86_64",
+    "Linux x86_64": "manylinux_2_28_x86_64",
+}
 
 
 def this_system() -> str:

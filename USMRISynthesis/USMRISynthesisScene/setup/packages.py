@@ -1,4 +1,5 @@
 """The Python packages of Resources/requirements.txt; Slicer installs those that are missing or too old."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -16,11 +17,14 @@ def ensure_packages() -> None:
     Called on the first click that needs them, never at start-up.
     """
     if importlib.util.find_spec("slicer.packaging") is None:
-        return      # Slicer 5.10 has no such function; a missing package is reported when it is used
+        return  # Slicer 5.10 has no such function; a missing package is reported when it is used
     from slicer.packaging import load_requirements, pip_ensure
 
     try:
         pip_ensure(load_requirements(str(REQUIREMENTS)), requester="USMRISynthesis")
-    except Exception as error:      # declined, offline, or pip failed: the reason is in the console
-        raise Failed("packages", _("Python packages that are needed were not installed."),
-                     _("Press the button again and accept, with the network connected.")) from error
+    except Exception as error:  # declined, offline, or pip failed: the reason is in the console
+        raise Failed(
+            "packages",
+            _("Python packages that are needed were not installed."),
+            _("Press the button again and accept, with the network connected."),
+        ) from error

@@ -3,6 +3,7 @@
 Their modules, and with them numpy and SimpleITK, are imported then and not while Slicer starts. This file imports only
 what Slicer has loaded already.
 """
+
 from __future__ import annotations
 
 from typing import Any

@@ -3,6 +3,7 @@
 Four problems occur in practice: the extension is not installed; torch is not installed; it is too old; an installation
 was interrupted. In the last case `torchInstalled` raises TypeError, also later, until the remains are removed.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -42,7 +43,7 @@ def torch_state() -> TorchState:
         return _ready_or_old() if found else TorchState.NO_EXTENSION
     try:
         return _ready_or_old() if logic.torchInstalled() else TorchState.MISSING
-    except Exception:   # TypeError after an interrupted install; OSError, ImportError for damaged libraries
+    except Exception:  # TypeError after an interrupted install; OSError, ImportError for damaged libraries
         log.debug("torch is installed but cannot be used", exc_info=True)
         return TorchState.BROKEN
 
@@ -104,12 +105,18 @@ def _install() -> None:
         logic: Any = _extension_logic()
         torch = logic.installTorch(askConfirmation=True, torchVersionRequirement=REQUIREMENT)
     except Exception as error:
-        raise Failed("torch-install", "PyTorch could not be installed.",
-                     f"See the Python console for the reason ({error}), check the network connection, restart "
-                     "Slicer and use the PyTorch Utils module.") from error
+        raise Failed(
+            "torch-install",
+            "PyTorch could not be installed.",
+            f"See the Python console for the reason ({error}), check the network connection, restart "
+            "Slicer and use the PyTorch Utils module.",
+        ) from error
     if torch is None:
-        raise Failed("torch-declined", "The synthesis needs PyTorch, which was not installed.",
-                     "Press Synthesize MR again and accept, or install it with the PyTorch Utils module.")
+        raise Failed(
+            "torch-declined",
+            "The synthesis needs PyTorch, which was not installed.",
+            "Press Synthesize MR again and accept, or install it with the PyTorch Utils module.",
+        )
 
 
 def _extension_logic() -> Any | None:
@@ -130,14 +137,21 @@ def explanation(state: TorchState) -> Failed:
     """The error for a state: why the networks cannot run, and the remedy."""
     remedies = {
         TorchState.READY: ("PyTorch is installed.", "Press Synthesize MR."),
-        TorchState.OLD: (f"PyTorch {torch_version()} is too old: {OLDEST[0]}.{OLDEST[1]} or later is needed.",
-                         "Uninstall it with the module PyTorch Utils, restart Slicer and press Synthesize MR."),
-        TorchState.NO_EXTENSION: ("PyTorch is not installed.",
-                                  "Install the PyTorch extension in the Extensions Manager and restart Slicer."),
-        TorchState.MISSING: ("PyTorch is not installed.",
-                             "Open the module PyTorch Utils and install PyTorch, or press Synthesize MR."),
-        TorchState.BROKEN: ("The installation of PyTorch is incomplete.",
-                            "Restart Slicer, press Synthesize MR and accept the repair, or reinstall it with the "
-                            "module PyTorch Utils."),
+        TorchState.OLD: (
+            f"PyTorch {torch_version()} is too old: {OLDEST[0]}.{OLDEST[1]} or later is needed.",
+            "Uninstall it with the module PyTorch Utils, restart Slicer and press Synthesize MR.",
+        ),
+        TorchState.NO_EXTENSION: (
+            "PyTorch is not installed.",
+            "Install the PyTorch extension in the Extensions Manager and restart Slicer.",
+        ),
+        TorchState.MISSING: (
+            "PyTorch is not installed.",
+            "Open the module PyTorch Utils and install PyTorch, or press Synthesize MR.",
+        ),
+        TorchState.BROKEN: (
+            "The installation of PyTorch is incomplete.",
+            "Restart Slicer, press Synthesize MR and accept the repair, or reinstall it with the module PyTorch Utils.",
+        ),
     }
     return Failed(f"torch-{state.value.replace(' ', '-')}", *remedies[state])

@@ -4,6 +4,7 @@ New views, and views whose layout has changed, do not keep what is set immediate
 the next turn of the event loop, and the slider of a new view then sets the slice offset to 0. `Settling` fits them
 again until that no longer happens.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -17,9 +18,9 @@ import vtk
 
 from USMRISynthesisScene.nodes.nodes import is_frame
 
-MARGIN = 1.2        # times the extent of the head inside the skull: space for the skull and the texts
-_QUIET_TURNS = 2    # of the event loop without a change: the view has settled
-MOST_TURNS = 20     # after that, something else keeps changing the layout
+MARGIN = 1.2  # times the extent of the head inside the skull: space for the skull and the texts
+_QUIET_TURNS = 2  # of the event loop without a change: the view has settled
+MOST_TURNS = 20  # after that, something else keeps changing the layout
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def head_region(mr: slicer.vtkMRMLScalarVolumeNode) -> Region:
     """
     filled = slicer.util.arrayFromVolume(mr) != 0
     lower, upper = np.zeros(3), np.array(filled.shape[::-1]) - 1.0
-    for axis in range(3):       # i, j, k
+    for axis in range(3):  # i, j, k
         where = np.flatnonzero(filled.any(axis=tuple(one for one in range(3) if one != 2 - axis)))
         if len(where):
             lower[axis], upper[axis] = where[0], where[-1]
@@ -75,7 +76,7 @@ def fit_views(widgets: Sequence[Any], volume: slicer.vtkMRMLScalarVolumeNode, re
         mm_per_pixel = max(mm_per_pixel, float(np.max(MARGIN * extent / _pixels(slice_node))))
     for widget in widgets:
         slice_node = widget.mrmlSliceNode()
-        widget.sliceLogic().FitSliceToBackground()      # its thickness and origin are right
+        widget.sliceLogic().FitSliceToBackground()  # its thickness and origin are right
         modified = slice_node.StartModify()
         slice_node.SetFieldOfView(*(mm_per_pixel * _pixels(slice_node)), slice_node.GetFieldOfView()[2])
         normal = slicer.util.arrayFromVTKMatrix(slice_node.GetSliceToRAS())[:3, 2]
@@ -121,7 +122,7 @@ class Settling:
             self._quiet = 0
             self._fit_again()
         elif any(new != old for old, new in pairs):
-            self.stop()     # the user has scrolled, zoomed or rotated a view
+            self.stop()  # the user has scrolled, zoomed or rotated a view
         else:
             self._quiet += 1
         if self._quiet == _QUIET_TURNS or self._turns == MOST_TURNS:
@@ -147,8 +148,12 @@ class _State:
     @classmethod
     def of(cls, slice_node: slicer.vtkMRMLSliceNode) -> _State:
         place = slicer.util.arrayFromVTKMatrix(slice_node.GetSliceToRAS())[:3].ravel()
-        return cls(tuple(slice_node.GetDimensions()), tuple(round(one, 3) for one in slice_node.GetFieldOfView()),
-                   tuple(round(float(one), 3) for one in place), round(slice_node.GetSliceOffset(), 3))
+        return cls(
+            tuple(slice_node.GetDimensions()),
+            tuple(round(one, 3) for one in slice_node.GetFieldOfView()),
+            tuple(round(float(one), 3) for one in place),
+            round(slice_node.GetSliceOffset(), 3),
+        )
 
     def is_undone(self, before: _State) -> bool:
         """Whether the layout (a new size) or the slider of a new view (offset 0) has undone the fit."""

@@ -4,6 +4,7 @@ The views of one plane form one view group and are linked and hot-linked: scroll
 three. Their volumes and opacities are not linked, because these differ. The user's own views are not changed, and one
 click brings the previous layout back.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -15,11 +16,11 @@ import slicer
 from USMRISynthesisScene.nodes.nodes import is_frame
 from USMRISynthesisScene.views.fit import MOST_TURNS, Region, Settling, fit_views, head_region
 
-LAYOUT_ID = 27182           # not used by Slicer (below 1000) or other extensions
+LAYOUT_ID = 27182  # not used by Slicer (below 1000) or other extensions
 PLANES_LAYOUT_ID = LAYOUT_ID + 1
 SPACE_LAYOUT_ID = LAYOUT_ID + 2
 LAYOUTS = (LAYOUT_ID, PLANES_LAYOUT_ID, SPACE_LAYOUT_ID)
-VIEW_GROUP = 27182          # of the axial views; the other planes have the next numbers
+VIEW_GROUP = 27182  # of the axial views; the other planes have the next numbers
 ULTRASOUND, FUSED, MR = "USMRI-Ultrasound", "USMRI-Fused", "USMRI-MR"
 SPACE = "USMRI-3D"
 PLANES = ("Axial", "Coronal", "Sagittal")
@@ -42,12 +43,16 @@ def layout_description(layout: int = LAYOUT_ID) -> str:
         rows = "".join(f"<item>{_row(plane)}</item>" for plane in PLANES)
         return f'<layout type="vertical" split="true">{rows}</layout>'
     if layout == SPACE_LAYOUT_ID:
-        space = (f'<item><view class="vtkMRMLViewNode" singletontag="{SPACE}">'
-                 '<property name="viewlabel" action="default">MR-like 3D</property></view></item>')
+        space = (
+            f'<item><view class="vtkMRMLViewNode" singletontag="{SPACE}">'
+            '<property name="viewlabel" action="default">MR-like 3D</property></view></item>'
+        )
         first, second, third = (_slice_view(view, PLANES[0]) for view in _VIEWS)
-        return ('<layout type="vertical" split="true">'
-                f'<item><layout type="horizontal" split="true">{first}{second}</layout></item>'
-                f'<item><layout type="horizontal" split="true">{third}{space}</layout></item></layout>')
+        return (
+            '<layout type="vertical" split="true">'
+            f'<item><layout type="horizontal" split="true">{first}{second}</layout></item>'
+            f'<item><layout type="horizontal" split="true">{third}{space}</layout></item></layout>'
+        )
     return _row(PLANES[0])
 
 
@@ -57,12 +62,14 @@ def _row(plane: str) -> str:
 
 def _slice_view(view: tuple[str, str, str], plane: str) -> str:
     role, label, colour = view
-    return (f'<item><view class="vtkMRMLSliceNode" singletontag="{view_tag(role, plane)}">'
-            f'<property name="orientation" action="default">{plane}</property>'
-            f'<property name="viewlabel" action="default">{label}</property>'
-            f'<property name="viewcolor" action="default">{colour}</property>'
-            f'<property name="viewgroup" action="default">{VIEW_GROUP + PLANES.index(plane)}</property>'
-            "</view></item>")
+    return (
+        f'<item><view class="vtkMRMLSliceNode" singletontag="{view_tag(role, plane)}">'
+        f'<property name="orientation" action="default">{plane}</property>'
+        f'<property name="viewlabel" action="default">{label}</property>'
+        f'<property name="viewcolor" action="default">{colour}</property>'
+        f'<property name="viewgroup" action="default">{VIEW_GROUP + PLANES.index(plane)}</property>'
+        "</view></item>"
+    )
 
 
 def register() -> None:
@@ -145,8 +152,12 @@ def show_over(role: str, volume: slicer.vtkMRMLScalarVolumeNode | None, opacity:
         composite.SetForegroundOpacity(opacity if volume is not None else 0.0)
 
 
-def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMRMLScalarVolumeNode,
-                    fusion: float = FUSION, layout: int = LAYOUT_ID) -> bool:
+def show_comparison(
+    ultrasound: slicer.vtkMRMLScalarVolumeNode,
+    mr: slicer.vtkMRMLScalarVolumeNode,
+    fusion: float = FUSION,
+    layout: int = LAYOUT_ID,
+) -> bool:
     """Switch to a comparison layout and show the two volumes in it, filled by the head.
 
     Views that are new or change their size are fitted again as soon as they have settled, which is after this
@@ -183,8 +194,8 @@ def show_comparison(ultrasound: slicer.vtkMRMLScalarVolumeNode, mr: slicer.vtkMR
             composite.SetLabelVolumeID(None)
             composite.SetLinkedControl(True)
             composite.SetHotLinkedControl(True)
-            widget.mrmlSliceNode().SetViewGroup(VIEW_GROUP + PLANES.index(plane))   # the layout: for new views only
-    fit = partial(_fit, ultrasound.GetID(), mr.GetID(), head_region(mr), layout)    # by id: no volume is kept in memory
+            widget.mrmlSliceNode().SetViewGroup(VIEW_GROUP + PLANES.index(plane))  # the layout: for new views only
+    fit = partial(_fit, ultrasound.GetID(), mr.GetID(), head_region(mr), layout)  # by id: no volume is kept in memory
     if settled:
         fit()
     else:
@@ -215,6 +226,7 @@ def _fit(ultrasound_id: str, mr_id: str, region: Region, layout: int) -> bool:
             if widget.mrmlSliceCompositeNode().GetBackgroundVolumeID() != shown:
                 return False
     for plane in planes_shown():
-        fit_views([manager.sliceWidget(view_tag(role, plane)) for role in (ULTRASOUND, FUSED, MR)],
-                  ultrasound, region, plane)
+        fit_views(
+            [manager.sliceWidget(view_tag(role, plane)) for role in (ULTRASOUND, FUSED, MR)], ultrasound, region, plane
+        )
     return True

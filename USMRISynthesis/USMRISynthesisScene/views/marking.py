@@ -1,9 +1,10 @@
-""""SYNTHETIC - not for diagnosis" in every view that shows a synthetic image.
+""" "SYNTHETIC - not for diagnosis" in every view that shows a synthetic image.
 
 The mark is read from the nodes, where it is saved with the scene, and written into the views' corner annotation, which
 captures include. The upper edge is used because Slicer's own slice annotations rewrite the corners. A 3D view shows a
 synthetic image by volume rendering, or as a slice that is switched on in a slice view's bar.
 """
+
 from __future__ import annotations
 
 from typing import Any
@@ -17,8 +18,7 @@ from USMRISynthesisScene.nodes.nodes import SYNTHETIC, is_synthetic, restore_mar
 from USMRISynthesisScene.views import layout
 
 _EDGE = vtk.vtkCornerAnnotation.UpperEdge
-_FOLLOWED = ("vtkMRMLSliceCompositeNode", "vtkMRMLSliceNode", "vtkMRMLVolumeNode",
-             "vtkMRMLVolumeRenderingDisplayNode")
+_FOLLOWED = ("vtkMRMLSliceCompositeNode", "vtkMRMLSliceNode", "vtkMRMLVolumeNode", "vtkMRMLVolumeRenderingDisplayNode")
 _marks: SyntheticMarks | None = None
 
 
@@ -26,7 +26,7 @@ def keep_marked() -> None:
     """Mark the views from now on, for as long as Slicer runs. Calling it again changes nothing."""
     global _marks
     if _marks is None:
-        layout.register()   # scenes saved in a comparison layout need it
+        layout.register()  # scenes saved in a comparison layout need it
         _marks = SyntheticMarks()
 
 
@@ -44,8 +44,8 @@ class SyntheticMarks(VTKObservationMixin):
     def __init__(self) -> None:
         super().__init__()
         self._followed: dict[Any, int] = {}
-        self._files: dict[Any, str] = {}    # volume -> file whose marks have been read
-        self._slices: dict[Any, tuple[Any, ...]] = {}     # slice node -> its visibility in 3D at the last update
+        self._files: dict[Any, str] = {}  # volume -> file whose marks have been read
+        self._slices: dict[Any, tuple[Any, ...]] = {}  # slice node -> its visibility in 3D at the last update
         self._closed = self._refresh_pending = False
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.NodeAddedEvent, self._on_node_added)
@@ -83,27 +83,39 @@ class SyntheticMarks(VTKObservationMixin):
         manager = slicer.app.layoutManager()
         if manager is None:
             return
-        synthetic = {composite.GetLayoutName() for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-                     if _shows_synthetic(composite)}
+        synthetic = {
+            composite.GetLayoutName()
+            for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+            if _shows_synthetic(composite)
+        }
         for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
             widget = manager.sliceWidget(composite.GetLayoutName())
             if widget is not None and widget.mrmlSliceCompositeNode() is composite:
                 _write(widget.sliceView(), _shows_synthetic(composite))
-        slices = [node for node in slicer.util.getNodesByClass("vtkMRMLSliceNode")
-                  if node.GetSliceVisible() and node.GetLayoutName() in synthetic]
-        rendered = [node for node in slicer.util.getNodesByClass("vtkMRMLVolumeRenderingDisplayNode")
-                    if node.GetVisibility() and is_synthetic(node.GetVolumeNode())]
+        slices = [
+            node
+            for node in slicer.util.getNodesByClass("vtkMRMLSliceNode")
+            if node.GetSliceVisible() and node.GetLayoutName() in synthetic
+        ]
+        rendered = [
+            node
+            for node in slicer.util.getNodesByClass("vtkMRMLVolumeRenderingDisplayNode")
+            if node.GetVisibility() and is_synthetic(node.GetVolumeNode())
+        ]
         for index in range(manager.threeDViewCount):
             view = manager.threeDWidget(index).threeDView()
             view_id = view.mrmlViewNode().GetID()
-            _write(view, any(node.IsDisplayableInThreeDView(view_id) for node in slices)
-                   or any(node.IsDisplayableInView(view_id) for node in rendered))
+            _write(
+                view,
+                any(node.IsDisplayableInThreeDView(view_id) for node in slices)
+                or any(node.IsDisplayableInView(view_id) for node in rendered),
+            )
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _on_node_added(self, caller: Any, event: Any, node: Any) -> None:
         if any(node.IsA(kind) for kind in _FOLLOWED):
             self._follow(node)
-        if node.IsA("vtkMRMLAbstractViewNode"):     # slice nodes and 3D view nodes
+        if node.IsA("vtkMRMLAbstractViewNode"):  # slice nodes and 3D view nodes
             self._refresh_later()
 
     def _on_layout_changed(self, layout_id: int) -> None:
@@ -169,7 +181,7 @@ def _write(view: Any, shown: bool) -> None:
     text = annotation.GetText(_EDGE)
     if shown and text != SYNTHETIC:
         annotation.SetText(_EDGE, SYNTHETIC)
-        annotation.GetTextProperty().ShadowOn()   # legible on bright tissue
+        annotation.GetTextProperty().ShadowOn()  # legible on bright tissue
     elif not shown and text == SYNTHETIC:
         annotation.SetText(_EDGE, "")
     else:

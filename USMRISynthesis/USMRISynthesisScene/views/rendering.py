@@ -1,4 +1,5 @@
 """Volume rendering of the MR-like image in the 3D view of the comparison layout."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -16,11 +17,14 @@ def render(volume: slicer.vtkMRMLScalarVolumeNode) -> Any:
     """Show a volume in the 3D views; returns its display node. Raises Failed where Slicer has no volume rendering."""
     logic = slicer.app.moduleLogic("VolumeRendering")
     if logic is None:
-        raise Failed("no-rendering", _("The module Volume Rendering is not available."),
-                     _("Switch it on in the application settings and restart Slicer."))
+        raise Failed(
+            "no-rendering",
+            _("The module Volume Rendering is not available."),
+            _("Switch it on in the application settings and restart Slicer."),
+        )
     first = logic.GetFirstVolumeRenderingDisplayNode(volume) is None
     display = logic.CreateDefaultVolumeRenderingNodes(volume)
-    preset = logic.GetPresetByName(PRESET) if first else None     # the user's own settings stay
+    preset = logic.GetPresetByName(PRESET) if first else None  # the user's own settings stay
     if preset is not None:
         display.GetVolumePropertyNode().Copy(preset)
     display.SetVisibility(True)

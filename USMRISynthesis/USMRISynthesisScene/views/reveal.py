@@ -1,4 +1,5 @@
 """A square at the mouse in the fused views that shows the MR-like image alone."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -8,15 +9,15 @@ from slicer.util import VTKObservationMixin
 
 from USMRISynthesisScene.views import layout
 
-HALF_SIDE = 45      # pixels
-_PRIORITY = 10.0    # before Slicer's interactor style, which stops the event after moving the crosshair
+HALF_SIDE = 45  # pixels
+_PRIORITY = 10.0  # before Slicer's interactor style, which stops the event after moving the crosshair
 
 
 class Reveal:
     """The squares of all fused views that are shown; to be made again after the layout has changed.
 
-        reveal = Reveal()
-        reveal.close()
+    reveal = Reveal()
+    reveal.close()
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class _Window(VTKObservationMixin):
         super().__init__()
         self._view, self._logic = widget.sliceView(), widget.sliceLogic()
         self._crop = vtk.vtkExtractVOI()
-        self._origin = vtk.vtkImageChangeInformation()     # the mapper draws from the first pixel of the extent
+        self._origin = vtk.vtkImageChangeInformation()  # the mapper draws from the first pixel of the extent
         self._origin.SetOutputExtentStart(0, 0, 0)
         self._origin.SetInputConnection(self._crop.GetOutputPort())
         mapper = vtk.vtkImageMapper()
@@ -67,8 +68,12 @@ class _Window(VTKObservationMixin):
         self._crop.UpdateInformation()
         extent = self._crop.GetInputInformation().Get(vtk.vtkStreamingDemandDrivenPipeline.WHOLE_EXTENT())
         x, y = interactor.GetEventPosition()
-        box = [max(x - HALF_SIDE, extent[0]), min(x + HALF_SIDE, extent[1]),
-               max(y - HALF_SIDE, extent[2]), min(y + HALF_SIDE, extent[3])]
+        box = [
+            max(x - HALF_SIDE, extent[0]),
+            min(x + HALF_SIDE, extent[1]),
+            max(y - HALF_SIDE, extent[2]),
+            min(y + HALF_SIDE, extent[3]),
+        ]
         inside = box[0] < box[1] and box[2] < box[3]
         if inside:
             self._crop.SetVOI(*box, 0, 0)
