@@ -87,7 +87,7 @@ samples: .venv/.test
 	$(PIP) --no-deps --editable .
 	@touch $@
 
-.venv/.test: .venv/.runtime Testing/requirements-test.txt
+.venv/.test: .venv/.runtime Testing/requirements-test.txt Testing/requirements-library.txt
 	$(PIP) -r Testing/requirements-test.txt
 	@touch $@
 
