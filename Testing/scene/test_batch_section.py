@@ -41,7 +41,9 @@ def any_model(monkeypatch: pytest.MonkeyPatch) -> None:
         store,
         "read_manifest",
         lambda folder: types.SimpleNamespace(
+            file="model.pt",
             sha256=str(folder),
+            files={},
             task="synthesis",
             name=str(folder),
             version="0",

@@ -345,8 +345,9 @@ def play_block(
         user.loaded.clear()
     panel = user.widget.panel
     user.widget.cleanup()
-    assert panel.Observations == [] and panel.display._reveal is None
-    assert [one.node for one in (panel._source, panel._choices, panel.alignment._followed)] == [None] * 3
+    assert panel._scene.Observations == [] and panel.display._reveal is None
+    observers = (panel._source, panel._scene._choices, panel.alignment._transform_observer)
+    assert [one.node for one in observers] == [None] * 3
     user.widget.parent.close()
     spin_until(lambda: leftovers() == [], 20)
     slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)

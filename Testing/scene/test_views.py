@@ -296,11 +296,11 @@ def test_model_with_a_reliability_map_needs_consent_once_and_covers_the_mr_like_
     """With the real worker and an untrained map, whose probabilities lie near a half."""
     from USMRISynthesisLib.models import store
     from USMRISynthesisLib.synthesis.reliability import ReliabilityNetwork
-    from USMRISynthesisLib.training.reliability.export import add_support
+    from USMRISynthesisLib.training.reliability.export import add_reliability
 
     folder = tmp_path / "with-map"
     shutil.copytree(three_planes, folder)
-    add_support(
+    add_reliability(
         {
             "model_sha256": store.read_manifest(folder).sha256,
             "averaged": ReliabilityNetwork().state_dict(),
