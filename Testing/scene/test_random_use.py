@@ -315,16 +315,20 @@ def test_random_sequences_of_actions_leave_nothing_broken_or_behind(
     )
     monkeypatch.chdir(tmp_path)
     real = int(os.environ.get(REAL_ONES, REAL if seed == SEQUENCES // BLOCK - 1 else 0))
-    play_block(seed, chance, host, module, tmp_path, faults, real)
-
-
-def play_block(
-    seed: int, chance: random.Random, host: Any, module: Any, folder: Path, faults: list[str], real: int
-) -> None:
-    """Ten sequences in one panel; the last `real` of them on real processes."""
     marking.keep_marked()
-    (folder / "empty").mkdir()
-    user = User(host, module, chance, folder)
+    (tmp_path / "empty").mkdir()
+    user = User(host, module, chance, tmp_path)
+    try:
+        play_block(seed, user, faults, real)
+    except BaseException:  # the next seed must not meet what this one left
+        user.widget.cleanup()
+        user.widget.parent.close()
+        raise
+
+
+def play_block(seed: int, user: User, faults: list[str], real: int) -> None:
+    """Ten sequences in one panel; the last `real` of them on real processes."""
+    chance = user.chance
     for index in range(BLOCK):
         user.real = index >= BLOCK - real
         user.set_worker()
@@ -346,8 +350,13 @@ def play_block(
     panel = user.widget.panel
     user.widget.cleanup()
     assert panel._scene.Observations == [] and panel.display._reveal is None
-    observers = (panel._source, panel._scene._choices, panel.alignment._transform_observer)
-    assert [one.node for one in observers] == [None] * 3
+    observers = (
+        panel._source,
+        panel._scene._choices,
+        panel.alignment._transform_observer,
+        panel.alignment._landmark_observer,
+    )
+    assert [one.node for one in observers] == [None] * 4
     user.widget.parent.close()
     spin_until(lambda: leftovers() == [], 20)
     slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)

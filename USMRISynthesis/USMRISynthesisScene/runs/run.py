@@ -91,6 +91,8 @@ class WorkerRun:
         if self.running:
             self._worker.kill()
             self._finish(None, Cancelled())
+        else:  # the last result would keep its node alive when its scene is closed
+            self._outcome = (None, None)
 
     def wait(self) -> Any:
         """Block until the run ends; returns the node or raises what went wrong."""
