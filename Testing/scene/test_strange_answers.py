@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -277,3 +279,20 @@ def test_worker_of_the_panel_imports_nothing_from_the_current_folder(
     spin_until(lambda: bool(events) and events[-1]["event"] in ("done", "error"), 60)
     worker.shutdown()
     assert events[-1]["kind"] == "missing" and not (tmp_path / "harm").exists()
+
+
+def test_result_of_a_closed_scene_is_not_kept_alive(panel: Any, ui: Any) -> None:
+    panel.logic.synthesizer._worker = Strange(lambda request, result: None)
+    head = add_head(shape=(8, 12, 11), spacing=(9.0, 9.0, 9.0))
+    made = add_head("Output", shape=(8, 12, 11), spacing=(9.0, 9.0, 9.0))
+    parameters = panel.logic.getParameterNode()
+    parameters.inputVolume, parameters.outputVolume = head, made
+    kept = weakref.ref(made)
+    play(panel, "copy")
+    spin_until(lambda: is_idle(ui), 20)
+    assert ui.statusLabel.text.startswith("Done")
+    del head, made, parameters
+    slicer.mrmlScene.Clear(False)
+    slicer.app.processEvents()
+    gc.collect()
+    assert kept() is None
