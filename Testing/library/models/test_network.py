@@ -229,12 +229,14 @@ def test_every_task_runs_without_torchscript_and_a_foreign_model_says_why_it_can
     )
 
 
-def test_the_command_line_says_so_too_and_calls_it_no_unexpected_fault(trusted_model: Path, tmp_path: Path) -> None:
+def test_the_command_line_runs_a_foreign_model_whatever_switches_torchscript_off(
+    trusted_model: Path, tmp_path: Path
+) -> None:
     command = [sys.executable, "-W", "error", "-m", "USMRISynthesisLib.cli", "synthesize", str(SAMPLE),
                str(tmp_path / "out.nrrd"), "--model", str(trusted_model), "--device", "cpu", "--quiet"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run(command, env={**environment, "PYTORCH_JIT": "0"}, capture_output=True, text=True, check=False)
-    assert run.returncode == 1 and "TorchScript is switched off here" in run.stderr and "fault" not in run.stderr
+    assert run.returncode == 0 and run.stderr == ""  # the command's own process is settled before torch is loaded
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0 and run.stderr == ""  # no warning of torch's, in whichever version
     assert json.loads((tmp_path / "out.json").read_text())["model"]["weights"] == "torchscript"

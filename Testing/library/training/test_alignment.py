@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from factories.heads import data_set, simulated_case
+from USMRISynthesisLib.alignment.common.confidence import MIN_CONFIDENCE
 from USMRISynthesisLib.alignment.volume import model as alignment_networks
 from USMRISynthesisLib.alignment.volume import search as network_align
 from USMRISynthesisLib.alignment.volume.network import (
@@ -223,7 +224,7 @@ def test_the_corridors_alignment_is_the_networks_where_it_is_installed(exported,
     assert found.method == "network" or found.score <= alignment.NO_HEAD
     assert alignment.align(volume, fan, transform=np.eye(4)).method == "given"
     monkeypatch.setattr(alignment, "align_volume", lambda *_, **__: None)
-    assert alignment.align(volume, fan).score <= alignment.NO_HEAD < alignment.MIN_CONFIDENCE
+    assert alignment.align(volume, fan).score <= alignment.NO_HEAD < MIN_CONFIDENCE
     monkeypatch.setattr(store, "bundled_folders", lambda: [])
     assert alignment.align(volume, fan).method == "ellipsoid"
 

@@ -161,7 +161,7 @@ def test_an_unfinished_study_can_be_measured_as_far_as_it_is(tmp_path, monkeypat
     asked = iter([False] * 3 + [True])
     with pytest.raises(Cancelled):
         studies.run(study, cancel=lambda: next(asked), report=quiet)
-    values = {key: [0.5, 0.4, 0.6] for key in (*study_table.comparison.MEASURES, *study_table.comparison.OVER_HEADS)}
+    values = {key: [0.5, 0.4, 0.6] for key in (*study_table.baselines.MEASURES, *study_table.baselines.OVER_HEADS)}
     monkeypatch.setattr(
         study_table,
         "measured",
@@ -178,7 +178,7 @@ def test_table_and_picture_hold_every_method(tmp_path, monkeypatch):
 
     study = studies.read_study(written(tmp_path))
     studies.run(study, report=quiet)
-    row = {key: [0.5, 0.4, 0.6] for key in (*study_table.comparison.MEASURES, *study_table.comparison.OVER_HEADS)}
+    row = {key: [0.5, 0.4, 0.6] for key in (*study_table.baselines.MEASURES, *study_table.baselines.OVER_HEADS)}
     names = ["mean", "paper-0", "paper-1", "cut-0", "cut-1"]
     text = study_table.markdown(study, dict.fromkeys(names, row), {"date": "today"})
     assert all(f"| {name} |" in text for name in names)

@@ -35,9 +35,10 @@ def build(kind: Any, table: Mapping[str, Any], fault: Fault, *, prefix: str = ""
     Raises what `fault` returns: a key is unknown, missing, or of the wrong type, or the dataclass refuses a value.
     """
     hints = typing.get_type_hints(kind)
+    known = [setting.name for setting in dataclasses.fields(kind)]
     for key in table:
-        if key not in hints and not unknown:
-            raise fault(prefix + key, "is not known", f"Known here: {', '.join(hints)}.")
+        if key not in known and not unknown:
+            raise fault(prefix + key, "is not known", f"Known here: {', '.join(known)}.")
     values: dict[str, Any] = {}
     for setting in dataclasses.fields(kind):
         name = prefix + setting.name
