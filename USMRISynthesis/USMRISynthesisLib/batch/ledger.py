@@ -34,6 +34,7 @@ from USMRISynthesisLib import __version__
 from USMRISynthesisLib.batch.cases import Case, check_targets, find_cases, holds_pictures
 from USMRISynthesisLib.batch.lock import FolderLock
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
+from USMRISynthesisLib.io.dicom_detect import dicom_given, holds_dicom
 from USMRISynthesisLib.io.marks import is_ledger
 from USMRISynthesisLib.io.outputs import place_all
 from USMRISynthesisLib.io.provenance import file_sha256, put_in_place, read_sidecar
@@ -121,6 +122,8 @@ class Batch:
         manifest = store.read_manifest(store.find_model(model))
         self.cases = find_cases(source, output)
         if not self.cases:
+            if holds_dicom(source):
+                raise dicom_given(source.name, folder=True)
             raise Refused(
                 "no-cases",
                 f"There is no image to synthesise in {source.name}.",

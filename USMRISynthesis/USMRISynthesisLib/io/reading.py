@@ -15,6 +15,7 @@ import numpy as np
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.io import header_metaimage, header_nifti, header_nrrd
 from USMRISynthesisLib.io.colour import several_values, to_grey
+from USMRISynthesisLib.io.dicom_detect import dicom_given, holds_dicom, is_dicom_start
 from USMRISynthesisLib.io.frames import frame_place, frame_texts, recorded_frames
 from USMRISynthesisLib.io.header import MAX_HEADER, Forms, Header, check_geometry, damaged
 from USMRISynthesisLib.io.picture import PICTURE_FORMATS, read_picture
@@ -22,7 +23,7 @@ from USMRISynthesisLib.io.voxels import first_bytes, opened, read_voxels
 
 VOLUME_FORMATS = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
 _KRETZ = b"KRETZFILE"
-_SHORT = 1 << 16
+_SHORT, _START = 1 << 16, 160
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +132,13 @@ def _given_sides(pixel_size_mm: float | None, voxel_size_mm: Sequence[float] | N
 def _check_path(path: Path) -> str:
     """The ending of a plain file that may be an image. Raises Refused."""
     ending = ending_of(path)
+    if path.is_dir() and holds_dicom(path):
+        raise dicom_given(_shown(path), folder=True)
     with opened(path, _shown(path)) as file:
-        start = file.read(len(_KRETZ))
-    if start == _KRETZ or ending in (".vol", ".v00"):
+        start = file.read(_START)
+    if is_dicom_start(start) and ending not in VOLUME_FORMATS + PICTURE_FORMATS:
+        raise dicom_given(_shown(path))
+    if start.startswith(_KRETZ) or ending in (".vol", ".v00"):
         raise Refused(
             "format",
             f"{_shown(path)} looks like a Kretz file, which cannot be read here.",

@@ -1,0 +1,42 @@
+"""Is a file or a folder DICOM? Told by the files' first bytes, so that the sentence about it can say so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from USMRISynthesisLib.errors import Refused
+
+_PREAMBLE, _MAGIC = 128, b"DICM"
+_FILES = 50  # of a folder that are looked into
+
+
+def is_dicom_start(start: bytes) -> bool:
+    """Whether a file that starts with these bytes is a DICOM file (part 10: 128 bytes, then "DICM")."""
+    return start[_PREAMBLE : _PREAMBLE + len(_MAGIC)] == _MAGIC
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether one of a folder's first files, in depth, is a DICOM file."""
+    seen = 0
+    for path in sorted(folder.rglob("*")):
+        if seen == _FILES:
+            return False
+        try:
+            if not path.is_file():
+                continue
+            seen += 1
+            with open(path, "rb") as file:
+                if is_dicom_start(file.read(_PREAMBLE + len(_MAGIC))):
+                    return True
+        except OSError:
+            continue
+    return False
+
+
+def dicom_given(name: str, *, folder: bool = False) -> Refused:
+    """DICOM was given where an image file is read."""
+    return Refused(
+        "dicom",
+        f"{name} {'holds DICOM files' if folder else 'is a DICOM file'}, which the command line does not read.",
+        "Load it with 3D Slicer's DICOM module (3D ultrasound needs SlicerHeart) and save it as NRRD.",
+    )
