@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from USMRISynthesisLib.synthesis.result import Synthesis
 
 __all__ = ["Respaced", "Synthesis", "Volume", "__version__", "respace", "synthesize"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Volume": "io.volume",

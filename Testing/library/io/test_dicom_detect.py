@@ -40,3 +40,8 @@ def test_what_only_looks_like_it_is_not_called_dicom(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="is not in a format that can be read here"):
         Volume.read(tmp_path / "a.dcm")
     assert not holds_dicom(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000, "\0"])
+def test_a_name_that_no_system_takes_is_no_folder_of_dicom(name: str) -> None:
+    assert not holds_dicom(Path(name))

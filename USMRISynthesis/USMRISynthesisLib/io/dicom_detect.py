@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from USMRISynthesisLib.errors import Refused
@@ -16,7 +17,9 @@ def is_dicom_start(start: bytes) -> bool:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether one of a folder's first files, in depth, is a DICOM file."""
+    """Whether this is a folder, and one of its first files, in depth, a DICOM file."""
+    if not os.path.isdir(folder):  # False for a name that no system takes
+        return False
     seen = 0
     for path in sorted(folder.rglob("*")):
         if seen == _FILES:

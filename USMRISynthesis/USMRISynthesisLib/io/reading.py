@@ -132,7 +132,7 @@ def _given_sides(pixel_size_mm: float | None, voxel_size_mm: Sequence[float] | N
 def _check_path(path: Path) -> str:
     """The ending of a plain file that may be an image. Raises Refused."""
     ending = ending_of(path)
-    if path.is_dir() and holds_dicom(path):
+    if holds_dicom(path):
         raise dicom_given(_shown(path), folder=True)
     with opened(path, _shown(path)) as file:
         start = file.read(_START)
