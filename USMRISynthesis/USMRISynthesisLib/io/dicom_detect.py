@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from USMRISynthesisLib.errors import Refused
 
 _PREAMBLE, _MAGIC = 128, b"DICM"
-_FILES = 50  # of a folder that are looked into
+_FILES, _FOLDERS = 50, 200  # the most that are opened, and entered
 
 
 def is_dicom_start(start: bytes) -> bool:
@@ -20,20 +23,25 @@ def holds_dicom(folder: Path) -> bool:
     """Whether this is a folder, and one of its first files, in depth, a DICOM file."""
     if not os.path.isdir(folder):  # False for a name that no system takes
         return False
-    seen = 0
-    for path in sorted(folder.rglob("*")):
-        if seen == _FILES:
-            return False
+    for path in islice(_files(folder), _FILES):
         try:
-            if not path.is_file():
+            if not stat.S_ISREG(os.stat(path).st_mode):  # what waits on a pipe's other end never blocks
                 continue
-            seen += 1
             with open(path, "rb") as file:
                 if is_dicom_start(file.read(_PREAMBLE + len(_MAGIC))):
                     return True
         except OSError:
             continue
     return False
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """The names of a folder's files, in depth, one after the other; a large tree is not listed as a whole."""
+    for number, (place, folders, names) in enumerate(os.walk(folder)):
+        if number == _FOLDERS:
+            return
+        folders.sort()
+        yield from (os.path.join(place, name) for name in sorted(names))
 
 
 def dicom_given(name: str, *, folder: bool = False) -> Refused:
