@@ -164,7 +164,7 @@ def _check_path(path: Path) -> str:
 
 def _shown(path: Path) -> str:
     """A name that fits into a sentence."""
-    name = path.name.encode("utf-8", "replace").decode("utf-8")
+    name = (path.name or str(path)).encode("utf-8", "replace").decode("utf-8")
     return name if len(name) <= 100 else f"{name[:60]}...{name[-20:]}"
 
 
