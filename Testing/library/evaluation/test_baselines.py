@@ -16,7 +16,7 @@ from USMRISynthesisLib.cli import command_line as cli
 from USMRISynthesisLib.datasets.simulated import Case, cases
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.metrics import deformation, segmenter
-from USMRISynthesisLib.evaluation.metrics import image as measures
+from USMRISynthesisLib.evaluation.metrics import image as image_measures
 from USMRISynthesisLib.evaluation.synthesis import (
     baselines as comparison,
 )
@@ -159,7 +159,7 @@ def test_slices_that_jump_are_seen_in_the_other_planes_and_not_in_their_own():
     jumps = np.random.default_rng(0).uniform(0, 0.3, len(case.t2)).astype(np.float32)
     jumping = case.t2 + jumps[:, None, None]
     seen = case.brain & case.fan
-    assert measures.gradient_ncc(jumping, case.t2, seen) == pytest.approx(1.0)
+    assert image_measures.gradient_ncc(jumping, case.t2, seen) == pytest.approx(1.0)
     assert comparison.through_planes(case, case.t2) == pytest.approx(1.0)
     assert comparison.through_planes(case, jumping) < 0.9
 
@@ -177,8 +177,8 @@ def test_a_slice_by_itself_is_a_frame_without_neighbours(trusted_model):
 def test_the_kernel_distance_is_nothing_for_the_same_distribution_and_grows_with_the_difference():
     rng = np.random.default_rng(0)
     real, same, other = rng.standard_normal((3, 200, 16)) + np.array([0, 0, 0.5])[:, None, None]
-    assert abs(measures.kernel_distance(same, real)) < 0.1 < measures.kernel_distance(other, real)
-    assert measures.kernel_distance(other, real) < measures.kernel_distance(other + 0.5, real)
+    assert abs(image_measures.kernel_distance(same, real)) < 0.1 < image_measures.kernel_distance(other, real)
+    assert image_measures.kernel_distance(other, real) < image_measures.kernel_distance(other + 0.5, real)
 
 
 def test_a_channel_with_a_large_mean_does_not_decide_and_the_interval_widens_with_unlike_subjects():
@@ -186,10 +186,10 @@ def test_a_channel_with_a_large_mean_does_not_decide_and_the_interval_widens_wit
     real = rng.standard_normal((200, 8)) + 500
     alike = [rng.standard_normal((20, 8)) + 500 for _ in range(6)]
     unlike = [one + shift for one, shift in zip(alike, np.linspace(-2, 2, 6), strict=True)]
-    near, far = measures.kernel_distance_of(alike, real), measures.kernel_distance_of(unlike, real)
+    near, far = image_measures.kernel_distance_of(alike, real), image_measures.kernel_distance_of(unlike, real)
     assert near[1] <= near[0] <= near[2] and abs(near[0]) < 0.3 < far[0]
     assert far[2] - far[1] > 2 * (near[2] - near[1])
-    assert len(set(measures.kernel_distance_of(alike[:1], real))) == 1  # one subject has no interval
+    assert len(set(image_measures.kernel_distance_of(alike[:1], real))) == 1  # one subject has no interval
 
 
 def test_volumes_are_compared_with_the_labels_over_heads_and_an_average_head_does_not_follow():
@@ -211,8 +211,8 @@ def test_a_feature_that_true_mr_hardly_ever_has_does_not_decide_the_kernel_dista
 def test_ssim_is_one_with_itself_and_falls_with_noise(truth):
     stack, mask = np.stack([truth, truth]), np.stack([truth, truth]) > 0
     noisy = stack + 0.2 * np.random.default_rng(0).standard_normal(stack.shape)
-    assert measures.ssim(stack, stack, mask) == pytest.approx(1.0)
-    assert measures.ssim(noisy, stack, mask) < 0.7
+    assert image_measures.ssim(stack, stack, mask) == pytest.approx(1.0)
+    assert image_measures.ssim(noisy, stack, mask) < 0.7
 
 
 def frames_file(path, count: int = 4):

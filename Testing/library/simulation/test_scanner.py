@@ -13,18 +13,19 @@ from scipy import ndimage
 from USMRISynthesisLib.errors import Failed
 from USMRISynthesisLib.geometry.canonical import HEAD_LENGTH_MM, canonical_axis_mm
 from USMRISynthesisLib.simulation.anatomy import atlas
-from USMRISynthesisLib.simulation.anatomy import head as anatomy
+from USMRISynthesisLib.simulation.anatomy.head import Anatomy, build
 from USMRISynthesisLib.simulation.anatomy.labels import (
     CHOROID,
     EXTERNAL_CSF,
     LABEL_NAMES,
+    SKULL,
     VENTRICLES,
     WHITE_MATTER,
 )
 from USMRISynthesisLib.simulation.anatomy.warp import canonical_points, sample, smooth_displacement, spline_field
 from USMRISynthesisLib.simulation.scanner import acoustics as tissue
 from USMRISynthesisLib.simulation.scanner import display, frame, physics
-from USMRISynthesisLib.simulation.scanner import volume as acquisition
+from USMRISynthesisLib.simulation.scanner.volume import Acquisition, AcquisitionRanges, acquire, speckle_phantom
 
 
 @pytest.fixture(scope="module")
@@ -33,25 +34,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def head(data: Path) -> anatomy.Anatomy:
-    return anatomy.build(atlas.load(data, "GA29-made"), seed=3)
+def head(data: Path) -> Anatomy:
+    return build(atlas.load(data, "GA29-made"), seed=3)
 
 
 @pytest.fixture(scope="module")
-def sweep(head: anatomy.Anatomy) -> acquisition.Acquisition:
-    return acquisition.acquire(head, seed=3, view="left")
+def sweep(head: Anatomy) -> Acquisition:
+    return acquire(head, seed=3, view="left")
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
-    data: Path, head: anatomy.Anatomy, sweep: acquisition.Acquisition
+    data: Path, head: Anatomy, sweep: Acquisition
 ) -> None:
-    again = anatomy.build(atlas.load(data, "GA29-made"), seed=3)
+    again = build(atlas.load(data, "GA29-made"), seed=3)
     assert np.array_equal(again.t2, head.t2) and np.array_equal(again.labels, head.labels)
-    assert torch.equal(acquisition.acquire(again, seed=3, view="left").image, sweep.image)
-    assert not np.array_equal(anatomy.build(atlas.load(data, "GA29-made"), seed=4).labels, head.labels)
+    assert torch.equal(acquire(again, seed=3, view="left").image, sweep.image)
+    assert not np.array_equal(build(atlas.load(data, "GA29-made"), seed=4).labels, head.labels)
 
 
-def test_the_outer_skull_has_the_canonical_length_at_the_recorded_centre(head: anatomy.Anatomy) -> None:
+def test_the_outer_skull_has_the_canonical_length_at_the_recorded_centre(head: Anatomy) -> None:
     assert head.length_mm == pytest.approx(HEAD_LENGTH_MM, abs=7)
     assert np.abs(head.centre).max() < 8
     inside = head.skull_distance < 0
@@ -60,7 +61,7 @@ def test_the_outer_skull_has_the_canonical_length_at_the_recorded_centre(head: a
     assert extent == pytest.approx(head.length_mm, abs=1.3)
 
 
-def test_t2_and_labels_move_together(head: anatomy.Anatomy) -> None:
+def test_t2_and_labels_move_together(head: Anatomy) -> None:
     ventricles = head.labels == atlas.VENTRICLES
     tissue = head.labels == atlas.WHITE_MATTER
     assert head.t2[ventricles].mean() > head.t2[tissue].mean() + 0.1
@@ -90,11 +91,11 @@ def test_sampling_reads_world_positions_and_the_value_beyond() -> None:
 
 
 def test_the_skull_is_where_the_image_is_brightest_and_outside_the_pyramid_is_black(
-    head: anatomy.Anatomy, sweep: acquisition.Acquisition
+    head: Anatomy, sweep: Acquisition
 ) -> None:
     us, fan = sweep.scan_convert(canonical_points())
     assert us.dtype == np.uint8 and (us[~fan] == 0).all()
-    near_beam = fan & (head.labels == anatomy.SKULL) & (np.abs(canonical_points()[..., 0].numpy()) > 25)
+    near_beam = fan & (head.labels == SKULL) & (np.abs(canonical_points()[..., 0].numpy()) > 25)
     brain = fan & (head.labels == atlas.WHITE_MATTER)
     assert us[near_beam].mean() > 1.5 * us[brain].mean()
     ventricles = fan & (head.labels == atlas.VENTRICLES)
@@ -103,7 +104,7 @@ def test_the_skull_is_where_the_image_is_brightest_and_outside_the_pyramid_is_bl
     assert us[core].mean() < us[ring].mean()
 
 
-def test_a_scan_on_another_grid_shows_the_same_place(sweep: acquisition.Acquisition) -> None:
+def test_a_scan_on_another_grid_shows_the_same_place(sweep: Acquisition) -> None:
     points = canonical_points()
     whole, _ = sweep.scan_convert(points)
     some, _ = sweep.scan_convert(points[40:60, 70:90, 60:80])
@@ -111,19 +112,19 @@ def test_a_scan_on_another_grid_shows_the_same_place(sweep: acquisition.Acquisit
 
 
 def test_fully_developed_speckle_has_the_rayleigh_signal_to_noise_ratio() -> None:
-    envelope = acquisition.speckle_phantom(0)[20:-20, 20:-20, 10:-10]
+    envelope = speckle_phantom(0)[20:-20, 20:-20, 10:-10]
     assert float(envelope.mean() / envelope.std()) == pytest.approx(1.91, abs=0.08)
 
 
 def test_the_point_spread_keeps_the_power_of_noise() -> None:
-    draw = acquisition.AcquisitionRanges().draw(np.random.default_rng(1))
+    draw = AcquisitionRanges().draw(np.random.default_rng(1))
     sampling = physics.Sampling(0.34, torch.full((90,), 0.5), torch.full((90,), 0.6))
     noise = torch.randn((2, 90, 60, 60), generator=torch.Generator().manual_seed(0))
     blurred = physics.point_spread(noise, sampling, draw, power=True)[:, 10:-10, 10:-10, 10:-10]
     assert float(blurred.std()) == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_frame_shows_the_head_upright_centred_and_88_mm_long_with_its_truth(head: anatomy.Anatomy) -> None:
+def test_a_frame_shows_the_head_upright_centred_and_88_mm_long_with_its_truth(head: Anatomy) -> None:
     made = frame.simulate_frame(head, seed=5)
     again = frame.simulate_frame(head, seed=5)
     assert np.array_equal(made.us, again.us) and np.array_equal(made.plane, again.plane)
@@ -136,7 +137,7 @@ def test_a_frame_shows_the_head_upright_centred_and_88_mm_long_with_its_truth(he
     assert np.concatenate([one.t2[one.labels == atlas.VENTRICLES] for one in more]).mean() > 120
 
 
-def test_a_frames_bright_ring_lies_where_its_truth_has_the_skull(head: anatomy.Anatomy) -> None:
+def test_a_frames_bright_ring_lies_where_its_truth_has_the_skull(head: Anatomy) -> None:
     reach = range(-8, 9, 2)  # pixels of 0.6 mm
     for seed in range(4):
         made = frame.simulate_frame(head, seed=seed)
@@ -155,7 +156,7 @@ def test_ventricles_scatter_less_than_the_fluid_around_the_brain_and_that_less_t
     assert scatter[WHITE_MATTER] < scatter[CHOROID] and set(scatter) == set(LABEL_NAMES)
 
 
-def test_the_grey_map_gives_the_brain_the_levels_of_real_frames(head: anatomy.Anatomy) -> None:
+def test_the_grey_map_gives_the_brain_the_levels_of_real_frames(head: Anatomy) -> None:
     rows = display.appearances()
     low, high = rows[:, 4].min(), rows[:, 4].max()  # medians inside the brain
     for seed in range(3):

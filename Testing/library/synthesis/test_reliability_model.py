@@ -21,7 +21,7 @@ from USMRISynthesisLib.models import store
 from USMRISynthesisLib.synthesis import engine
 from USMRISynthesisLib.synthesis.engine import load_generator
 from USMRISynthesisLib.synthesis.result import BEAM_ONLY, PROBABILITY
-from USMRISynthesisLib.training.common import checkpoint as checkpoints
+from USMRISynthesisLib.training.common import checkpoint
 from USMRISynthesisLib.training.reliability.config import ReliabilityConfig
 from USMRISynthesisLib.training.reliability.export import add_reliability, reexported
 from USMRISynthesisLib.training.run import train
@@ -77,7 +77,7 @@ def test_trained_exported_used_and_measured(own_model, heads, tmp_path, head):
     assert store.hash_matches(own_model)
     card = (own_model / "README.md").read_text()
     assert card.count("## Reliability map") == 1 and "untested" in card
-    add_reliability(checkpoints.load(tmp_path / "run" / "checkpoint.pt"), own_model)  # again: replaced, not added
+    add_reliability(checkpoint.load(tmp_path / "run" / "checkpoint.pt"), own_model)  # again: replaced, not added
     again = (own_model / "README.md").read_text()
     assert len(again) == len(card) and again.count("## Reliability map") == 1
 
@@ -132,7 +132,7 @@ def test_a_model_written_again_has_the_same_weights_and_names_no_file_of_the_mac
     saved = train(configure(tmp_path, make_data(tmp_path / "data"), steps=1), report=quiet)
     folder = export(saved, own_model.parent / "trained", name="trained", figures={"ncc": 0.5})
     judged = train(configured(tmp_path, heads, folder, output="judge"), report=quiet)
-    add_reliability(checkpoints.load(judged), folder)
+    add_reliability(checkpoint.load(judged), folder)
     torch.jit.save(torch.jit.load(folder / "model.pt"), folder / "model.pt")  # as torch does: with its sources
     manifest = json.loads((folder / "manifest.json").read_text())
     exported = manifest["sha256"]
@@ -213,7 +213,7 @@ def test_networks_of_another_task_lose_their_sources_only_and_take_no_figures(tm
 
 def test_a_reliability_map_runs_in_half_precision_where_the_hardware_does(own_model, heads, tmp_path, monkeypatch):
     train(configured(tmp_path, heads, own_model), report=quiet)
-    add_reliability(checkpoints.load(tmp_path / "run" / "checkpoint.pt"), own_model)
+    add_reliability(checkpoint.load(tmp_path / "run" / "checkpoint.pt"), own_model)
     cells, conditions = torch.rand(2, 9, 80, 80), torch.rand(2, 9, 1, 1)
     predicted = {}
     for dtype in (None, torch.bfloat16):
@@ -236,7 +236,7 @@ def test_a_frame_has_no_reliability_map_of_a_model_trained_on_volumes(own_model,
     from USMRISynthesisLib.synthesis.pipeline import synthesize
 
     saved = train(configured(tmp_path, heads, own_model, steps=1), report=quiet)
-    add_reliability(checkpoints.load(saved), own_model)
+    add_reliability(checkpoint.load(saved), own_model)
     middle = head.shape[0] // 2
     frame = replace(head, array=head.array[middle : middle + 1])
     result = synthesize(frame, model=str(own_model), device="cpu", unreliable=True)
@@ -245,14 +245,14 @@ def test_a_frame_has_no_reliability_map_of_a_model_trained_on_volumes(own_model,
 
 def test_a_reliability_map_for_other_weights_is_refused(own_model, heads, tmp_path):
     saved = train(configured(tmp_path, heads, own_model, steps=1), report=quiet)
-    content = checkpoints.load(saved) | {"model_sha256": "0" * 64}
+    content = checkpoint.load(saved) | {"model_sha256": "0" * 64}
     with pytest.raises(Refused, match="trained for other weights"):
         add_reliability(content, own_model)
 
 
 def test_a_tampered_or_missing_reliability_map_is_not_loaded(own_model, heads, tmp_path):
     saved = train(configured(tmp_path, heads, own_model, steps=1), report=quiet)
-    add_reliability(checkpoints.load(saved), own_model)
+    add_reliability(checkpoint.load(saved), own_model)
     file = own_model / "support.pt"
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -266,7 +266,7 @@ def test_a_tampered_or_missing_reliability_map_is_not_loaded(own_model, heads, t
 
 def test_a_reliability_map_of_another_version_is_not_loaded_and_its_remedy_works(own_model, heads, tmp_path):
     saved = train(configured(tmp_path, heads, own_model, steps=1), report=quiet)
-    add_reliability(checkpoints.load(saved), own_model)
+    add_reliability(checkpoint.load(saved), own_model)
     manifest = json.loads((own_model / "manifest.json").read_text())
     del manifest["support"]["version"]  # as it was before there was more than one
     (own_model / "manifest.json").write_text(json.dumps(manifest))
@@ -283,8 +283,8 @@ def test_further_heads_are_calibrated_on(own_model, heads, tmp_path):
     path.write_text(path.read_text() + f'learn = ["train"]\nalso_calibrate = ["{heads / "val"}"]\n')
     predicted: list[str] = []
     other = configured(tmp_path, heads, own_model, output="alone", steps=1)
-    alone = checkpoints.load(train(other, report=quiet))
-    both = checkpoints.load(train(path, report=predicted.append))
+    alone = checkpoint.load(train(other, report=quiet))
+    both = checkpoint.load(train(path, report=predicted.append))
     assert any(line.startswith("head-3") for line in predicted) and both["cases"] == ["head-1"]
     assert not torch.equal(both["averaged"]["offset"], alone["averaged"]["offset"])
     add_reliability(both, own_model)
@@ -298,7 +298,7 @@ def test_a_stopped_run_goes_on_exactly(own_model, heads, tmp_path):
     with pytest.raises(Cancelled):
         train(parts, report=quiet, cancel=lambda: next(requests))
     resumed = train(parts, report=quiet)
-    a, b = checkpoints.load(straight), checkpoints.load(resumed)
+    a, b = checkpoint.load(straight), checkpoint.load(resumed)
     assert all(torch.equal(a["averaged"][name], b["averaged"][name]) for name in a["averaged"])
 
 
@@ -306,7 +306,7 @@ def test_heads_labelled_in_the_axial_plane_alone_are_kept_separately(own_model, 
     path = configured(tmp_path, heads, own_model)
     path.write_text(path.read_text() + f'learn = ["mr"]\naxial = ["{heads / "train"}"]\n')
     predicted: list[str] = []
-    content = checkpoints.load(train(path, report=predicted.append))
+    content = checkpoint.load(train(path, report=predicted.append))
     assert content["cases"] == ["head-2", "head-1"] and content["step"] == 30
     add_reliability(content, own_model)
     assert "mr, " + str(heads / "train") in (own_model / "README.md").read_text()
@@ -325,7 +325,7 @@ def test_a_bad_configuration_is_refused_with_the_reason(change, message):
 
 def test_the_command_line_writes_the_map_beside_the_image(own_model, heads, tmp_path, head):
     saved = train(configured(tmp_path, heads, own_model, steps=1), report=quiet)
-    add_reliability(checkpoints.load(saved), own_model)
+    add_reliability(checkpoint.load(saved), own_model)
     source, target, believed = (tmp_path / f"{name}.nrrd" for name in ("us", "mr", "support"))
     head.write(source)
     assert cli.main(["synthesize", str(source), str(target), "--model", str(own_model), "--unreliable",

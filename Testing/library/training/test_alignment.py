@@ -35,8 +35,7 @@ from USMRISynthesisLib.training.alignment.config import AlignmentConfig
 from USMRISynthesisLib.training.alignment.export import build_networks, example, start_from
 from USMRISynthesisLib.training.alignment.losses import losses
 from USMRISynthesisLib.training.alignment.samples import Batch, draw
-from USMRISynthesisLib.training.common import checkpoint as checkpoints
-from USMRISynthesisLib.training.common import torchscript
+from USMRISynthesisLib.training.common import checkpoint, torchscript
 from USMRISynthesisLib.training.run import read_run, train
 
 
@@ -122,7 +121,7 @@ def test_a_run_leaves_a_log_figures_and_a_checkpoint(trained):
     assert {"orient_upright", "locate_coordinates", "refine_eyes"} <= set(rows[0])
     with (trained.parent / "evaluation.csv").open() as file:
         assert {"rotation_deg_median", "flip_share"} <= set(next(csv.DictReader(file)))
-    content = checkpoints.load(trained)
+    content = checkpoint.load(trained)
     assert content["step"] == 5 and set(content["averaged"]) == set(STAGES)
 
 
@@ -131,8 +130,8 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, data, trained):
     asked = iter(range(9))
     with pytest.raises(Cancelled, match="step 3"):
         train(config, cancel=lambda: next(asked) == 2, report=str)
-    parts = checkpoints.load(train(config, report=str))
-    whole = checkpoints.load(trained)
+    parts = checkpoint.load(train(config, report=str))
+    whole = checkpoint.load(trained)
     for stage, state in whole["averaged"].items():
         assert all(torch.equal(value, parts["averaged"][stage][name]) for name, value in state.items()), stage
     with pytest.raises(Refused, match="already holds a run"):
@@ -160,7 +159,7 @@ def test_a_run_goes_on_from_an_exported_model_of_sixteen_bits_and_learns_from_fu
         for key, value in network.state_dict().items():
             torch.testing.assert_close(others[name].state_dict()[key].float(), value.half().float())
     said = []
-    content = checkpoints.load(train(config, report=said.append))
+    content = checkpoint.load(train(config, report=said.append))
     assert said[0] == f"{len(heads) + 1} training and 1 validation heads" and len(content["cases"]) == len(heads) + 1
     before, after = networks["refine"].state_dict(), content["networks"]["refine"]
     moved = max(float((after[key] - value).abs().max()) for key, value in before.items() if key.endswith("0.weight"))

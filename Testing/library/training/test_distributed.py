@@ -14,7 +14,7 @@ import torch
 from factories import training as made_training
 from factories.training import configure, make_data
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.training.common import checkpoint as checkpoints
+from USMRISynthesisLib.training.common import checkpoint
 from USMRISynthesisLib.training.common.distributed import Processes, processes
 from USMRISynthesisLib.training.run import train
 from USMRISynthesisLib.training.synthesis.augmentation import AugmentationConfig, augment
@@ -81,7 +81,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path, monkeypatch: pyte
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(re.findall("Wrote", done.stdout)) == 1  # the first process alone speaks
-    a, b = checkpoints.load(one), checkpoints.load(tmp_path / "two" / "checkpoint.pt")
+    a, b = checkpoint.load(one), checkpoint.load(tmp_path / "two" / "checkpoint.pt")
     for part in ("generator", "averaged", "backward", "discriminators"):
         for name, value in a[part].items():
             assert torch.allclose(value.float(), b[part][name].float(), rtol=0, atol=1e-5), (part, name)

@@ -33,7 +33,7 @@ from USMRISynthesisLib.evaluation.alignment.outline_measures import overlap
 from USMRISynthesisLib.geometry.ellipse import Ellipse
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.models import store
-from USMRISynthesisLib.training.common import checkpoint as checkpoints
+from USMRISynthesisLib.training.common import checkpoint
 from USMRISynthesisLib.training.outline.config import OutlineConfig
 from USMRISynthesisLib.training.outline.losses import losses
 from USMRISynthesisLib.training.outline.samples import FrameBatch, draw, draw_faces
@@ -205,7 +205,7 @@ def test_a_run_leaves_a_log_figures_and_a_checkpoint(trained):
     assert [row["step"] for row in rows] == ["2", "4"] and {"distance", "headed", "midline"} <= set(rows[0])
     with (trained.parent / "evaluation.csv").open() as file:
         assert {"dice_mean", "difference_mm_p90"} <= set(next(csv.DictReader(file)))
-    assert checkpoints.load(trained)["step"] == 4
+    assert checkpoint.load(trained)["step"] == 4
 
 
 def test_a_stopped_run_goes_on_exactly(tmp_path, data, trained):
@@ -213,8 +213,8 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, data, trained):
     asked = iter(range(9))
     with pytest.raises(Cancelled, match="step 2"):
         train(config, cancel=lambda: next(asked) == 1, report=str)
-    parts = checkpoints.load(train(config, report=str))["averaged"]
-    whole = checkpoints.load(trained)["averaged"]
+    parts = checkpoint.load(train(config, report=str))["averaged"]
+    whole = checkpoint.load(trained)["averaged"]
     for part, weights_of in whole.items():
         assert all(torch.equal(value, parts[part][name]) for name, value in weights_of.items()), part
     config.write_text(config.read_text().replace("real = 1", "real = 2"))

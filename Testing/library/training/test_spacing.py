@@ -15,7 +15,7 @@ from USMRISynthesisLib.datasets.stacks import HELD_OUT_SEED, WEEKS, Head, deform
 from USMRISynthesisLib.errors import Cancelled, Refused
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.spacing import profile
-from USMRISynthesisLib.training.common import checkpoint as checkpoints
+from USMRISynthesisLib.training.common.checkpoint import load
 from USMRISynthesisLib.training.common.config import read_table
 from USMRISynthesisLib.training.run import train
 from USMRISynthesisLib.training.spacing.acquisition import CLEAN, REACH, Acquisition, acquired, drawn
@@ -60,7 +60,7 @@ def test_one_volume_of_the_user_is_enough_through_the_command(
     config = write_config(tmp_path, volumes / "0.nrrd")
     assert cli.main(["train", str(config), "--json"]) == 0
     checkpoint = Path(json.loads(capsys.readouterr().out)["checkpoint"])
-    content = checkpoints.load(checkpoint)
+    content = load(checkpoint)
     assert content["step"] == 6 and content["switched"][0] == 3 and content["cases"] == ["0.nrrd"]
     rows = list(csv.DictReader((tmp_path / "run" / "log.csv").open()))
     assert [row["step"] for row in rows] == ["2", "4", "6"] and float(rows[-1]["super_resolution_l1"]) > 0
@@ -74,7 +74,7 @@ def test_a_stopped_run_goes_on_exactly_in_either_stage(tmp_path: Path, volumes: 
     with pytest.raises(Cancelled, match=f"step {stop}"):
         train(config, cancel=lambda: next(asked) >= stop - 1, report=lambda text: None)
     parts = train(config, report=lambda text: None)
-    a, b = checkpoints.load(whole), checkpoints.load(parts)
+    a, b = load(whole), load(parts)
     for kind in ("networks", "averaged"):
         for name in ("vae", "super_resolution"):
             for key, value in a[kind][name].items():
@@ -92,7 +92,7 @@ def test_another_configuration_and_a_fresh_start_over_a_run_are_refused(tmp_path
 def test_a_vae_of_another_run_spares_the_first_stage(tmp_path: Path, volumes: Path) -> None:
     first = train(write_config(tmp_path, volumes), report=lambda text: None)
     second = train(write_config(tmp_path, volumes, output="second", extra=f'vae = "{first}"'), report=lambda text: None)
-    a, b = checkpoints.load(first), checkpoints.load(second)
+    a, b = load(first), load(second)
     assert b["switched"] == [0, 0.0]
     assert all(torch.equal(value, b["averaged"]["vae"][key]) for key, value in a["averaged"]["vae"].items())
 

@@ -10,7 +10,7 @@ from factories.heads import layered_case
 from factories.training import make_data, same_weights
 from PIL import Image
 from USMRISynthesisLib.errors import Cancelled, Refused
-from USMRISynthesisLib.training.common import checkpoint as checkpoints
+from USMRISynthesisLib.training.common import checkpoint
 from USMRISynthesisLib.training.study import study as studies
 
 STUDY = """
@@ -123,7 +123,7 @@ def test_a_short_look_keeps_the_long_run_as_it_is(tmp_path):
     study = studies.read_study(written(tmp_path))
     short = studies.shortened(study, 1)
     (first, *_) = studies.run(short, report=quiet)
-    assert checkpoints.load(first)["step"] == 1 and not study.output.exists()
+    assert checkpoint.load(first)["step"] == 1 and not study.output.exists()
 
 
 def test_shrunk_slices_train_a_method_whose_output_has_the_canonical_size_and_no_model_comes_of_it(tmp_path):

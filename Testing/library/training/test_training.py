@@ -13,7 +13,7 @@ from factories.training import configure, make_data, same_weights
 from USMRISynthesisLib.errors import Cancelled, Refused
 from USMRISynthesisLib.models.store import read_manifest
 from USMRISynthesisLib.synthesis.generator import Generator
-from USMRISynthesisLib.training.common import checkpoint as checkpoints
+from USMRISynthesisLib.training.common.checkpoint import load, save
 from USMRISynthesisLib.training.run import train
 from USMRISynthesisLib.training.synthesis.config import TrainingConfig
 from USMRISynthesisLib.training.synthesis.export import card, export
@@ -128,7 +128,7 @@ def test_a_changed_configuration_is_refused_by_name_and_more_steps_are_not(tmp_p
     train(configure(tmp_path, data, steps=2), report=str)
     longer = configure(tmp_path, data, steps=3)
     train(longer, report=str)
-    assert checkpoints.load(tmp_path / "run" / "checkpoint.pt")["step"] == 3
+    assert load(tmp_path / "run" / "checkpoint.pt")["step"] == 3
     longer.write_text(longer.read_text().replace("supervised = 10", "supervised = 9"))
     with pytest.raises(Refused, match=r"objective\.supervised"):
         train(longer, report=str)
@@ -136,17 +136,17 @@ def test_a_changed_configuration_is_refused_by_name_and_more_steps_are_not(tmp_p
 
 def test_a_setting_newer_than_the_checkpoint_is_no_change(tmp_path, data):
     saved = train(configure(tmp_path, data, steps=2), report=str)
-    state = checkpoints.load(saved)
+    state = load(saved)
     del state["config"]["unpaired_every"], state["latest"]
-    checkpoints.save(saved, state)
+    save(saved, state)
     train(configure(tmp_path, data, steps=3), report=str)
-    assert checkpoints.load(saved)["step"] == 3
+    assert load(saved)["step"] == 3
 
 
 def test_a_run_can_start_from_another_runs_generator(tmp_path, data):
     first = train(configure(tmp_path, data, steps=2, output="first"), report=str)
     train(configure(tmp_path, data, steps=1, output="next", extra=f'initial = "{first}"'), report=str)
-    start, after = checkpoints.load(first)["averaged"], checkpoints.load(tmp_path / "next" / "checkpoint.pt")
+    start, after = load(first)["averaged"], load(tmp_path / "next" / "checkpoint.pt")
     weights = [name for name in start if name.endswith("weight")]  # not the running statistics
     assert all(torch.allclose(start[name], after["generator"][name], atol=1e-3) for name in weights)
     other = configure(tmp_path, data, steps=1, output="other", extra=f'initial = "{first}"')
@@ -163,7 +163,7 @@ def test_a_run_can_start_from_an_exported_model_with_a_place_code(tmp_path, data
 
     exported = export(train(placed("first"), report=str), tmp_path / "model", name="first") / "model.pt"
     train(placed("next", f'initial = "{exported}"'), report=str)
-    start, after = (checkpoints.load(tmp_path / name / "checkpoint.pt") for name in ("first", "next"))
+    start, after = (load(tmp_path / name / "checkpoint.pt") for name in ("first", "next"))
     weights = [name for name in start["averaged"] if name.endswith("weight")]
     assert all(torch.allclose(start["averaged"][name], after["generator"][name], atol=1e-3) for name in weights)
 
@@ -177,7 +177,7 @@ def test_without_resume_an_existing_run_is_not_written_over(tmp_path, data):
 
 def test_the_time_limit_ends_a_run_with_a_checkpoint(tmp_path, data):
     saved = train(configure(tmp_path, data, steps=100000), minutes=0.5 / 60, report=str)
-    assert 0 < checkpoints.load(saved)["step"] < 100000
+    assert 0 < load(saved)["step"] < 100000
 
 
 def test_the_sigterm_of_a_scheduler_saves_a_checkpoint(tmp_path, data):
@@ -215,7 +215,7 @@ def exported(tmp_path_factory, data) -> tuple[Path, Path]:
 
 def test_an_exported_model_can_be_gone_on_from(exported):
     checkpoint, folder = exported
-    state = checkpoints.load(checkpoint)
+    state = load(checkpoint)
     generator = Generator(TrainingConfig.from_json(state["config"]).generator)
     start_from(generator, str(folder / "model.pt"))
     for name, value in generator.state_dict().items():
@@ -225,9 +225,9 @@ def test_an_exported_model_can_be_gone_on_from(exported):
 
 def test_an_export_can_be_the_mean_of_two_weights_and_says_so(exported, tmp_path, data):
     checkpoint, folder = exported
-    state = checkpoints.load(checkpoint)
+    state = load(checkpoint)
     other = {key: value + 0.5 for key, value in state["averaged"].items()}
-    checkpoints.save(tmp_path / "other.pt", state | {"averaged": other})
+    save(tmp_path / "other.pt", state | {"averaged": other})
     made = export(checkpoint, tmp_path / "model", name="mean", averaged_with=str(tmp_path / "other.pt"))
     stored = torch.jit.load(made / "model.pt").float().state_dict()
     for key, value in state["averaged"].items():
@@ -243,7 +243,7 @@ def test_an_export_can_be_the_mean_of_two_weights_and_says_so(exported, tmp_path
 
 def test_the_exported_model_is_the_averaged_generator_for_every_batch(exported):
     checkpoint, folder = exported
-    state = checkpoints.load(checkpoint)
+    state = load(checkpoint)
     generator = Generator(TrainingConfig.from_json(state["config"]).generator).eval()
     generator.load_state_dict(state["averaged"])
     stored = torch.jit.load(folder / "model.pt")

@@ -255,9 +255,9 @@ def _evaluate_spacing(options: Namespace) -> Outcome:
 
 def _has_alignment(options: Namespace) -> bool:
     """Whether there is an alignment model to measure, and cases to measure it on."""
-    from USMRISynthesisLib.models import store as weights
+    from USMRISynthesisLib.models.store import installed_models
 
     if options.model != "default":
         return True
-    named = {folder.name for folder in weights.installed_models()}
+    named = {folder.name for folder in installed_models()}
     return "alignment" in named and Path(options.cases or "data/sim").is_dir()

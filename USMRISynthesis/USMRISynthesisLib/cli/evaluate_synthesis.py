@@ -18,8 +18,7 @@ KEPT = "build/evaluation"  # the segmenter, once trained
 
 def evaluate_synthesis(options: Namespace) -> Outcome:
     """`usmri evaluate synthesis`: a model against truth, baselines and real frames; `--quick`: its own figures only."""
-    from USMRISynthesisLib.evaluation.metrics import lpips as perceptual
-    from USMRISynthesisLib.evaluation.metrics import segmenter
+    from USMRISynthesisLib.evaluation.metrics import lpips, segmenter
     from USMRISynthesisLib.evaluation.synthesis import (
         baselines as comparison,
     )
@@ -40,7 +39,7 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     if not options.quick:
         import torchmetrics  # noqa: F401 - where it is not installed that is said now, not after minutes of work
 
-        perceptual.perceptual()  # likewise, where its weights are others
+        lpips.perceptual()  # likewise, where its weights are others
     folder = Path(options.cases or "data/sim")
     train, *also = [Path(name) for name in options.train] or [folder / "train"]
     make = synthesis.pipeline_prediction if options.pose == "estimated" else synthesis.canonical_prediction
@@ -76,7 +75,7 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     result |= comparison.shares(result)
     text += "\n\nmethods side by side (simulated)\n" + comparison.table(result["methods"])
     if comparison.PERCEPTUAL not in comparison.columns(result["methods"]):
-        text += f"\nLPIPS is not among them: its weights are not installed ({perceptual.INSTALL})."
+        text += f"\nLPIPS is not among them: its weights are not installed ({lpips.INSTALL})."
     believed = support.evaluate(
         folder / options.split, options.model, options.device, planes=options.planes, progress=progress
     )

@@ -20,27 +20,27 @@ def add_commands(commands: Any) -> None:
 
 def info(options: Namespace) -> Outcome:
     """`usmri info [MODEL]`: what is installed, whether the models are intact, and where they would run."""
-    from USMRISynthesisLib.models import store as weights
+    from USMRISynthesisLib.models.store import find_model, hash_matches, installed_models, is_bundled, read_manifest
 
     if options.model:
-        folder = weights.find_model(options.model)
-        manifest = weights.read_manifest(folder).to_json()
-        intact = weights.hash_matches(folder)
+        folder = find_model(options.model)
+        manifest = read_manifest(folder).to_json()
+        intact = hash_matches(folder)
         return (
             f"{json.dumps(manifest, indent=2, ensure_ascii=False)}\n{_intact(intact)}",
-            {"model": manifest, "intact": intact, "bundled": weights.is_bundled(folder)},
+            {"model": manifest, "intact": intact, "bundled": is_bundled(folder)},
         )
     models = []
-    for folder in weights.installed_models():
+    for folder in installed_models():
         try:
-            manifest_ = weights.read_manifest(folder)
+            manifest_ = read_manifest(folder)
             models.append(
                 {
                     "name": folder.name,
                     "task": manifest_.task,
                     "version": manifest_.version,
                     "sha256": manifest_.sha256,
-                    "intact": weights.hash_matches(folder),
+                    "intact": hash_matches(folder),
                 }
             )
         except Failed as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.simulation.anatomy import atlas as atlases
+from USMRISynthesisLib.simulation.anatomy.atlas import week_of
 from USMRISynthesisLib.simulation.anatomy.ranges import ANOMALIES
 from USMRISynthesisLib.simulation.scanner.volume import VIEWS, AcquisitionRanges
 
@@ -79,7 +79,7 @@ class _Reader:
             heads = self._list(values, split) if listed else self._rule(values, split, seed + _SPLIT_SEEDS * index)
             ranges = self._ranges(values.get("acquisition"), split)
             for head in heads:
-                week = atlases.week_of(head.atlas)
+                week = week_of(head.atlas)
                 if weeks.setdefault(week, split) != split:
                     raise self._bad(f"splits.{split}", f"holds week {week}, which is in {weeks[week]} too")
             splits[split] = tuple(replace(head, ranges=ranges) for head in heads)

@@ -20,7 +20,7 @@ import numpy as np
 from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.geometry.canonical import HEAD_LENGTH_MM, to_canonical
 from USMRISynthesisLib.io.volume import Volume
-from USMRISynthesisLib.simulation.anatomy import atlas as atlases
+from USMRISynthesisLib.simulation.anatomy import atlas
 from USMRISynthesisLib.simulation.config import DatasetConfig, Head
 from USMRISynthesisLib.ultrasound.gate import find_fan
 
@@ -32,12 +32,12 @@ MINIMUM_CIRCUMFERENCE_MM = 150.0
 
 def simulate_case(data: Path, spec: Head, frames: int = 0) -> dict[str, Any]:
     """One head with its ultrasound and truth, as the arrays of a case file; `frames` 2D frames of it besides."""
-    from USMRISynthesisLib.simulation.anatomy import head as anatomy
+    from USMRISynthesisLib.simulation.anatomy.head import build
     from USMRISynthesisLib.simulation.scanner import frame, wide
-    from USMRISynthesisLib.simulation.scanner import volume as acquisition
+    from USMRISynthesisLib.simulation.scanner.volume import simulate_canonical
 
-    head = anatomy.build(atlases.load(data, spec.atlas), spec.seed, anomaly=spec.anomaly)
-    us, fan, sweep = acquisition.simulate_canonical(head, spec.seed, spec.ranges, spec.view)
+    head = build(atlas.load(data, spec.atlas), spec.seed, anomaly=spec.anomaly)
+    us, fan, sweep = simulate_canonical(head, spec.seed, spec.ranges, spec.view)
     parameters = {**head.parameters, **sweep.parameters, "view": sweep.view, "atlas": spec.atlas}
     arrays = {
         "us": us,
@@ -115,7 +115,7 @@ def simulate(
     progress: Callable[[float, str], None] | None = None,
 ) -> Path:
     """Make the data set; cases that exist already are kept, so a stopped run goes on.  Returns the manifest."""
-    config = DatasetConfig.read(config_path, atlases.available(data))
+    config = DatasetConfig.read(config_path, atlas.available(data))
     jobs = []
     for name, heads in config.splits.items():
         (out / name).mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,10 @@ import torch
 
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.simulation.anatomy import atlas
-from USMRISynthesisLib.simulation.anatomy import head as anatomy
+from USMRISynthesisLib.simulation.anatomy.head import build
 from USMRISynthesisLib.simulation.anatomy.warp import rotation_matrix, sample
 from USMRISynthesisLib.simulation.dataset import frame_volume, read_frame_index
-from USMRISynthesisLib.simulation.scanner import volume as acquisition
+from USMRISynthesisLib.simulation.scanner.volume import CANONICAL_IJK_TO_RAS, acquire
 
 SIMULATED = ("GA26-operated", 11, "right")  # a week that no weights were trained on
 REAL_FRAME = "540_HC.png"  # of a fetus that no weights were trained on
@@ -23,8 +23,8 @@ _SIZE = (150, 160, 140)  # k, j, i
 
 def simulated_head(data: Path, folder: str, seed: int, view: str) -> tuple[Volume, Volume]:
     """Ultrasound as a probe would store it (RAS, turned by some degrees, off centre) and the true T2 on its grid."""
-    head = anatomy.build(atlas.load(data, folder), seed)
-    sweep = acquisition.acquire(head, seed, view=view)
+    head = build(atlas.load(data, folder), seed)
+    sweep = acquire(head, seed, view=view)
     rotation = rotation_matrix(np.array([6.0, -4.0, 7.0]))
     ijk_to_ras = np.eye(4)
     ijk_to_ras[:3, :3] = rotation * _SPACING_MM
@@ -35,7 +35,7 @@ def simulated_head(data: Path, folder: str, seed: int, view: str) -> tuple[Volum
     offset = (ijk - middle.astype(np.float32)) * _SPACING_MM + np.array([1.5, -3.0, 2.0], np.float32)
     points = torch.from_numpy((offset * head.scale).astype(np.float32))  # canonical mm
     us, _ = sweep.scan_convert(points)
-    t2 = sample(head.t2, acquisition.CANONICAL_IJK_TO_RAS, points).numpy()
+    t2 = sample(head.t2, CANONICAL_IJK_TO_RAS, points).numpy()
     note = {"description": f"Simulated fetal head ultrasound ({folder}, seed {seed}); no patient"}
     truth = {"description": f"Truth of the simulated head ({folder}, seed {seed}): T2 from an atlas average"}
     return (

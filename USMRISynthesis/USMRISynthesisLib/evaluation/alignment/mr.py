@@ -25,7 +25,7 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.geometry.canonical import canonical_ijk_to_ras
 from USMRISynthesisLib.geometry.similarity import angle_deg, random_rotation, rotation_of, scale_of
 from USMRISynthesisLib.io.volume import Volume
-from USMRISynthesisLib.simulation.anatomy import atlas as atlases
+from USMRISynthesisLib.simulation.anatomy import atlas
 from USMRISynthesisLib.simulation.anatomy.labels import BRAIN
 
 WRONG_DEG, WRONG_MM = 20.0, 10.0
@@ -45,11 +45,13 @@ class Sample:
 def samples(data: Path, cases: Path) -> Iterator[Sample]:
     """The averages of weeks that the template lacks, then the simulated heads of val/ and test/."""
     known = {name for names in AGES for name in names}
-    for name in atlases.available(data):
+    for name in atlas.available(data):
         if name not in known:
-            atlas = atlases.load(data, name)
-            brain = atlas.labels > 0
-            yield Sample("averages", name, atlas.t2 * brain, brain, atlas_to_canonical(atlas)[0] @ atlas.ijk_to_ras)
+            average = atlas.load(data, name)
+            brain = average.labels > 0
+            yield Sample(
+                "averages", name, average.t2 * brain, brain, atlas_to_canonical(average)[0] @ average.ijk_to_ras
+            )
     paths = sorted(path for part in ("val", "test") for path in (cases / part).glob("*.npz"))
     for path in paths:
         with np.load(path) as case:

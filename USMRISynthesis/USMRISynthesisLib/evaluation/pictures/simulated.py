@@ -32,14 +32,14 @@ _COLOURS = {
 def preview(data: Path, seed: int, target: Path) -> str:
     """Write one head's three planes (ultrasound, T2, labels) and a 2D frame of it.  Returns what it shows."""
     from USMRISynthesisLib.simulation.anatomy import atlas
-    from USMRISynthesisLib.simulation.anatomy import head as anatomy
+    from USMRISynthesisLib.simulation.anatomy.head import build
     from USMRISynthesisLib.simulation.scanner import frame
-    from USMRISynthesisLib.simulation.scanner import volume as acquisition
+    from USMRISynthesisLib.simulation.scanner.volume import simulate_canonical
 
     folders = atlas.available(data)
     folder = folders[seed % len(folders)]
-    head = anatomy.build(atlas.load(data, folder), seed)
-    us, _, sweep = acquisition.simulate_canonical(head, seed)
+    head = build(atlas.load(data, folder), seed)
+    us, _, sweep = simulate_canonical(head, seed)
     still = frame.simulate_frame(head, seed)
     t2 = np.round(np.clip(head.t2, 0, 1) * 255).astype(np.uint8)
     offset = round(9.0 / SPACING_MM)  # beside the midline, where the ventricles are

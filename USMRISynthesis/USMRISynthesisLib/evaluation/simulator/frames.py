@@ -214,11 +214,11 @@ def _head(job: _Job) -> None:
 
     from USMRISynthesisLib.evaluation.simulator import volumes
     from USMRISynthesisLib.simulation.anatomy import atlas
-    from USMRISynthesisLib.simulation.anatomy import head as anatomy
+    from USMRISynthesisLib.simulation.anatomy.head import build
     from USMRISynthesisLib.simulation.scanner import frame
 
     torch.set_num_threads(1)
-    head = anatomy.build(atlas.load(job.data, job.atlas), job.seed)
+    head = build(atlas.load(job.data, job.atlas), job.seed)
     if not job.stills.exists():
         made = [frame.simulate_frame(head, 100 * job.seed + n) for n in range(job.frames)]
         partial = job.stills.with_suffix(".partial.npz")

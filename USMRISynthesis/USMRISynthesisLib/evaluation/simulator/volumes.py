@@ -12,8 +12,9 @@ from scipy import ndimage
 from USMRISynthesisLib.evaluation.simulator.appearance import near_over_far
 from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM, canonical_axis_mm
 from USMRISynthesisLib.simulation.anatomy import atlas
-from USMRISynthesisLib.simulation.anatomy import head as anatomy
-from USMRISynthesisLib.simulation.scanner import volume as acquisition
+from USMRISynthesisLib.simulation.anatomy.head import Anatomy, build
+from USMRISynthesisLib.simulation.anatomy.labels import CHOROID
+from USMRISynthesisLib.simulation.scanner.volume import simulate_canonical, speckle_phantom
 
 _MIDDLE_MM = 4.0  # neither near nor far
 _REACH_MM = 9.0  # tissue that far from a ventricle is compared with it
@@ -23,18 +24,18 @@ _FEW = 150  # voxels
 _TISSUE = (1, 6)  # white matter, deep grey
 
 
-def measure(head: anatomy.Anatomy, seed: int, view: str | None = None) -> dict[str, Any]:
+def measure(head: Anatomy, seed: int, view: str | None = None) -> dict[str, Any]:
     """near_cnr, far_cnr: tissue minus ventricle over the root of both variances; near_far_tissue: mean grey of white
     matter near the probe over far from it; hemispheres: grey and contrast, near over far, in the head-circumference
     plane, where the probe stands beside it.  nan where the pyramid shows too little.
 
     Ventricles are their open fluid, 1.2 mm from the walls and 2.4 mm from choroid plexus; `*_cnr_whole` takes all that
     is labelled as ventricle, whatever the point spread brings into it."""
-    us, fan, sweep = acquisition.simulate_canonical(head, seed, view=view)
+    us, fan, sweep = simulate_canonical(head, seed, view=view)
     return {"view": sweep.view, **contrasts(us, fan, head, sweep.beam.axes[2])}
 
 
-def contrasts(us: np.ndarray, fan: np.ndarray, head: anatomy.Anatomy, depth_axis: np.ndarray) -> dict[str, Any]:
+def contrasts(us: np.ndarray, fan: np.ndarray, head: Anatomy, depth_axis: np.ndarray) -> dict[str, Any]:
     """The measures of a volume on the canonical grid; depth_axis: unit vector (3,) away from the probe."""
     axis = canonical_axis_mm() - head.centre[:, None]
     depth = (
@@ -42,7 +43,7 @@ def contrasts(us: np.ndarray, fan: np.ndarray, head: anatomy.Anatomy, depth_axis
         + axis[0][None, None, :] * depth_axis[0]
     )  # fmt: skip
     whole = (head.labels == atlas.VENTRICLES) & fan
-    choroid = ndimage.binary_dilation(head.labels == anatomy.CHOROID, iterations=_CHOROID_VOXELS)
+    choroid = ndimage.binary_dilation(head.labels == CHOROID, iterations=_CHOROID_VOXELS)
     ventricle = ndimage.binary_erosion(head.labels == atlas.VENTRICLES, iterations=_WALL_VOXELS) & fan & ~choroid
     around = ndimage.binary_dilation(ventricle, iterations=round(_REACH_MM / SPACING_MM))
     tissue = ndimage.binary_erosion(np.isin(head.labels, _TISSUE)) & fan & ~choroid
@@ -85,7 +86,7 @@ def envelope_snr(envelope: torch.Tensor, border: int = 8) -> float:
 
 def speckle_snr(seeds: int = 4) -> list[float]:
     """`envelope_snr` of uniform scatterers before log compression and display, one for each of some settings."""
-    return [envelope_snr(acquisition.speckle_phantom(seed)) for seed in range(seeds)]
+    return [envelope_snr(speckle_phantom(seed)) for seed in range(seeds)]
 
 
 def seconds(atlas_: atlas.Atlas, *, threads: int = 2, repeats: int = 2) -> dict[str, float]:
@@ -96,10 +97,10 @@ def seconds(atlas_: atlas.Atlas, *, threads: int = 2, repeats: int = 2) -> dict[
         anatomies, sweeps = [], []
         for seed in range(repeats):
             started = time.perf_counter()
-            head = anatomy.build(atlas_, seed)
+            head = build(atlas_, seed)
             anatomies.append(time.perf_counter() - started)
             started = time.perf_counter()
-            acquisition.simulate_canonical(head, seed)
+            simulate_canonical(head, seed)
             sweeps.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(before)

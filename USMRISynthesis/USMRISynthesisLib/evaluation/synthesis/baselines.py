@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 
 from USMRISynthesisLib.datasets.simulated import Case, case_files, cases, read_case
-from USMRISynthesisLib.evaluation.metrics import deformation, segmenter
-from USMRISynthesisLib.evaluation.metrics import image as measures
-from USMRISynthesisLib.evaluation.metrics import lpips as perceptual
+from USMRISynthesisLib.evaluation.metrics import deformation, lpips, segmenter
+from USMRISynthesisLib.evaluation.metrics import image as image_measures
 from USMRISynthesisLib.evaluation.synthesis.evaluate import SLICES as EVALUATED
 from USMRISynthesisLib.evaluation.synthesis.evaluate import Predict, interval, mean_mr
 from USMRISynthesisLib.geometry.canonical import canonical_axis_mm
@@ -57,7 +56,7 @@ def compare(
     kept: folder in which the segmenter is kept. LPIPS is among the measures where its weights are installed.
     Raises Failed where these are others.
     """
-    lpips_network = perceptual.perceptual()
+    lpips_network = lpips.perceptual()
     mean, example = mean_mr(train), _middle_head(train)
     network = segmenter.trained([train, *also], kept, progress=progress)
     real = _real_features(train, network)
@@ -118,30 +117,28 @@ def _measured(case: Case, volume: np.ndarray, mean: np.ndarray, found: np.ndarra
     dice = segmenter.tissue_dice(found, labels, seen & (labels != MASS))  # a mass is none of the tissues
     error = float(((ours - truth)[seen] ** 2).mean())
     return {
-        "ncc": measures.ncc(ours, truth, seen),
-        "residual_ncc": measures.residual_ncc(ours, truth, mean[some], seen),
-        "gradient_ncc": measures.gradient_ncc(ours, truth, seen),
+        "ncc": image_measures.ncc(ours, truth, seen),
+        "residual_ncc": image_measures.residual_ncc(ours, truth, mean[some], seen),
+        "gradient_ncc": image_measures.gradient_ncc(ours, truth, seen),
         "through": through_planes(case, volume),
-        "ssim": measures.ssim(ours, truth, seen),
+        "ssim": image_measures.ssim(ours, truth, seen),
         "psnr": float(-10 * np.log10(max(error, 1e-6))),
         "tissue_dice": float(np.mean(list(dice.values()))),
     }
 
 
-def _perceptual(case: Case, volume: np.ndarray, lpips_network: perceptual.Perceptual | None) -> dict[str, float]:
+def _perceptual(case: Case, volume: np.ndarray, lpips_network: lpips.Perceptual | None) -> dict[str, float]:
     """LPIPS of the axial slices, black beside the brain where the beam was; nothing without its weights."""
     if lpips_network is None:
         return {}
-    return {
-        PERCEPTUAL: perceptual.lpips(lpips_network, volume[SLICES], case.t2[SLICES], (case.brain & case.fan)[SLICES])
-    }
+    return {PERCEPTUAL: lpips.lpips(lpips_network, volume[SLICES], case.t2[SLICES], (case.brain & case.fan)[SLICES])}
 
 
 def through_planes(case: Case, volume: np.ndarray) -> float:
     """Gradient NCC in the coronal and sagittal slices, their mean."""
     views = [[to_plane(values, plane)[SLICES] for values in (volume, case.t2, case.brain & case.fan)]
              for plane in PLANES[1:]]  # fmt: skip
-    return float(np.mean([measures.gradient_ncc(*view) for view in views]))
+    return float(np.mean([image_measures.gradient_ncc(*view) for view in views]))
 
 
 def _deformation_scores(case: Case, made: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -187,10 +184,10 @@ def _over_heads(
         return [values[0], min(float(low), values[0]), max(float(high), values[0])]
 
     return {
-        "volume_rho": spread(lambda some: measures.rank_correlation(found[some, 0], true[some, 0]), 500),
-        "csf_rho": spread(lambda some: measures.rank_correlation(found[some, 1], true[some, 1]), 500),
+        "volume_rho": spread(lambda some: image_measures.rank_correlation(found[some, 0], true[some, 0]), 500),
+        "csf_rho": spread(lambda some: image_measures.rank_correlation(found[some, 1], true[some, 1]), 500),
         "volume_bias": spread(lambda some: float(np.median(found[some, 0] / np.maximum(true[some, 0], 1) - 1)), 500),
-        "kid": measures.kernel_distance_of(features, real),
+        "kid": image_measures.kernel_distance_of(features, real),
     }
 
 

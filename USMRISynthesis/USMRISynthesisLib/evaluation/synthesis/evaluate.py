@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from USMRISynthesisLib.datasets.simulated import Case, cases
-from USMRISynthesisLib.evaluation.metrics import image as measures
+from USMRISynthesisLib.evaluation.metrics import image as image_measures
 from USMRISynthesisLib.evaluation.synthesis.frame_prediction import PredictFrame, mean_frame, measure_frames
 from USMRISynthesisLib.geometry.canonical import SIZE, canonical_axis_mm, canonical_ijk_to_ras
 from USMRISynthesisLib.geometry.planes import PLANES, to_plane
@@ -148,22 +148,22 @@ def _measure(case: Case, prediction: np.ndarray, mean: np.ndarray) -> dict[str, 
     brain, seen = case.brain[slices], (case.brain & case.fan)[slices]
     ours, truth, average = prediction[slices], case.t2[slices], mean[slices]
     us = case.us[slices].astype(np.float32) / 255
-    offsets = [measures.shift(prediction[k], case.t2[k]) for k in (64, 76, 88, 100)]
-    across = {f"gradient_ncc_{plane}": measures.gradient_ncc(*(to_plane(volume, plane)[slices] for volume in
+    offsets = [image_measures.shift(prediction[k], case.t2[k]) for k in (64, 76, 88, 100)]
+    across = {f"gradient_ncc_{plane}": image_measures.gradient_ncc(*(to_plane(volume, plane)[slices] for volume in
                                                                (prediction, case.t2, case.brain & case.fan)))
               for plane in PLANES[1:]}  # fmt: skip
     return {
-        "ncc": measures.ncc(ours, truth, seen),
-        "ncc_mean_mr": measures.ncc(average, truth, seen),
-        "ncc_copied_input": measures.ncc(us, truth, seen),
-        "residual_ncc": measures.residual_ncc(ours, truth, average, seen),
-        "gradient_ncc": measures.gradient_ncc(ours, truth, seen),
-        "gradient_ncc_mean_mr": measures.gradient_ncc(average, truth, seen),
-        "head_dice": measures.dice(ours > 0.15, brain),
+        "ncc": image_measures.ncc(ours, truth, seen),
+        "ncc_mean_mr": image_measures.ncc(average, truth, seen),
+        "ncc_copied_input": image_measures.ncc(us, truth, seen),
+        "residual_ncc": image_measures.residual_ncc(ours, truth, average, seen),
+        "gradient_ncc": image_measures.gradient_ncc(ours, truth, seen),
+        "gradient_ncc_mean_mr": image_measures.gradient_ncc(average, truth, seen),
+        "head_dice": image_measures.dice(ours > 0.15, brain),
         "mae": float(np.abs(ours - truth)[seen].mean()),
         "shift_within_1px": float(np.mean([max(abs(r), abs(c)) <= 1 for r, c in offsets])),
-        "stripe_peak": float(np.median([measures.stripe_peak(prediction[k]) for k in (64, 80, 96)])),
-        "stripe_peak_truth": float(np.median([measures.stripe_peak(case.t2[k]) for k in (64, 80, 96)])),
+        "stripe_peak": float(np.median([image_measures.stripe_peak(prediction[k]) for k in (64, 80, 96)])),
+        "stripe_peak_truth": float(np.median([image_measures.stripe_peak(case.t2[k]) for k in (64, 80, 96)])),
     } | across
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from USMRISynthesisLib.evaluation.metrics import image as measures
+from USMRISynthesisLib.evaluation.metrics import image as image_measures
 from USMRISynthesisLib.simulation.anatomy.labels import BRAIN
 
 PredictFrame = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -55,10 +55,10 @@ def measure_frames(path: Path, predict: PredictFrame, mean: np.ndarray) -> dict[
             ours, truth, seen = predict(us, fan), t2.astype(np.float32) / 255, brain & fan
             rows.append(
                 {
-                    "frame_ncc": measures.ncc(ours, truth, seen),
-                    "frame_ncc_mean_mr": measures.ncc(mean, truth, seen),
-                    "frame_residual_ncc": measures.residual_ncc(ours, truth, mean, seen),
-                    "frame_head_dice": measures.dice((ours > 0.15) & fan, (t2 > 0) & fan),
+                    "frame_ncc": image_measures.ncc(ours, truth, seen),
+                    "frame_ncc_mean_mr": image_measures.ncc(mean, truth, seen),
+                    "frame_residual_ncc": image_measures.residual_ncc(ours, truth, mean, seen),
+                    "frame_head_dice": image_measures.dice((ours > 0.15) & fan, (t2 > 0) & fan),
                 }
             )
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}

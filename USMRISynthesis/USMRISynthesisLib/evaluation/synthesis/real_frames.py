@@ -14,7 +14,7 @@ import numpy as np
 
 from USMRISynthesisLib.datasets.simulated import Case, cases
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.evaluation.metrics import image as measures
+from USMRISynthesisLib.evaluation.metrics import image as image_measures
 from USMRISynthesisLib.evaluation.metrics import segmenter
 from USMRISynthesisLib.evaluation.synthesis.frame_prediction import PredictFrame
 from USMRISynthesisLib.geometry.canonical import HC_PLANE_Z_MM, SIZE, SPACING_MM, canonical_axis_mm
@@ -114,12 +114,12 @@ def _measured(us: np.ndarray, fan: np.ndarray, axes: np.ndarray, predict: Predic
     filled = (made > BRIGHT) & fan
     apart = np.subtract(*(np.argwhere(mask).mean(axis=0) if mask.any() else np.zeros(2) for mask in (filled, seen)))
     return {
-        "fill": measures.dice(filled, seen),
-        "half": measures.ncc(half, made, seen),
-        "double": measures.ncc(double, made, seen),
-        "flip": measures.ncc(flipped, made, seen),
+        "fill": image_measures.dice(filled, seen),
+        "half": image_measures.ncc(half, made, seen),
+        "double": image_measures.ncc(double, made, seen),
+        "flip": image_measures.ncc(flipped, made, seen),
         "offset": float(np.hypot(*apart)) * SPACING_MM,
-        "stripes": measures.stripe_peak(made),
+        "stripes": image_measures.stripe_peak(made),
     }
 
 
@@ -162,7 +162,7 @@ def kernel_distances(
         "frames_kid_truth": [_of_head(network, case) for case in cases(simulated)],
     }
     real = np.concatenate([_of_head(network, case) for case in cases(train)])
-    return {name: measures.kernel_distance_of(group, real) for name, group in groups.items()}
+    return {name: image_measures.kernel_distance_of(group, real) for name, group in groups.items()}
 
 
 def distance_table(figures: dict[str, list[float]]) -> str:

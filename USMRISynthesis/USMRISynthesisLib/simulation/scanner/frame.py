@@ -11,8 +11,8 @@ from torch.nn import functional
 from USMRISynthesisLib.geometry.canonical import HC_PLANE_Z_MM, HEAD_LENGTH_MM, SIZE, SPACING_MM
 from USMRISynthesisLib.simulation.anatomy.head import Anatomy
 from USMRISynthesisLib.simulation.anatomy.warp import combine, rotation_matrix, sample
-from USMRISynthesisLib.simulation.scanner import beam as beams
 from USMRISynthesisLib.simulation.scanner.acoustics import tissue_maps
+from USMRISynthesisLib.simulation.scanner.beam import Beam, place_in_plane
 from USMRISynthesisLib.simulation.scanner.volume import CANONICAL_IJK_TO_RAS, AcquisitionRanges, scan
 
 _ANGLES = 340
@@ -69,7 +69,7 @@ def simulate_frame(
     planes = planes or FrameRanges()
     draw = (ranges or FRAME_RANGES).draw(rng)
     plane = _outlined(anatomy, _tilted(planes, rng), planes, rng)
-    beam = beams.place_in_plane(anatomy, plane, draw, rng)
+    beam = place_in_plane(anatomy, plane, draw, rng)
     rows = _rows(plane)
     maps = tissue_maps(anatomy, draw, rng, rows)
     image = scan(maps, beam, (_SAMPLE_MM, _ANGLES, 1), anatomy.scale, draw, rng, generator, rows.start)
@@ -166,7 +166,7 @@ def _window(across: torch.Tensor, down: torch.Tensor, planes: FrameRanges, rng: 
 
 
 def _picture(
-    image: torch.Tensor, beam: beams.Beam, plane: np.ndarray, planes: FrameRanges, rng: np.random.Generator
+    image: torch.Tensor, beam: Beam, plane: np.ndarray, planes: FrameRanges, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scan-converted to the machine's pixels, cut to its window, then sampled on the canonical grid as a file is."""
     pixel = float(rng.uniform(*planes.pixel_mm))

@@ -17,10 +17,9 @@ from torch.nn import functional
 from USMRISynthesisLib.geometry.canonical import SPACING_MM, canonical_ijk_to_ras
 from USMRISynthesisLib.simulation.anatomy.head import Anatomy
 from USMRISynthesisLib.simulation.anatomy.warp import canonical_points, sample_channels
-from USMRISynthesisLib.simulation.scanner import beam as beams
 from USMRISynthesisLib.simulation.scanner import display, physics
 from USMRISynthesisLib.simulation.scanner.acoustics import tissue_maps
-from USMRISynthesisLib.simulation.scanner.beam import VIEWS, Beam
+from USMRISynthesisLib.simulation.scanner.beam import VIEWS, Beam, choose_view, place
 from USMRISynthesisLib.simulation.scanner.physics import Fields, Sampling
 
 __all__ = ["VIEWS", "Acquisition", "AcquisitionRanges", "Beam", "acquire", "simulate_canonical", "speckle_phantom"]
@@ -149,8 +148,8 @@ def acquire(
     rng = np.random.default_rng([seed, 2])
     generator = torch.Generator().manual_seed(seed)
     draw = (ranges or AcquisitionRanges()).draw(rng)
-    chosen = view or beams.choose_view(rng)
-    beam = beams.place(anatomy, chosen, draw, rng)
+    chosen = view or choose_view(rng)
+    beam = place(anatomy, chosen, draw, rng)
     maps = tissue_maps(anatomy, draw, rng)
     image = scan(maps, beam, (_SAMPLE_MM, _ANGLES, _SWEEPS), anatomy.scale, draw, rng, generator)
     return Acquisition(image=image, beam=beam, view=chosen, parameters=draw)
