@@ -47,7 +47,7 @@ from USMRISynthesisLib.worker.client import WorkerProcess
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 SAMPLE = Path(__file__).resolve().parents[2] / "Resources" / "SampleData" / "fetal-head-simulated.nrrd"
-JUDGING = "Estimating the reliability"
+RELIABILITY = "Estimating the reliability"
 GOALS = {  # key: (at least or at most, value, what it is)
     "attention_ratio_25600": (">=", 100, "attention at 160 x 160: naive time / ours"),
     "attention_difference": ("<=", 1e-5, "largest difference to naive"),
@@ -100,7 +100,7 @@ def batch_difference(model: str, *, full: bool) -> float:
 
 
 def overhead(model: str, volume: Volume, along: str = "axial") -> tuple[float, dict[str, float]]:
-    """Share of a warm run, file to file, that is neither the generator's nor the support map's; seconds of each part.
+    """Share of a warm run, file to file, outside the generator and the reliability map; seconds of each part.
 
     along: axial or all.
     """
@@ -117,24 +117,24 @@ def overhead(model: str, volume: Volume, along: str = "axial") -> tuple[float, d
             end = time.perf_counter()
             parts = {"Reading": middle - start, **result.provenance["seconds"], "Writing": end - after}
             whole = end - start - parts["Loading the model"]
-            found.append((1 - (parts["Synthesising"] + parts.get(JUDGING, 0.0)) / whole, parts))
+            found.append((1 - (parts["Synthesising"] + parts.get(RELIABILITY, 0.0)) / whole, parts))
     return min(found, key=lambda pair: sum(pair[1].values()))
 
 
 def cancel_seconds(model: str, volume: Volume) -> float:
     """From asking the worker half-way to its having stopped."""
-    asked: list[float] = []
+    cancelled_at: list[float] = []
     with WorkerProcess() as worker:
 
         def ask(event: dict[str, Any]) -> None:
-            if event["event"] == "progress" and event["value"] > 0.4 and not asked:
-                asked.append(time.perf_counter())
+            if event["event"] == "progress" and event["value"] > 0.4 and not cancelled_at:
+                cancelled_at.append(time.perf_counter())
                 worker.cancel()
 
         try:
             worker.synthesize(volume, model=model, device="cpu", on_event=ask)
         except Cancelled:
-            return time.perf_counter() - asked[0]
+            return time.perf_counter() - cancelled_at[0]
     raise Failed("benchmark", "The run ended before it could be cancelled.", "Use a larger volume.")
 
 
@@ -310,7 +310,9 @@ def reasons(figures: dict[str, Any]) -> list[str]:
             for layer in sorted(figures["layers"], key=lambda layer: -layer["seconds_a_volume"])
         ]
     if not met(figures, "overhead_share"):
-        others = sum(v for k, v in figures["stages"].items() if k not in ("Synthesising", JUDGING, "Loading the model"))
+        others = sum(
+            v for k, v in figures["stages"].items() if k not in ("Synthesising", RELIABILITY, "Loading the model")
+        )
         gate = figures["stages"]["Checking the image"]
         whole = sum(v for k, v in figures["stages"].items() if k != "Loading the model")
         lines.append(

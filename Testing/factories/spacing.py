@@ -25,7 +25,7 @@ def smooth(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
 
 
 def oblique(spacing: tuple[float, float, float], *, left_handed: bool = False) -> np.ndarray:
-    """ijk_to_ras (4, 4): turned about two axes, mirrored if asked, with these voxel sides along i, j, k."""
+    """ijk_to_ras (4, 4): turned about two axes, mirrored where left_handed, with these voxel sides along i, j, k."""
     a, b = np.deg2rad((25, -40))
     turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) @ np.array(
         [[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]]

@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=100, help="how many seeds")
     parser.add_argument("--real", type=int, default=0, help="how many sequences of each seed run on real processes")
     options = parser.parse_args()
-    asked = {
+    variables = {
         "USMRI_RANDOM_FIRST": options.first,
         "USMRI_RANDOM_BLOCKS": options.blocks,
         "USMRI_RANDOM_REAL": options.real,
@@ -26,7 +26,7 @@ def main() -> int:
     tests = Path(__file__).with_name("test_random_use.py")
     return subprocess.call(
         [sys.executable, "-m", "pytest", "-q", str(tests)],
-        env={**os.environ, **{key: str(value) for key, value in asked.items()}},
+        env={**os.environ, **{key: str(value) for key, value in variables.items()}},
     )
 
 

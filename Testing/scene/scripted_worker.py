@@ -8,7 +8,7 @@ Speaks the contract of USMRISynthesisLib.worker; the "model" of a request is the
     exit N     leaves with that exit code in the middle
     family     starts a child of its own, then is slow
     foreign    wants to be trusted first, then copies
-    doubt      refuses a head that it does not find reliably; asked to go on, warns and copies
+    doubt      refuses a head that it does not find reliably; with allow_low_confidence, warns and copies
     nothing    says it is done and leaves no file
 """
 

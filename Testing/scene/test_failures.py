@@ -46,7 +46,7 @@ def test_temporary_folder_that_cannot_be_used(
     assert is_idle(ui)
     assert ui.statusLabel.text == (
         f"Slicer's temporary folder cannot be used: {reason}. Choose another one in the "
-        "application settings, or make room on its disk."
+        "application settings, or free space on its disk."
     )
     assert scene_state() == before and leftovers() == []
     monkeypatch.undo()

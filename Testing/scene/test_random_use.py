@@ -50,7 +50,7 @@ def seeds() -> range:
 
 
 class User:
-    """Does what it is told to the panel."""
+    """Does one action after another on the panel."""
 
     def __init__(self, host: Any, module: Any, chance: random.Random, folder: Path) -> None:
         self.host, self.module, self.chance, self.folder = host, module, chance, folder
@@ -338,7 +338,7 @@ def play_block(seed: int, user: User, faults: list[str], real: int) -> None:
             action(user)
             check_whole()
             assert faults == [], f"seed {seed}, sequence {index}: {done}: {faults[0]}"
-            assert user.ui.statusLabel.text, f"seed {seed}, sequence {index}: {done}: nothing is said"
+            assert user.ui.statusLabel.text, f"seed {seed}, sequence {index}: {done}: no status is shown"
         if is_idle(user.ui) is False and chance.random() < 0.5:
             user.cancel()
         slicer.mrmlScene.Clear(False)

@@ -250,7 +250,7 @@ def test_bent_parent_transform_is_told(panel: Any, ui: Any) -> None:
     play(panel, "copy")
     spin_until(lambda: is_idle(ui), 20)
     assert ui.statusLabel.text.startswith("Done") and ui.statusLabel.text.endswith(
-        "Fetal head lies under a transform that is not linear: the head is looked for as the image is without it."
+        "Fetal head lies under a transform that is not linear: the head is found in the image without that transform."
     )
     assert nodes.result_of(head).GetTransformNodeID() == bent.GetID()
 

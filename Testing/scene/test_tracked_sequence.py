@@ -103,8 +103,8 @@ def test_provenance_of_the_frames_differs_where_they_do(panel: Any) -> None:
     [(output, error)] = ends
     made = browser.GetSequenceNode(output)
     assert error is None
-    told = [json.loads(made.GetNthDataNode(n).GetAttribute(nodes.PROVENANCE_ATTRIBUTE))["z"] for n in range(COUNT)]
-    assert told == [matrix[2, 3] for matrix in places()]
+    depths = [json.loads(made.GetNthDataNode(n).GetAttribute(nodes.PROVENANCE_ATTRIBUTE))["z"] for n in range(COUNT)]
+    assert depths == [matrix[2, 3] for matrix in places()]
     assert json.loads(output.GetAttribute(nodes.PROVENANCE_ATTRIBUTE)) == {"z": places()[1][2, 3]}  # the one shown
 
 

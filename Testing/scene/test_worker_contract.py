@@ -52,23 +52,23 @@ def request(source: Path, name: str, **fields: Any) -> dict[str, Any]:
     }
 
 
-def heard(worker: Any, asked: dict[str, Any]) -> Events:
+def heard(worker: Any, job: dict[str, Any]) -> Events:
     events: Events = []
-    worker.send(asked, events.append)
+    worker.send(job, events.append)
     spin_until(lambda: bool(events) and events[-1]["event"] in ("done", "error"), 120)
     worker.shutdown()
     return events
 
 
-def batch_stand_in(asked: dict[str, Any]) -> Events:
+def batch_stand_in(job: dict[str, Any]) -> Events:
     """The worker of the batch's tests, whose answer is a return value or an exception."""
     place = importlib.util.spec_from_file_location("batch_tests", REPOSITORY / "Testing/library/batch/test_batch.py")
     assert place is not None and place.loader is not None
     module = importlib.util.module_from_spec(place)
     place.loader.exec_module(module)
     events: Events = []
-    fields = {key: value for key, value in asked.items() if key not in ("op", "confidence", "masks")}
-    result = module.Worker().request(asked["op"], on_event=events.append, cancel=lambda: False, **fields)
+    fields = {key: value for key, value in job.items() if key not in ("op", "confidence", "masks")}
+    result = module.Worker().request(job["op"], on_event=events.append, cancel=lambda: False, **fields)
     return [*events, {"event": "done", "result": result}]
 
 
@@ -112,7 +112,7 @@ def test_stand_ins_give_the_events_and_the_result_of_the_real_worker(source: Pat
         answer = events[-1]["result"]
         assert set(answer) == set(result), name
         for key, value in answer.items():
-            if value is not None:  # an output that was not asked for
+            if value is not None:  # an output that was not requested
                 assert kinds(value) == kinds(result[key]), (name, key)
         for key, value in answer["provenance"].items():
             assert key in result["provenance"] and kinds(value) == kinds(result["provenance"][key]), (name, key)
@@ -127,13 +127,13 @@ def test_files_of_the_stand_ins_have_the_ranges_of_the_real_ones(
     name: str, low: float, high: float, kind: str, source: Path, model: Path
 ) -> None:
     image = Volume.read(source)
-    for maker, asked in (
+    for maker, job in (
         (WorkerProcess(), request(source, "real", model=str(model))),
         (scripted(), request(source, "scripted")),
         (PlayedWorker(), request(source, "played")),
     ):
-        assert heard(maker, asked)[-1]["event"] == "done"
-        made = Volume.read(asked[name])
+        assert heard(maker, job)[-1]["event"] == "done"
+        made = Volume.read(job[name])
         np.testing.assert_allclose(made.ijk_to_ras, image.ijk_to_ras, atol=1e-6)
         assert made.shape == image.shape and made.array.dtype.kind in kind
         assert low <= made.array.min() < made.array.max() <= high
@@ -147,9 +147,9 @@ def test_masks_of_the_real_worker_are_the_fan_and_the_head_in_it(opening: float,
     Volume(array, image.ijk_to_ras).write(source)
     place = np.eye(4)
     place[:3, 3] = -(image.ijk_to_ras @ [89.5, 99.5, 0, 1])[:3]
-    asked = request(source, "real", model=str(model), transform=place.ravel().tolist())
-    assert heard(WorkerProcess(), asked)[-1]["event"] == "done"
-    masks, seen = Volume.read(asked["masks"]).array, Volume.read(asked["confidence"]).array
+    job = request(source, "real", model=str(model), transform=place.ravel().tolist())
+    assert heard(WorkerProcess(), job)[-1]["event"] == "done"
+    masks, seen = Volume.read(job["masks"]).array, Volume.read(job["confidence"]).array
     _k, j, i = np.indices(masks.shape)
     x, y = 0.6 * (i - 89.5), 0.6 * (j - 99.5)
     fan, head = array > 0, (x / 34) ** 2 + (y / 44) ** 2 < 1
@@ -157,7 +157,7 @@ def test_masks_of_the_real_worker_are_the_fan_and_the_head_in_it(opening: float,
     assert np.mean((masks >= 1) == fan) > 0.98 and set(np.unique(masks)) == {0, 1, 2}
     assert np.mean((masks == 2) == (head & fan)) > 0.97
     np.testing.assert_array_equal(masks == 2, (masks >= 1) & (seen > 0))
-    assert not Volume.read(asked["output"]).array[~(masks == 2)].any()
+    assert not Volume.read(job["output"]).array[~(masks == 2)].any()
 
 
 @pytest.mark.parametrize("part", ["refuse", "foreign"])
@@ -175,8 +175,8 @@ def test_stand_ins_give_errors_in_the_words_of_the_real_worker(part: str, source
 def test_a_request_with_a_number_that_is_none_is_answered_by_the_clients(source: Path) -> None:
     from USMRISynthesisLib.worker.client import WorkerProcess as LibraryWorker
 
-    asked = request(source, "none", transform=[float("nan")] * 16)
-    assert heard(WorkerProcess(), asked)[-1]["kind"] == "request"
+    job = request(source, "none", transform=[float("nan")] * 16)
+    assert heard(WorkerProcess(), job)[-1]["kind"] == "request"
     with LibraryWorker() as worker, pytest.raises(USMRIError, match="cannot be sent"):
-        worker.request(asked.pop("op"), **asked)
+        worker.request(job.pop("op"), **job)
     assert slicer.mrmlScene is not None

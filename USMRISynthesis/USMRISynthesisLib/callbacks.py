@@ -15,10 +15,10 @@ Share = Callable[[float], None]
 """Progress within one stage: called with the share of the stage that is done, 0-1."""
 
 Cancel = Callable[[], bool]
-"""Asked again and again while the work runs; True ends it with `Cancelled`."""
+"""Called again and again while the work runs; True ends it with `Cancelled`."""
 
 Log = Callable[[str, str], None]
 """Called with a level, "info" or "warning", and a sentence for the user."""
 
 Consent = Callable[[str, str], bool]
-"""Asked with (sha256, name) before code that did not come with the product is run; True lets it run."""
+"""Called with (sha256, name) before code that did not come with the product is run; True lets it run."""

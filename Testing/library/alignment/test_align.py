@@ -271,10 +271,10 @@ def test_the_head_on_any_grid_is_the_ellipsoid_voxel_by_voxel(seed, frame, mirro
     n = 2 if frame else 3
     local = np.tensordot(found.rotation[:n, :n].T, places[:n] - found.centre[:n, None, None, None], 1)
     radius = ((local / found.semi_axes[:n, None, None, None]) ** 2).sum(axis=0)
-    said = found.head_on(grid, shape)
-    assert said.shape == shape and said.dtype == bool
+    head = found.head_on(grid, shape)
+    assert head.shape == shape and head.dtype == bool
     sure = np.abs(radius - 1) > 1e-9
-    np.testing.assert_array_equal(said[sure], (radius <= 1)[sure])
+    np.testing.assert_array_equal(head[sure], (radius <= 1)[sure])
 
 
 def test_a_head_beside_the_grid_leaves_it_empty():

@@ -46,6 +46,6 @@ def test_a_transform_that_puts_half_the_head_elsewhere_is_doubted(head):
     matrix = true_transform(head)
     assert check_given_transform(align(head, fan, transform=matrix), head, fan) == ""
     matrix[0, 3] += 62
-    said = []
-    pipeline.normalise(head, transform=matrix, log=lambda level, text: said.append((level, text)))
-    assert [level for level, text in said if "of the head lie in the ultrasound" in text] == ["warning"]
+    logged = []
+    pipeline.normalise(head, transform=matrix, log=lambda level, text: logged.append((level, text)))
+    assert [level for level, text in logged if "of the head lie in the ultrasound" in text] == ["warning"]

@@ -41,7 +41,7 @@ class Worker:
 
     def __init__(self, faults: dict[str, USMRIError] | None = None, sha256: str = "") -> None:
         self.faults, self.sha256 = faults or {}, sha256
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.before: Callable[[str], None] = lambda name: None
 
     def __enter__(self) -> Worker:
@@ -56,7 +56,7 @@ class Worker:
         self, op: str, *, on_event: Callable[[dict], None], cancel: Callable[[], bool], **fields: Any
     ) -> dict[str, Any]:
         name = Path(fields["input"]).name
-        self.asked.append(name)
+        self.requested.append(name)
         self.before(name)
         on_event({"event": "progress", "value": 0.5, "stage": "Synthesising"})
         if name in self.faults:
@@ -138,9 +138,9 @@ def test_results_lie_beside_their_provenance_and_the_states_are_told(run: Any, t
         "late/c-mr.nrrd",
     ]
     assert marks(out / "a-mr.nrrd") and read_sidecar(out / "late/c-mr.nrrd")["output"]
-    told = json.loads((out / "batch.json").read_text())
-    assert told["counts"] == {"done": 3} and told["cases"]["late/c.mha"]["output"] == "late/c-mr.nrrd"
-    assert str(tmp_path) not in json.dumps(told["cases"])
+    report = json.loads((out / "batch.json").read_text())
+    assert report["counts"] == {"done": 3} and report["cases"]["late/c.mha"]["output"] == "late/c-mr.nrrd"
+    assert str(tmp_path) not in json.dumps(report["cases"])
 
 
 def test_failures_are_collected_and_only_they_are_tried_again(run: Any, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_failures_are_collected_and_only_they_are_tried_again(run: Any, tmp_path
     }
     assert files(tmp_path / "out") == ["a-mr.json", "a-mr.nrrd", "batch.json"]
     again, worker = run()
-    assert worker.asked == ["b.nii.gz", "c.mha"] and again.summary() == "3 cases: 2 done, 1 kept."
+    assert worker.requested == ["b.nii.gz", "c.mha"] and again.summary() == "3 cases: 2 done, 1 kept."
 
 
 def test_only_refusals_leave_the_batch_refused(run: Any) -> None:
@@ -182,16 +182,16 @@ def test_what_was_made_from_something_else_is_made_again(change: str, run: Any, 
         content = json.loads((out / "a-mr.json").read_text())
         content["model"]["sha256"] = "0" * 64
         (out / "a-mr.json").write_text(json.dumps(content))
-    assert run()[1].asked == ["a.nrrd"]
-    assert run()[1].asked == []
-    assert run(fresh=True)[1].asked == ["a.nrrd", "b.nii.gz", "c.mha"]
+    assert run()[1].requested == ["a.nrrd"]
+    assert run()[1].requested == []
+    assert run(fresh=True)[1].requested == ["a.nrrd", "b.nii.gz", "c.mha"]
 
 
 def test_another_gestational_age_is_another_result(run: Any) -> None:
     run(gestational_age=26.0)
-    assert run(gestational_age=26.0)[1].asked == []
+    assert run(gestational_age=26.0)[1].requested == []
     batch, worker = run()
-    assert worker.asked == ["a.nrrd", "b.nii.gz", "c.mha"] and batch.report()["settings"]["gestational_age"] is None
+    assert worker.requested == ["a.nrrd", "b.nii.gz", "c.mha"] and batch.report()["settings"]["gestational_age"] is None
 
 
 @pytest.mark.parametrize(
@@ -199,15 +199,15 @@ def test_another_gestational_age_is_another_result(run: Any) -> None:
     [
         Failed("hash", "The weights are changed.", "Restore them."),
         Failed("torch", "PyTorch is not installed.", "Install it."),
-        Failed("write", "No space left on device.", "Make room."),
+        Failed("write", "No space left on device.", "Free space."),
     ],
 )
 def test_what_would_befall_every_case_ends_the_batch(fault: Failed, run: Any, tmp_path: Path) -> None:
     with pytest.raises(Failed) as caught:
         run({"a.nrrd": fault})
     assert caught.value is fault
-    told = json.loads((tmp_path / "out" / "batch.json").read_text())
-    assert [one["status"] for one in told["cases"].values()] == ["failed", "waiting", "waiting"]
+    report = json.loads((tmp_path / "out" / "batch.json").read_text())
+    assert [one["status"] for one in report["cases"].values()] == ["failed", "waiting", "waiting"]
     assert files(tmp_path / "out") == ["batch.json"]
 
 
@@ -238,17 +238,17 @@ def test_workers_are_bounded() -> None:
 
 def test_several_workers_do_each_case_once(run: Any) -> None:
     batch, worker = run(workers=2)
-    assert sorted(worker.asked) == ["a.nrrd", "b.nii.gz", "c.mha"] and batch.status == "done"
+    assert sorted(worker.requested) == ["a.nrrd", "b.nii.gz", "c.mha"] and batch.status == "done"
 
 
 def test_progress_rises_to_the_end(cohort: Path, tmp_path: Path, tiny_model: Path) -> None:
-    told: list[float] = []
+    values: list[float] = []
     batch_run.run(
         Batch(cohort, tmp_path / "out", model=str(tiny_model)),
         make_worker=lambda added: Worker(),  # type: ignore
-        progress=lambda value, stage: told.append(round(value, 3)),
+        progress=lambda value, stage: values.append(round(value, 3)),
     )
-    assert told == [0.167, 0.5, 0.833]
+    assert values == [0.167, 0.5, 0.833]
 
 
 def test_an_interrupt_cancels_what_runs_and_keeps_what_is_done(
@@ -308,8 +308,8 @@ def test_the_command_does_all_resumes_and_ends_with_one_json_line(
     command = ["batch", str(cohort), str(tmp_path / "out"), "--model", str(trusted_model), "--device", "cpu", "--json"]
     assert cli.main(command) == 2
     out, err = capsys.readouterr()
-    told = json.loads(out.splitlines()[-1])
-    assert (told["status"], told["counts"]) == ("refused", {"done": 3, "refused": 1})
+    report = json.loads(out.splitlines()[-1])
+    assert (report["status"], report["counts"]) == ("refused", {"done": 3, "refused": 1})
     assert "refused: blank.nrrd: " in err and "done: late/c.mha (" in err and "Traceback" not in err
     mr = Volume.read(tmp_path / "out" / "late" / "c-mr.nrrd")
     assert mr.array.dtype == np.int16 and mr.array.max() > 0

@@ -43,7 +43,7 @@ class Worker:
     sha256 = ""
 
     def __init__(self, before: Callable[[dict[str, Any]], None] = lambda fields: None) -> None:
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.before = before
 
     def __enter__(self) -> Worker:
@@ -55,7 +55,7 @@ class Worker:
         pass
 
     def request(self, op: str, *, on_event: Any, cancel: Any, **fields: Any) -> dict[str, Any]:
-        self.asked.append(Path(fields["input"]).name)
+        self.requested.append(Path(fields["input"]).name)
         self.before(fields)
         Volume.read(fields["input"]).write(fields["output"], metadata={"Comment": SYNTHETIC})
         return {
@@ -164,11 +164,11 @@ def test_a_changed_voxel_file_makes_a_case_anew(ending: str, tmp_path: Path, run
     source = tmp_path / "in"
     source.mkdir()
     image(1).write(source / f"us{ending}", compress=False)
-    assert run(source, tmp_path / "out")[1].asked == [f"us{ending}"]
-    assert run(source, tmp_path / "out")[1].asked == []
+    assert run(source, tmp_path / "out")[1].requested == [f"us{ending}"]
+    assert run(source, tmp_path / "out")[1].requested == []
     header = (source / f"us{ending}").read_bytes()
     (source / "us.raw").write_bytes(np.full((3, 4, 5), 2, "<i2").tobytes())
-    assert run(source, tmp_path / "out")[1].asked == [f"us{ending}"]
+    assert run(source, tmp_path / "out")[1].requested == [f"us{ending}"]
     assert (source / f"us{ending}").read_bytes() == header
     assert int(Volume.read(tmp_path / "out" / "us-mr.nrrd").array[0, 0, 0]) == 2
 
@@ -179,8 +179,8 @@ def test_a_score_that_is_no_number_is_null_in_the_ledger(folder: Path, tmp_path:
     def refuse(text: str) -> None:
         raise AssertionError(f"{text} is no JSON")
 
-    told = json.loads((tmp_path / "out" / "batch.json").read_text(), parse_constant=refuse)
-    assert told["cases"]["case1.nrrd"]["score"] is None
+    report = json.loads((tmp_path / "out" / "batch.json").read_text(), parse_constant=refuse)
+    assert report["cases"]["case1.nrrd"]["score"] is None
 
 
 # --- one batch at a time
@@ -302,7 +302,7 @@ def test_two_batches_at_once_do_the_work_once_and_lose_nothing(folder: Path, tmp
     may_end.set()
     first.join()
     assert ended[0].status == "done" and ended[0].counts() == {"done": 4}
-    assert run(folder, tmp_path / "out")[1].asked == []
+    assert run(folder, tmp_path / "out")[1].requested == []
 
 
 # --- remedies

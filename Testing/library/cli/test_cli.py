@@ -126,7 +126,7 @@ def test_the_text_says_where_the_result_is_and_quiet_says_nothing(
         (["synthesize", "{image}", "{out}/mr.nrrd", "--planes", "oblique"], 2, "no 'oblique' slices"),
         (["synthesize", "{image}", "{out}/mr.nrrd", "--model", "nonesuch"], 1, "no model 'nonesuch'"),
         (["synthesize", "{image}", "{out}/mr.nrrd", "--device", "tpu"], 1, "no device 'tpu'"),
-        (["synthesize", "{image}", "{out}/mr.nrrd", "--device", "cuda"], 1, "CUDA was asked for"),
+        (["synthesize", "{image}", "{out}/mr.nrrd", "--device", "cuda"], 1, "CUDA was chosen"),
         (["synthesize", "{image}", "{out}/mr.nrrd", "--transform", "{image}"], 2, "not a transform file"),
         (["synthesize", "{image}", "{out}/mr.nrrd", "--model", "{model}"], 2, "--trust-model"),
         (["synthesize", "{image}", "{out}/mr.nrrd", "--gestational-age", "9.5"], 2, "9.5 weeks is outside 14 to 42"),

@@ -80,8 +80,8 @@ def test_image_and_map_are_written_with_a_provenance_file_each(
     words = ["synthesize", str(folder / "us.nrrd"), str(folder / "mr.nii.gz"), option, str(folder / "map.nrrd")]
     for _ in range(2):  # the second run replaces what the first one made
         assert cli.main([*words, *options, "--json"]) == 0
-        told = json.loads(capsys.readouterr().out)
-        assert told["reliability"]["file"] == str(folder / "map.nrrd")
+        result = json.loads(capsys.readouterr().out)
+        assert result["reliability"]["file"] == str(folder / "map.nrrd")
         assert sorted(digests(folder)) == ["map.json", "map.nrrd", "mr.json", "mr.nii.gz", "us.nrrd"]
         for stem, name in (("mr", "mr.nii.gz"), ("map", "map.nrrd")):
             beside = json.loads((folder / f"{stem}.json").read_text())

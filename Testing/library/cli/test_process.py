@@ -171,9 +171,9 @@ def test_names_that_are_not_utf8_are_read_and_written(image: Path, tmp_path: Pat
     os.rename(image, source)
     code, out, err = run("synthesize", source, target, *working, "--json")
     assert (code, err) == (0, b"")
-    told = one_object(out)
-    assert os.fsencode(told["output"]) == target and os.path.isfile(target)
-    assert os.path.isfile(os.fsencode(told["provenance"]))
+    result = one_object(out)
+    assert os.fsencode(result["output"]) == target and os.path.isfile(target)
+    assert os.path.isfile(os.fsencode(result["provenance"]))
     code, out, _ = run("synthesize", source, source + b".nrrd", *working)
     assert code == 0 and b"Wrote" in out
 

@@ -81,12 +81,12 @@ def test_truth_lies_where_the_image_shows_it(heads, stage, mirrored):
     np.testing.assert_array_equal((row["head"].numpy() > 0.5)[clear], (coarse < 1)[clear])
     # The dense coordinates bring the cells home, and the closed form finds the pose in them.
     cells = cell_centres(size // 2, 3).numpy().reshape(3, -1).T
-    said = row["coordinates"].numpy().reshape(3, -1).T * form.side_mm / 2
+    target = row["coordinates"].numpy().reshape(3, -1).T * form.side_mm / 2
     if stage == "locate":
-        np.testing.assert_allclose(said[:, 0], np.abs(cells @ unit[0, :3] + unit[0, 3]), atol=1e-3)
+        np.testing.assert_allclose(target[:, 0], np.abs(cells @ unit[0, :3] + unit[0, 3]), atol=1e-3)
     else:
-        said[:, 0] *= np.sign(unit[0, 0]) if stage == "orient" else 1
-        fit = fit_similarity(cells.astype(float), said.astype(float), np.ones(len(cells)))
+        target[:, 0] *= np.sign(unit[0, 0]) if stage == "orient" else 1
+        fit = fit_similarity(cells.astype(float), target.astype(float), np.ones(len(cells)))
         np.testing.assert_allclose(fit.matrix, unit, atol=1e-3)
     # The front half is brighter.
     x = row["x"][0].numpy()
@@ -104,7 +104,7 @@ def test_orient_meets_heads_from_either_side_of_their_midplane(heads):
     assert np.abs(across).min() > np.cos(np.deg2rad(26)) and 60 < (across > 0).sum() < 140
     forward = [rotation_of(unit)[1, 1] for unit in units]
     assert min(forward) < -0.9 < 0.9 < max(forward)
-    for unit in units[:6]:  # x is told along the cube's own first axis
+    for unit in units[:6]:  # x is given along the cube's own first axis
         x = one("orient", heads[0], unit, False, None)["coordinates"][0]
         assert x[:, :, -1].mean() > 0 > x[:, :, 0].mean()
 

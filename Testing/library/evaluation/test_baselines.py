@@ -253,9 +253,9 @@ def test_frames_like_true_mr_are_nearer_to_it_than_the_ultrasound(tmp_path):
             np.savez(tmp_path / part / f"head-{seed}.npz", **layered_case(seed))
     truths = [case.t2[80] for case in cases(tmp_path / "train")]
     torch.manual_seed(0)
-    network, asked = segmenter.Segmenter().eval(), iter(truths * 9)
+    network, served = segmenter.Segmenter().eval(), iter(truths * 9)
     figures = real_frames.kernel_distances(
-        file, lambda us, fan: next(asked), tmp_path / "val", tmp_path / "train", network
+        file, lambda us, fan: next(served), tmp_path / "val", tmp_path / "train", network
     )
     assert set(figures) == set(real_frames.DISTANCE_FIGURES)
     assert all(low <= value <= high for value, low, high in figures.values())

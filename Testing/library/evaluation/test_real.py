@@ -61,7 +61,7 @@ def test_surroundings_hold_no_part_of_the_head() -> None:
     grid[:3, 3] = (-60, -50, -45)
     head = Head3D("a", Volume(array, grid), {"front": np.array([0, 30.0, 0]), "back": np.array([0, -30.0, 0])})
     parts = volumes.surroundings(head)
-    assert len(parts) == 1  # to the right alone there is room
+    assert len(parts) == 1  # only on the right there is space
     corners = parts[0].ijk_to_ras @ [0, 0, 0, 1]
     assert corners[0] >= 30 and parts[0].shape == (90, 100, 130)
 

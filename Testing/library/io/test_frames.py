@@ -1,4 +1,4 @@
-"""Frames in time are told from volumes, and each frame of a tracked sequence has its own place and texts."""
+"""Frames in time are distinguished from volumes, and each frame of a tracked sequence has its own place and texts."""
 
 from __future__ import annotations
 

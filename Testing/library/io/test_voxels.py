@@ -238,7 +238,7 @@ def test_no_value_of_an_nrrd_field_leads_to_anything_but_a_sentence(field, value
 
 @posix
 def test_no_damaged_file_crashes_blocks_or_fills_the_memory(tmp_path):
-    """In a child process of bounded memory and time, which ends by itself and has said a sentence for each file."""
+    """In a child process of bounded memory and time, which ends by itself; each refused file has one sentence."""
     script = textwrap.dedent(
         """
         import random, resource, sys
@@ -248,7 +248,7 @@ def test_no_damaged_file_crashes_blocks_or_fills_the_memory(tmp_path):
         folder, chance = Path(sys.argv[1]), random.Random(4)
         resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
         good = {path.name: path.read_bytes() for path in folder.iterdir()}
-        told = 0
+        refused = 0
         for number in range(1200):
             name = chance.choice(sorted(good))
             data = bytearray(good[name])
@@ -261,8 +261,8 @@ def test_no_damaged_file_crashes_blocks_or_fills_the_memory(tmp_path):
             try:
                 Volume.read(path, frame=chance.choice([None, None, 0]))
             except Refused:
-                told += 1
-        print(told)
+                refused += 1
+        print(refused)
         """
     )
     volume = Volume(np.tile(ARRAY, (4, 4, 4)), placed(2))

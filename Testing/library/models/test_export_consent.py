@@ -28,8 +28,8 @@ def test_a_foreign_folder_is_exported_after_consent_alone(
 ) -> None:
     command = ["export", str(foreign), str(tmp_path / "again")]
     assert cli.main(command) == 2
-    said = capsys.readouterr().err
-    assert "can run code and write files" in said and "--trust-model" in said and not (tmp_path / "again").exists()
+    error = capsys.readouterr().err
+    assert "can run code and write files" in error and "--trust-model" in error and not (tmp_path / "again").exists()
     assert cli.main([*command, "--trust-model"]) == 0 and store.hash_matches(tmp_path / "again")
 
 

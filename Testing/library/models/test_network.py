@@ -117,9 +117,9 @@ def test_the_reliability_maps_plain_weights_equal_its_torchscript_file_to_the_bi
     parts = [source.reliability for source in both("default", monkeypatch).values()]
     modules = [part.network(lambda part=part: engine.build_reliability(part)) for part in parts if part is not None]
     cells = nn.functional.avg_pool2d(torch.from_numpy(us[60:78].reshape(2, 9, 160, 160)), 2)
-    told = torch.linspace(-1, 1, 18).view(2, 9, 1, 1)
+    condition = torch.linspace(-1, 1, 18).view(2, 9, 1, 1)
     with torch.inference_mode():
-        expected, made = (module(cells, told) for module in modules)
+        expected, made = (module(cells, condition) for module in modules)
     assert torch.equal(expected, made) and float(expected.std()) > 1e-3
 
 

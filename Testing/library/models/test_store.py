@@ -156,10 +156,10 @@ def test_a_bundled_model_needs_no_consent_and_runs(bundled: Path) -> None:
 
 
 def test_consent_is_asked_once_for_each_hash_and_kept(tiny_model: Path, config_dir: Path) -> None:
-    asked = []
+    requests = []
     for _ in range(2):
-        load(tiny_model, consent=lambda sha256, name: asked.append((sha256, name)) or True)
-    assert asked == [(read_manifest(tiny_model).sha256, "tiny")]
+        load(tiny_model, consent=lambda sha256, name: requests.append((sha256, name)) or True)
+    assert requests == [(read_manifest(tiny_model).sha256, "tiny")]
     assert [path.name for path in config_dir.iterdir()] == ["trusted-models.json"]
 
 
@@ -227,7 +227,7 @@ def test_a_model_for_another_task_is_refused_before_anybody_is_asked(tmp_path: P
     with pytest.raises(
         Failed, match=r"made for 'spacing', not for synthesis\. Choose one for synthesis: default, paper"
     ):
-        load(folder, consent=lambda *_: pytest.fail("asked"))
+        load(folder, consent=lambda *_: pytest.fail("consent was requested"))
 
 
 def test_a_model_is_prepared_once_and_again_when_its_manifest_or_the_device_is_another(bundled: Path) -> None:

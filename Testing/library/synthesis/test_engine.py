@@ -182,7 +182,7 @@ def test_auto_gives_its_reason_and_a_missing_device_is_a_clear_failure(monkeypat
     monkeypatch.setattr(devices, "_cuda", lambda: (False, "torch finds no CUDA device"))
     monkeypatch.setattr(devices, "_mps", lambda: False)
     assert devices.choose_device("auto") == (torch.device("cpu"), "No GPU is used: torch finds no CUDA device.")
-    for name, pattern in (("cuda", "CUDA was asked for"), ("mps", "MPS was asked for"), ("tpu", "no device")):
+    for name, pattern in (("cuda", "CUDA was chosen"), ("mps", "MPS was chosen"), ("tpu", "no device")):
         with pytest.raises(Failed, match=pattern):
             devices.choose_device(name)
     monkeypatch.setattr(devices, "_mps", lambda: True)

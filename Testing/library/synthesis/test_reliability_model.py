@@ -131,8 +131,8 @@ def test_a_model_written_again_has_the_same_weights_and_names_no_file_of_the_mac
     (tmp_path / "data").mkdir()
     saved = train(configure(tmp_path, make_data(tmp_path / "data"), steps=1), report=quiet)
     folder = export(saved, own_model.parent / "trained", name="trained", figures={"ncc": 0.5})
-    judged = train(configured(tmp_path, heads, folder, output="judge"), report=quiet)
-    add_reliability(checkpoint.load(judged), folder)
+    trained = train(configured(tmp_path, heads, folder, output="reliability"), report=quiet)
+    add_reliability(checkpoint.load(trained), folder)
     torch.jit.save(torch.jit.load(folder / "model.pt"), folder / "model.pt")  # as torch does: with its sources
     manifest = json.loads((folder / "manifest.json").read_text())
     exported = manifest["sha256"]
@@ -257,7 +257,7 @@ def test_a_tampered_or_missing_reliability_map_is_not_loaded(own_model, heads, t
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     store.forget()
-    with pytest.raises(Failed, match=r"support map.*SHA-256 differs"):
+    with pytest.raises(Failed, match=r"reliability map.*SHA-256 differs"):
         load_generator(str(own_model), "cpu")
     file.unlink()
     with pytest.raises(Failed, match="cannot be read"):

@@ -81,11 +81,11 @@ def truth_as_prediction(batch: Batch) -> Prediction:
 @pytest.mark.parametrize("stage", list(STAGES))
 def test_the_truth_costs_least(heads, stage):
     batch = draw(stage, heads, np.random.default_rng(3), 3)
-    said = truth_as_prediction(batch)
-    best = losses(stage, said, batch)
-    fields = -said.fields
+    exact = truth_as_prediction(batch)
+    best = losses(stage, exact, batch)
+    fields = -exact.fields
     fields[:, LOG_SIGMA] = -3
-    wrong = losses(stage, Prediction(-said.maps, fields), batch)
+    wrong = losses(stage, Prediction(-exact.maps, fields), batch)
     assert float(best["coordinates"]) < 0.01 and float(best["head"]) < 0.1
     assert all(best[name] < wrong[name] for name in best)
     assert all(torch.isfinite(value) for value in best.values())
@@ -93,10 +93,10 @@ def test_the_truth_costs_least(heads, stage):
 
 def test_only_the_distance_to_the_midline_is_asked_where_the_head_may_stand_anyhow(heads):
     batch = draw("locate", heads, np.random.default_rng(3), 2)
-    said = truth_as_prediction(batch)
-    moved = said.fields.clone()
+    exact = truth_as_prediction(batch)
+    moved = exact.fields.clone()
     moved[:, 2:4] += 5.0
-    torch.testing.assert_close(losses("locate", Prediction(said.maps, moved), batch), losses("locate", said, batch))
+    torch.testing.assert_close(losses("locate", Prediction(exact.maps, moved), batch), losses("locate", exact, batch))
 
 
 # --- the loop and what comes of it
@@ -127,9 +127,9 @@ def test_a_run_leaves_a_log_figures_and_a_checkpoint(trained):
 
 def test_a_stopped_run_goes_on_exactly(tmp_path, data, trained):
     config = write_config(tmp_path, data)
-    asked = iter(range(9))
+    polls = iter(range(9))
     with pytest.raises(Cancelled, match="step 3"):
-        train(config, cancel=lambda: next(asked) == 2, report=str)
+        train(config, cancel=lambda: next(polls) == 2, report=str)
     parts = checkpoint.load(train(config, report=str))
     whole = checkpoint.load(trained)
     for stage, state in whole["averaged"].items():
@@ -158,9 +158,9 @@ def test_a_run_goes_on_from_an_exported_model_of_sixteen_bits_and_learns_from_fu
     for name, network in networks.items():
         for key, value in network.state_dict().items():
             torch.testing.assert_close(others[name].state_dict()[key].float(), value.half().float())
-    said = []
-    content = checkpoint.load(train(config, report=said.append))
-    assert said[0] == f"{len(heads) + 1} training and 1 validation heads" and len(content["cases"]) == len(heads) + 1
+    lines = []
+    content = checkpoint.load(train(config, report=lines.append))
+    assert lines[0] == f"{len(heads) + 1} training and 1 validation heads" and len(content["cases"]) == len(heads) + 1
     before, after = networks["refine"].state_dict(), content["networks"]["refine"]
     moved = max(float((after[key] - value).abs().max()) for key, value in before.items() if key.endswith("0.weight"))
     assert moved < 0.01  # no other random weights

@@ -100,8 +100,8 @@ def test_a_run_with_the_baselines_terms_goes_on_exactly_where_it_was_stopped(tmp
     for path in (whole, parts):
         path.write_text(path.read_text().replace("[objective]\n", PEERS_ON))
     straight = train(whole, report=lambda text: None)
-    asked = iter([False, False, True])
+    polls = iter([False, False, True])
     with pytest.raises(Cancelled):
-        train(parts, report=lambda text: None, cancel=lambda: next(asked))
+        train(parts, report=lambda text: None, cancel=lambda: next(polls))
     resumed = train(parts, report=lambda text: None)
     assert same_weights(straight, resumed)

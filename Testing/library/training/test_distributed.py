@@ -119,6 +119,6 @@ def test_accuracy_is_one_for_a_judge_that_knows_and_a_half_for_one_that_says_the
 @pytest.mark.parametrize(("value", "words"), [(1.0, "almost always"), (0.5, "only guesses")])
 def test_a_discriminator_that_stays_extreme_is_warned_of(value, words):
     watch = CollapseWatch()
-    said = [watch.warnings({"accuracy_stru": value, "l1": 0.0}) for _ in range(3)]
-    assert said[:2] == [[], []] and words in said[2][0] and "stru" in said[2][0]
+    warnings = [watch.warnings({"accuracy_stru": value, "l1": 0.0}) for _ in range(3)]
+    assert warnings[:2] == [[], []] and words in warnings[2][0] and "stru" in warnings[2][0]
     assert watch.warnings({"accuracy_stru": 0.8}) == [] == watch.warnings({"accuracy_stru": value})

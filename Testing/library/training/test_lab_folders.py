@@ -214,8 +214,8 @@ def test_from_two_folders_to_a_model_that_synthesises(tmp_path):
     small = (CONFIGS / "lab.toml").read_text().replace("width = 16\nmul", "width = 2\nmul").replace('"default"', '""')
     small = small.replace("steps = 20000", "steps = 3\nlog_every = 1").replace("scanned = 6", "scanned = 2")
     (tmp_path / "small.toml").write_text(small.replace("threads = 2", "threads = 1"))
-    asked = ["train", "--us", str(us), "--mr", str(mr), str(tmp_path / "small.toml"), "--output", str(run)]
-    assert main(asked) == 0
+    words = ["train", "--us", str(us), "--mr", str(mr), str(tmp_path / "small.toml"), "--output", str(run)]
+    assert main(words) == 0
     assert main(["export", str(run / "checkpoint.pt"), str(tmp_path / "model"), "--name", "ours"]) == 0
     manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
     assert "own ultrasound" in json.dumps(manifest["training"]["data"])

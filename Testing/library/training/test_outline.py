@@ -62,14 +62,14 @@ def write_config(tmp_path: Path, data: Path, *, steps: int = 4, output: str = "r
 def knowing(ellipse: Ellipse) -> frame_align.Network:
     """A network that sees one ellipse (in the plane's mm) in every square."""
     pyramid_cut = frame_align.Pyramid.cut
-    asked: list[tuple[np.ndarray, int]] = []
+    drawn: list[tuple[np.ndarray, int]] = []
 
     def cut(self, unit, size):
-        asked.append((unit, size))
+        drawn.append((unit, size))
         return pyramid_cut(self, unit, size)
 
     def part(x: torch.Tensor) -> torch.Tensor:
-        units = [unit for unit, size in asked if size == 128][-len(x) :]
+        units = [unit for unit, size in drawn if size == 128][-len(x) :]
         rows = []
         for unit in units:
             there = ellipse.moved(np.linalg.inv(unit))
@@ -123,14 +123,14 @@ def test_the_truth_moves_with_the_image(pictures):
 
 def test_the_truth_costs_least(pictures):
     batch = draw(*pictures, np.random.default_rng(2), (10, 2))
-    said = torch.zeros(12, FIELDS, 64, 64)
-    said[:, HEAD] = (batch.head * 2 - 1) * 12
-    said[:, DISTANCE] = batch.distance
-    said[:, LOG_SIGMA] = -3
-    said[:, COS : SIN + 1] = batch.midline[:, :, None, None]
-    said[:, HEADED] = ((batch.headed * 2 - 1) * 12)[:, None, None]
-    best = losses(said, batch)
-    worse = losses(-said, batch)
+    exact = torch.zeros(12, FIELDS, 64, 64)
+    exact[:, HEAD] = (batch.head * 2 - 1) * 12
+    exact[:, DISTANCE] = batch.distance
+    exact[:, LOG_SIGMA] = -3
+    exact[:, COS : SIN + 1] = batch.midline[:, :, None, None]
+    exact[:, HEADED] = ((batch.headed * 2 - 1) * 12)[:, None, None]
+    best = losses(exact, batch)
+    worse = losses(-exact, batch)
     assert all(torch.isfinite(value) for value in best.values())
     assert all(best[name] < worse[name] for name in ("head", "distance", "midline", "headed"))
     assert float(best["distance"]) < 1e-6 and float(best["midline"]) < 1e-6
@@ -210,9 +210,9 @@ def test_a_run_leaves_a_log_figures_and_a_checkpoint(trained):
 
 def test_a_stopped_run_goes_on_exactly(tmp_path, data, trained):
     config = write_config(tmp_path, data)
-    asked = iter(range(9))
+    polls = iter(range(9))
     with pytest.raises(Cancelled, match="step 2"):
-        train(config, cancel=lambda: next(asked) == 1, report=str)
+        train(config, cancel=lambda: next(polls) == 1, report=str)
     parts = checkpoint.load(train(config, report=str))["averaged"]
     whole = checkpoint.load(trained)["averaged"]
     for part, weights_of in whole.items():

@@ -1,4 +1,4 @@
-"""Weights stored as bytes: what is said stays what it was, and batch norms go into the convolutions before them."""
+"""Weights stored as bytes: the outputs stay what they were, and batch norms go into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_a_support_network_says_the_same_and_stays_as_it_is():
     assert not any(isinstance(layer, nn.Conv2d | nn.BatchNorm2d) for layer in stored.modules())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     with torch.no_grad():
-        said, expected = stored(*example), network(*example)
-    assert (said - expected).abs().max() < 0.05 * expected.abs().max()
-    assert torch.corrcoef(torch.stack([said.flatten(), expected.flatten()]))[0, 1] > 0.999
+        output, expected = stored(*example), network(*example)
+    assert (output - expected).abs().max() < 0.05 * expected.abs().max()
+    assert torch.corrcoef(torch.stack([output.flatten(), expected.flatten()]))[0, 1] > 0.999
 
 
 def test_a_file_of_it_is_smaller_and_reads_back_the_same():
@@ -77,8 +77,8 @@ def test_an_alignment_network_says_the_same_in_either_precision():
     data, loaded = torchscript.stored(torchscript.traced(stored, example))
     assert len(data) < 1.4 * sum(p.numel() for p in network.parameters())
     with torch.no_grad():
-        for said, rough, expected in zip(
+        for output, rough, expected in zip(
             loaded(example), loaded.to(torch.bfloat16)(example.bfloat16()), network(example), strict=True
         ):
-            assert (said - expected).abs().max() < 0.05 * expected.abs().max()
+            assert (output - expected).abs().max() < 0.05 * expected.abs().max()
             assert (rough.float() - expected).abs().max() < 0.1 * expected.abs().max()

@@ -70,9 +70,9 @@ def test_one_volume_of_the_user_is_enough_through_the_command(
 def test_a_stopped_run_goes_on_exactly_in_either_stage(tmp_path: Path, volumes: Path, stop: int) -> None:
     whole = train(write_config(tmp_path, volumes, output="whole"), report=lambda text: None)
     config = write_config(tmp_path, volumes, output="parts")
-    asked = iter(range(100))
+    polls = iter(range(100))
     with pytest.raises(Cancelled, match=f"step {stop}"):
-        train(config, cancel=lambda: next(asked) >= stop - 1, report=lambda text: None)
+        train(config, cancel=lambda: next(polls) >= stop - 1, report=lambda text: None)
     parts = train(config, report=lambda text: None)
     a, b = load(whole), load(parts)
     for kind in ("networks", "averaged"):
@@ -245,7 +245,7 @@ def test_a_deformation_moves_but_keeps_the_range_and_is_the_same_for_its_seed() 
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("size = 30", "multiple of 4"),
         ("in_plane = 2.0", "0..1"),
@@ -258,12 +258,12 @@ def test_a_deformation_moves_but_keeps_the_range_and_is_the_same_for_its_seed() 
         ("acquisition = {speed = 1}", "not known"),
     ],
 )
-def test_each_mistake_in_a_configuration_is_named(tmp_path: Path, volumes: Path, line: str, said: str) -> None:
+def test_each_mistake_in_a_configuration_is_named(tmp_path: Path, volumes: Path, line: str, message: str) -> None:
     path = write_config(tmp_path, volumes)
     key = line.split(" ")[0]
     kept = [text for text in path.read_text().splitlines() if not text.startswith(f"{key} ")]
     path.write_text("\n".join([line, *kept]))
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(Refused, match=message):
         train(path, report=lambda text: None)
 
 

@@ -108,9 +108,9 @@ def test_a_bad_study_is_refused_by_method_and_key(tmp_path, change, message):
 def test_a_stopped_study_goes_on_where_it_was_and_does_not_train_again(tmp_path):
     whole, parts = studies.read_study(written(tmp_path, "whole")), studies.read_study(written(tmp_path, "parts"))
     done = studies.run(whole, report=quiet)
-    asked = iter([False] * 4 + [True])
+    polls = iter([False] * 4 + [True])
     with pytest.raises(Cancelled):
-        studies.run(parts, cancel=lambda: next(asked), report=quiet)
+        studies.run(parts, cancel=lambda: next(polls), report=quiet)
     lines: list[str] = []
     resumed = studies.run(parts, report=lines.append)
     assert any(line == "paper, seed 0: done before" for line in lines)
@@ -146,9 +146,9 @@ def test_only_methods_trained_to_their_end_are_put_beside_a_model(tmp_path):
     study = studies.read_study(written(tmp_path))
     with pytest.raises(Refused, match=r"No method of the study.*Run `usmri study` first"):
         studies.trained(study)
-    asked = iter([False] * 3 + [True])
+    polls = iter([False] * 3 + [True])
     with pytest.raises(Cancelled):
-        studies.run(study, cancel=lambda: next(asked), report=quiet)
+        studies.run(study, cancel=lambda: next(polls), report=quiet)
     assert [method.config.output for method in studies.trained(study)] == [study.methods[0].config.output]
 
 
@@ -158,9 +158,9 @@ def test_an_unfinished_study_can_be_measured_as_far_as_it_is(tmp_path, monkeypat
 
     path = written(tmp_path)
     study = studies.read_study(path)
-    asked = iter([False] * 3 + [True])
+    polls = iter([False] * 3 + [True])
     with pytest.raises(Cancelled):
-        studies.run(study, cancel=lambda: next(asked), report=quiet)
+        studies.run(study, cancel=lambda: next(polls), report=quiet)
     values = {key: [0.5, 0.4, 0.6] for key in (*study_table.baselines.MEASURES, *study_table.baselines.OVER_HEADS)}
     monkeypatch.setattr(
         study_table,

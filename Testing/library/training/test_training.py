@@ -93,9 +93,9 @@ def test_a_run_leaves_a_log_figures_pictures_and_checkpoints(tmp_path, data):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_stopped_and_resumed_run_equals_one_in_one_go(tmp_path, data, precision):
     whole = train(configure(tmp_path, data, output="whole", precision=precision), report=str)
-    config, asked = configure(tmp_path, data, output="parts", precision=precision), iter(range(100))
+    config, polls = configure(tmp_path, data, output="parts", precision=precision), iter(range(100))
     with pytest.raises(Cancelled, match="step 5"):
-        train(config, cancel=lambda: next(asked) == 4, report=str)
+        train(config, cancel=lambda: next(polls) == 4, report=str)
     parts = train(config, report=str)
     assert same_weights(whole, parts)
     logs = [
@@ -106,9 +106,9 @@ def test_a_stopped_and_resumed_run_equals_one_in_one_go(tmp_path, data, precisio
 
 def test_the_unpaired_terms_can_be_computed_less_often(tmp_path, data):
     whole = train(configure(tmp_path, data, output="whole", extra="unpaired_every = 3"), report=str)
-    config, asked = configure(tmp_path, data, output="parts", extra="unpaired_every = 3"), iter(range(100))
+    config, polls = configure(tmp_path, data, output="parts", extra="unpaired_every = 3"), iter(range(100))
     with pytest.raises(Cancelled):
-        train(config, cancel=lambda: next(asked) == 4, report=str)
+        train(config, cancel=lambda: next(polls) == 4, report=str)
     assert same_weights(whole, train(config, report=str))
     with (tmp_path / "whole" / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -191,7 +191,7 @@ def test_the_sigterm_of_a_scheduler_saves_a_checkpoint(tmp_path, data):
         return False
 
     with pytest.raises(Cancelled):
-        # The signal arrives while the first step's question is asked and is obeyed after the second.
+        # The signal arrives while the first step polls for it and is obeyed after the second.
         train(configure(tmp_path, data), cancel=ask_once, report=str)
     assert (tmp_path / "run" / "checkpoint.pt").is_file()
     assert signal.getsignal(signal.SIGTERM) is before

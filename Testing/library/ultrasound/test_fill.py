@@ -1,4 +1,4 @@
-"""Values that stand for no data are told from grey values, and become black."""
+"""Values that stand for no data are distinguished from grey values, and become black."""
 
 from __future__ import annotations
 

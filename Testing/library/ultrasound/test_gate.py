@@ -194,14 +194,14 @@ def test_closing_by_sweeps_is_closing_by_distances(seed, frame, radius):
     rng = np.random.default_rng(seed)
     shape, sizes = rng.integers(3, 15, 2 if frame else 3), rng.uniform(0.6, 1.8, 2 if frame else 3).tolist()
     mask = rng.random(shape) < rng.choice([0.02, 0.3])
-    room = int(np.ceil(radius / min(sizes))) + 2
-    wide = np.pad(mask, room)
+    border = int(np.ceil(radius / min(sizes))) + 2
+    wide = np.pad(mask, border)
 
     def grown(some):
         return (ndimage.distance_transform_edt(~some, sizes) <= radius * (1 + 1e-6)) & some.any()
 
     expected = ~grown(~grown(wide)) if mask.any() else wide
-    np.testing.assert_array_equal(_close_widely(mask, radius, sizes), expected[(slice(room, -room),) * mask.ndim])
+    np.testing.assert_array_equal(_close_widely(mask, radius, sizes), expected[(slice(border, -border),) * mask.ndim])
     np.testing.assert_array_equal(_grow(wide, radius, sizes), grown(wide))
 
 

@@ -128,11 +128,11 @@ def test_a_model_without_consent_is_asked_about_and_runs_with_it(
         worker.synthesize(head, model=str(tiny_model), device="cpu", transform=to_canonical, trust_model=True)
 
 
-@pytest.mark.parametrize("said", [{}, {"trust_model": None}, {"trust_model": "yes"}, {"trust_model": 1}])
+@pytest.mark.parametrize("consent", [{}, {"trust_model": None}, {"trust_model": "yes"}, {"trust_model": 1}])
 @pytest.mark.parametrize("operation", ["synthesize", "respace"])
 def test_a_request_that_does_not_say_true_gives_no_consent(
     scratch: Path, tiny_model: Path, tmp_path: Path, config_dir: Path, head: Volume, to_canonical: np.ndarray,
-    operation: str, said: dict[str, Any],
+    operation: str, consent: dict[str, Any],
 ) -> None:  # fmt: skip
     model = tiny_model
     if operation == "respace":
@@ -147,7 +147,7 @@ def test_a_request_that_does_not_say_true_gives_no_consent(
     if operation == "synthesize":
         job["transform"] = to_canonical.ravel().tolist()
     events = io.StringIO()
-    Worker(io.StringIO(), events)._run({**job, **said})
+    Worker(io.StringIO(), events)._run({**job, **consent})
     last = json.loads(events.getvalue().splitlines()[-1])
     assert (last["event"], last.get("kind")) == ("error", "consent") and len(last["sha256"]) == 64
     assert not target.exists() and not list(config_dir.iterdir())
@@ -179,16 +179,16 @@ def test_a_worker_that_died_between_requests_is_replaced_unnoticed(worker: Worke
 def test_cancel_half_way_acts_within_half_a_second_and_leaves_nothing(
     worker: WorkerProcess, head: Volume, trusted_model: Path, to_canonical: np.ndarray, scratch: Path
 ) -> None:
-    asked: list[float] = []
+    cancelled_at: list[float] = []
 
     def stop_half_way(event: dict[str, Any]) -> None:
-        if event["event"] == "progress" and event["value"] > 0.4 and not asked:
-            asked.append(time.monotonic())
+        if event["event"] == "progress" and event["value"] > 0.4 and not cancelled_at:
+            cancelled_at.append(time.monotonic())
             worker.cancel()
 
     with pytest.raises(Cancelled):
         worker.synthesize(head, model=str(trusted_model), device="cpu", transform=to_canonical, on_event=stop_half_way)
-    assert time.monotonic() - asked[0] < 0.5
+    assert time.monotonic() - cancelled_at[0] < 0.5
     assert not list(scratch.iterdir())
     result = worker.synthesize(head, model=str(trusted_model), device="cpu", transform=to_canonical)
     assert result.mr.array.max() > 0
@@ -208,19 +208,19 @@ def test_a_worker_that_does_not_hear_a_cancel_is_killed_with_its_children(scratc
     )
     worker = WorkerProcess([sys.executable, str(deaf)])
     sessions: list[int] = []
-    asked: list[float] = []
+    cancelled_at: list[float] = []
 
     def stop(event: dict[str, Any]) -> None:
         assert worker.pid is not None
         sessions.append(worker.pid)
         if sys.platform == "linux":
             assert len(_processes_of(worker.pid)) == 2
-        asked.append(time.monotonic())
+        cancelled_at.append(time.monotonic())
         worker.cancel()
 
     with pytest.raises(Cancelled):
         worker.request("synthesize", on_event=stop)
-    assert time.monotonic() - asked[0] < 0.5
+    assert time.monotonic() - cancelled_at[0] < 0.5
     assert worker.pid is None
     if sys.platform == "linux":
         deadline = time.monotonic() + 5  # the kernel ends a killed process when it next runs; unkilled it sleeps on

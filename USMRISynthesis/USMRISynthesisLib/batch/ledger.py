@@ -1,6 +1,6 @@
 """A folder of images, one synthesis each: which cases there are, which are done, and what became of the others.
 
-This is the ledger; it starts nothing itself. `batch_run.py` (command line) and the Slicer panel feed it:
+This is the ledger; it starts nothing itself. `runner.py` (command line) and the Slicer panel feed it:
 
     batch = Batch(Path("in"), Path("out"))
     for case in batch.waiting():
@@ -16,7 +16,7 @@ are there, were made from this very file by this very model and are still what w
 in whatever way, goes on where it was. `out/batch.json` has the state of every case, for people and programs to read.
 
 One batch at a time works on an output folder (`lock.py`), in a folder of its own there, and no file is replaced that no
-batch made: `out` is looked through for such files before anything is done.
+batch made: `out` is searched for such files before anything is done.
 """
 
 from __future__ import annotations

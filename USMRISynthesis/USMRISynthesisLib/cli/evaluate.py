@@ -34,7 +34,7 @@ def add_commands(commands: Any) -> None:
         "--cases",
         metavar="DIR|N",
         help="simulated cases (data/sim); for the simulator how many "
-        "heads are simulated (30), or the folder of cases to judge instead",
+        "heads are simulated (30), or the folder of cases to measure instead",
     )
     measured.add_argument("--split", default="val", help="which of them (val)")
     measured.add_argument(

@@ -37,7 +37,7 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     if options.picture:
         check_picture(Path(options.picture))
     if not options.quick:
-        import torchmetrics  # noqa: F401 - where it is not installed that is said now, not after minutes of work
+        import torchmetrics  # noqa: F401 - where it is not installed, fail now, not after minutes of work
 
         lpips.perceptual()  # likewise, where its weights are others
     folder = Path(options.cases or "data/sim")
@@ -104,5 +104,5 @@ def _studied(config: str | None) -> dict[str, Predict]:
     from USMRISynthesisLib.training.study import study as studies
     from USMRISynthesisLib.training.study import table as study_table
 
-    asked = () if config is None else studies.trained(studies.read_study(config))
-    return {study_table.row(method, asked): study_table.prediction(method) for method in asked}
+    methods = () if config is None else studies.trained(studies.read_study(config))
+    return {study_table.row(method, methods): study_table.prediction(method) for method in methods}

@@ -60,12 +60,12 @@ def export(options: Namespace) -> Outcome:
                 "A model folder keeps its name, version and weights.",
                 "Leave --name, --averaged-with and --model-version, or export a checkpoint.",
             )
-        said = Path(options.figures) if options.figures else None
+        figures = Path(options.figures) if options.figures else None
         folder = reexport(
             options.checkpoint,
             options.output,
-            figures=_figures(said) if said else None,
-            support_figures=_support_figures(said) if said and _judged(said) else None,
+            figures=_figures(figures) if figures else None,
+            support_figures=_reliability_figures(figures) if figures and _has_reliability(figures) else None,
             plain=options.plain,
         )
         return f"Wrote {folder}, with the weights that {options.checkpoint} has.", {"model": str(folder)}
@@ -76,9 +76,9 @@ def export(options: Namespace) -> Outcome:
     if content.get("task") == "support":
         from USMRISynthesisLib.training.reliability.export import add_reliability
 
-        measured = _support_figures(Path(options.figures)) if options.figures else None
-        folder = add_reliability(content, options.output, measured)
-        return f"Wrote the support map into {folder}.", {"model": str(folder)}
+        reliability_figures = _reliability_figures(Path(options.figures)) if options.figures else None
+        folder = add_reliability(content, options.output, reliability_figures)
+        return f"Wrote the reliability map into {folder}.", {"model": str(folder)}
     if content.get("task") in exporters:
         folder = export_checkpoint(
             content,
@@ -100,8 +100,8 @@ def export(options: Namespace) -> Outcome:
     return f"Wrote {folder}.", {"model": str(folder)}
 
 
-def _support_figures(path: Path) -> dict[str, str]:
-    """The support map's figures from an evaluation's JSON. Raises Refused for anything else."""
+def _reliability_figures(path: Path) -> dict[str, str]:
+    """The reliability map's figures from an evaluation's JSON. Raises Refused for anything else."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         value, low, high = result["support_auc"]
@@ -112,13 +112,13 @@ def _support_figures(path: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused(
             "figures",
-            f"{path} is not what an evaluation of a model with a support map printed.",
+            f"{path} is not what an evaluation of a model with a reliability map printed.",
             "Give what `usmri evaluate synthesis --json` wrote.",
         ) from error
 
 
-def _judged(path: Path) -> bool:
-    """Whether an evaluation's JSON has a support map's figures."""
+def _has_reliability(path: Path) -> bool:
+    """Whether an evaluation's JSON has a reliability map's figures."""
     return "support_auc" in json.loads(path.read_text(encoding="utf-8"))
 
 

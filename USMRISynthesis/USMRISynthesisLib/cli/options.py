@@ -15,7 +15,7 @@ OUTPUT = "where to write (.nrrd, .nii, .nii.gz, .mha)"
 
 
 class Shown(Exception):
-    """Help or version was asked for; carries the text."""
+    """Help or version was requested; carries the text."""
 
 
 class Parser(argparse.ArgumentParser):

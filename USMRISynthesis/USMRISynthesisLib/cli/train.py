@@ -108,22 +108,22 @@ def study(options: Namespace) -> Outcome:
         if not options.quiet:
             console.say(line)
 
-    asked = studies.read_study(options.config)
+    plan = studies.read_study(options.config)
     if options.steps:
-        asked = studies.shortened(asked, options.steps)
+        plan = studies.shortened(plan, options.steps)
     if options.skip_training:
-        asked = dataclasses.replace(asked, methods=studies.trained(asked))
+        plan = dataclasses.replace(plan, methods=studies.trained(plan))
     else:
-        studies.run(asked, report=report)
-    figures = study_table.measured(asked, options.split, progress=console.progress(options))
+        studies.run(plan, report=report)
+    figures = study_table.measured(plan, options.split, progress=console.progress(options))
     notes = {
         "printed by": f"usmri study {options.config} --split {options.split}"
         + " --skip-training" * options.skip_training,
         "date": datetime.date.today().isoformat(),
-        "data": f"simulated, {asked.methods[0].config.data.folder}, split {options.split}",
-        "seeds": sorted({method.config.seed for method in asked.methods}),
+        "data": f"simulated, {plan.methods[0].config.data.folder}, split {options.split}",
+        "seeds": sorted({method.config.seed for method in plan.methods}),
     }
-    table, picture = asked.output / "table.md", asked.output / "pictures.png"
-    table.write_text(study_table.markdown(asked, figures, notes), encoding="utf-8")
-    study_table.draw(asked, options.split, picture)
+    table, picture = plan.output / "table.md", plan.output / "pictures.png"
+    table.write_text(study_table.markdown(plan, figures, notes), encoding="utf-8")
+    study_table.draw(plan, options.split, picture)
     return table.read_text(encoding="utf-8"), {"methods": figures, "table": str(table), "picture": str(picture)}

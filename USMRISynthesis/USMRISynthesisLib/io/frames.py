@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 _ENTRY = re.compile(r"Seq_Frame(\d{1,9})_(\w+)", re.ASCII)
-# From the pixels of a frame to a space that lies still in the patient or the room, the best first.
+# From the pixels of a frame to a space that does not move with the probe, the best first.
 _PLACES = tuple(f"ImageTo{space}Transform" for space in ("Ras", "RAS", "Reference", "World", "Tracker"))
 
 

@@ -90,7 +90,7 @@ def parse(data: bytes, name: str) -> Header:
         slope, intercept = 1.0, 0.0
     units = get("units")[0] & 7
     forms = Forms(get("codes"), get("pixdim")[:4], get("quaternion"), get("srow"), units)
-    with np.errstate(all="ignore"):  # whatever comes out of absurd numbers is judged as a whole
+    with np.errstate(all="ignore"):  # whatever comes out of absurd numbers is checked as a whole
         matrix, states_spacing = _matrix(forms, name, flat=sizes[2] == 1)
     check_geometry(matrix, name, flat=sizes[2] == 1)
     text = get("text")[0].split(b"\0")[0].decode("utf-8", "replace").strip()
@@ -227,7 +227,7 @@ def compose(
         ValueError: more than 32767 voxels along an axis.
     """
     if max(shape) > 32767:
-        raise ValueError("NIfTI-1 has no room for more than 32767 voxels along an axis")
+        raise ValueError("NIfTI-1 cannot hold more than 32767 voxels along an axis")
     data = bytearray(352)
     forms = forms or _both(ijk_to_ras)
     pixdim = [one if one else 1.0 for one in forms.pixdim]

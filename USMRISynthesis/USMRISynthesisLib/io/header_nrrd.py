@@ -90,7 +90,7 @@ def parse(data: bytes, name: str) -> Header:
     roles = _roles(fields, sizes, vectors, texts, name)
     axes = tuple((role, size) for role, size in zip(roles, sizes, strict=True) if role)
     check_sizes(axes, dtype, name)
-    with np.errstate(all="ignore"):  # whatever comes out of absurd numbers is judged as a whole
+    with np.errstate(all="ignore"):  # whatever comes out of absurd numbers is checked as a whole
         matrix, states_spacing = _matrix(fields, roles, sizes, vectors, name)
     check_geometry(matrix, name, flat=dict(axes).get("k", 1) == 1)
     return Header(

@@ -265,7 +265,7 @@ def _place(finished: Path, target: Path, ours: Ours) -> Path | None:
         if error.errno not in _NO_LINKS:
             raise
         shutil.copy2(target, earlier)
-    if not ours(target) or _stamp(target) != before:  # what is kept is what was judged
+    if not ours(target) or _stamp(target) != before:  # what is kept is what was checked
         earlier.unlink()
         raise foreign(target)
     os.replace(finished, target)

@@ -5,7 +5,7 @@
 
 The JSON file `head-mr.json` holds the provenance of the synthesis and, on top of it, the SHA-256 of the file that went
 in and of the file that came out. No names and no paths: files are often named after patients. NRRD and MetaImage
-headers carry the provenance themselves; NIfTI has room for the notice only, and the JSON file stands for the rest.
+headers carry the provenance themselves; NIfTI can hold the notice only, and the JSON file stands for the rest.
 """
 
 from __future__ import annotations

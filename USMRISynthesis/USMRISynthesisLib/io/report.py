@@ -154,14 +154,14 @@ def _page(report: Report) -> Any:
     pen.rectangle((_MARGIN, y, PAGE[0] - _MARGIN, y + 56), fill="#8c1d18")
     pen.text((PAGE[0] / 2, y + 28), SYNTHETIC, fill="white", font=fonts[30], anchor="mm")
     y += 90
-    room = PAGE[1] - _MARGIN - y - 80 - sum(one.height for one in below)
+    free_height = PAGE[1] - _MARGIN - y - 80 - sum(one.height for one in below)
     gap, count = 20, max(1, len(report.pictures))
     side = (PAGE[0] - 2 * _MARGIN - gap * (count - 1)) // count
     tallest = 0
     for index, (title, picture) in enumerate(zip(titles, report.pictures.values(), strict=True)):
         shown = Image.fromarray(np.ascontiguousarray(picture[..., :3]))
         # In its column, and so low that the text below it stays on the page.
-        factor = min(side / shown.width, room / shown.height)
+        factor = min(side / shown.width, free_height / shown.height)
         shown = shown.resize((max(1, round(factor * shown.width)), max(1, round(factor * shown.height))))
         x = _MARGIN + index * (side + gap)
         pen.text((x, y), _wrapped(title, fonts[26], 1, side)[0], fill="black", font=fonts[26])

@@ -41,7 +41,7 @@ def save(
 
     Raises:
         OSError: no space, no permission.
-        ValueError: more voxels along an axis than the format has room for, or a type that it does not have.
+        ValueError: more voxels along an axis than the format can hold, or a type that it does not have.
     """
     array = np.ascontiguousarray(array)
     array = array.astype({"?": "u1", "e": "f4"}.get(array.dtype.char, array.dtype), copy=False)

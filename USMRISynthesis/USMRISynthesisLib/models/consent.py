@@ -56,7 +56,7 @@ def require(sha256: str, name: str, consent: Consent | None) -> None:
 
 
 def remember(sha256: str, name: str) -> None:
-    """Keep a consent; where nothing can be written it holds for this process, and the user is asked again next time."""
+    """Keep a consent; where nothing can be written it holds for this process, and is requested again next time."""
     _session.add(sha256)
     path = config_dir() / _FILE
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

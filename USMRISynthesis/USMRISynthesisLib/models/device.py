@@ -14,17 +14,17 @@ TOLERANCE = 0.01  # rms difference to float32, as a share of the float32 output'
 
 
 def choose_device(name: str = "auto") -> tuple[torch.device, str]:
-    """The device, and one sentence that says why. Raises Failed when the one asked for is not there."""
+    """The device, and one sentence that says why. Raises Failed when the chosen one is not there."""
     if name not in DEVICES:
         raise Failed("device", f"There is no device {name!r}.", f"Choose one of {', '.join(DEVICES)}.")
     if name == "cpu":
-        return torch.device("cpu"), "The CPU was asked for."
+        return torch.device("cpu"), "The CPU was chosen."
     cuda, no_cuda = _cuda()
     mps = _mps()
     if name == "cuda" and not cuda:
-        raise Failed("device", f"CUDA was asked for, but {no_cuda}.", "Choose auto or cpu.")
+        raise Failed("device", f"CUDA was chosen, but {no_cuda}.", "Choose auto or cpu.")
     if name == "mps" and not mps:
-        raise Failed("device", "MPS was asked for, but this machine or this torch has none.", "Choose auto or cpu.")
+        raise Failed("device", "MPS was chosen, but this machine or this torch has none.", "Choose auto or cpu.")
     if cuda and name != "mps":
         return torch.device("cuda"), f"CUDA device {torch.cuda.get_device_name(0)}."
     if mps:

@@ -29,7 +29,7 @@ def threads_on(device: torch.device | str) -> int:
 def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Generator[Result, None, None]:
     """`work` of each item, in their order, on so many threads; with one, here and now, as torch's settings are.
 
-    No more than one item a thread is begun before it is asked for. Ending early, or an error, waits for what was begun.
+    No more than one item a thread is begun before it is needed. Ending early, or an error, waits for what was begun.
     """
     if threads <= 1:
         yield from map(work, items)

@@ -2,7 +2,7 @@
 
 A model is a folder with a TorchScript file, the same weights without a program, `manifest.json` and a model card. The
 bytes that torch reads are the very bytes that were hashed, so a file cannot change between the check and the load. A
-file whose hash is not on the package's list is somebody else's: the user is asked once for each hash (`consent.py`).
+file whose hash is not on the package's list is somebody else's: it needs one consent for each hash (`consent.py`).
 
     generator = load("default", "synthesis", lambda source: ready(source.network(build), source.name))
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-SUPPORT_VERSION = 2  # of what a support map's network is given: 1 saw single planes, 2 cells along all three
+SUPPORT_VERSION = 2  # of the input of a reliability map's network: 1 saw single planes, 2 cells along all three
 PLAIN_SUPPORT = "support.safetensors"
 TASKS = {
     "synthesis": "synthesis", "alignment": "alignment", "frames": "frames", "spacing": "slice spacing",
@@ -116,7 +116,7 @@ def is_bundled(folder: str | Path) -> bool:
 def find_model(name_or_path: str | Path) -> Path:
     """The folder of a model given by path or by name.
 
-    A bare name is looked up among the bundled models first, so that a folder of the same name in the current
+    A bare name is searched among the bundled models first, so that a folder of the same name in the current
     directory cannot take its place unnoticed. Raises Failed when there is none.
     """
     text = str(name_or_path)
@@ -162,7 +162,7 @@ def verified_bytes(
 def reliability_bytes(
     folder: str | Path, manifest: Manifest, *, consent: Consent | None = None, plain: bool = False
 ) -> bytes | None:
-    """The bytes of the model's support map network (`support` in the manifest), checked alike; None where it has none.
+    """The bytes of the model's reliability network (`support` in the manifest), checked alike; None where it has none.
 
     Raises Failed when the file is missing, is not the one in the manifest, or is of another version, ConsentNeeded
     without consent.
@@ -173,13 +173,13 @@ def reliability_bytes(
     if manifest.extra["support"].get("version") != SUPPORT_VERSION:
         raise Failed(
             "version",
-            f"The support map of the model {manifest.name!r} was made by another version of "
+            f"The reliability map of the model {manifest.name!r} was made by another version of "
             "USMRISynthesis, so it was not loaded.",
             "Take `support` out of the model's manifest.json; then go without, or train and export it again.",
         )
     if plain:
         file, sha256 = PLAIN_SUPPORT, manifest.files[PLAIN_SUPPORT]
-    name = f"{manifest.name}, support map"
+    name = f"{manifest.name}, reliability map"
     content = _verified(Path(folder), file, sha256, name)
     consents.require(sha256, name, consent)
     return content
@@ -199,8 +199,8 @@ def load(
         model: name of an installed model, or the path of a folder.
         task: what it must be made for, one of TASKS.
         prepare: makes of the verified source what is kept and returned.
-        device: part of what the preparation depends on, told to it in the source.
-        consent: asked with (sha256, name) for a file that is not a bundled one, once for each hash.
+        device: part of what the preparation depends on; it is in the source.
+        consent: called with (sha256, name) for a file that is not a bundled one, once for each hash.
 
     The form of the weights is TorchScript, or plain where that is better (`network.prefers_plain`) or TorchScript
     fails; USMRI_WEIGHTS forces one. Raises Failed (no such model, hash, another task) and ConsentNeeded.
@@ -308,7 +308,7 @@ def _forms(manifest: Manifest) -> list[str]:
 
 
 def _source(folder: Path, manifest: Manifest, form: str, device: str, consent: Consent | None) -> Source:
-    """The verified bytes in one form, those of the support map beside them."""
+    """The verified bytes in one form, those of the reliability map beside them."""
     plain = form == "plain"
     _, content = verified_bytes(folder, consent=consent, file=PLAIN_WEIGHTS if plain else None)
     beside = reliability_bytes(folder, manifest, consent=consent, plain=plain)

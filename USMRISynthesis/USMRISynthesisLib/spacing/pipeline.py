@@ -109,10 +109,10 @@ def respace(
     start = stage("Loading the model", 0.03, start)
     thick = np.ascontiguousarray(scale.shares(stacked(volume.array, grid.axis)))
     noise = noise_of(thick, grid.fine)
-    told = None if progress is None else (lambda share: progress(0.05 + 0.87 * share, "Filling in slices"))
+    report = None if progress is None else (lambda share: progress(0.05 + 0.87 * share, "Filling in slices"))
     try:
         fine = super_resolve(
-            loaded.module, thick, grid.fine, noise=noise, device=loaded.device, progress=told, cancel=cancel
+            loaded.module, thick, grid.fine, noise=noise, device=loaded.device, progress=report, cancel=cancel
         )
     except (RuntimeError, MemoryError) as error:
         raise Failed(

@@ -16,7 +16,7 @@ PROBABILITY = (
 )
 # Below the first probability of being right a voxel is covered wherever it is shown, in yellow; at the second, in red.
 DOUBT, GRAVE_DOUBT = 0.9, 0.75
-BEAM_ONLY = "1 where the beam looked inside the head; it does not say how right the image is"
+BEAM_ONLY = "1 where the beam reached the inside of the head; it does not say how right the image is"
 
 
 @dataclass(eq=False)

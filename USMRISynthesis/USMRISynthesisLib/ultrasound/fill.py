@@ -1,7 +1,7 @@
 """Values that stand for "no data": what resampling and other programs write where there is no image.
 
 -1000, -1024, -32768, -1 or NaN outside the image are no grey values. They become black - 0, or the darkest real value
-where that is below 0 - before anything looks at the image: no threshold, no interpolation and no network meets them.
+where that is below 0 - before anything else reads the image: no threshold, no interpolation and no network meets them.
 """
 
 from __future__ import annotations

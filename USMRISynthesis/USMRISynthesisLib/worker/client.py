@@ -271,7 +271,7 @@ def _working_folder() -> Iterator[Path]:
         raise Failed(
             "write",
             f"The temporary folder cannot be used: {error.strerror or 'it cannot be written'}.",
-            "Make room on its disk, or name another one in the environment variable TMPDIR.",
+            "Free space on its disk, or name another one in the environment variable TMPDIR.",
         ) from error
     try:
         yield folder

@@ -1,4 +1,4 @@
-"""Whether another process lives, and to be told when it ends: a worker must not outlive the program it works for.
+"""Whether another process lives, and a call when it ends: a worker must not outlive the program it works for.
 
 The end of standard input says the same in ordinary use, but not where another process holds the pipe open.
 """

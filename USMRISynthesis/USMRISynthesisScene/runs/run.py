@@ -177,11 +177,11 @@ def error_from(event: Event) -> USMRIError:
 
 
 def _working_folder() -> Path:
-    """A new folder for what travels between the processes. Raises Failed where there is no room for one."""
+    """A new folder for what travels between the processes. Raises Failed where none can be made."""
     remove_abandoned(slicer.app.temporaryPath)     # of a Slicer that was killed
     try:
         return make_folder(slicer.app.temporaryPath)
     except OSError as error:
         reason = error.strerror or _("it cannot be written")
         raise Failed("write", _("Slicer's temporary folder cannot be used: {reason}.").format(reason=reason),
-                     _("Choose another one in the application settings, or make room on its disk.")) from error
+                     _("Choose another one in the application settings, or free space on its disk.")) from error

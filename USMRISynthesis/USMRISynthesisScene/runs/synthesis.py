@@ -79,7 +79,7 @@ class Synthesizer(WorkerRun):
             RuntimeError: a run is in flight.
         """
         grid: list[Volume] = []     # filled when the input is written
-        said = reports or Reports()
+        callbacks = reports or Reports()
 
         def write(folder: Path) -> dict[str, Any]:
             if output is not None and output is source:
@@ -93,8 +93,8 @@ class Synthesizer(WorkerRun):
             volume.write(folder / "input.nrrd", compress=False)
             grid.append(volume)
             if nodes.bent_parent(source) is not None:
-                said.message("warning", _("{name} lies under a transform that is not linear: the head is looked for "
-                                          "as the image is without it.").format(name=source.GetName()))
+                callbacks.message("warning", _("{name} lies under a transform that is not linear: the head is found "
+                                               "in the image without that transform.").format(name=source.GetName()))
             return {"op": "synthesize", "input": str(folder / "input.nrrd"), "output": str(folder / "output.nrrd"),
                     "model": model, "device": device, "planes": planes,
                     "transform": None if matrix is None else matrix.ravel().tolist(), "trust_model": trust,
@@ -114,7 +114,7 @@ class Synthesizer(WorkerRun):
         def read(result: Mapping[str, Any], folder: Path) -> nodes.Result:
             return _read_result(result, folder, grid[0], support=support, masks=masks)
 
-        self.begin(Task(write, read, deliver or into_scene), said)
+        self.begin(Task(write, read, deliver or into_scene), callbacks)
 
 
 def _read_result(result: Mapping[str, Any], folder: Path, grid: Volume, *, support: bool, masks: bool) -> nodes.Result:

@@ -150,12 +150,12 @@ class WorkerProcess:
         elif self._on_event is None or event.get("id", self._request_id) == self._request_id:
             self._emit(event)
         elif event["event"] in ("done", "error"):   # one request at a time: this can be no answer to another one
-            said = event.get("message") if event.get("id") is None else None
+            reason = event.get("message") if event.get("id") is None else None
             log.error("the worker answered the request %r, not %r", event.get("id"), self._request_id)
             handler = self._on_event
             self.kill()
             handler({"event": "error", "kind": "worker-answer",
-                     "message": str(said or "The synthesis process answered something that was not asked."),
+                     "message": str(reason or "The synthesis process answered another request."),
                      "remedy": "Run it again; the next run starts a new process."})
 
     def _emit(self, event: Event) -> None:

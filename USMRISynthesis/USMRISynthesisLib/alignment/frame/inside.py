@@ -3,7 +3,8 @@
 A belly, a bladder or a phantom may have a bright, elliptic rim. Inside a skull there are a midline, ventricles and
 shadows: the grey, smoothed beyond the grain of speckle and without its course with depth, varies. In 123 frames of HC18
 (one in eight) the relative variation is 0.26 in the middle, 0.11 at the first percentile and 0.08 at least; in rims
-filled with fine speckle it is 0.02 to 0.09. Coarse speckle (grain of 1 mm and more) is not told from structure.
+filled with fine speckle it is 0.02 to 0.09. Coarse speckle (grain of 1 mm and more) cannot be distinguished from
+structure.
 """
 
 from __future__ import annotations

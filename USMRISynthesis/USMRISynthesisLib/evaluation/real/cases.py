@@ -92,9 +92,9 @@ def frames_without_brain(data: Path, limit: int | None = None) -> list[Frame]:
 
 
 def run(volume: Volume, *, model: str, device: str, planes: str = "axial") -> tuple[Synthesis | None, bool]:
-    """The whole product on an image: the result, and whether it was accepted without being told to go on.
+    """The whole product on an image: the result, and whether it was accepted without `allow_low_confidence`.
 
-    (None, False) where the image was refused before its head was looked for, or no head of a possible size is there.
+    (None, False) where the image was refused before the search for its head, or no head of a possible size is there.
     """
     try:
         result = synthesize(volume, model=model, device=device, planes=planes, unreliable=True)

@@ -17,7 +17,7 @@ from USMRISynthesisLib.ultrasound.gate import admit
 
 
 def is_accepted(volume: Volume) -> bool:
-    """Whether a synthesis of this image would run without being told to go on: gate and alignment."""
+    """Whether a synthesis of this image is accepted by gate and alignment, without `allow_low_confidence`."""
     try:
         return align(volume, admit(volume)).score >= MIN_CONFIDENCE
     except Refused:

@@ -82,7 +82,7 @@ def evaluate(
 ) -> list[dict[str, float]]:
     """One row of measures a frame; a frame that is refused has `accepted` 0 and nothing else.
 
-    show: what is judged in the place of the MR-like image, on the frame's grid (baselines).
+    show: what is measured in place of the MR-like image, on the frame's grid (baselines).
     """
     marked, rows = read_structures(data), []
     frames = hc18_frames(data, list(marked))
@@ -152,7 +152,7 @@ def _against_falx(axis: np.ndarray, centre: np.ndarray, falx: Box) -> tuple[floa
     """Angle in degrees between the estimated midline and the falx, and the falx's distance from it in pixels.
 
     A box holds the falx along one of its diagonals; which one, the nearer to the estimate says, so that tilts beyond
-    the diagonal's own angle cannot be told.
+    the diagonal's own angle cannot be measured.
     """
     diagonals = [np.array([falx.width, sign * falx.height]) for sign in (1, -1)]
     angles = [np.rad2deg(np.arccos(np.clip(abs(axis @ d) / np.linalg.norm(d), 0, 1))) for d in diagonals]

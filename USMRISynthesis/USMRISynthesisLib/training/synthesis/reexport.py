@@ -41,8 +41,8 @@ def reexport(
 ) -> Path:
     """Write the model in `source`, with its reliability map, to `folder`, which may be the same; returns the folder.
 
-    consent: asked with (sha256, name) for a model that does not come with the product. plain: TorchScript files stay to
-    the byte, and only the plain weights beside them, and what the manifest says of both, are made.
+    consent: called with (sha256, name) for a model that does not come with the product. plain: TorchScript files stay
+    to the byte, and only the plain weights beside them, and what the manifest says of both, are made.
 
     Name, version and training stay, and so do figures where none are given. Networks of another task than synthesis
     stay as they are but for what names the files of the machine that exported them. Raises Refused (figures for another
