@@ -5,6 +5,7 @@
 
 A case that crashes the worker fails alone; the next one starts a new process.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from slicer.i18n import tr as _
 from USMRISynthesisLib.batch.ledger import Batch, Case
 from USMRISynthesisLib.errors import Cancelled, USMRIError
 
-from USMRISynthesisScene.runs.worker_process import Event, WorkerProtocol
 from USMRISynthesisScene.runs.run import error_from
+from USMRISynthesisScene.runs.worker_process import Event, WorkerProtocol
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class BatchRun:
         qt.QTimer.singleShot(0, self._next)
 
     def _next(self) -> None:
-        if self._batch is None:     # cancelled meanwhile
+        if self._batch is None:  # cancelled meanwhile
             return
         if not self._queue:
             self._finish(None)
@@ -83,8 +84,9 @@ class BatchRun:
             return
         if event["event"] == "progress":
             done = self._total - len(self._queue) - 1
-            self._reports.progress((done + float(event.get("value", 0.0))) / self._total,
-                                   f"{case.name}, {event.get('stage', '')}")
+            self._reports.progress(
+                (done + float(event.get("value", 0.0))) / self._total, f"{case.name}, {event.get('stage', '')}"
+            )
         elif event["event"] in ("done", "error"):
             try:
                 if event["event"] == "done":

@@ -1,8 +1,9 @@
 """Thinner slices of a volume node: out to the worker and, after success, back as a new node beside its source.
 
-    run = RespaceRun(worker)
-    run.start(mrNode, RespaceOptions(spacing_mm=1.1), Reports(finished=print))
+run = RespaceRun(worker)
+run.start(mrNode, RespaceOptions(spacing_mm=1.1), Reports(finished=print))
 """
+
 from __future__ import annotations
 
 import json
@@ -41,11 +42,20 @@ class RespaceRun(WorkerRun):
 
     def start(self, source: Any, options: RespaceOptions, reports: Reports) -> None:
         """Begin; every end, a refusal too, comes through `reports.finished` as (node or None, error or None)."""
+
         def write(folder: Path) -> dict[str, Any]:
             read_mr(source).write(folder / "input.nrrd", compress=False)
-            return {"op": "respace", "input": str(folder / "input.nrrd"), "output": str(folder / "output.nrrd"),
-                    "spacing": options.spacing_mm, "axis": None, "consistency": options.consistency,
-                    "model": options.model, "device": options.device, "trust_model": options.trust}
+            return {
+                "op": "respace",
+                "input": str(folder / "input.nrrd"),
+                "output": str(folder / "output.nrrd"),
+                "spacing": options.spacing_mm,
+                "axis": None,
+                "consistency": options.consistency,
+                "model": options.model,
+                "device": options.device,
+                "trust_model": options.trust,
+            }
 
         def read(result: Mapping[str, Any], folder: Path) -> tuple[Volume, dict[str, Any]]:
             volume = Volume.read(folder / "output.nrrd")

@@ -4,6 +4,7 @@ Until the worker says "done" and its files have been read, nothing in the scene 
 cancelled run leaves nodes, selections and views as they were.  A run that was started returns at once and reports by
 callbacks; `wait` makes it blocking for the console.
 """
+
 from __future__ import annotations
 
 import logging
@@ -53,9 +54,9 @@ class Task:
 class WorkerRun:
     """Runs one task after another on a worker that does nothing else meanwhile.
 
-        run = WorkerRun(worker)
-        run.begin(task, reports)
-        node = run.wait()
+    run = WorkerRun(worker)
+    run.begin(task, reports)
+    node = run.wait()
     """
 
     def __init__(self, worker: WorkerProtocol) -> None:
@@ -99,7 +100,7 @@ class WorkerRun:
         try:
             while self.running:
                 self._worker.wait(_WAIT_MS)
-        except BaseException:   # Ctrl+C, or a progress callback that has had enough
+        except BaseException:  # Ctrl+C, or a progress callback that has had enough
             self.cancel()
             raise
         node, error = self._outcome
@@ -136,10 +137,13 @@ class WorkerRun:
         assert self._task is not None and self._folder is not None
         try:
             found = self._task.read(result, self._folder)
-        except Exception as error:      # whatever it is that no worker should answer
+        except Exception as error:  # whatever it is that no worker should answer
             log.warning("the worker's result could not be read", exc_info=True)
-            raise Failed("result", _("The result of the synthesis process could not be read."),
-                         _("Check the free space in Slicer's temporary folder and run it again.")) from error
+            raise Failed(
+                "result",
+                _("The result of the synthesis process could not be read."),
+                _("Check the free space in Slicer's temporary folder and run it again."),
+            ) from error
         return self._task.deliver(found)
 
     def _finish(self, node: Any, error: USMRIError | None) -> None:
@@ -156,8 +160,11 @@ class WorkerRun:
 def require_in_scene(source: Any) -> None:
     """Raise Cancelled where the input of a run was removed meanwhile: there is no place for the result."""
     if source.GetScene() is not slicer.mrmlScene:
-        raise Cancelled("closed", _("{name} was removed while it was worked on.").format(name=source.GetName()),
-                        _("Nothing was added to the scene."))
+        raise Cancelled(
+            "closed",
+            _("{name} was removed while it was worked on.").format(name=source.GetName()),
+            _("Nothing was added to the scene."),
+        )
 
 
 def check_values(values: np.ndarray, low: float, high: float) -> None:
@@ -172,16 +179,21 @@ def error_from(event: Event) -> USMRIError:
     """The worker's error as the exception that it was there."""
     classes = {"refused": Refused, "cancelled": Cancelled}
     return classes.get(str(event.get("category", "")), Failed)(
-        str(event.get("kind", "failed")), str(event.get("message", "The synthesis failed.")),
-        str(event.get("remedy", "Details are in the log.")))
+        str(event.get("kind", "failed")),
+        str(event.get("message", "The synthesis failed.")),
+        str(event.get("remedy", "Details are in the log.")),
+    )
 
 
 def _working_folder() -> Path:
     """A new folder for what travels between the processes. Raises Failed where none can be made."""
-    remove_abandoned(slicer.app.temporaryPath)     # of a Slicer that was killed
+    remove_abandoned(slicer.app.temporaryPath)  # of a Slicer that was killed
     try:
         return make_folder(slicer.app.temporaryPath)
     except OSError as error:
         reason = error.strerror or _("it cannot be written")
-        raise Failed("write", _("Slicer's temporary folder cannot be used: {reason}.").format(reason=reason),
-                     _("Choose another one in the application settings, or free space on its disk.")) from error
+        raise Failed(
+            "write",
+            _("Slicer's temporary folder cannot be used: {reason}.").format(reason=reason),
+            _("Choose another one in the application settings, or free space on its disk."),
+        ) from error

@@ -5,6 +5,7 @@ own under the same browser: whoever moves through the ultrasound moves through t
 aligned by itself, lies where its ultrasound frame lies, and carries its own provenance; the transform node holds the
 alignment of the frame shown at the end.
 """
+
 from __future__ import annotations
 
 import json
@@ -17,8 +18,8 @@ from USMRISynthesisLib.errors import Cancelled, USMRIError
 
 from USMRISynthesisScene.nodes import nodes
 from USMRISynthesisScene.nodes.inputs import browser_of
-from USMRISynthesisScene.runs.synthesis import SynthesizerProtocol
 from USMRISynthesisScene.runs.run import Reports, require_in_scene
+from USMRISynthesisScene.runs.synthesis import SynthesizerProtocol
 
 
 def frame_count(volume: slicer.vtkMRMLNode | None) -> int:
@@ -29,7 +30,7 @@ def frame_count(volume: slicer.vtkMRMLNode | None) -> int:
 class SequenceRun:
     """Runs a synthesizer over the frames.
 
-        SequenceRun(synthesizer).start(volumeNode, model="default", device="auto", reports=reports)
+    SequenceRun(synthesizer).start(volumeNode, model="default", device="auto", reports=reports)
     """
 
     def __init__(self, synthesizer: SynthesizerProtocol) -> None:
@@ -49,11 +50,17 @@ class SequenceRun:
         index = len(self._results)
 
         def progress(value: float, stage: str) -> None:
-            self._reports.progress((index + value) / self._count, _("Frame {n} of {count}").format(
-                n=index + 1, count=self._count) + f", {stage}")
+            self._reports.progress(
+                (index + value) / self._count,
+                _("Frame {n} of {count}").format(n=index + 1, count=self._count) + f", {stage}",
+            )
 
-        self._synthesizer.start(self._sequence.GetNthDataNode(index), deliver=self._results.append,
-                                reports=Reports(progress, self._reports.message, self._on_finished), **self._options)
+        self._synthesizer.start(
+            self._sequence.GetNthDataNode(index),
+            deliver=self._results.append,
+            reports=Reports(progress, self._reports.message, self._on_finished),
+            **self._options,
+        )
 
     def _on_finished(self, node: Any, error: USMRIError | None) -> None:
         if error is None:

@@ -1,4 +1,5 @@
 """An ultrasound node becomes an MR-like node beside it: the request to the worker, and what its result becomes."""
+
 from __future__ import annotations
 
 import json
@@ -15,8 +16,8 @@ from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisScene.nodes import masks as mask_nodes
 from USMRISynthesisScene.nodes import nodes
 from USMRISynthesisScene.nodes.masks import FAN, HEAD
-from USMRISynthesisScene.runs.worker_process import WorkerProcess, WorkerProtocol
 from USMRISynthesisScene.runs.run import Reports, Task, WorkerRun, check_values, require_in_scene
+from USMRISynthesisScene.runs.worker_process import WorkerProcess, WorkerProtocol
 
 VolumeNode: TypeAlias = "slicer.vtkMRMLScalarVolumeNode"
 
@@ -30,10 +31,23 @@ class SynthesizerProtocol(Protocol):
     @property
     def worker(self) -> WorkerProtocol: ...
 
-    def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str, device: str, planes: str,
-              transform: Any, trust: bool, support: bool, masks: bool, unreliable: bool,
-              gestational_age: float | None, deliver: Callable[[nodes.Result], Any] | None = None,
-              reports: Reports) -> None: ...
+    def start(
+        self,
+        source: VolumeNode,
+        output: VolumeNode | None = None,
+        *,
+        model: str,
+        device: str,
+        planes: str,
+        transform: Any,
+        trust: bool,
+        support: bool,
+        masks: bool,
+        unreliable: bool,
+        gestational_age: float | None,
+        deliver: Callable[[nodes.Result], Any] | None = None,
+        reports: Reports,
+    ) -> None: ...
 
     def cancel(self) -> None: ...
 
@@ -43,19 +57,31 @@ class SynthesizerProtocol(Protocol):
 class Synthesizer(WorkerRun):
     """Runs one synthesis after another on one warm worker.
 
-        synthesizer = Synthesizer()
-        synthesizer.start(ultrasoundNode)
-        outputNode = synthesizer.wait()
+    synthesizer = Synthesizer()
+    synthesizer.start(ultrasoundNode)
+    outputNode = synthesizer.wait()
     """
 
     def __init__(self, worker: WorkerProtocol | None = None) -> None:
         super().__init__(worker or WorkerProcess())
 
-    def start(self, source: VolumeNode, output: VolumeNode | None = None, *, model: str = "default",
-              device: str = "auto", planes: str = "axial", transform: Any = None, trust: bool = False,
-              support: bool = False, masks: bool = False, unreliable: bool = False,
-              gestational_age: float | None = None, deliver: Callable[[nodes.Result], Any] | None = None,
-              reports: Reports | None = None) -> None:
+    def start(
+        self,
+        source: VolumeNode,
+        output: VolumeNode | None = None,
+        *,
+        model: str = "default",
+        device: str = "auto",
+        planes: str = "axial",
+        transform: Any = None,
+        trust: bool = False,
+        support: bool = False,
+        masks: bool = False,
+        unreliable: bool = False,
+        gestational_age: float | None = None,
+        deliver: Callable[[nodes.Result], Any] | None = None,
+        reports: Reports | None = None,
+    ) -> None:
         """Begin a run.
 
         Args:
@@ -78,29 +104,48 @@ class Synthesizer(WorkerRun):
         Raises:
             RuntimeError: a run is in flight.
         """
-        grid: list[Volume] = []     # filled when the input is written
+        grid: list[Volume] = []  # filled when the input is written
         callbacks = reports or Reports()
 
         def write(folder: Path) -> dict[str, Any]:
             if output is not None and output is source:
-                raise Refused("same-node", "Input and output are the same volume.",
-                              "Choose another output, or let a new one be created.")
+                raise Refused(
+                    "same-node",
+                    "Input and output are the same volume.",
+                    "Choose another output, or let a new one be created.",
+                )
             if nodes.is_synthetic(source):
-                raise Refused("synthetic", f"{source.GetName()} was synthesised itself.",
-                              "Choose the ultrasound that it was made from.")
+                raise Refused(
+                    "synthetic",
+                    f"{source.GetName()} was synthesised itself.",
+                    "Choose the ultrasound that it was made from.",
+                )
             volume = nodes.read_volume(source)
             matrix = nodes.read_transform(transform)
             volume.write(folder / "input.nrrd", compress=False)
             grid.append(volume)
             if nodes.bent_parent(source) is not None:
-                callbacks.message("warning", _("{name} lies under a transform that is not linear: the head is found "
-                                               "in the image without that transform.").format(name=source.GetName()))
-            return {"op": "synthesize", "input": str(folder / "input.nrrd"), "output": str(folder / "output.nrrd"),
-                    "model": model, "device": device, "planes": planes,
-                    "transform": None if matrix is None else matrix.ravel().tolist(), "trust_model": trust,
-                    "unreliable": unreliable, "gestational_age": gestational_age,
-                    "confidence": str(folder / "support.nrrd") if support else None,
-                    "masks": str(folder / "masks.nrrd") if masks else None}
+                callbacks.message(
+                    "warning",
+                    _(
+                        "{name} lies under a transform that is not linear: the head is found "
+                        "in the image without that transform."
+                    ).format(name=source.GetName()),
+                )
+            return {
+                "op": "synthesize",
+                "input": str(folder / "input.nrrd"),
+                "output": str(folder / "output.nrrd"),
+                "model": model,
+                "device": device,
+                "planes": planes,
+                "transform": None if matrix is None else matrix.ravel().tolist(),
+                "trust_model": trust,
+                "unreliable": unreliable,
+                "gestational_age": gestational_age,
+                "confidence": str(folder / "support.nrrd") if support else None,
+                "masks": str(folder / "masks.nrrd") if masks else None,
+            }
 
         def into_scene(result: nodes.Result) -> VolumeNode:
             require_in_scene(source)

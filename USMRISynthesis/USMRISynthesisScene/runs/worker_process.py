@@ -9,6 +9,7 @@ warm until it is shut down, killed, or Slicer ends.
     worker.wait(1000)
     worker.shutdown()
 """
+
 from __future__ import annotations
 
 import itertools
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 Event = dict[str, Any]
 EventHandler = Callable[[Event], None]
 
-MODULE_FOLDER = Path(__file__).resolve().parents[2]   # the worker's current folder, whatever Slicer's is
+MODULE_FOLDER = Path(__file__).resolve().parents[2]  # the worker's current folder, whatever Slicer's is
 _EXIT_MS = 3000
 
 
@@ -97,11 +98,16 @@ class WorkerProcess:
         try:
             line = json.dumps({**request, "id": self._request_id}, allow_nan=False) + "\n"
         except ValueError:
-            self._emit({"event": "error", "kind": "request",
-                        "message": "A number of the request is none.",
-                        "remedy": "Check the voxel size and the alignment of the input."})
+            self._emit(
+                {
+                    "event": "error",
+                    "kind": "request",
+                    "message": "A number of the request is none.",
+                    "remedy": "Check the voxel size and the alignment of the input.",
+                }
+            )
             return self._request_id
-        if self.running:   # a start that fails at once has already reported its error
+        if self.running:  # a start that fails at once has already reported its error
             self._process.write(line.encode("utf-8"))
         return self._request_id
 
@@ -129,7 +135,7 @@ class WorkerProcess:
     def shutdown(self) -> None:
         self._on_event = None
         if self.running:
-            self._process.closeWriteChannel()   # the worker ends when its input does
+            self._process.closeWriteChannel()  # the worker ends when its input does
             if not self._process.waitForFinished(_EXIT_MS):
                 self.kill()
 
@@ -145,25 +151,30 @@ class WorkerProcess:
         except ValueError:
             event = None
         if not isinstance(event, dict) or "event" not in event:
-            if line:   # a library that prints must not break the conversation
+            if line:  # a library that prints must not break the conversation
                 self._emit({"event": "log", "level": "info", "text": line})
         elif self._on_event is None or event.get("id", self._request_id) == self._request_id:
             self._emit(event)
-        elif event["event"] in ("done", "error"):   # one request at a time: this can be no answer to another one
+        elif event["event"] in ("done", "error"):  # one request at a time: this can be no answer to another one
             reason = event.get("message") if event.get("id") is None else None
             log.error("the worker answered the request %r, not %r", event.get("id"), self._request_id)
             handler = self._on_event
             self.kill()
-            handler({"event": "error", "kind": "worker-answer",
-                     "message": str(reason or "The synthesis process answered another request."),
-                     "remedy": "Run it again; the next run starts a new process."})
+            handler(
+                {
+                    "event": "error",
+                    "kind": "worker-answer",
+                    "message": str(reason or "The synthesis process answered another request."),
+                    "remedy": "Run it again; the next run starts a new process.",
+                }
+            )
 
     def _emit(self, event: Event) -> None:
         handler = self._on_event
         if handler is None:
             return
         if event["event"] in ("done", "error"):
-            self._on_event = None   # before the handler, which may send the next request
+            self._on_event = None  # before the handler, which may send the next request
         handler(event)
 
     def _read_errors(self) -> None:
@@ -176,9 +187,14 @@ class WorkerProcess:
 
     def _error_occurred(self, error: Any) -> None:
         if error == qt.QProcess.FailedToStart:
-            self._emit({"event": "error", "kind": "worker-start",
-                        "message": "The synthesis process could not be started.",
-                        "remedy": "Check that PythonSlicer in the Slicer folder may be executed."})
+            self._emit(
+                {
+                    "event": "error",
+                    "kind": "worker-start",
+                    "message": "The synthesis process could not be started.",
+                    "remedy": "Check that PythonSlicer in the Slicer folder may be executed.",
+                }
+            )
 
     def _finished(self, *_: Any) -> None:
         self._read_output()
@@ -190,9 +206,14 @@ class WorkerProcess:
         crashed = self._process.exitStatus() == qt.QProcess.CrashExit
         code = self._process.exitCode()
         reason = "it crashed or was killed" if crashed else f"exit code {code}"
-        self._emit({"event": "error", "kind": "worker-exit",
-                    "message": f"The synthesis process ended before it was done ({reason}).",
-                    "remedy": "Run it again; if it happens again, look at the log below and try the device cpu."})
+        self._emit(
+            {
+                "event": "error",
+                "kind": "worker-exit",
+                "message": f"The synthesis process ended before it was done ({reason}).",
+                "remedy": "Run it again; if it happens again, look at the log below and try the device cpu.",
+            }
+        )
 
 
 def kill_tree(pid: int) -> None:
@@ -201,10 +222,14 @@ def kill_tree(pid: int) -> None:
         return
     if os.name == "nt":
         # No console window flashes up.
-        subprocess.run(["taskkill", "/PID", str(pid), "/T", "/F"], capture_output=True, check=False,
-                       creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0))
+        subprocess.run(
+            ["taskkill", "/PID", str(pid), "/T", "/F"],
+            capture_output=True,
+            check=False,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
         return
-    for one in [pid, *descendants(pid)]:   # the parent first: it cannot start another one then
+    for one in [pid, *descendants(pid)]:  # the parent first: it cannot start another one then
         try:
             os.kill(one, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
