@@ -48,10 +48,12 @@ def test_examples_run_as_they_stand(
     try:
         for text in EXAMPLES:
             if "logic.synthesize(ultrasound" in text:  # the worker is a process of its own
-                text = text.replace('device="cpu"', f'device="cpu", unreliable=True, model={str(three_planes)!r}')
+                text = text.replace(
+                    'device="cpu"', f'device="cpu", allow_low_confidence=True, model={str(three_planes)!r}'
+                )
             text = text.replace(
-                'device="cpu", unreliable=True)\nrun',
-                f'model={str(three_planes)!r}, device="cpu", unreliable=True)\nrun',
+                'device="cpu", allow_low_confidence=True)\nrun',
+                f'model={str(three_planes)!r}, device="cpu", allow_low_confidence=True)\nrun',
             )
             exec(compile(text, "console.md", "exec"), names)
     finally:

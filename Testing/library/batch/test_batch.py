@@ -187,6 +187,19 @@ def test_what_was_made_from_something_else_is_made_again(change: str, run: Any, 
     assert run(fresh=True)[1].requested == ["a.nrrd", "b.nii.gz", "c.mha"]
 
 
+@pytest.mark.parametrize(
+    ("options", "allowed"), [({}, False), ({"unreliable": True}, True), ({"allow_low_confidence": True}, True)]
+)
+def test_a_low_confidence_is_allowed_by_either_name(
+    options: dict[str, bool], allowed: bool, cohort: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    batch = Batch(cohort, tmp_path / "out", model=str(tiny_model), **options)
+    sent = batch.request(batch.cases[0])
+    assert sent["allow_low_confidence"] is allowed and sent["unreliable"] is allowed
+    batch.close()
+    assert json.loads((tmp_path / "out" / "batch.json").read_text())["settings"]["allow_low_confidence"] is allowed
+
+
 def test_another_gestational_age_is_another_result(run: Any) -> None:
     run(gestational_age=26.0)
     assert run(gestational_age=26.0)[1].requested == []

@@ -82,6 +82,7 @@ def test_image_and_map_are_written_with_a_provenance_file_each(
         assert cli.main([*words, *options, "--json"]) == 0
         result = json.loads(capsys.readouterr().out)
         assert result["reliability"]["file"] == str(folder / "map.nrrd")
+        assert result["support"] == result["reliability"] and "meaning" in result["reliability"]
         assert sorted(digests(folder)) == ["map.json", "map.nrrd", "mr.json", "mr.nii.gz", "us.nrrd"]
         for stem, name in (("mr", "mr.nii.gz"), ("map", "map.nrrd")):
             beside = json.loads((folder / f"{stem}.json").read_text())

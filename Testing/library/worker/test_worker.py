@@ -351,3 +351,20 @@ def test_a_low_confidence_is_allowed_by_either_field_of_a_request(
     with pytest.raises(Cancelled):
         Worker(io.BytesIO(), io.StringIO())._synthesize(job)
     assert received["allow_low_confidence"] is allowed
+
+
+@pytest.mark.parametrize("field", ["reliability", "confidence"])
+def test_the_reliability_map_is_written_by_either_name_of_its_field(
+    field: str, head: Volume, trusted_model: Path, to_canonical: np.ndarray, tmp_path: Path
+) -> None:
+    from USMRISynthesisLib.worker.serve import Worker
+
+    head.write(tmp_path / "in.nrrd")
+    job = {
+        "id": 1, "input": str(tmp_path / "in.nrrd"), "output": str(tmp_path / "out.nrrd"), "device": "cpu",
+        "model": str(trusted_model), "transform": to_canonical.ravel().tolist(), field: str(tmp_path / "map.nrrd"),
+    }  # fmt: skip
+    result = Worker(io.BytesIO(), io.StringIO())._synthesize(job)
+    assert result["confidence"] == str(tmp_path / "map.nrrd")
+    written = Volume.read(tmp_path / "map.nrrd").array
+    assert written.shape == head.shape and 0 <= written.min() < written.max() <= 1

@@ -16,7 +16,7 @@ import pytest
 from USMRISynthesisLib.errors import Failed
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.synthesis.result import Synthesis
-from USMRISynthesisLib.worker.request import MAX_LINE, check_fields, identity_of, lines, parse
+from USMRISynthesisLib.worker.request import MAX_LINE, check_fields, identity_of, lines, parse, reliability_path
 from USMRISynthesisLib.worker.serve import Worker
 
 MAIN = Path(__file__).parents[3] / "USMRISynthesis" / "USMRISynthesisLib" / "worker" / "__main__.py"
@@ -45,7 +45,7 @@ NO_ID = [
     b'{"id": 1' + b"0" * 400 + b', "op": "ping"}',
 ]
 WRONG = [
-    *[(name, value) for name in ("input", "output", "model", "device", "planes", "confidence", "masks")
+    *[(name, value) for name in ("input", "output", "model", "device", "planes", "reliability", "confidence", "masks")
       for value in (5, ["a"], {"a": 1}, True)],
     ("output", "a\0b"), ("masks", "\ud800"), ("axis", 3), ("trust_model", "yes"), ("trust_model", 1),
     ("compress", "no"), ("unreliable", []), ("allow_low_confidence", {}), ("consistency", 0), ("spacing", "1"),
@@ -73,6 +73,14 @@ def test_a_field_of_the_wrong_type_is_named(name: str, value: object) -> None:
     with pytest.raises(Failed, match=f"The field '{name}' of the request is not "):
         check_fields({"id": 1, "op": "synthesize", name: value})
     check_fields({"id": 1, "op": "synthesize", name: None})
+
+
+def test_two_files_for_the_reliability_map_are_refused() -> None:
+    for same in ({"reliability": "a"}, {"confidence": "a"}, {"reliability": "a", "confidence": "a"}):
+        check_fields(same)
+        assert reliability_path(same) == "a"
+    with pytest.raises(Failed, match=r"'reliability' and 'confidence' name two files\. Give one"):
+        check_fields({"reliability": "a", "confidence": "b"})
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ class Batch:
         output: folder for the results; made if it is missing.
         model, device, planes: as for `synthesize`.
         fresh: make again what is done already.
-        unreliable: go on with images in which the head is not found reliably.
+        allow_low_confidence: go on with images in which the head is not found reliably; or `unreliable`.
         gestational_age: weeks, the same for all images: a prior for the head's size.
 
     Attributes:
@@ -110,8 +110,9 @@ class Batch:
         device: str = "auto",
         planes: str = "axial",
         fresh: bool = False,
-        unreliable: bool = False,
+        allow_low_confidence: bool = False,
         gestational_age: float | None = None,
+        unreliable: bool = False,
     ) -> None:
         source, output = Path(source).resolve(), Path(output).resolve()
         if not source.is_dir():
@@ -135,7 +136,8 @@ class Batch:
             "model": model,
             "device": device,
             "planes": planes,
-            "unreliable": unreliable,
+            "allow_low_confidence": allow_low_confidence or unreliable,
+            "unreliable": allow_low_confidence or unreliable,  # its former name
             "gestational_age": gestational_age,
         }
         self._made_by = {

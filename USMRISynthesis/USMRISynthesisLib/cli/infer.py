@@ -110,6 +110,7 @@ def synthesize(options: Namespace) -> Outcome:
         gestational_age=options.gestational_age,
     )
     provenance = result.provenance
+    reliability = {"file": options.reliability, **provenance["support"]}
     images = list(zip((result.mr, result.confidence), targets, strict=False))
     sidecar = write_all_with_sidecars(images, provenance, source=source)[0]
     seconds = sum(provenance["seconds"].values())
@@ -121,7 +122,8 @@ def synthesize(options: Namespace) -> Outcome:
         "output": str(targets[0]),
         "provenance": str(sidecar),
         "notice": SYNTHETIC,
-        "reliability": {"file": options.reliability, **provenance["support"]},
+        "reliability": reliability,
+        "support": reliability,  # its former name
         "trusted": result.trusted,
         "alignment": provenance["alignment"],
         "device": provenance["device"],
@@ -144,7 +146,7 @@ def batch(options: Namespace) -> Outcome:
         device=options.device,
         planes=options.planes,
         fresh=options.fresh,
-        unreliable=options.unreliable,
+        allow_low_confidence=options.unreliable,
         gestational_age=options.gestational_age,
     )
 

@@ -16,8 +16,8 @@ from USMRISynthesisLib.errors import Failed
 Request = dict[str, Any]
 MAX_LINE = 1 << 20  # bytes; requests have paths and sixteen numbers
 
-_TEXT = ("input", "output", "confidence", "masks", "model", "device", "planes", "axis")
-_PATHS = ("input", "output", "confidence", "masks", "model")
+_TEXT = ("input", "output", "reliability", "confidence", "masks", "model", "device", "planes", "axis")
+_PATHS = ("input", "output", "reliability", "confidence", "masks", "model")
 _YES_OR_NO = ("compress", "trust_model", "allow_low_confidence", "unreliable", "consistency")
 
 
@@ -75,6 +75,15 @@ def check_fields(request: Request) -> None:
     spacing = request.get("spacing")
     if spacing is not None and not is_number(spacing):
         raise _wrong("spacing", "a number of millimetres")
+    reliability_path(request)
+
+
+def reliability_path(request: Request) -> str | None:
+    """Where to write the reliability map, if it is wanted. Raises Failed where the field's two names differ."""
+    new, former = request.get("reliability"), request.get("confidence")
+    if new and former and new != former:
+        raise Failed("request", "The fields 'reliability' and 'confidence' name two files.", "Give one of the two.")
+    return new or former
 
 
 def is_number(value: object) -> bool:

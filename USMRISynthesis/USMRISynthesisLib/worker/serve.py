@@ -8,7 +8,7 @@ Requests (`id` is any string or number; unknown fields are ignored)::
 
     {"id": 1, "op": "synthesize", "input": PATH, "output": PATH,
      "model": "default", "device": "auto", "planes": "axial", "transform": [16 numbers, row by row] | null,
-     "confidence": PATH | null,      # where to write the confidence volume, if it is wanted
+     "reliability": PATH | null,     # where to write the reliability map, if it is wanted; or "confidence"
      "masks": PATH | null,           # where to write uint8 masks: 1 in the fan, 2 in the head inside it
      "compress": false,              # whether to compress the output
      "trust_model": false,           # true after the user has agreed to run a model of their own
@@ -57,7 +57,15 @@ from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError, mem
 from USMRISynthesisLib.io.synthetic import MADE_BY, SYNTHETIC
 from USMRISynthesisLib.worker.environment import prepare
 from USMRISynthesisLib.worker.owner import when_gone
-from USMRISynthesisLib.worker.request import Request, check_fields, identity_of, is_number, lines, parse
+from USMRISynthesisLib.worker.request import (
+    Request,
+    check_fields,
+    identity_of,
+    is_number,
+    lines,
+    parse,
+    reliability_path,
+)
 
 EXIT_GRACE_S = 5.0  # a job that still runs this long after stdin has closed is abandoned
 
@@ -183,7 +191,11 @@ class Worker:
         from USMRISynthesisLib.io.volume import COMMENT, Volume
         from USMRISynthesisLib.synthesis.pipeline import synthesize
 
-        source, targets = _path(job, "input"), _outputs(job, "output", "confidence", "masks")
+        reliability = reliability_path(job)
+        source, targets = (
+            _path(job, "input"),
+            _outputs({**job, "reliability": reliability}, "output", "reliability", "masks"),
+        )
         trusted = job.get("trust_model") is True
         volume = Volume.read(source)
         result = synthesize(
@@ -201,8 +213,8 @@ class Worker:
         )
         with staged(list(targets.values())) as files:
             names = dict(zip(targets, files, strict=True))
-            if "confidence" in names:
-                result.confidence.write(names["confidence"], compress=False, metadata={COMMENT: SYNTHETIC})
+            if "reliability" in names:
+                result.confidence.write(names["reliability"], compress=False, metadata={COMMENT: SYNTHETIC})
             if "masks" in names:
                 from USMRISynthesisLib.ultrasound.gate import find_fan
 
@@ -215,7 +227,7 @@ class Worker:
         provenance = result.provenance
         return {
             "output": str(targets["output"]),
-            "confidence": job.get("confidence"),
+            "confidence": reliability,
             "masks": job.get("masks"),
             "ras_to_canonical": result.transform.ravel().tolist(),
             "trusted": result.trusted,

@@ -60,7 +60,7 @@ class BatchSection(RunSection):
             device=parameters.device,
             planes=planes_to_run(parameters),
             fresh=self.ui.batchFreshCheckBox.checked,
-            unreliable=parameters.goOnUnreliable,
+            allow_low_confidence=parameters.goOnUnreliable,
             gestational_age=age_of(parameters),
         )
         self._fill(batch)

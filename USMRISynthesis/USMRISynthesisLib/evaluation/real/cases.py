@@ -97,7 +97,7 @@ def run(volume: Volume, *, model: str, device: str, planes: str = "axial") -> tu
     (None, False) where the image was refused before the search for its head, or no head of a possible size is there.
     """
     try:
-        result = synthesize(volume, model=model, device=device, planes=planes, unreliable=True)
+        result = synthesize(volume, model=model, device=device, planes=planes, allow_low_confidence=True)
     except Refused:
         return None, False
     return result, result.trusted
