@@ -54,7 +54,7 @@ def add_commands(commands: Any) -> None:
         help="true: the networks alone, at the true pose; estimated: gate, alignment and all (true)",
     )
     add_hidden(measured, "--through", "pose", type=lambda text: _POSES.get(text, text), choices=("true", "estimated"))
-    measured.add_argument("--data", default="../shared/data", metavar="DIR", help="folder of HC18")
+    measured.add_argument("--data", default="../shared/data", metavar="DIR", help="folder that holds hc18/")
     measured.add_argument("--limit", type=int, metavar="N", help="that many frames, drawn at random (all)")
 
     measured.add_argument(

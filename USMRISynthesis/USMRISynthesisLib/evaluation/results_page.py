@@ -21,7 +21,7 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 ORDER = ("real", "synthesis-validation", "synthesis-benchmark", "alignment-test", "spacing-test", "study", "speed")
 # What is too long for a page, and what the header says already.
 LEFT_OUT = {"per_case", "failures", "other_images", "rivals", "groups", "real", "order"}
-# The README's rows: text, record, keys, digits, and the keys of what stands beside it.
+# The README's rows: text, record, keys, digits, and the keys of what it is compared with.
 SUMMARY: tuple[tuple[str, str, str, int, tuple[tuple[str, str], ...]], ...] = (
     ("real 3D heads accepted, share", "real", "volumes_accepted_share", 2, ()),
     ("real 3D heads: rotation against landmarks, median, deg", "real", "rotation_deg_median", 1, ()),
@@ -147,7 +147,7 @@ def _words(key: str) -> str:
 
 def summary(records: Mapping[str, Record]) -> str:
     """The README's table: the rows of SUMMARY whose records are there."""
-    lines = ["| | ours | beside it |", "|-|-|-|"]
+    lines = ["| | ours | compared with |", "|-|-|-|"]
     for text, name, key, digits, others in SUMMARY:
         value = _at(records.get(name, {}).get("result", {}), key)
         if value is None:

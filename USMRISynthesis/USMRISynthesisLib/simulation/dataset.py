@@ -1,7 +1,7 @@
 """Simulated data sets on disk, and the real frames of HC18 brought to the same canonical plane.
 
 `usmri simulate CONFIG OUT` writes one `.npz` a case (format in docs/architecture.md), `manifest.json` with
-the SHA-256 of every case, and `hc18.npz`.  Which heads: ``configuration.py``.
+the SHA-256 of every case, and `hc18.npz`.  Which heads: ``config.py``.
 """
 
 from __future__ import annotations
