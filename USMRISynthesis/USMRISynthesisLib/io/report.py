@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.io.style import INK, NOTICE_BAR, PALE_INK, PAPER, font
 from USMRISynthesisLib.io.synthetic import SYNTHETIC
 
 PAGE = (1240, 1754)  # A4 at 150 dots an inch
@@ -111,14 +112,14 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
 
 def _page(report: Report) -> Any:
     try:
-        from PIL import Image, ImageDraw, ImageFont
+        from PIL import Image, ImageDraw
     except ImportError as error:
         raise Failed(
             "pillow",
             "Reports need the Python package Pillow, which is not installed.",
             "Install it, in Slicer by slicer.util.pip_install('pillow').",
         ) from error
-    fonts = {size: ImageFont.load_default(size) for size in (22, 26, 30, 44)}
+    fonts = {size: font(size) for size in (22, 26, 30, 44)}
     illegible: list[str] = []
 
     def legible(text: str, instead: str) -> str:
@@ -137,11 +138,11 @@ def _page(report: Report) -> Any:
     for title, text in (("What it is", WHAT_IT_IS), ("What it is not", WHAT_IT_IS_NOT)):
         below += [_Text([title], 30, after=4), _Text(_wrapped(text, fonts[26]), 26, after=24)]
     below.append(_Text(["Where it comes from"], 30, after=4))
-    below += [_Text(_wrapped(line, fonts[22], 2), 22, "#333333") for line in sources if line]
+    below += [_Text(_wrapped(line, fonts[22], 2), 22, PALE_INK) for line in sources if line]
     if illegible:
-        below.append(_Text(_wrapped(ILLEGIBLE, fonts[22]), 22, "#333333"))
+        below.append(_Text(_wrapped(ILLEGIBLE, fonts[22]), 22, PALE_INK))
 
-    page = Image.new("RGB", PAGE, "white")
+    page = Image.new("RGB", PAGE, PAPER)
     pen = ImageDraw.Draw(page)
 
     def write(text: _Text, y: int) -> int:
@@ -151,8 +152,8 @@ def _page(report: Report) -> Any:
         return y + text.after
 
     y = write(heading, _MARGIN)
-    pen.rectangle((_MARGIN, y, PAGE[0] - _MARGIN, y + 56), fill="#8c1d18")
-    pen.text((PAGE[0] / 2, y + 28), SYNTHETIC, fill="white", font=fonts[30], anchor="mm")
+    pen.rectangle((_MARGIN, y, PAGE[0] - _MARGIN, y + 56), fill=NOTICE_BAR)
+    pen.text((PAGE[0] / 2, y + 28), SYNTHETIC, fill=PAPER, font=fonts[30], anchor="mm")
     y += 90
     free_height = PAGE[1] - _MARGIN - y - 80 - sum(one.height for one in below)
     gap, count = 20, max(1, len(report.pictures))
@@ -164,7 +165,7 @@ def _page(report: Report) -> Any:
         factor = min(side / shown.width, free_height / shown.height)
         shown = shown.resize((max(1, round(factor * shown.width)), max(1, round(factor * shown.height))))
         x = _MARGIN + index * (side + gap)
-        pen.text((x, y), _wrapped(title, fonts[26], 1, side)[0], fill="black", font=fonts[26])
+        pen.text((x, y), _wrapped(title, fonts[26], 1, side)[0], fill=INK, font=fonts[26])
         page.paste(shown, (x, y + 40))
         tallest = max(tallest, shown.height)
     y += 40 + tallest + 40
@@ -179,7 +180,7 @@ class _Text:
 
     lines: list[str]
     size: int
-    colour: str = "black"
+    colour: tuple[int, int, int] = INK
     after: int = 0
 
     @property

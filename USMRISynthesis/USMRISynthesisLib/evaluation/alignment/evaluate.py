@@ -30,8 +30,8 @@ from USMRISynthesisLib.evaluation.alignment.poses import (
     run,
     summary,
 )
-from USMRISynthesisLib.evaluation.pictures.style import FOUND
 from USMRISynthesisLib.geometry.canonical import canonical_ijk_to_ras, to_canonical
+from USMRISynthesisLib.io.style import FOUND
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.ultrasound.gate import admit, find_fan
 

@@ -22,8 +22,8 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.alignment.negatives import off_head_crops, shuffle_tiles
 from USMRISynthesisLib.evaluation.alignment.outline_measures import ellipse_in_pixels, faces, figures, inside_ellipse
 from USMRISynthesisLib.evaluation.metrics.image import dice
-from USMRISynthesisLib.evaluation.pictures.style import ANNOTATED, FOUND, TEXT
 from USMRISynthesisLib.geometry.head import Alignment
+from USMRISynthesisLib.io.style import ANNOTATED, FOUND, TEXT
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.simulation.dataset import MINIMUM_CIRCUMFERENCE_MM, frame_volume
 from USMRISynthesisLib.ultrasound.gate import admit, find_fan

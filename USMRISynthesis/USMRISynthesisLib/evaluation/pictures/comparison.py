@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image, ImageDraw
 
-from USMRISynthesisLib.evaluation.pictures.style import BACKGROUND, DIM, NOTICE, TEXT, font
+from USMRISynthesisLib.io.style import BACKGROUND, DIM, NOTICE, TEXT, font
 from USMRISynthesisLib.io.synthetic import SYNTHETIC
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.synthesis.result import DOUBT, GRAVE_DOUBT

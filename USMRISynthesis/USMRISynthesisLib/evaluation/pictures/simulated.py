@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from USMRISynthesisLib.evaluation.pictures.style import BACKGROUND, DIM, NOTICE, TEXT, font
 from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
+from USMRISynthesisLib.io.style import BACKGROUND, DIM, NOTICE, TEXT, font
 from USMRISynthesisLib.simulation.anatomy.labels import LABEL_NAMES
 
 if TYPE_CHECKING:
