@@ -107,7 +107,10 @@ def test_export_to_a_full_disk(
             "missing",
             "The weights of the model 'tiny' cannot be read (No such file or directory). Restore the model folder",
         ),
-        ("tampered", "The weights of the model 'tiny' are not the ones its manifest describes: the SHA-256 differs"),
+        (
+            "tampered",
+            "The file model.pt of the model 'tiny' is not the one its manifest describes: the SHA-256 differs",
+        ),
     ],
 )
 def test_weights_that_are_missing_or_changed(

@@ -1,4 +1,4 @@
-"""Is a file or a folder DICOM? Told by the files' first bytes, so that the sentence about it can say so."""
+"""Whether a file or a folder is DICOM, from the first bytes of its files, so that the error can say so."""
 
 from __future__ import annotations
 
