@@ -119,7 +119,7 @@ pipeline.synthesize = work
 
 
 @POSIX
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
 @pytest.mark.parametrize("place", [_AT_IMPORT, _AT_PARSING, _SWALLOWED, _IGNORED],
                          ids=["import", "parsing", "import-in-the-work", "destructor"])  # fmt: skip
 def test_an_interrupt_is_one_line_at_any_moment(number: int, place: str, image: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -279,3 +280,13 @@ def test_files_that_contradict_the_hash_or_lie_elsewhere_are_malformed(tmp_path:
     ):
         with pytest.raises(Failed, match=f"malformed: .*{fault}"):
             read_manifest(write_model(tmp_path / name, b"", files=files))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind here")
+def test_a_model_in_a_folder_that_may_not_be_entered_is_no_model(tiny_model: Path) -> None:
+    tiny_model.parent.chmod(0)
+    try:
+        with pytest.raises(Failed, match="There is no model"):
+            store.find_model(tiny_model)
+    finally:
+        tiny_model.parent.chmod(0o755)

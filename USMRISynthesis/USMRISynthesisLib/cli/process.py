@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 _SENTENCE = b"Cancelled. Nothing was changed.\n"
 _ANSWER = b'{"status": "cancelled", "kind": "cancelled", "message": "Cancelled.", "remedy": "Nothing was changed."}\n'
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
 _state = {"interrupted": False}
 
 
@@ -28,7 +29,7 @@ def take_over() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     for number in _SIGNALS:
-        signal.signal(number, _end_at_once)
+        _handle(number, _end_at_once)
     from USMRISynthesisLib.worker.environment import prepare
 
     prepare(show_warnings="--verbose" in sys.argv)
@@ -44,7 +45,7 @@ def begin_work(*, silent: bool) -> None:
     silent: what libraries print past Python, on stdout and stderr, goes nowhere; else it goes to stderr.
     """
     for number in _SIGNALS:
-        signal.signal(number, _interrupt)
+        _handle(number, _interrupt)
     sys.stdout = _kept(sys.stdout, 1, None if silent else 2)
     if silent:
         sys.stderr = _kept(sys.stderr, 2, None)
@@ -74,6 +75,13 @@ def leave(code: int) -> None:
 def interrupted() -> bool:
     """Whether an interrupt came, even if a library swallowed it; `cancel` of long work."""
     return _state["interrupted"]
+
+
+def _handle(number: int, act: Callable[[int, FrameType | None], None]) -> None:
+    """Act on a signal, except on a hang-up that whoever started us wants ignored (nohup)."""
+    if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN:
+        return
+    signal.signal(number, act)
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:

@@ -14,6 +14,7 @@ there is no torch.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,9 +127,9 @@ def find_model(name_or_path: str | Path) -> Path:
         for folder in bundled_folders():
             if (folder / text / MANIFEST).is_file():
                 return folder / text
-    if path.is_file():
+    if os.path.isfile(path):  # False, not an error, where the folder may not be entered
         path = path.parent
-    if (path / MANIFEST).is_file():
+    if os.path.isfile(path / MANIFEST):
         return path.resolve()
     names = ", ".join(folder.name for folder in installed_models()) or "none"
     raise Failed(
