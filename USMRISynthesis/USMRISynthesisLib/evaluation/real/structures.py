@@ -151,8 +151,8 @@ def _inner_head(result: Synthesis, to_canonical: np.ndarray) -> np.ndarray:
 def _against_falx(axis: np.ndarray, centre: np.ndarray, falx: Box) -> tuple[float, float]:
     """Angle in degrees between the estimated midline and the falx, and the falx's distance from it in pixels.
 
-    A box holds the falx along one of its diagonals; which one, the nearer to the estimate says, so that tilts beyond
-    the diagonal's own angle cannot be measured.
+    A box holds the falx along one of its diagonals; which one, the nearer to the estimate says. Boxes are higher than
+    the falx is tilted, so that a perfect midline still has the diagonal's own angle, of several degrees.
     """
     diagonals = [np.array([falx.width, sign * falx.height]) for sign in (1, -1)]
     angles = [np.rad2deg(np.arccos(np.clip(abs(axis @ d) / np.linalg.norm(d), 0, 1))) for d in diagonals]
