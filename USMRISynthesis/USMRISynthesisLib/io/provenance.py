@@ -10,10 +10,14 @@ headers carry the provenance themselves; NIfTI can hold the notice only, and the
 
 from __future__ import annotations
 
+import hashlib
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from USMRISynthesisLib.io.marks import file_sha256 as file_sha256
 from USMRISynthesisLib.io.marks import marks as marks
@@ -27,6 +31,24 @@ from USMRISynthesisLib.io.volume import COMMENT, Volume
 
 _PACKAGES = ("numpy", "scipy", "SimpleITK", "torch")
 _MARK = {COMMENT: SYNTHETIC, SYNTHETIC_KEY: SYNTHETIC}
+
+
+def software() -> dict[str, str]:
+    """This program, Python and the packages that a result depends on, with their versions."""
+    from USMRISynthesisLib import __version__
+
+    return {"name": "USMRISynthesis", "version": __version__, "python": platform.python_version(), **versions()}
+
+
+def described(volume: Volume) -> dict[str, Any]:
+    """An image by its form and its voxels' SHA-256, without a name."""
+    voxels = np.ascontiguousarray(volume.array)
+    return {
+        "shape_kji": list(volume.shape),
+        "spacing_ijk_mm": list(volume.spacing),
+        "type": str(voxels.dtype),
+        "voxels_sha256": hashlib.sha256(voxels.data).hexdigest(),
+    }
 
 
 def versions() -> dict[str, str]:

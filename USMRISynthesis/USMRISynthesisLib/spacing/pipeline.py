@@ -12,9 +12,7 @@ far that the result follows what they share; then the provenance has a warning.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -167,24 +165,14 @@ def _in_units(
 
 def _provenance(volume: Volume, grid: Plan, seconds: dict[str, float]) -> dict[str, Any]:
     """The provenance of the result. No names and no paths: files are often named after patients."""
-    from USMRISynthesisLib import __version__
-    from USMRISynthesisLib.io.provenance import versions
+    from USMRISynthesisLib.io.provenance import described, software
 
-    voxels = np.ascontiguousarray(volume.array)
     return {
         "notice": SYNTHETIC,
         "operation": "respace",
-        "software": {
-            "name": "USMRISynthesis",
-            "version": __version__,
-            "python": platform.python_version(),
-            **versions(),
-        },
+        "software": software(),
         "input": {
-            "shape_kji": list(volume.shape),
-            "spacing_ijk_mm": list(volume.spacing),
-            "type": str(voxels.dtype),
-            "voxels_sha256": hashlib.sha256(voxels.data).hexdigest(),
+            **described(volume),
             "synthetic": SYNTHETIC_KEY in volume.metadata,
         },
         "slices": {

@@ -10,9 +10,7 @@ torch is imported when the network is needed: an input is refused without it.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -351,23 +349,13 @@ def _text(provenance: dict[str, Any]) -> str:
 
 def _provenance(volume: Volume, alignment: Alignment, given: bool, age: float | None, run: _Run) -> dict[str, Any]:
     """The provenance of a result. No names and no paths: files are often named after patients."""
-    from USMRISynthesisLib import __version__
-    from USMRISynthesisLib.io.provenance import versions
+    from USMRISynthesisLib.io.provenance import described, software
 
-    voxels = np.ascontiguousarray(volume.array)
     return {
         "notice": SYNTHETIC,
-        "software": {
-            "name": "USMRISynthesis",
-            "version": __version__,
-            "python": platform.python_version(),
-            **versions(),
-        },
+        "software": software(),
         "input": {
-            "shape_kji": list(volume.shape),
-            "spacing_ijk_mm": list(volume.spacing),
-            "type": str(voxels.dtype),
-            "voxels_sha256": hashlib.sha256(voxels.data).hexdigest(),
+            **described(volume),
         },
         "alignment": {
             "method": alignment.method,
