@@ -24,7 +24,7 @@ from slicer_standin import start  # noqa: E402
 HOST = start()
 
 import slicer  # noqa: E402
-from scenery import MODULE_FILE  # noqa: E402
+from scenery import MODULE_FILE, remember_bystanders  # noqa: E402
 from USMRISynthesisScene.runs.worker_process import WorkerProcess  # noqa: E402
 
 
@@ -43,6 +43,7 @@ def module(host: Any) -> Any:
 def clean_scene() -> Iterator[None]:
     """Every test starts with an empty scene and must leave no child process and no file."""
     slicer.mrmlScene.Clear(False)
+    remember_bystanders()
     yield
     slicer.mrmlScene.Clear(False)
 

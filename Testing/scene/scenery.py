@@ -161,10 +161,20 @@ def scene_state() -> dict[str, Any]:
     }
 
 
+# Child processes from before the test: multiprocessing keeps its resource tracker until Python ends.
+BYSTANDERS: set[int] = set()
+
+
+def remember_bystanders() -> None:
+    """Child processes that run now are not this test's own."""
+    BYSTANDERS.clear()
+    BYSTANDERS.update(descendants(os.getpid()))
+
+
 def leftovers() -> list[str]:
-    """Child processes and temporary files that nobody needs any more."""
+    """Child processes and temporary files of this test that nobody needs any more."""
     files = [path.name for path in Path(slicer.app.temporaryPath).iterdir()]
-    return [f"process {pid}" for pid in descendants(os.getpid())] + files
+    return [f"process {pid}" for pid in descendants(os.getpid()) if pid not in BYSTANDERS] + files
 
 
 def play(panel: Any, part: str) -> None:
