@@ -3,7 +3,9 @@
 A split is a rule, `{"cases": 8, "atlases": [...], "views": [...], "anomalies": [...]}` (each list in turn; views
 and anomalies may be left out, null is a normal head), or a list, `{"heads": [{"atlas", "seed", "view", "anomaly"}]}`.
 Either may hold `"acquisition": {"frequency_mhz": [5, 6]}`: other ranges than `AcquisitionRanges`' own; several pairs,
-`[[2, 2.5], [5, 6]]`, are drawn from as one range with a gap.
+`[[2, 2.5], [5, 6]]`, are drawn from as one range with a gap.  `"randomised": true` draws anatomy, echogenicities and
+boundaries from wider ranges (`scanner/randomised.py`); `"scatter_model": "points"` is the model that nothing is trained
+on.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from typing import Any
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.simulation.anatomy.atlas import week_of
 from USMRISynthesisLib.simulation.anatomy.ranges import ANOMALIES
-from USMRISynthesisLib.simulation.scanner.volume import VIEWS, AcquisitionRanges
+from USMRISynthesisLib.simulation.scanner.volume import USUAL, VIEWS, AcquisitionRanges, Machine
 
+SCATTER_MODELS = ("speckle", "points")
 _KEYS = ("splits", "seed", "frames", "frames_a_head")
-_RULE_KEYS = ("cases", "atlases", "views", "anomalies", "acquisition")
+_MACHINE_KEYS = ("acquisition", "randomised", "scatter_model")
+_RULE_KEYS = ("cases", "atlases", "views", "anomalies", *_MACHINE_KEYS)
 _HEAD_KEYS = ("atlas", "seed", "view", "anomaly")
 _SPLIT_SEEDS = 100_000
 
@@ -34,6 +38,7 @@ class Head:
     view: str | None = None
     anomaly: str | None = None
     ranges: AcquisitionRanges | None = None
+    machine: Machine = USUAL
 
 
 @dataclass(frozen=True)
@@ -77,12 +82,12 @@ class _Reader:
                 raise self._bad(f"splits.{split}", "must be a plain name: it becomes a folder")
             listed = isinstance(values, dict) and "heads" in values
             heads = self._list(values, split) if listed else self._rule(values, split, seed + _SPLIT_SEEDS * index)
-            ranges = self._ranges(values.get("acquisition"), split)
+            ranges, machine = self._ranges(values.get("acquisition"), split), self._machine(values, split)
             for head in heads:
                 week = week_of(head.atlas)
                 if weeks.setdefault(week, split) != split:
                     raise self._bad(f"splits.{split}", f"holds week {week}, which is in {weeks[week]} too")
-            splits[split] = tuple(replace(head, ranges=ranges) for head in heads)
+            splits[split] = tuple(replace(head, ranges=ranges, machine=machine) for head in heads)
         return DatasetConfig(splits, seed, frames, frames_a_head)
 
     def _rule(self, values: Any, split: str, seed: int) -> list[Head]:
@@ -99,7 +104,7 @@ class _Reader:
 
     def _list(self, values: Any, split: str) -> list[Head]:
         key = f"splits.{split}.heads"
-        self._keys(values, ("heads", "acquisition"), f"splits.{split}")
+        self._keys(values, ("heads", *_MACHINE_KEYS), f"splits.{split}")
         rows = values["heads"]
         if not isinstance(rows, list) or not rows:
             raise self._bad(key, "must list at least one head")
@@ -112,6 +117,14 @@ class _Reader:
             anomaly = self._names([row.get("anomaly")], f"{place}.anomaly", [None, *ANOMALIES], "anomalies")[0]
             heads.append(Head(folder, self._whole(row.get("seed"), f"{place}.seed", 0), view, anomaly))
         return heads
+
+    def _machine(self, values: dict[str, Any], split: str) -> Machine:
+        randomised, scatter = values.get("randomised", False), values.get("scatter_model", SCATTER_MODELS[0])
+        if not isinstance(randomised, bool):
+            raise self._bad(f"splits.{split}.randomised", "must be true or false")
+        if scatter not in SCATTER_MODELS:
+            raise self._bad(f"splits.{split}.scatter_model", f"must be one of {', '.join(SCATTER_MODELS)}")
+        return Machine(randomised, scatter)
 
     def _ranges(self, values: Any, split: str) -> AcquisitionRanges | None:
         if values is None:

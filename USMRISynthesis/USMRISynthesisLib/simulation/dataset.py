@@ -33,11 +33,15 @@ MINIMUM_CIRCUMFERENCE_MM = 150.0
 def simulate_case(data: Path, spec: Head, frames: int = 0) -> dict[str, Any]:
     """One head with its ultrasound and truth, as the arrays of a case file; `frames` 2D frames of it besides."""
     from USMRISynthesisLib.simulation.anatomy.head import build
-    from USMRISynthesisLib.simulation.scanner import frame, wide
+    from USMRISynthesisLib.simulation.scanner import frame, randomised, wide
     from USMRISynthesisLib.simulation.scanner.volume import simulate_canonical
 
-    head = build(atlas.load(data, spec.atlas), spec.seed, anomaly=spec.anomaly)
-    us, fan, sweep = simulate_canonical(head, spec.seed, spec.ranges, spec.view)
+    loaded, machine = atlas.load(data, spec.atlas), spec.machine
+    if machine.randomised:
+        head = build(loaded, spec.seed, randomised.ANATOMY, spec.anomaly, randomised.MEMBRANES)
+    else:
+        head = build(loaded, spec.seed, anomaly=spec.anomaly)
+    us, fan, sweep = simulate_canonical(head, spec.seed, spec.ranges, spec.view, machine)
     parameters = {**head.parameters, **sweep.parameters, "view": sweep.view, "atlas": spec.atlas}
     arrays = {
         "us": us,
@@ -56,7 +60,7 @@ def simulate_case(data: Path, spec: Head, frames: int = 0) -> dict[str, Any]:
         "parameters": np.str_(json.dumps(parameters)),
     }
     arrays["wide"], arrays["wide_fan"], arrays["wide_to_canonical"] = wide.wide_volume(sweep)
-    made = [frame.simulate_frame(head, frame_seed(spec.seed, n)) for n in range(frames)]
+    made = [frame.simulate_frame(head, frame_seed(spec.seed, n), machine=machine) for n in range(frames)]
     for key in ("us", "fan", "t2", "labels", "skull", "plane") if made else ():
         arrays[f"frames_{key}"] = np.stack([getattr(item, key) for item in made])
     return arrays

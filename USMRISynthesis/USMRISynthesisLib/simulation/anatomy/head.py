@@ -38,7 +38,7 @@ from USMRISynthesisLib.simulation.anatomy.labels import (
     SUTURE,
     WHITE_MATTER,
 )
-from USMRISynthesisLib.simulation.anatomy.membrane import Sheets, bounding_box, membrane
+from USMRISynthesisLib.simulation.anatomy.membrane import MembraneRanges, Sheets, bounding_box, membrane
 from USMRISynthesisLib.simulation.anatomy.midline import FAR_MM, add_cavum, add_choroid, add_falx, midline_offset
 from USMRISynthesisLib.simulation.anatomy.ranges import ANOMALIES, AnatomyRanges, draw_head
 from USMRISynthesisLib.simulation.anatomy.skull import add_skull
@@ -83,7 +83,13 @@ class _Mass:
     displaces: bool
 
 
-def build(atlas: Atlas, seed: int, ranges: AnatomyRanges | None = None, anomaly: str | None = None) -> Anatomy:
+def build(
+    atlas: Atlas,
+    seed: int,
+    ranges: AnatomyRanges | None = None,
+    anomaly: str | None = None,
+    membranes: MembraneRanges | None = None,
+) -> Anatomy:
     """Draw one head from an atlas week.  The same seed gives the same bytes on one machine.
 
     anomaly: None or one of ANOMALIES; the seed's other choices stay.  Raises Refused for another name.
@@ -133,7 +139,7 @@ def build(atlas: Atlas, seed: int, ranges: AnatomyRanges | None = None, anomaly:
         scale=frame.scale,
         box=box,
     )
-    reflecting = membrane(sheets, sheet_rng)
+    reflecting = membrane(sheets, sheet_rng, membranes)
 
     add_uterus(labels, frame, outer, outside_rng, draw, ranges.placenta_probability)
     if outside_rng.random() < ranges.limb_probability:
@@ -145,7 +151,7 @@ def build(atlas: Atlas, seed: int, ranges: AnatomyRanges | None = None, anomaly:
         t2=_vary_intensity(t2, t2_rng),
         labels=labels,
         skull_distance=outer,
-        scale=frame.scale,
+        scale=frame.scale / draw["size_factor"],
         week=atlas.week,
         centre=centre,
         length_mm=length,

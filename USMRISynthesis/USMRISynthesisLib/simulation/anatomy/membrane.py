@@ -42,6 +42,7 @@ class MembraneRanges:
     insula: tuple[float, float] = (0.4, 1.2)
     tentorium: tuple[float, float] = (0.3, 0.8)
     mass: tuple[float, float] = (0.1, 0.7)
+    less: tuple[float, float] = (0.0, 0.0)  # how much less of every sheet is unbroken, as a share
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,8 @@ class Sheets:
 def membrane(sheets: Sheets, rng: np.random.Generator, ranges: MembraneRanges | None = None) -> np.ndarray:
     """Strength (160, 160, 160) float32 of the sheets; 0 away from them and outside the skull."""
     ranges = ranges or MembraneRanges()
-    strength = {name: float(rng.uniform(*limits)) for name, limits in vars(ranges).items()}
+    strength = {name: float(rng.uniform(*limits)) for name, limits in vars(ranges).items() if name != "less"}
+    less = float(rng.uniform(*ranges.less)) if any(ranges.less) else 0.0
     inner, labels, midline = sheets.inner, sheets.labels, sheets.midline
     above = np.clip((sheets.z - sheets.base_z) / 2 + 1, 0, 1)
     total = np.zeros(inner.shape, np.float32)
@@ -80,7 +82,7 @@ def membrane(sheets: Sheets, rng: np.random.Generator, ranges: MembraneRanges | 
     def add(
         name: str, profile: np.ndarray, where: np.ndarray | float = 1.0, finest: int = 14, share: float = 0.75
     ) -> None:
-        broken = strength[name] * _interruptions(rng, finest, share)[sheets.box]
+        broken = strength[name] * _interruptions(rng, finest, share - less)[sheets.box]
         np.maximum(total, profile * where * broken, out=total)
 
     across = _profile(midline)

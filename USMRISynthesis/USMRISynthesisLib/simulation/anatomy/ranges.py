@@ -44,6 +44,7 @@ class AnatomyRanges:
     pose_deg: float = 8.0
     pose_mm: float = 2.5
     pose_scale: tuple[float, float] = (0.96, 1.04)
+    size_factor: tuple[float, float] = (1.0, 1.0)  # of the head, over the mean of its week
 
 
 def draw_head(rng: np.random.Generator, week: int, ranges: AnatomyRanges, anomaly: str | None) -> dict[str, float]:
@@ -68,4 +69,6 @@ def draw_head(rng: np.random.Generator, week: int, ranges: AnatomyRanges, anomal
     draw["skull_mm"] = float(np.interp(week, (20, 34), (1.0, 1.6)) * rng.uniform(*ranges.skull_factor))
     fluid = ranges.young_fluid_mm if week < 28 else ranges.old_fluid_mm
     draw["outer_fluid_mm"] = float(rng.uniform(*fluid))
+    fixed = ranges.size_factor[0] == ranges.size_factor[1]
+    draw["size_factor"] = ranges.size_factor[0] if fixed else float(rng.uniform(*ranges.size_factor))
     return draw

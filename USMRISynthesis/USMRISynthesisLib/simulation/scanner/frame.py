@@ -13,7 +13,8 @@ from USMRISynthesisLib.simulation.anatomy.head import Anatomy
 from USMRISynthesisLib.simulation.anatomy.warp import combine, rotation_matrix, sample
 from USMRISynthesisLib.simulation.scanner.acoustics import tissue_maps
 from USMRISynthesisLib.simulation.scanner.beam import Beam, place_in_plane
-from USMRISynthesisLib.simulation.scanner.volume import CANONICAL_IJK_TO_RAS, AcquisitionRanges, scan
+from USMRISynthesisLib.simulation.scanner.randomised import randomise
+from USMRISynthesisLib.simulation.scanner.volume import CANONICAL_IJK_TO_RAS, USUAL, AcquisitionRanges, Machine, scan
 
 _ANGLES = 340
 _SAMPLE_MM = 0.2
@@ -58,7 +59,11 @@ class Frame:
 
 
 def simulate_frame(
-    anatomy: Anatomy, seed: int, ranges: AcquisitionRanges | None = None, planes: FrameRanges | None = None
+    anatomy: Anatomy,
+    seed: int,
+    ranges: AcquisitionRanges | None = None,
+    planes: FrameRanges | None = None,
+    machine: Machine = USUAL,
 ) -> Frame:
     """One frame, its head's outline upright, centred and 88 mm long as `normalise` would bring it.
 
@@ -67,11 +72,13 @@ def simulate_frame(
     rng = np.random.default_rng([seed, 4])
     generator = torch.Generator().manual_seed(seed)
     planes = planes or FrameRanges()
-    draw = (ranges or FRAME_RANGES).draw(rng)
+    draw = machine.draw(ranges or FRAME_RANGES, rng, seed)
     plane = _outlined(anatomy, _tilted(planes, rng), planes, rng)
     beam = place_in_plane(anatomy, plane, draw, rng)
     rows = _rows(plane)
     maps = tissue_maps(anatomy, draw, rng, rows)
+    if machine.randomised:
+        maps = randomise(maps, anatomy.labels[rows], seed)
     image = scan(maps, beam, (_SAMPLE_MM, _ANGLES, 1), anatomy.scale, draw, rng, generator, rows.start)
     us, fan = _picture(image[..., 0], beam, plane, planes, rng)
     grid = plane_points(plane)

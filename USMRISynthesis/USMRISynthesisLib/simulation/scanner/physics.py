@@ -71,6 +71,9 @@ def speckle(
 ) -> torch.Tensor:
     """Envelope of fully developed speckle whose mean square is 2 scatter^2 / 2: Rayleigh before any compounding."""
     noise = torch.randn((2, *scatter.shape), generator=generator)
+    share = draw.get("point_share", 1.0)
+    if share < 1:  # few scatterers to a cell: the envelope is K-distributed
+        noise.mul_((torch.rand(scatter.shape, generator=generator) < share) / share**0.5)
     field = point_spread(noise.mul_(scatter / 2**0.5), sampling, draw, power=True)
     return (field**2).sum(0).sqrt()
 
@@ -84,6 +87,7 @@ def point_spread(field: torch.Tensor, sampling: Sampling, draw: dict[str, float]
     field = blur(field, kernel, 1)
     if power:
         field = field / sum(weight**2 for weight in kernel) ** 0.5
+    lobes = draw.get("side_lobes", 0.0)
     depth = torch.arange(field.shape[1]) * sampling.step_mm
     focus = draw["focus"] * float(depth[-1])
     slabs = torch.tensor_split(torch.arange(field.shape[1]), 8)
@@ -95,6 +99,8 @@ def point_spread(field: torch.Tensor, sampling: Sampling, draw: dict[str, float]
         for axis, spacing, factor in ((2, sampling.lateral_mm, 1.0), (3, sampling.sweep_mm, draw["elevation"])):
             if part.shape[axis] > 1:
                 kernel = gaussian(float(width * factor / spacing[middle]))
+                if lobes:
+                    kernel = with_side_lobes(kernel, lobes)
                 part = blur(part, kernel, axis)
                 if power:
                     part = part / sum(weight**2 for weight in kernel) ** 0.5
@@ -119,6 +125,17 @@ def gaussian(sigma: float) -> list[float]:
     radius = max(1, int(np.ceil(2.5 * sigma)))
     kernel = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
     return [float(weight) for weight in kernel / kernel.sum()]
+
+
+def with_side_lobes(kernel: list[float], level: float) -> list[float]:
+    """A beam's main lobe (odd, symmetric) with a negative and a positive lobe on either side; the sum stays 1."""
+    radius = len(kernel) // 2
+    wide = np.zeros(4 * radius + 1)
+    place = np.arange(-2 * radius, 2 * radius + 1)
+    wide[radius : 3 * radius + 1] = kernel
+    shape = np.sinc(place / max(radius / 1.25, 1.0)) * (np.abs(place) > radius / 2)
+    wide += level * max(kernel) * shape
+    return [float(weight) for weight in wide / wide.sum()]
 
 
 def smooth_noise(shape: torch.Size, nodes: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:

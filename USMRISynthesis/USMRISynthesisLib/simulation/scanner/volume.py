@@ -8,7 +8,7 @@ physical settings are multiplied by `anatomy.scale`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from USMRISynthesisLib.simulation.scanner import display, physics
 from USMRISynthesisLib.simulation.scanner.acoustics import tissue_maps
 from USMRISynthesisLib.simulation.scanner.beam import VIEWS, Beam, choose_view, place
 from USMRISynthesisLib.simulation.scanner.physics import Fields, Sampling
+from USMRISynthesisLib.simulation.scanner.randomised import broadened, randomise
 
 __all__ = ["VIEWS", "Acquisition", "AcquisitionRanges", "Beam", "acquire", "simulate_canonical", "speckle_phantom"]
 
@@ -108,6 +109,30 @@ class AcquisitionRanges:
         return draw
 
 
+@dataclass(frozen=True)
+class Machine:
+    """How echoes come about: whether echogenicities and boundaries are drawn anew (`randomised.py`), and the scatter
+    model, "speckle" (dense scatterers, Gaussian pulse, echogenicity by label) or "points" (few scatterers, as in
+    K-distributed echoes, side lobes, echogenicity from the T2 image). No training uses "points"."""
+
+    randomised: bool = False
+    scatter: str = "speckle"
+
+    def draw(self, ranges: AcquisitionRanges, rng: np.random.Generator, seed: int) -> dict[str, float]:
+        """One setting of everything for this machine."""
+        if self.randomised:
+            ranges = replace(ranges, **broadened(ranges.skull_width_mm[0]), t2_probability=0.0)
+        draw = ranges.draw(rng)
+        if self.scatter == "points":
+            own = np.random.default_rng([seed, 10])
+            draw |= {"t2_scatter": 1.0, "point_share": float(own.uniform(0.02, 0.3))}
+            draw["side_lobes"] = float(own.uniform(0.1, 0.3))
+        return draw
+
+
+USUAL = Machine()
+
+
 def drawn(limits: Sequence[float], rng: np.random.Generator) -> float:
     """One value, uniform over one range or several; takes one number from `rng` whatever the ranges, so that all
     other settings stay as they would be."""
@@ -142,15 +167,21 @@ class Acquisition:
 
 
 def acquire(
-    anatomy: Anatomy, seed: int, ranges: AcquisitionRanges | None = None, view: str | None = None
+    anatomy: Anatomy,
+    seed: int,
+    ranges: AcquisitionRanges | None = None,
+    view: str | None = None,
+    machine: Machine = USUAL,
 ) -> Acquisition:
     """One sweep over the head.  The same seed gives the same bytes on one machine."""
     rng = np.random.default_rng([seed, 2])
     generator = torch.Generator().manual_seed(seed)
-    draw = (ranges or AcquisitionRanges()).draw(rng)
+    draw = machine.draw(ranges or AcquisitionRanges(), rng, seed)
     chosen = view or choose_view(rng)
     beam = place(anatomy, chosen, draw, rng)
     maps = tissue_maps(anatomy, draw, rng)
+    if machine.randomised:
+        maps = randomise(maps, anatomy.labels, seed)
     image = scan(maps, beam, (_SAMPLE_MM, _ANGLES, _SWEEPS), anatomy.scale, draw, rng, generator)
     return Acquisition(image=image, beam=beam, view=chosen, parameters=draw)
 
@@ -206,9 +237,13 @@ def speckle_phantom(seed: int, ranges: AcquisitionRanges | None = None) -> torch
 
 
 def simulate_canonical(
-    anatomy: Anatomy, seed: int, ranges: AcquisitionRanges | None = None, view: str | None = None
+    anatomy: Anatomy,
+    seed: int,
+    ranges: AcquisitionRanges | None = None,
+    view: str | None = None,
+    machine: Machine = USUAL,
 ) -> tuple[np.ndarray, np.ndarray, Acquisition]:
     """Ultrasound uint8 and fan mask on the canonical grid, with the acquisition behind them."""
-    acquisition = acquire(anatomy, seed, ranges, view)
+    acquisition = acquire(anatomy, seed, ranges, view, machine)
     us, fan = acquisition.scan_convert(canonical_points())
     return us, fan, acquisition
