@@ -13,7 +13,7 @@ TORCH := $(shell grep '^torch==' requirements.txt)
 DATA ?= $(if $(USMRI_DATA),$(USMRI_DATA),../shared/data)
 
 .PHONY: demo test test-slicer lint results samples clean \
-  simulate simulate-synthesis simulate-alignment simulate-reliability \
+  simulate simulate-heads simulate-reliability \
   train train-synthesis train-alignment train-outline train-spacing train-reliability train-paper
 
 demo: .venv/.runtime
@@ -41,15 +41,11 @@ results: .venv/.runtime
 # The bundled models' trainings, each from nothing. docs/training.md has their order, their times and what they make.
 SIMULATE = $(BIN)/usmri simulate configs/$(1).json data/$(2) --data $(DATA)
 
-simulate: simulate-synthesis simulate-alignment simulate-reliability
+simulate: simulate-heads simulate-reliability
 
-simulate-synthesis: .venv/.test
+simulate-heads: .venv/.test
 	$(call SIMULATE,simulation,sim)
-	$(call SIMULATE,more-heads,more)
-	$(call SIMULATE,third-heads,third)
-
-simulate-alignment: .venv/.test
-	$(call SIMULATE,alignment-heads,alignment)
+	$(call SIMULATE,randomised-heads,randomised)
 
 simulate-reliability: .venv/.test
 	$(call SIMULATE,support-heads,support)
@@ -62,7 +58,6 @@ simulate-reliability: .venv/.test
 train: train-synthesis train-alignment train-outline train-spacing train-reliability
 
 train-synthesis: .venv/.test
-	$(BIN)/usmri train configs/joint.toml
 	$(BIN)/usmri train configs/default.toml
 
 train-alignment train-spacing train-paper: train-%: .venv/.test

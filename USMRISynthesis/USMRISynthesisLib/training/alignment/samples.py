@@ -19,7 +19,8 @@ from USMRISynthesisLib.alignment.common.unet import cell_centres
 from USMRISynthesisLib.alignment.volume.network import (
     STAGES,
 )
-from USMRISynthesisLib.datasets.heads import Head, Sampled, disturb, eyes_of, no_head, sample
+from USMRISynthesisLib.datasets.disturbance import cut_out, disturb, no_head
+from USMRISynthesisLib.datasets.heads import Head, Sampled, eyes_of, sample
 from USMRISynthesisLib.geometry.similarity import (
     cube_rotations,
     cube_to_world,
@@ -31,6 +32,7 @@ from USMRISynthesisLib.geometry.similarity import (
 NO_HEAD = 0.1
 POSED_DEG = 40.0  # beyond, a head does not nearly stand as it should
 EYE_SIGMA_MM = 4.0
+_ASPECT = 0.03  # standard deviation of the logarithm of a voxel's sides
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +114,16 @@ def one(
 ) -> dict[str, Tensor]:
     """One sample as the rows of a `Batch`; without `rng` nothing is disturbed and the head is there."""
     form = STAGES[stage]
+    if rng is not None:  # voxels are not always as long as the file says
+        unit_to_anatomy = unit_to_anatomy @ np.diag([*np.exp(rng.normal(0, _ASPECT, 3)), 1.0])
     half = form.size // 2
     cut = sample(head, unit_to_anatomy, form.size, truth=None if form.maps else half, mirrored=mirrored)
     x, headed = cut.x, 1.0
     if rng is not None:
         if rng.random() < NO_HEAD:
             x, headed = no_head(x, cut.fan, rng), 0.0
+        else:
+            x = cut_out(x, cut.distance, rng)
         x = disturb(x, cut.fan, rng, strength)
     linear = torch.from_numpy(unit_to_anatomy[:3, :3].astype(np.float32))
     offset = torch.from_numpy(unit_to_anatomy[:3, 3].astype(np.float32)).reshape(3, 1, 1, 1)

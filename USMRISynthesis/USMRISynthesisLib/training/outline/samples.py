@@ -15,8 +15,8 @@ from USMRISynthesisLib.alignment.frame.network import (
     SIZE,
 )
 from USMRISynthesisLib.alignment.frame.outline import FACE_SIDE, square
+from USMRISynthesisLib.datasets.disturbance import disturb, no_head
 from USMRISynthesisLib.datasets.frames import Picture
-from USMRISynthesisLib.datasets.heads import disturb, no_head
 from USMRISynthesisLib.geometry.ellipse import Ellipse
 
 NO_HEAD, WHOLE = 0.12, 0.4

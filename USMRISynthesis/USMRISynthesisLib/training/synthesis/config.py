@@ -69,7 +69,8 @@ class InputConfig:
 
     gain, offset: 8-bit intensities times 1 +- gain, plus +- offset * 255. gamma: exponent, e ** +- gamma.
     noise: standard deviation in [-1, 1] units, drawn from 0 to this. blur: Gaussian's sigma in pixels, drawn from 0
-    to this for half of the samples: a volume that was resampled has softer speckle. rotation_deg, translation_mm,
+    to this for half of the samples: a volume that was resampled has softer speckle. disturbance: strength of
+    `disturbance.py`, what another machine or user does. rotation_deg, translation_mm,
     scale: in-plane, +- these. warp_mm: standard deviation of a smooth in-plane displacement with nodes 32 pixels apart:
     the sizes and folds of a few heads are soon known by heart. flip, turn: probabilities of a left-right flip and, for
     frames, whose direction is not known, of half a turn. centre_only: probability that the centre slice stands in for
@@ -86,6 +87,7 @@ class InputConfig:
     translation_mm: float = 4.0
     scale: float = 0.08
     warp_mm: float = 0.0
+    disturbance: float = 0.0
     flip: float = 0.5
     turn: float = 0.5
     centre_only: float = 0.3

@@ -18,19 +18,23 @@ from USMRISynthesisLib.geometry.canonical import SPACING_MM
 from USMRISynthesisLib.synthesis.generator import GeneratorConfig
 from USMRISynthesisLib.synthesis.slices import LOCATION_SCALE_MM
 from USMRISynthesisLib.training.synthesis.config import BatchConfig, InputConfig
+from USMRISynthesisLib.training.synthesis.disturbance import disturbed
 
 _WARP_PIXELS = 32  # between a warp's nodes
 HEADLESS_WEIGHT = 0.1  # a slice without head is drawn this often for one with: it must come out black
 
 
 class Batch(NamedTuple):
-    """x (N, C, H, W): the generator's input; us, truth, mr (N, 1, H, W), mr unpaired; has_truth (N,)."""
+    """x (N, C, H, W): the generator's input; plain: the same before it was disturbed; us, truth, mr (N, 1, H, W), mr
+    unpaired; has_truth (N,).
+    """
 
     x: Tensor
     us: Tensor
     mr: Tensor
     truth: Tensor
     has_truth: Tensor
+    plain: Tensor
 
 
 class _Sample(NamedTuple):
@@ -109,18 +113,23 @@ class Slices:
         flips = np.array([0.0 if sample.plane == "sagittal" else self.changes.flip for sample in samples])
         moved = self._move(torch.from_numpy(np.concatenate([seen, wanted], axis=1)), turns, flips)
         us = moved[:, :-1]
+        seen_in = [sample.plane for sample in samples]
+        places_mm = np.array([sample.place_mm for sample in samples])
+        plain = _with_constants(us, seen_in, places_mm, self.generator)
+        clean = us
+        us = disturbed(us, self.rng, self.changes.disturbance)
         if self.changes.blur:
             us = self._blurred(us)
         if self.changes.noise:
             us = us + self._noise(us)
         unpaired = self._move(torch.from_numpy(_stacked([sample.mr for sample in samples])), turns, flips)
-        places_mm = np.array([sample.place_mm for sample in samples])
-        x = _with_constants(us, [sample.plane for sample in samples], places_mm, self.generator)
+        x = _with_constants(us, seen_in, places_mm, self.generator)
         centre = self.generator.neighbours
         has_truth = torch.tensor([sample.truth is not None for sample in samples])
-        images = x, us[:, centre : centre + 1], unpaired, moved[:, -1:]
-        x, us, mr, truth = (shrunk(image, self.shrink) for image in images)
-        return Batch(x, us, mr, truth, has_truth)
+        target = clean if self.changes.disturbance else us  # what was disturbed is to be seen through
+        images = x, target[:, centre : centre + 1], unpaired, moved[:, -1:], plain
+        x, us, mr, truth, plain = (shrunk(image, self.shrink) for image in images)
+        return Batch(x, us, mr, truth, has_truth, plain)
 
     def _of_case(self) -> _Sample:
         """A slice of a simulated head, with its truth."""

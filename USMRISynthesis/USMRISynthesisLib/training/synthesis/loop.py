@@ -44,6 +44,7 @@ from USMRISynthesisLib.training.synthesis.sources import WITHOUT_PAIRS, load_sou
 from USMRISynthesisLib.training.synthesis.warm_start import start_from
 
 Network = TypeVar("Network", bound=nn.Module)
+_TAUGHT_FROM = 1500  # steps; before, the averaged generator knows less than the one that learns
 _DISCRIMINATORS = "d"  # their share of a batch
 
 
@@ -139,7 +140,7 @@ class SynthesisTraining(Training[Batch]):
         real = Real(*(part.to(device) for part in (batch.us, batch.mr, batch.truth, batch.has_truth)))
         with self.session.autocast():
             y, us, mr = self.generator.forward_training(x)
-            made = Synthesised(y, us.float(), mr.float(), None, None)
+            made = Synthesised(y, us.float(), mr.float(), None, None, self._taught(batch, objective))
             if objective.needs_backward_path:
                 y_back, us_back = self.backward(mr)
                 made = made._replace(y_back=y_back, us_back=us_back.float())
@@ -154,6 +155,17 @@ class SynthesisTraining(Training[Batch]):
                 )  # fmt: skip
             self.discriminators.requires_grad_(True)
         return Fakes(made, other, real), terms
+
+    def _taught(self, batch: Batch, objective: ObjectiveConfig) -> Tensor | None:
+        """What the averaged generator makes of the undisturbed, mirrored samples without truth; None at first."""
+        unknown = ~batch.has_truth
+        if not objective.agree or self.session.step < _TAUGHT_FROM or not bool(unknown.any()):
+            return None
+        taught = torch.zeros(len(unknown), 1, *batch.us.shape[2:], device=self.session.device)
+        with torch.no_grad():
+            mirrored = batch.plain[unknown].flip(-1).to(self.session.device, memory_format=self.layout)
+            taught[unknown] = self.averaged(mirrored).float().flip(-1)
+        return taught
 
     def _step_discriminators(
         self, fakes: Fakes, objective: ObjectiveConfig, shares: Mapping[str, float] | None

@@ -8,6 +8,7 @@
     bi    Adv(D_bi; y, y_b)                   (8)   bi-directional latent consistency
     supervised, edge                          ours: L1 on simulated pairs and on their differences
     floor                                     ours: no black spots within the brain of real frames
+    agree                                     ours: a real frame gives the same MR disturbed, plain and mirrored
     auto, cycle, reverse, nce                 the methods compared with: baselines.py
 
     Adv(D; r, f) = E log D(r) + E log(1 - D(f)): the discriminator maximises it, the networks minimise it.
@@ -27,11 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ADVERSARIAL_TERMS = ("app", "stru", "back", "bi")
-TERMS = ("lat", "app", "stru", "proj", "back", "bi", "supervised", "edge", "floor")
+TERMS = ("lat", "app", "stru", "proj", "back", "bi", "supervised", "edge", "floor", "agree")
 BASELINE_TERMS = ("auto", "cycle", "reverse", "nce")
 FLOOR = -0.3  # in [-1, 1]; the darkest tissue of the T2 averages lies above it
 ADVERSARIAL_KINDS = ("lsgan", "log")
-PAIRED_TERMS, UNPAIRED_TERMS = ("supervised", "edge"), ("floor",)  # means over samples with, and without, truth
+PAIRED_TERMS, UNPAIRED_TERMS = ("supervised", "edge"), ("floor", "agree")  # means over samples with, and without, truth
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class ObjectiveConfig:
     supervised: float = 0.0
     edge: float = 0.0
     floor: float = 0.0
+    agree: float = 0.0
     auto: float = 0.0
     cycle: float = 0.0
     reverse: float = 0.0
@@ -93,6 +95,7 @@ class Synthesised(NamedTuple):
     mr: Tensor  # x^_M = C(y)
     y_back: Tensor | None  # D(x^_M)
     us_back: Tensor | None  # x~_U = E(y_b)
+    taught: Tensor | None = None  # x^_M of the averaged generator, of the undisturbed and mirrored input
 
 
 class Real(NamedTuple):
@@ -202,6 +205,8 @@ def generator_terms(
         terms["edge"] = paired_edge_l1(made.mr, real.truth, real.has_truth)
     if config.floor:
         terms["floor"] = below_floor(made.mr, real.has_truth)
+    if config.agree and made.taught is not None:
+        terms["agree"] = paired_l1(made.mr, made.taught, ~real.has_truth)
     return terms
 
 
