@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 
 from USMRISynthesisLib.datasets.frames import Picture
-from USMRISynthesisLib.datasets.heads import no_head
+from USMRISynthesisLib.datasets.disturbance import no_head
 from USMRISynthesisLib.io.volume import Volume
 
 
