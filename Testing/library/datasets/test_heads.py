@@ -13,7 +13,8 @@ from USMRISynthesisLib.alignment.common.unet import cell_centres
 from USMRISynthesisLib.alignment.volume.network import (
     STAGES,
 )
-from USMRISynthesisLib.datasets.heads import MIRROR, anatomical_pose, eyes_of, load_heads, no_head, sample
+from USMRISynthesisLib.datasets.disturbance import no_head
+from USMRISynthesisLib.datasets.heads import MIRROR, anatomical_pose, eyes_of, load_heads, sample
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.geometry.similarity import angle_deg, fit_similarity, rotation_of
 from USMRISynthesisLib.simulation.scanner.wide import SIZE, wide_ijk_to_canonical, wide_volume

@@ -54,7 +54,9 @@ def moved(network) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["lsgan", "log"])
-@pytest.mark.parametrize("term", [term for term in TERMS if term != "floor"])  # 0 until something is black
+@pytest.mark.parametrize(
+    "term", [term for term in TERMS if term not in ("floor", "agree")]
+)  # 0 until something is black, or taught
 def test_each_term_alone_trains_the_generator(parts, term, kind):
     generator, backward, discriminators, made, real = parts
     config = ObjectiveConfig(**{**NONE_ON, term: 2.0}, adversarial=kind)
@@ -219,6 +221,18 @@ def test_the_history_pool_returns_new_or_older_fakes_and_is_restored_from_its_st
 def test_a_pool_of_size_zero_passes_through():
     fakes = torch.rand(2, 1, 1, 1)
     assert torch.equal(HistoryPool(0).exchange(fakes), fakes)
+
+
+def test_only_samples_without_truth_agree_with_what_is_taught():
+    mr, taught = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
+    made = Synthesised(torch.zeros(2, 4, 2, 2), torch.zeros_like(mr), mr, None, None, taught)
+    config = ObjectiveConfig(**NONE_ON | {"agree": 1.0})
+
+    def agreement(has_truth: list[bool]) -> float:
+        real = Real(torch.zeros_like(mr), mr, mr, torch.tensor(has_truth))
+        return float(generator_terms(made, real, {}, torch.nn.Identity(), config)["agree"])
+
+    assert agreement([True, False]) == 1 and agreement([True, True]) == 0
 
 
 def test_the_floor_lifts_black_spots_in_the_middle_of_real_frames_only():

@@ -76,9 +76,9 @@ def _plane(x: Tensor, rng: np.random.Generator) -> Tensor:
     """A ramp across the cube in a random direction, 0 in the middle, about +-1 at the faces."""
     direction = rng.standard_normal(x.ndim)
     direction /= np.linalg.norm(direction)
-    axis = torch.linspace(-1, 1, x.shape[0])
     total = torch.zeros(())
     for a, weight in enumerate(direction):
+        axis = torch.linspace(-1, 1, x.shape[a])
         total = total + float(weight) * axis.reshape([-1 if b == a else 1 for b in range(x.ndim)])
     return total
 

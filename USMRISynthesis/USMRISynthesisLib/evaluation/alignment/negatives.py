@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from USMRISynthesisLib.datasets.frames import Picture
 from USMRISynthesisLib.datasets.disturbance import no_head
+from USMRISynthesisLib.datasets.frames import Picture
 from USMRISynthesisLib.io.volume import Volume
 
 

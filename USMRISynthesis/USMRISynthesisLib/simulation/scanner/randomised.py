@@ -3,7 +3,7 @@
 After the contrast-agnostic training of Billot et al., Medical Image Analysis 2023 (SynthSeg): the intensity of every
 label is drawn anew for each image.  In ultrasound the boundaries shine as much as the tissues, so each pair of
 neighbouring labels has an echo of its own too.  The middles of the ranges follow real volumes
-(`python -m USMRISynthesisLib.simulation.echogenicity`).
+(`python -m USMRISynthesisLib.evaluation.simulator.echogenicity`).
 """
 
 from __future__ import annotations
