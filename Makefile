@@ -46,6 +46,7 @@ simulate: simulate-heads simulate-reliability
 simulate-heads: .venv/.test
 	$(call SIMULATE,simulation,sim)
 	$(call SIMULATE,randomised-heads,randomised)
+	$(BIN)/python -m USMRISynthesisLib.datasets.plane_frames --data $(DATA) --out data/planes.npz
 
 simulate-reliability: .venv/.test
 	$(call SIMULATE,support-heads,support)

@@ -80,6 +80,11 @@ def load_frames(path: str | Path, split: str) -> Frames:
     return Frames(us[usable], ranges[usable])
 
 
+def joined(parts: list[Frames]) -> Frames:
+    """The frames of all parts, in their order."""
+    return Frames(np.concatenate([part.us for part in parts]), np.concatenate([part.ranges for part in parts]))
+
+
 def _ranges(us: np.ndarray) -> np.ndarray:
     return np.array([robust_range(frame, frame > 0) for frame in us], dtype=np.float32).reshape(-1, 2)
 

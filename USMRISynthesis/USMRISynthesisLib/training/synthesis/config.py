@@ -18,7 +18,8 @@ class DataConfig:
 
     folder: simulated cases, in `train/` and `val/`; their T2 in `mr/`, if there is one, is what the
     discriminators see as real MR, else that of other training cases. mr_weeks: only of these gestational
-    weeks; empty for all. frames: the real frames' .npz, or "" for none. also: further folders whose `train/` is
+    weeks; empty for all. frames: the real frames' .npz, or "" for none;
+    also_frames: further ones to learn from. also: further folders whose `train/` is
     learnt from as well. shrink: slices are averaged over so many pixels each way: methods are compared sooner, and what
     comes of it is no model for use. scans: real ultrasound volumes, which have no truth, and mr: MR volumes instead of
     the simulated T2; both as `usmri train --us DIR --mr DIR` prepares them. "" = none.
@@ -28,6 +29,7 @@ class DataConfig:
     also: tuple[str, ...] = ()
     shrink: int = 1
     frames: str = ""
+    also_frames: tuple[str, ...] = ()
     mr_weeks: tuple[int, ...] = ()
     scans: str = ""
     mr: str = ""

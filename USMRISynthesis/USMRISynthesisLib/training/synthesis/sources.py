@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from USMRISynthesisLib.datasets.cases import Case, Frames, load_cases, load_frames
+from USMRISynthesisLib.datasets.cases import Case, Frames, joined, load_cases, load_frames
 from USMRISynthesisLib.datasets.scans import MRVolume, Scan, held_back, load_mr, load_scans
 from USMRISynthesisLib.training.synthesis.config import DataConfig
 
@@ -59,6 +59,6 @@ def load_sources(data: DataConfig) -> Sources:
         mr = load_cases(folder) if folder.is_dir() else []
     return Sources(
         training, validation, mr, scans, held_scans, held_mr,
-        load_frames(data.frames, "train") if data.frames else None,
+        joined([load_frames(path, "train") for path in (data.frames, *data.also_frames)]) if data.frames else None,
         load_frames(data.frames, "val") if data.frames else None,
     )  # fmt: skip
