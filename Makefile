@@ -13,7 +13,7 @@ TORCH := $(shell grep '^torch==' requirements.txt)
 DATA ?= $(if $(USMRI_DATA),$(USMRI_DATA),../shared/data)
 
 .PHONY: demo test test-slicer lint results samples clean \
-  simulate simulate-heads simulate-reliability \
+  simulate \
   train train-synthesis train-alignment train-outline train-spacing train-reliability train-paper
 
 demo: .venv/.runtime
@@ -41,34 +41,28 @@ results: .venv/.runtime
 # The bundled models' trainings, each from nothing. docs/training.md has their order, their times and what they make.
 SIMULATE = $(BIN)/usmri simulate configs/$(1).json data/$(2) --data $(DATA)
 
-simulate: simulate-heads simulate-reliability
-
-simulate-heads: .venv/.test
+simulate: .venv/.test
 	$(call SIMULATE,simulation,sim)
 	$(call SIMULATE,randomised-heads,randomised)
 	$(BIN)/python -m USMRISynthesisLib.datasets.plane_frames --data $(DATA) --out data/planes.npz
 
-simulate-reliability: .venv/.test
-	$(call SIMULATE,support-heads,support)
-	$(call SIMULATE,support-anomalies,support-more)
-	$(call SIMULATE,support-failures,support-failures)
-	$(call SIMULATE,support-weeks,support-weeks)
-	$(call SIMULATE,support-hazy,support-hazy)
-	$(call SIMULATE,support-wider,support-wider)
+# Each run leaves its model in runs/models; the reliability map is learnt for the synthesis model there.
+TRAIN = $(BIN)/usmri train configs/$(1).toml && $(BIN)/usmri export runs/$(1)/checkpoint.pt runs/models/$(1)
 
 train: train-synthesis train-alignment train-outline train-spacing train-reliability
 
 train-synthesis: .venv/.test
-	$(BIN)/usmri train configs/default.toml
+	$(call TRAIN,default)
 
 train-alignment train-spacing train-paper: train-%: .venv/.test
-	$(BIN)/usmri train configs/$*.toml
+	$(call TRAIN,$*)
 
 train-outline: .venv/.test
-	$(BIN)/usmri train configs/frames.toml
+	$(call TRAIN,frames)
 
 train-reliability: .venv/.test
 	$(BIN)/usmri train configs/support.toml
+	$(BIN)/usmri export runs/support/checkpoint.pt runs/models/default
 
 samples: .venv/.test
 	$(BIN)/python -m USMRISynthesisLib.simulation.samples Resources/SampleData --data $(DATA)
