@@ -25,8 +25,9 @@ def add_commands(commands: Any) -> None:
     measured.add_argument(
         "subject",
         metavar="WHAT",
-        choices=("real", "synthesis", "normalisation", "mr-normalisation", "simulator", "spacing"),
-        help="real (on real ultrasound), synthesis (on cases of `usmri simulate`), normalisation (on HC18 frames), "
+        choices=("real", "normal", "synthesis", "normalisation", "mr-normalisation", "simulator", "spacing"),
+        help="real (on real ultrasound), normal (on heads simulated from normal MR averages, through the whole "
+        "product), synthesis (on cases of `usmri simulate`), normalisation (on HC18 frames), "
         "mr-normalisation (of a lab's MR), simulator (against HC18 frames) or spacing "
         "(on held-out MR)",
     )
@@ -72,7 +73,24 @@ def add_commands(commands: Any) -> None:
         help="normalisation: random orientations for each simulated head (4); 0: frames alone",
     )
     measured.add_argument(
-        "--pictures", metavar="DIR", help="normalisation: draw the six best, middle and worst volumes here"
+        "--pictures",
+        metavar="DIR",
+        help="normalisation: draw the six best, middle and worst volumes here; real: every volume and 24 frames",
+    )
+    measured.add_argument(
+        "--simulated",
+        metavar="DIR",
+        help="real: cases of `usmri simulate` to compare real insides with (some are made)",
+    )
+    measured.add_argument(
+        "--config", default="configs/normal-heads.json", metavar="FILE", help="normal: which heads are simulated"
+    )
+    measured.add_argument(
+        "--models",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="normal: folders of models (default/, alignment/ and so on) to run on the same heads, side by side",
     )
 
     measured.add_argument(
@@ -103,7 +121,9 @@ def add_commands(commands: Any) -> None:
     add_hidden(measured, "--alone", "single_stack_minutes", type=float)
 
     measured.add_argument(
-        "--quick", action="store_true", help="synthesis: the model's own figures only, no other methods, no real frames"
+        "--quick",
+        action="store_true",
+        help="synthesis: the model's own figures only, no other methods, no real frames; real: fewer images",
     )
 
     measured.add_argument(
@@ -129,8 +149,10 @@ def evaluate(options: Namespace) -> Outcome:
 
 
 def _evaluate(options: Namespace) -> Outcome:
-    if options.subject == "real":
-        return _evaluate_real(options)
+    if options.subject in ("real", "normal"):
+        from USMRISynthesisLib.cli import evaluate_real
+
+        return (evaluate_real.evaluate_real if options.subject == "real" else evaluate_real.evaluate_normal)(options)
     if options.subject == "mr-normalisation":
         from USMRISynthesisLib.evaluation.alignment import mr as mr_normalisation
 
@@ -171,21 +193,6 @@ def _evaluate(options: Namespace) -> Outcome:
     from USMRISynthesisLib.cli.evaluate_synthesis import evaluate_synthesis
 
     return evaluate_synthesis(options)
-
-
-def _evaluate_real(options: Namespace) -> Outcome:
-    """Measures on real ultrasound; `--quick` takes fewer images."""
-    from USMRISynthesisLib.evaluation.real import evaluate as real
-
-    figures, _ = real.evaluate(
-        Path(options.data),
-        model=options.model,
-        device=options.device,
-        planes=options.planes,
-        sizes=real.Sizes.quick() if options.quick else None,
-        progress=console.progress(options),
-    )
-    return real.table(figures), figures
 
 
 def _evaluate_simulator(options: Namespace) -> Outcome:

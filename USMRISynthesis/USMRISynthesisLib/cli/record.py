@@ -15,6 +15,7 @@ from USMRISynthesisLib.errors import Refused
 KEYS = ("title", "command", "date", "version", "result")
 TITLES = {
     "real": "Real ultrasound, no MR of it",
+    "normal": "Heads simulated from normal averages, through the whole product",
     "synthesis": "Synthesis, simulated ultrasound",
     "normalisation": "Alignment: simulated heads in random orientations, and head outlines on real frames",
     "mr-normalisation": "MR into canonical space",

@@ -27,6 +27,7 @@ PIXEL_MM = 0.4
 _MARGIN, _GAP, _HEADER, _TITLE = 24, 10, 40, 34
 _STRIP = 22
 _COLUMNS = ("Ultrasound", "MR-like", "Fused", "MR-like, unreliable marked")
+_ATLAS = "Fitted atlas: no image of this fetus"
 # Viewing axis of a picture (RAS), then the axes to the right and up; -1 turns the right hand to the left.
 _PLANES = {"axial": (2, (0, -1), (1, 1)), "coronal": (1, (0, -1), (2, 1)), "sagittal": (0, (1, -1), (2, 1))}
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -40,7 +41,8 @@ class Case:
     ultrasound: Volume
     mr: Volume
     ras_to_canonical: np.ndarray | None = None
-    reliability: Volume | None = None  # probability of being right on the same grid: a fourth panel
+    reliability: Volume | None = None  # probability of being right on the same grid: a further panel
+    atlas: Volume | None = None  # the fitted atlas on the same grid: the last panel
 
 
 def compare(cases: Sequence[Case], path: str | os.PathLike[str]) -> None:
@@ -53,20 +55,21 @@ def compare(cases: Sequence[Case], path: str | os.PathLike[str]) -> None:
         for case in cases
     ]
     width = max(sum(panel.width for panel in panels) for _, rows in blocks for _, _, panels in rows)
-    width += 2 * _MARGIN + (len(_COLUMNS) - 1) * _GAP
+    width += 2 * _MARGIN + len(_COLUMNS) * _GAP
     height = 2 * _MARGIN + sum(
         _TITLE + _HEADER + sum(panels[0].height + _GAP for _, _, panels in rows) for _, rows in blocks
     )
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     y = _MARGIN
-    for title, rows in blocks:
+    for case, (title, rows) in zip(cases, blocks, strict=True):
         draw.text((_MARGIN, y), title, font=font(20), fill=TEXT)
+        names = [*_COLUMNS[: 3 if case.reliability is None else 4], *([] if case.atlas is None else [_ATLAS])]
         y += _TITLE
         for number, (name, letters, panels) in enumerate(rows):
             total = sum(panel.width for panel in panels) + (len(panels) - 1) * _GAP
             x = (width - total) // 2
-            for column, panel in zip(_COLUMNS, panels, strict=False):
+            for column, panel in zip(names, panels, strict=True):
                 if number == 0:
                     draw.text((x, y), column, font=font(15), fill=DIM)
                 top = y + (_HEADER - 14 if number == 0 else 0)
@@ -87,19 +90,21 @@ def compare(cases: Sequence[Case], path: str | os.PathLike[str]) -> None:
 
 def _rows(case: Case) -> list[tuple[str, tuple[str, str, str, str], list[Image.Image]]]:
     """For each plane: its name, the letters left, right, top and bottom, and the three panels."""
-    volumes = [case.ultrasound, case.mr, *([case.reliability] if case.reliability is not None else [])]
+    volumes = [case.ultrasound, case.mr, *(one for one in (case.reliability, case.atlas) if one is not None)]
+    kinds = _Kinds(case.reliability is not None, case.atlas is not None)
     us_level = _window(case.ultrasound.array)
     if case.ultrasound.is_frame:
         si, sj, _ = case.ultrasound.spacing
         flat = [_scaled(volume.array[0].astype(np.float32), (sj, si)) for volume in volumes]
-        return [("frame", ("", "", "", ""), _panels(flat, us_level))]
+        return [("frame", ("", "", "", ""), _panels(flat, us_level, kinds))]
     if case.ras_to_canonical is not None:
         turned = case.ras_to_canonical.copy()  # along the fetus's axes, at its true size
         turned[:3] /= np.cbrt(abs(np.linalg.det(turned[:3, :3])))
         volumes = [replace(volume, ijk_to_ras=turned @ volume.ijk_to_ras) for volume in volumes]
     grid = _ras_grid(volumes[1])
     # Between a doubtful and an unseen voxel there is no half: the reliability map's own voxels are shown.
-    arrays = [_resampled(volume, grid, linear=n < 2) for n, volume in enumerate(volumes)]
+    nearest = 2 if kinds.reliability else -1
+    arrays = [_resampled(volume, grid, linear=n != nearest) for n, volume in enumerate(volumes)]
     centre = _centre(arrays[1])
     rows = []
     for name, (normal, right, up) in _PLANES.items():
@@ -114,14 +119,22 @@ def _rows(case: Case) -> list[tuple[str, tuple[str, str, str, str], list[Image.I
                 _LETTERS[up[0]][0],
             )
         )
-        rows.append((name, letters, _panels(cut, us_level)))
+        rows.append((name, letters, _panels(cut, us_level, kinds)))
     # Volumes differ in extent along each axis: one width for all rows keeps the columns straight.
     widest = max(panel.width for _, _, panels in rows for panel in panels)
     return [(name, letters, [_padded(panel, widest) for panel in panels]) for name, letters, panels in rows]
 
 
-def _panels(slices: Sequence[np.ndarray], us_level: tuple[float, float]) -> list[Image.Image]:
-    """The panels from slices (h, w) of ultrasound and MR, and of the reliability map where there is one.
+@dataclass(frozen=True)
+class _Kinds:
+    """What there is besides ultrasound and MR."""
+
+    reliability: bool
+    atlas: bool
+
+
+def _panels(slices: Sequence[np.ndarray], us_level: tuple[float, float], kinds: _Kinds) -> list[Image.Image]:
+    """The panels from slices (h, w) of ultrasound, MR, and of reliability map and fitted atlas where there are some.
 
     Fused, the MR is laid over where it is not 0.
     """
@@ -133,8 +146,10 @@ def _panels(slices: Sequence[np.ndarray], us_level: tuple[float, float]) -> list
     share = 0.6 * (mr > 0)[..., None]
     fused = (1 - share) * grey[..., None] + share * warm
     pictures = [grey, bright, fused]
-    if len(slices) > 2:
+    if kinds.reliability:
         pictures.append(_doubted(bright, slices[2], mr > 0))
+    if kinds.atlas:
+        pictures.append(np.clip(slices[-1] / _mr_white(slices[-1]), 0, 1))
     return [Image.fromarray((255 * picture).astype(np.uint8)).convert("RGB") for picture in pictures]
 
 

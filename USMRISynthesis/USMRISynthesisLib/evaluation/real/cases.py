@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from USMRISynthesisLib.datasets.frames import annotated
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.geometry.canonical import to_canonical
+from USMRISynthesisLib.geometry.ellipse import Ellipse
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.synthesis.pipeline import synthesize
 from USMRISynthesisLib.synthesis.result import Synthesis
@@ -43,7 +45,7 @@ def heads_3d(data: Path) -> list[Head3D]:
     """The volumes of `us-3d-real/` with their landmarks; [] where the folder is missing."""
     folder, heads = data / "us-3d-real", []
     points: dict[str, dict[str, np.ndarray]] = {}
-    for row in _rows(folder / "landmarks.csv"):
+    for row in rows_of(folder / "landmarks.csv"):
         place = np.array([float(row[f"ras_{axis}"]) for axis in "xyz"])
         points.setdefault(row["file"], {})[row["point"]] = place
     for name, landmarks in sorted(points.items()):
@@ -62,14 +64,19 @@ def hc18_frames(data: Path, names: list[str] | None = None) -> list[Frame]:
             row["file"].split("_")[0],
             size_mm=float(row["head_circumference_mm"]),
         )
-        for row in _rows(data / "hc18" / "index.csv")
+        for row in rows_of(data / "hc18" / "index.csv")
         if wanted is None or row["file"] in wanted
     ]
 
 
+def hc18_ellipses(data: Path) -> dict[str, Ellipse]:
+    """File name -> the annotated head ellipse, in pixels."""
+    return {row["file"]: annotated(row) for row in rows_of(data / "hc18" / "index.csv")}
+
+
 def plane_frames(data: Path, limit: int | None = None) -> list[Frame]:
     """Frames of `fetal-planes/`, evenly chosen; their pixel size is assumed."""
-    rows = _evenly(_rows(data / "fetal-planes" / "index.csv"), limit)
+    rows = _evenly(rows_of(data / "fetal-planes" / "index.csv"), limit)
     return [
         Frame(
             row["file"],
@@ -84,7 +91,7 @@ def plane_frames(data: Path, limit: int | None = None) -> list[Frame]:
 
 def frames_without_brain(data: Path, limit: int | None = None) -> list[Frame]:
     """Frames of `not-brain/`, evenly chosen; `plane` says what they show, their pixel size is assumed."""
-    rows = _evenly(_rows(data / "not-brain" / "index.csv"), limit)
+    rows = _evenly(rows_of(data / "not-brain" / "index.csv"), limit)
     return [
         Frame(row["file"], _frame(data / "not-brain" / row["file"], ASSUMED_PIXEL_MM), row["patient"], row["shows"])
         for row in rows
@@ -92,15 +99,27 @@ def frames_without_brain(data: Path, limit: int | None = None) -> list[Frame]:
 
 
 def run(volume: Volume, *, model: str, device: str, planes: str = "axial") -> tuple[Synthesis | None, bool]:
-    """The whole product on an image: the result, and whether it was accepted without `allow_low_confidence`.
+    """The whole product on an image: the result, and whether it was accepted as it stands.
 
-    (None, False) where the image was refused before the search for its head, or no head of a possible size is there.
+    What is refused is tried again with `allow_low_confidence`. (None, False) where that is refused, too.
     """
     try:
-        result = synthesize(volume, model=model, device=device, planes=planes, allow_low_confidence=True)
+        result = synthesize(volume, model=model, device=device, planes=planes)
+        return result, result.trusted
+    except Refused:
+        pass
+    try:
+        return synthesize(volume, model=model, device=device, planes=planes, allow_low_confidence=True), False
     except Refused:
         return None, False
-    return result, result.trusted
+
+
+def is_accepted(volume: Volume, *, model: str, device: str) -> bool:
+    """Whether the product makes an MR-like image of this without being told to go on."""
+    try:
+        return synthesize(volume, model=model, device=device).trusted
+    except Refused:
+        return False
 
 
 def canonical_mr(result: Synthesis) -> np.ndarray:
@@ -109,7 +128,8 @@ def canonical_mr(result: Synthesis) -> np.ndarray:
     return np.asarray((slices[0] if len(slices) == 1 else slices) / 1000)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a table; [] where it is missing."""
     if not path.is_file():
         return []
     with open(path, encoding="utf-8", newline="") as file:

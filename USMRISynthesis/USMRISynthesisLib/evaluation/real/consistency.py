@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from USMRISynthesisLib.evaluation.metrics.image import ncc
+from USMRISynthesisLib.evaluation.real import fitted_atlas
 from USMRISynthesisLib.evaluation.real.cases import Frame, run
 from USMRISynthesisLib.io.volume import Volume
 
@@ -65,25 +67,37 @@ _BACK: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def evaluate(
-    frames: Sequence[Frame], *, model: str, device: str, progress: Callable[[float, str], None] | None = None
-) -> dict[str, list[float]]:
-    """Change -> NCC of each frame's two results, brought back onto each other, where either shows brain.
+    data: Path,
+    frames: Sequence[Frame],
+    *,
+    model: str,
+    device: str,
+    progress: Callable[[float, str], None] | None = None,
+) -> dict[str, dict[str, list[float]]]:
+    """Method -> change -> NCC of each frame's two images, brought back onto each other, where either shows brain.
 
     A frame that is accepted before the change and refused after it counts 0.
     """
-    found: dict[str, list[float]] = {name: [] for name in CHANGES}
+    found: dict[str, dict[str, list[float]]] = {}
     for number, frame in enumerate(frames):
         before, accepted = run(frame.volume, model=model, device=device)
         if before is not None and accepted:
-            for name, change in CHANGES.items():
-                changed = Volume(change(frame.volume.array), frame.volume.ijk_to_ras)
-                after, again = run(changed, model=model, device=device)
-                if after is None or not again:
-                    found[name].append(0.0)
-                    continue
-                image = _BACK.get(name, np.asarray)(after.mr.array)
-                either = (image > 0) | (before.mr.array > 0)
-                found[name].append(ncc(image.astype(float), before.mr.array.astype(float), either))
+            shown = fitted_atlas.images(data, before)
+            for change in CHANGES:
+                after = _changed(data, frame.volume, change, model, device)
+                for method, image in shown.items():
+                    values = found.setdefault(method, {name: [] for name in CHANGES})[change]
+                    values.append(0.0 if after is None else _alike(_BACK.get(change, np.asarray)(after[method]), image))
         if progress is not None:
             progress((number + 1) / len(frames), "consistency")
     return found
+
+
+def _changed(data: Path, volume: Volume, change: str, model: str, device: str) -> dict[str, np.ndarray] | None:
+    """Method -> image of the changed frame; None where it is refused."""
+    result, accepted = run(Volume(CHANGES[change](volume.array), volume.ijk_to_ras), model=model, device=device)
+    return fitted_atlas.images(data, result) if result is not None and accepted else None
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> float:
+    return ncc(a.astype(float), b.astype(float), (a > 0) | (b > 0))

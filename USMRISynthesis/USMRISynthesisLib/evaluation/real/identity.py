@@ -5,13 +5,15 @@ An image that shows the average brain, whatever goes in, cannot pass: its AUC is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
 from USMRISynthesisLib.evaluation.metrics.image import auc_between, ncc
-from USMRISynthesisLib.evaluation.real.cases import Frame
+from USMRISynthesisLib.evaluation.real import fitted_atlas
+from USMRISynthesisLib.evaluation.real.cases import Frame, canonical_mr, run
 
 LIKE_SIZE = 0.05  # share of the head circumference by which two fetuses may differ and still be of like size
 
@@ -47,3 +49,25 @@ def identity_auc(frames: Sequence[Frame], images: Sequence[np.ndarray]) -> float
         alike = ncc(stack[a] - mean, stack[b] - mean, both)
         (same if own else other).append(alike if np.isfinite(alike) else 0.0)
     return auc_between(np.array(other), np.array(same)) if same and other else float("nan")
+
+
+def evaluate(
+    data: Path,
+    frames: Sequence[Frame],
+    *,
+    model: str,
+    device: str,
+    progress: Callable[[float, str], None] | None = None,
+) -> tuple[list[Frame], dict[str, list[np.ndarray]]]:
+    """The frames that are accepted, and method -> their images in canonical space, (160, 160) each, 0-1."""
+    kept: list[Frame] = []
+    images: dict[str, list[np.ndarray]] = {}
+    for number, frame in enumerate(frames):
+        made, accepted = run(frame.volume, model=model, device=device)
+        if made is not None and accepted:
+            kept.append(frame)
+            for method, image in fitted_atlas.images(data, made).items():
+                images.setdefault(method, []).append(canonical_mr(fitted_atlas.with_image(made, image)))
+        if progress is not None:
+            progress((number + 1) / len(frames), "identity")
+    return kept, images

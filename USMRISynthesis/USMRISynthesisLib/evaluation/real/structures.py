@@ -1,20 +1,24 @@
 """Structures marked on real frames (`hc18/structures.csv`): does the MR-like image show them as what they are?
 
-Cavum and the fluid around a choroid plexus are bright in T2. The falx is the midline. The cavum lies in the front half,
-which tells which end is the face. Boxes are loose and in pixels of the frame.
+Cavum and the fluid around a choroid plexus are bright in T2. The falx is the midline: its direction is that of the
+annotated head ellipse's long axis, its place the middle of its box (a box is as high as the falx is tilted, so that its
+diagonal says nothing of the direction). The cavum lies in the front half, which tells which end is the face. Boxes are
+loose and in pixels of the frame.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from USMRISynthesisLib.evaluation.metrics.image import auc_between
-from USMRISynthesisLib.evaluation.real.cases import Frame, hc18_frames, run
+from USMRISynthesisLib.evaluation.real import fitted_atlas
+from USMRISynthesisLib.evaluation.real.cases import hc18_frames, rows_of, run
+from USMRISynthesisLib.evaluation.real.midline import angle_between_deg, distance_from_line, symmetry_line
 from USMRISynthesisLib.synthesis.result import Synthesis
 
 # The part of the head in which a structure's grey is compared with all else: the skull's surroundings are left out.
@@ -40,12 +44,17 @@ class Box:
 
 @dataclass(frozen=True)
 class Marked:
-    """What is marked on one frame; face_angle_deg: direction from the head's middle to the face (x right, y down)."""
+    """What is marked on one frame.
+
+    face_angle_deg: direction from the head's middle to the face (x right, y down). axis_deg: of the annotated head
+    ellipse's long axis, likewise, either way round.
+    """
 
     cavum: Box | None = None
     falx: Box | None = None
     plexus: tuple[Box, ...] = field(default=())
     face_angle_deg: float = float("nan")
+    axis_deg: float = float("nan")
 
 
 def read_structures(data: Path) -> dict[str, Marked]:
@@ -61,46 +70,69 @@ def read_structures(data: Path) -> dict[str, Marked]:
             found.setdefault(row["file"], {}).setdefault(row["structure"], []).append(box)
             if row["face_angle_deg"]:
                 faces[row["file"]] = float(row["face_angle_deg"])
+    axes = {row["file"]: float(row["angle_deg"]) for row in rows_of(data / "hc18" / "index.csv")}
     return {
         name: Marked(
             cavum=next(iter(boxes.get("csp", [])), None),
             falx=next(iter(boxes.get("falx", [])), None),
             plexus=tuple(boxes.get("choroid_plexus", [])),
             face_angle_deg=faces.get(name, float("nan")),
+            axis_deg=axes.get(name, float("nan")),
         )
         for name, boxes in found.items()
     }
 
 
 def evaluate(
-    data: Path,
-    *,
-    model: str,
-    device: str,
-    show: Callable[[Frame, Synthesis, Marked], np.ndarray] | None = None,
-    progress: Callable[[float, str], None] | None = None,
-) -> list[dict[str, float]]:
-    """One row of measures a frame; a frame that is refused has `accepted` 0 and nothing else.
-
-    show: what is measured in place of the MR-like image, on the frame's grid (baselines).
-    """
-    marked, rows = read_structures(data), []
+    data: Path, *, model: str, device: str, progress: Callable[[float, str], None] | None = None
+) -> dict[str, list[dict[str, float]]]:
+    """Method (`fitted_atlas.METHODS`) -> one row of measures a frame; of a refused frame `accepted` 0 may be all."""
+    marked = read_structures(data)
+    rows: dict[str, list[dict[str, float]]] = {}
     frames = hc18_frames(data, list(marked))
     for number, frame in enumerate(frames):
         result, accepted = run(frame.volume, model=model, device=device)
-        row = {"accepted": float(accepted)}
-        if result is not None:
-            truth = marked[frame.name]
-            image = result.mr.array[0] if show is None else show(frame, result, truth)
-            row |= measure(image, result, truth, frame.volume.spacing[0])
-        rows.append(row)
+        made = {fitted_atlas.OURS: None} if result is None else fitted_atlas.images(data, result)
+        for name, image in made.items():
+            row = {"accepted": float(accepted)}
+            if result is not None and image is not None:
+                row |= measure(image[0], result, marked[frame.name], frame.volume.spacing[0])
+            rows.setdefault(name, []).append(row)
         if progress is not None:
             progress((number + 1) / len(frames), "structures")
     return rows
 
 
+# Figure, measure of a frame, and how its values become one.
+FIGURES: tuple[tuple[str, str, Callable[[Sequence[float]], np.floating]], ...] = (
+    ("cavum_auc", "cavum_auc", np.mean),
+    ("plexus_ring_auc", "plexus_ring_auc", np.mean),
+    ("falx_deg_median", "falx_deg", np.median),
+    ("falx_mm_median", "falx_mm", np.median),
+    ("midline_pose_deg_median", "pose_deg", np.median),
+    ("midline_pose_mm_median", "pose_mm", np.median),
+    ("face_end_right_share", "face_right", np.mean),
+)
+
+
+def summarise(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """FIGURES over frames, those that any frame has."""
+    found = {}
+    for name, key, over in FIGURES:
+        values = [row[key] for row in rows if key in row]
+        if values:
+            found[name] = float(over(values))
+    return found
+
+
 def measure(image: np.ndarray, result: Synthesis, marked: Marked, pixel_mm: float) -> dict[str, float]:
-    """Measures of one frame: cavum_auc, plexus_ring_auc, falx_deg, falx_mm, face_right, as far as they are marked."""
+    """Measures of one image (j, i) on a frame's grid, as far as they are marked.
+
+    cavum_auc, plexus_ring_auc: of the structure's grey over the rest of the head's inside. falx_deg: between the
+    image's line of symmetry and the ellipse's axis; falx_mm: of the falx's middle from that line. pose_deg, pose_mm:
+    likewise, of the estimated midline, whatever the image shows. face_right: whether the estimated face lies at the
+    marked end.
+    """
     to_canonical = result.transform @ result.mr.ijk_to_ras
     inner = _inner_head(result, to_canonical)
     shape = (image.shape[0], image.shape[1])
@@ -117,20 +149,32 @@ def measure(image: np.ndarray, result: Synthesis, marked: Marked, pixel_mm: floa
     for box in marked.plexus:
         rings |= box.ellipse(shape, _RING[1]) & ~box.ellipse(shape, _RING[0]) & inner
     if rings.any() and elsewhere.any():
-        # The ring holds the ventricle's fluid and some brain: its brighter half is what is compared.
-        bright = image[rings][image[rings] >= np.median(image[rings])]
-        measures["plexus_ring_auc"] = auc_between(image[elsewhere], bright)
+        # The ring holds the ventricle's fluid and some brain: its brighter half is compared, and with the brighter half
+        # of the rest, for against all of it that of any place would have an AUC of 0.75.
+        measures["plexus_ring_auc"] = auc_between(_brighter_half(image[elsewhere]), _brighter_half(image[rings]))
     # The canonical A axis and the midline x = 0 in the frame's pixels.
     to_pixels = np.linalg.inv(to_canonical)
     axis = (to_pixels[:2, :3] @ [0.0, 1.0, 0.0]) / np.linalg.norm(to_pixels[:2, :3] @ [0.0, 1.0, 0.0])
     centre = to_pixels[:2, 3]
-    if marked.falx is not None:
-        angle, offset = _against_falx(axis, centre, marked.falx)
-        measures |= {"falx_deg": angle, "falx_mm": offset * pixel_mm}
+    line = symmetry_line(image, inner, centre, axis, pixel_mm)
+    for name, shown in (("falx", line), ("pose", (centre, axis))):
+        if shown is None:
+            continue
+        direction = marked.axis_deg if np.isfinite(marked.axis_deg) else marked.face_angle_deg
+        if np.isfinite(direction):
+            turn = np.deg2rad(direction)
+            measures[f"{name}_deg"] = angle_between_deg(shown[1], np.array([np.cos(turn), np.sin(turn)]))
+        if marked.falx is not None:
+            middle = np.array([marked.falx.x, marked.falx.y])
+            measures[f"{name}_mm"] = distance_from_line(middle, *shown) * pixel_mm
     if np.isfinite(marked.face_angle_deg):
         face = np.deg2rad(marked.face_angle_deg)
         measures["face_right"] = float(axis @ [np.cos(face), np.sin(face)] > 0)
     return measures
+
+
+def _brighter_half(values: np.ndarray) -> np.ndarray:
+    return np.sort(values)[len(values) // 2 :]
 
 
 def _inner_head(result: Synthesis, to_canonical: np.ndarray) -> np.ndarray:
@@ -146,15 +190,3 @@ def _inner_head(result: Synthesis, to_canonical: np.ndarray) -> np.ndarray:
     away = np.stack([i, j]).reshape(2, -1) - centre
     radius = (away * (spread @ away)).sum(axis=0).reshape(head.shape)  # 4 on the outline of a full ellipse
     return np.asarray(head & (radius <= 4 * INNER**2))
-
-
-def _against_falx(axis: np.ndarray, centre: np.ndarray, falx: Box) -> tuple[float, float]:
-    """Angle in degrees between the estimated midline and the falx, and the falx's distance from it in pixels.
-
-    A box holds the falx along one of its diagonals; which one, the nearer to the estimate says. Boxes are higher than
-    the falx is tilted, so that a perfect midline still has the diagonal's own angle, of several degrees.
-    """
-    diagonals = [np.array([falx.width, sign * falx.height]) for sign in (1, -1)]
-    angles = [np.rad2deg(np.arccos(np.clip(abs(axis @ d) / np.linalg.norm(d), 0, 1))) for d in diagonals]
-    normal = np.array([-axis[1], axis[0]])
-    return float(min(angles)), float(abs(normal @ (np.array([falx.x, falx.y]) - centre)))

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from USMRISynthesisLib.evaluation.real.cases import Head3D, canonical_mr, run
+from USMRISynthesisLib.evaluation.real.cases import Head3D, run
 from USMRISynthesisLib.geometry.landmarks import similarity_from_landmarks
 from USMRISynthesisLib.geometry.similarity import angle_deg, rotation_of, scale_of
 from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.synthesis.result import Synthesis
 
 TURNED_DEG = 90.0
 VIEWS = ("axial", "coronal", "sagittal")  # the slices of a view differ along k, j, i
@@ -21,7 +22,7 @@ class Pose:
     """One volume's estimated pose against its landmarks.
 
     rotation_deg: between the axes. translation_mm: between the origins, in the volume's mm. scale: estimated over
-    reference. score: the alignment's own. mr: canonical, 0-1; None where nothing was made.
+    reference. score: the alignment's own. result: None where nothing was made.
     """
 
     name: str
@@ -30,7 +31,7 @@ class Pose:
     rotation_deg: float
     translation_mm: float
     scale: float
-    mr: np.ndarray | None
+    result: Synthesis | None
 
     @property
     def turned(self) -> bool:
@@ -60,7 +61,7 @@ def measure_poses(
         else:
             score = float(result.provenance["alignment"]["score"])
             errors = compare(result.transform, reference_of(head))
-            poses.append(Pose(head.name, accepted, score, *errors, canonical_mr(result)))
+            poses.append(Pose(head.name, accepted, score, *errors, result))
         if progress is not None:
             progress((number + 1) / len(heads), "real volumes")
     return poses

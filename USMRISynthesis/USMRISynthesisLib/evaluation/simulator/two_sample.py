@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import optimize
-from scipy.special import expit
 from torch import nn
 from torch.nn import functional
 
 from USMRISynthesisLib.evaluation.metrics.image import auc_between
+from USMRISynthesisLib.evaluation.metrics.logistic import fit
 from USMRISynthesisLib.evaluation.simulator.appearance import frame_statistics
 from USMRISynthesisLib.evaluation.simulator.frames import Frames
 
@@ -198,23 +197,7 @@ def classify_statistics(real: Frames, simulated: Frames, penalty: float = 0.02) 
     def scaled(table: np.ndarray) -> np.ndarray:
         return np.clip(np.nan_to_num((table - middle) / spread), -5, 5)
 
-    weights = _fit(scaled(train[0]), scaled(train[1]), penalty)
+    weights = fit(scaled(train[0]), scaled(train[1]), penalty)
     scores = (scaled(test[0]) @ weights[:-1], scaled(test[1]) @ weights[:-1])
     tests = [side.take(side.part == "test") for side in (real, simulated)]
     return _outcome(tests[0], tests[1], scores), clues
-
-
-def _fit(real: np.ndarray, simulated: np.ndarray, penalty: float) -> np.ndarray:
-    """Weights and, last, the offset; both sides weigh the same, whatever their numbers."""
-
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        total, gradient = penalty * float(weights[:-1] @ weights[:-1]), np.append(2 * penalty * weights[:-1], 0.0)
-        for sign, table in ((1.0, real), (-1.0, simulated)):
-            score = sign * (table @ weights[:-1] + weights[-1])
-            total += float(np.logaddexp(0, score).mean()) / 2
-            slope = sign * expit(score) / len(table) / 2
-            gradient += np.append(slope @ table, slope.sum())
-        return total, gradient
-
-    start = np.zeros(real.shape[1] + 1)
-    return np.asarray(optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x)

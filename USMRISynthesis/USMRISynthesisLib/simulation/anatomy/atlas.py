@@ -2,6 +2,11 @@
 
 The averages hold the brain only. The inner surface of the skull is derived as the smoothed, closed
 hull of the brain, so that one signed distance describes skull, scalp and everything outside.
+
+The averages of normal fetuses (`normal-mr-atlas/`, non-commercial) have the same files and are loaded by name, but they
+are never listed among the weeks that a data set is made from: they serve evaluation only. Everything that the simulator
+needs is derived from the labels. It takes x = 0 for the midline, which the normal averages keep to within 2 mm only:
+their grid is shifted so that it is (`on_midline`).
 """
 
 from __future__ import annotations
@@ -19,6 +24,9 @@ from USMRISynthesisLib.io.volume import Volume
 
 WHITE_MATTER, VENTRICLES, CEREBELLUM, EXTERNAL_CSF = 1, 2, 3, 4
 CORTEX, DEEP_GREY, BRAINSTEM, CORPUS_CALLOSUM = 5, 6, 7, 8
+
+FOLDER, NORMAL_FOLDER = "fetal-mr-atlas", "normal-mr-atlas"
+_NORMAL = "-normal"  # how the names of normal averages end
 
 _HULL_CLOSING_MM = 12.0
 _COARSE_FACTOR = 2
@@ -55,16 +63,21 @@ class Atlas:
         return self.ras(np.argwhere(self.labels == label))
 
 
-def available(data: Path) -> list[str]:
+def available(data: Path, folder: str = FOLDER) -> list[str]:
     """Names of the atlas folders below `data`, by week.  Raises Failed if there are none."""
-    names = sorted(p.name for p in (data / "fetal-mr-atlas").glob("GA*") if (p / "t2.nii.gz").exists())
+    names = sorted(p.name for p in (data / folder).glob("GA*") if (p / "t2.nii.gz").exists())
     if not names:
         raise Failed(
             "no-atlas",
             f"No fetal MR atlas was found below {data}.",
-            "Point --data at the folder that holds fetal-mr-atlas/.",
+            f"Point --data at the folder that holds {folder}/.",
         )
     return names
+
+
+def folder_of(data: Path, name: str) -> Path:
+    """The folder of a week's average by its name, such as GA25-operated or GA25-normal."""
+    return data / (NORMAL_FOLDER if name.endswith(_NORMAL) else FOLDER) / name
 
 
 def week_of(name: str) -> int:
@@ -78,13 +91,16 @@ def week_of(name: str) -> int:
 @lru_cache(maxsize=3)
 def load(data: Path, name: str) -> Atlas:
     """Read one week and derive its distances."""
-    folder = data / "fetal-mr-atlas" / name
+    folder = folder_of(data, name)
     t2_volume = Volume.read(folder / "t2.nii.gz")
     t2 = t2_volume.array.astype(np.float32)
     labels = Volume.read(folder / "labels.nii.gz").array.astype(np.uint8)
     bright = float(np.percentile(t2[labels == VENTRICLES], 95))
     t2 = np.clip(t2 / bright, 0, 1.1) / 1.1
     spacing = np.asarray(t2_volume.spacing)[::-1]
+    grid = t2_volume.ijk_to_ras
+    if name.endswith(_NORMAL):
+        grid = on_midline(labels, grid)
     return Atlas(
         name=name,
         week=week_of(name),
@@ -96,8 +112,16 @@ def load(data: Path, name: str) -> Atlas:
             [ndimage.gaussian_filter((labels > 0).astype(np.float32), 0.6)]
             + [ndimage.gaussian_filter((labels == n).astype(np.float32), 0.6) for n in range(1, 9)]
         ),
-        ijk_to_ras=t2_volume.ijk_to_ras,
+        ijk_to_ras=grid,
     )
+
+
+def on_midline(labels: np.ndarray, ijk_to_ras: np.ndarray) -> np.ndarray:
+    """The grid (4, 4), shifted so that the brain's mean x is 0. A turn is left: the averages stand straight."""
+    voxels = np.argwhere(labels > 0)[:, ::-1].mean(axis=0)
+    moved = ijk_to_ras.copy()
+    moved[0, 3] -= float(ijk_to_ras[0, :3] @ voxels + ijk_to_ras[0, 3])
+    return moved
 
 
 def _signed_distance(mask: np.ndarray, spacing: np.ndarray, smooth_mm: float) -> np.ndarray:
