@@ -58,7 +58,7 @@ def test_patches_lie_within_head_and_fan() -> None:
 def test_volumes_give_patches_of_their_inside() -> None:
     us = speckle(2, 1.0, (160, 160, 160))
     found = insides.volume_patches(us, np.ones(us.shape, bool), 0.5)
-    assert 20 < len(found) <= 60 and np.isfinite(found).all()
+    assert 20 < len(found) <= 40 and np.isfinite(found).all()
 
 
 def test_one_fetus_is_not_enough(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_features_see_scale_and_direction_and_not_place_or_outline() -> None:
     assert np.abs(a - b).max() > 1 and np.abs(a - c).max() > 1 and np.abs(a - d).max() < 0.15
     disc = (x - 32) ** 2 + (y - 32) ** 2 < 20**2
     flat = scattering(np.where(disc, 0.7, 0.0)[None], disc[None])[0]
-    assert flat[0] == pytest.approx(0.7) and (flat[1:] < np.log(2e-3)).all()
+    assert flat[0] == pytest.approx(0.7, abs=1e-4) and (flat[1:] < np.log(2e-3)).all()
 
 
 def head_like(seed: int, blobs: float) -> np.ndarray:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories.atlas import make_atlas
 from USMRISynthesisLib.datasets.simulated import Case, cases
 from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.evaluation.real.fitted_atlas import canonical_average
 from USMRISynthesisLib.evaluation.synthesis import evaluate as synthesis
 from USMRISynthesisLib.evaluation.synthesis.frame_prediction import mean_frame
 from USMRISynthesisLib.geometry.canonical import canonical_axis_mm
@@ -116,3 +118,22 @@ def test_what_is_made_of_a_mass_counts(simulated: Path, tmp_path: Path) -> None:
     assert found.brain[80, 70, 70]
     lost = synthesis.evaluate(tmp_path, lambda case: healthy, train=simulated / "train")["values"]["ncc"][0]
     assert lost < 0.9 < synthesis.evaluate(tmp_path, lambda c: c.t2, train=simulated / "train")["values"]["ncc"][0]
+
+
+def test_the_fitted_atlas_is_the_average_of_another_week_at_the_head_s_size(tmp_path: Path) -> None:
+    data = make_atlas(tmp_path)
+    predict = synthesis.fitted_prediction(data)
+    empty = np.zeros((2, 2, 2))
+    of_24, of_29 = (
+        predict(Case(name, empty, empty, empty, empty, scale=1.0)) for name in ("GA24-made-0000", "GA29-made-0001")
+    )
+    assert (of_24 == canonical_average(data, "GA29-made")).all()
+    assert (of_29 == canonical_average(data, "GA24-made")).all()
+
+
+def test_the_fitted_atlas_stands_beside_the_model_where_there_is_one(simulated: Path) -> None:
+    values = synthesis.evaluate(simulated, lambda case: case.t2, fitted=lambda case: np.roll(case.t2, 6, axis=2))[
+        "values"
+    ]
+    assert values["ncc"][0] == pytest.approx(1) and values["ncc_fitted_atlas"][0] < 0.95
+    assert "ncc_fitted_atlas" not in synthesis.evaluate(simulated, lambda case: case.t2)["values"]

@@ -38,3 +38,25 @@ def evaluate_real(options: Namespace) -> Outcome:
                 data, folder / "frames.png", model=options.model, device=options.device, progress=progress
             )
     return real.table(figures), figures
+
+
+def evaluate_normal(options: Namespace) -> Outcome:
+    """The product on heads simulated from normal averages, with the bundled weights and those of `--models`."""
+    from USMRISynthesisLib.cli.options import remember_trust
+    from USMRISynthesisLib.evaluation.normal import evaluate as normal
+    from USMRISynthesisLib.models.manifest import MANIFEST
+
+    folders = [Path(name) for name in options.models]
+    if options.trust_model:
+        remember_trust(*(str(path.parent) for folder in folders for path in sorted(folder.glob(f"*/{MANIFEST}"))))
+    figures = normal.evaluate(
+        Path(options.data),
+        Path(options.config),
+        folders=folders,
+        model=options.model,
+        device=options.device,
+        planes=options.planes,
+        limit=options.limit,
+        progress=console.progress(options),
+    )
+    return normal.table(figures), figures

@@ -33,6 +33,7 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     )
     from USMRISynthesisLib.evaluation.synthesis.frame_prediction import frame_prediction
     from USMRISynthesisLib.models import store
+    from USMRISynthesisLib.simulation.anatomy import atlas
 
     if options.picture:
         check_picture(Path(options.picture))
@@ -44,12 +45,15 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     train, *also = [Path(name) for name in options.train] or [folder / "train"]
     make = synthesis.pipeline_prediction if options.pose == "estimated" else synthesis.canonical_prediction
     predict, progress = make(options.model, options.device, options.planes), console.progress(options)
+    data = Path(options.data)
+    fitted = synthesis.fitted_prediction(data) if (data / atlas.FOLDER).is_dir() else None
     result = synthesis.evaluate(
         folder,
         predict,
         split=options.split,
         train=train,
         predict_frame=frame_prediction(options.model, options.device),
+        fitted=fitted,
         progress=progress,
     )
     result |= {"pose": options.pose, "planes": options.planes}
@@ -64,6 +68,8 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
         Path(options.model).name: predict,
         "2d": synthesis.single_slices_prediction(options.model, options.device),
     }
+    if fitted is not None:
+        methods["fitted atlas"] = fitted
     methods |= {
         name: synthesis.canonical_prediction(name, options.device)
         for name in store.models_for("synthesis")

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -75,14 +76,32 @@ class Source:
         return dict(described.config)
 
 
+_first: list[Path] = []  # where names are looked up before the bundled folders
 _prepared: dict[str, tuple[Any, Any]] = {}  # by task: one model at a time, for weights are what memory goes to
 
 
 def bundled_folders() -> list[Path]:
-    """Folders that come with the product, in search order: package, beside it (Slicer), clone."""
+    """Folders in which names are looked up, in order: one of `models_from`, package, beside it (Slicer), clone."""
     library = Path(__file__).resolve().parents[1]
     candidates = (library / "model_weights", library.parent / "model_weights", library.parent.parent / "model_weights")
-    return [folder for folder in candidates if folder.is_dir()]
+    return [*_first, *(folder for folder in candidates if folder.is_dir())]
+
+
+@contextmanager
+def models_from(folder: Path) -> Iterator[None]:
+    """Within the block the names of models mean those of this folder, where it has them: to compare weights.
+
+    Their hashes and the user's consent are checked as ever. Raises Failed: there is no model in the folder.
+    """
+    if not any(folder.glob(f"*/{MANIFEST}")):
+        raise Failed("no-model", f"There are no models in {folder.name}.", "Give a folder such as model_weights/.")
+    forget()
+    _first.insert(0, folder.resolve())
+    try:
+        yield
+    finally:
+        _first.pop(0)
+        forget()
 
 
 def installed_models() -> list[Path]:

@@ -48,10 +48,10 @@ def canonical_average(data: Path, name: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def mean_mr(data: Path) -> np.ndarray:
+def mean_mr(data: Path, folder: str = atlas.FOLDER) -> np.ndarray:
     """The mean (160, 160, 160) over the weeks' averages, at each place over those that have brain there."""
     total, count = np.zeros((SIZE,) * 3, np.float32), np.zeros((SIZE,) * 3, np.float32)
-    for name in atlas.available(data):
+    for name in atlas.available(data, folder):
         average = canonical_average(data, name)
         total += average
         count += average > 0

@@ -31,7 +31,7 @@ FRAME_PATCH, FRAME_STEP = 32, 16  # voxels of 0.6 mm
 VOLUME_PATCH, VOLUME_STEP = 24, 16
 _FOLDS_2D = 5
 _PENALTY = 0.02
-_MOST_PER_SUBJECT = 60
+_MOST_PER_VOLUME = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +56,17 @@ def volume_patches(us: np.ndarray, fan: np.ndarray, exponent: float) -> np.ndarr
     z, y, x = ((canonical_axis_mm() / half) ** 2 for half in (HALF_AXES_MM[2], HALF_AXES_MM[1], HALF_AXES_MM[0]))
     inside = z[:, None, None] + y[None, :, None] + x[None, None, :] < INNER**2
     places = _places(inside & fan, VOLUME_PATCH, VOLUME_STEP)
-    if len(places) > _MOST_PER_SUBJECT:
-        chosen = np.linspace(0, len(places) - 1, _MOST_PER_SUBJECT).round().astype(int)
+    if len(places) > _MOST_PER_VOLUME:
+        chosen = np.linspace(0, len(places) - 1, _MOST_PER_VOLUME).round().astype(int)
         places = [places[n] for n in chosen]
-    rows = []
-    for place in places:
-        patch = image[place]
-        across = [scattering(np.moveaxis(patch, axis, 0)[2::6]).mean(axis=0) for axis in range(3)]
-        rows.append(np.concatenate([_quantiles(patch), *across]))
-    return np.array(rows)
+    if not places:
+        return np.zeros((0, 0))
+    patches = np.stack([image[place] for place in places])
+    slices = [np.moveaxis(patches, axis + 1, 1)[:, 2::6] for axis in range(3)]  # (n, 4, side, side) of each view
+    across = [
+        scattering(some.reshape(-1, *some.shape[2:])).reshape(*some.shape[:2], -1).mean(axis=1) for some in slices
+    ]
+    return np.hstack([np.stack([_quantiles(patch) for patch in patches]), *across])
 
 
 def _described(patches: Sequence[np.ndarray]) -> np.ndarray:

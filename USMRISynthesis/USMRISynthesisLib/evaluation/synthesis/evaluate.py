@@ -15,7 +15,7 @@ import numpy as np
 from USMRISynthesisLib.datasets.simulated import Case, cases
 from USMRISynthesisLib.evaluation.metrics import image as image_measures
 from USMRISynthesisLib.evaluation.synthesis.frame_prediction import PredictFrame, mean_frame, measure_frames
-from USMRISynthesisLib.geometry.canonical import SIZE, canonical_axis_mm, canonical_ijk_to_ras
+from USMRISynthesisLib.geometry.canonical import HEAD_LENGTH_MM, SIZE, canonical_axis_mm, canonical_ijk_to_ras
 from USMRISynthesisLib.geometry.planes import PLANES, to_plane
 
 SLICES = range(44, 117, 4)  # slices that hold brain, in every plane
@@ -84,6 +84,20 @@ def pipeline_prediction(model: str, device: str = "auto", planes: str = "axial")
     return predict
 
 
+def fitted_prediction(data: Path) -> Predict:
+    """The fitted atlas: the average of the week whose heads are as long as the case's, scaled to its skull.
+
+    The case's own week is left out: its head was made from that very average.
+    """
+    from USMRISynthesisLib.evaluation.real.fitted_atlas import atlas_of_length
+    from USMRISynthesisLib.simulation.anatomy.atlas import week_of
+
+    def predict(case: Case) -> np.ndarray:
+        return atlas_of_length(data, HEAD_LENGTH_MM / case.scale, without=week_of(case.name)).astype(np.float32)
+
+    return predict
+
+
 def evaluate(
     simulated: Path,
     predict: Predict,
@@ -91,12 +105,14 @@ def evaluate(
     split: str = "val",
     train: Path | None = None,
     predict_frame: PredictFrame | None = None,
+    fitted: Predict | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
     """Measures a case, their means with 95 % bootstrap intervals over cases, and the baselines' own.
 
     train: the split whose mean MR is the baseline, where it is not beside the other.
     predict_frame: also measure the cases' simulated 2D frames (keys frame_*), where they hold any.
+    fitted: also measure this baseline, `fitted_prediction` (keys *_fitted_atlas).
 
     Returns {"simulated": True, "cases", "values": {measure: [mean, low, high]}, "by_anomaly": {name: {measure: mean}},
     "per_case": {...}}.
@@ -110,6 +126,9 @@ def evaluate(
     listed = list(cases(simulated / split))
     for index, case in enumerate(listed):
         rows.append(_measure(case, predict(case), mean))
+        if fitted is not None:
+            baseline = _measure(case, fitted(case), mean)
+            rows[-1] |= {f"{key}_fitted_atlas": baseline[key] for key in ("ncc", "residual_ncc", "gradient_ncc")}
         if predict_frame and plane is not None:
             rows[-1] |= measure_frames(simulated / split / f"{case.name}.npz", predict_frame, plane)
         names.append(case.name)
