@@ -56,6 +56,19 @@ def test_unreliable_voxels_are_covered_in_a_fourth_panel(head: Volume, frame: Vo
     assert Image.open(tmp_path / "compare.png").width > 600
 
 
+def test_the_fitted_atlas_is_the_last_panel_with_or_without_a_reliability_map(head: Volume, tmp_path: Path) -> None:
+    mr = _mr_of(head)
+    atlas = Volume(np.where(mr.array > 0, 500, 0).astype(np.int16), head.ijk_to_ras)
+    sure = Volume((mr.array > 0).astype(np.float32), head.ijk_to_ras)
+    for reliability, count in ((None, 4), (sure, 5)):
+        for _, _, panels in pictures._rows(Case("", head, mr, reliability=reliability, atlas=atlas)):
+            assert len(panels) == count
+            shown, last = (np.asarray(panels[n])[..., 0] for n in (1, -1))
+            assert (last > 250).any() and (last[shown == 0] < 255).mean() > 0.97
+    compare([Case("3D", head, mr, reliability=sure, atlas=atlas), Case("3D", head, mr)], tmp_path / "compare.png")
+    assert Image.open(tmp_path / "compare.png").width > 600
+
+
 def test_panels_share_one_physical_scale_whatever_the_spacing() -> None:
     coarse = Volume(np.full((20, 30, 40), 100, np.int16), np.diag([2.0, 1.0, 3.0, 1.0]))
     rows = pictures._rows(Case("", coarse, coarse))

@@ -18,7 +18,17 @@ from USMRISynthesisLib.errors import Failed
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 # In the page's order; a record of another name comes after these.
-ORDER = ("real", "synthesis-validation", "synthesis-benchmark", "alignment-test", "spacing-test", "study", "speed")
+ORDER = (
+    "real",
+    "real-before",
+    "normal",
+    "synthesis-validation",
+    "synthesis-benchmark",
+    "alignment-test",
+    "spacing-test",
+    "study",
+    "speed",
+)
 # What is too long for a page, and what the header says already.
 LEFT_OUT = {"per_case", "failures", "other_images", "rivals", "groups", "real", "order"}
 # The README's rows: text, record, keys, digits, and the keys of what it is compared with.
@@ -27,12 +37,13 @@ SUMMARY: tuple[tuple[str, str, str, int, tuple[tuple[str, str], ...]], ...] = (
     ("real 3D heads: rotation against landmarks, median, deg", "real", "rotation_deg_median", 1, ()),
     ("real frames without a brain taken for a head, share", "real", "no_brain_accepted_share", 2, ()),
     ("real frames: cavum brighter than the rest of the brain, AUC", "real", "cavum_auc", 2,
-     (("fitted atlas", "cavum_auc_fitted_atlas"),)),
+     (("fitted atlas", "cavum_auc_fitted_atlas"), ("mean MR", "methods.mean MR.cavum_auc"))),
     ("real frames of one fetus more alike than of two, AUC", "real", "identity_auc", 2,
-     (("fitted atlas", "identity_auc_fitted_atlas"),)),
-    ("simulated heads of unseen weeks: NCC in the brain", "model-default", "ncc", 2, (("mean MR", "ncc_mean_mr"),)),
-    ("... residual NCC (what differs from the mean MR)", "model-default", "residual_ncc", 2, (("model `paper`",
-     "model-paper:residual_ncc"),)),
+     (("fitted atlas", "identity_auc_fitted_atlas"), ("mean MR", "methods.mean MR.identity_auc"))),
+    ("heads from normal averages, scanned by another simulator: NCC", "normal", "ncc", 2,
+     (("fitted atlas", "ncc_fitted_atlas"), ("mean MR", "ncc_mean_mr"), ("residual NCC", "residual_ncc"))),
+    ("simulated heads of unseen weeks: NCC in the brain", "model-default", "ncc", 2, (("mean MR", "ncc_mean_mr"),
+     ("residual NCC", "residual_ncc"))),
     ("simulated heads of unseen weeks: rotation, median, deg", "alignment-test", "rotation_deg_median", 1, ()),
     ("head outline, real HC18 frames: Dice", "alignment-test", "hc18.dice_mean", 3, ()),
     ("slice spacing, MR averages thinned: PSNR, dB", "spacing-test", "psnr.ours", 1, (("cubic", "psnr.cubic"),)),

@@ -34,7 +34,7 @@ from USMRISynthesisLib.evaluation.real.cases import (
     heads_3d,
     plane_frames,
 )
-from USMRISynthesisLib.evaluation.real.fitted_atlas import FITTED, MEAN, METHODS, OURS, canonical_average, images
+from USMRISynthesisLib.evaluation.real.fitted_atlas import FITTED, METHODS, OURS, canonical_average, images
 from USMRISynthesisLib.evaluation.real.fitted_atlas import with_image as image_in_place
 from USMRISynthesisLib.simulation.anatomy import atlas
 from USMRISynthesisLib.simulation.dataset import split_of
@@ -102,12 +102,8 @@ def evaluate(
         raise Refused("data", "There is no real ultrasound.", "Give the folder of us-3d-real/ and hc18/ with --data.")
     result |= _insides(data, heads, model, simulated, sizes, progress)
     ours = methods.get(OURS, {})
-    beside = {
-        f"{key}_{label}": value
-        for label, name in (("fitted_atlas", FITTED), ("mean_mr", MEAN))
-        for key, value in methods.get(name, {}).items()
-    }
-    flat = result | ours | negatives.summarise(kinds) | beside
+    fitted = {f"{name}_fitted_atlas": value for name, value in methods.get(FITTED, {}).items() if name in HEADLINES}
+    flat = result | ours | negatives.summarise(kinds) | fitted
     first = {name: flat.pop(name) for name in HEADLINES if name in flat}
     listed = {name: methods[name] for name in METHODS if name in methods}
     return first | flat | {"methods": listed, "no_brain": kinds}, poses
@@ -230,7 +226,7 @@ def table(result: dict[str, Any]) -> str:
     methods = result.get("methods", {})
     lines = ["real ultrasound, no MR of it", f"{'':36s} " + " ".join(f"{name:>13s}" for name in methods or (OURS,))]
     for key, value in result.items():
-        if not isinstance(value, float) or key.endswith(("_fitted_atlas", "_mean_mr")):
+        if not isinstance(value, float) or key.endswith("_fitted_atlas"):
             continue
         others = [methods[name].get(key) for name in list(methods)[1:]]
         cells = [f"{one:13.3f}" if one is not None else " " * 13 for one in (value, *others)]
