@@ -131,7 +131,8 @@ def summarise(
     bundled = table[next(iter(rows))]
     result |= {key: value[0] if isinstance(value, list) else value for key, value in bundled.items()}
     fitted = table[f"{fitted_atlas.FITTED}, pose of {next(iter(rows))}"]
-    result |= {"ncc_fitted_atlas": fitted["ncc"][0], "ncc_mean_mr": table[TRUE_POSE]["ncc"][0]}
+    result |= {f"{key}_fitted_atlas": fitted[key][0] for key in ("ncc", "residual_ncc")}
+    result["ncc_mean_mr"] = table[TRUE_POSE]["ncc"][0]
     return result | {"weights": table, "per_case": rows}
 
 
