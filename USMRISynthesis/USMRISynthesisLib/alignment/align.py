@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from USMRISynthesisLib.alignment.common.confidence import NO_HEAD
+from USMRISynthesisLib.alignment.given_pose import outline_in_pose
 from USMRISynthesisLib.alignment.skull.fit import Skull, align_skull, from_outline
 from USMRISynthesisLib.alignment.skull.search import LENGTH_MM
 from USMRISynthesisLib.errors import Failed, Refused
@@ -60,8 +61,10 @@ def align(
     """
     gestational_age = validate_gestational_age(gestational_age)
     model = FRAMES_MODEL if volume.is_frame else MODEL
-    if transform is not None or not is_installed(model):
-        return align_skull(volume, fan, transform=transform)
+    if transform is not None:
+        return outline_in_pose(volume, fan, transform, model=model if is_installed(model) else None)
+    if not is_installed(model):
+        return align_skull(volume, fan)
     try:
         if volume.is_frame:
             found = segment_head_2d(volume, fan)

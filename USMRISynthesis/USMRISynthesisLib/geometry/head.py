@@ -20,6 +20,7 @@ class Alignment:
         rotation: (3, 3), columns are the directions of the semi-axes.
         score: 0-1, the confidence; below ``MIN_CONFIDENCE`` the alignment is not reliable.
         method: "given", "network", "ellipse" or "ellipsoid".
+        doubt: a sentence for the user on what may be wrong with the outline, or nothing.
     """
 
     ras_to_canonical: np.ndarray
@@ -28,6 +29,7 @@ class Alignment:
     rotation: np.ndarray
     score: float
     method: str
+    doubt: str = ""
 
     def head_mask(self, z_mm: np.ndarray) -> np.ndarray:
         """Inside of the outer skull on canonical slices.

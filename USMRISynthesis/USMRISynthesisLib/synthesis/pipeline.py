@@ -258,8 +258,9 @@ def _locate(
             "Inside the outline that was found there is hardly anything but speckle: see that it is a head, and not a "
             "belly, a bladder or a phantom.",
         )
-    if transform is not None and (doubt := check_given_transform(alignment, volume, fan)):
-        run.report("warning", doubt)
+    if transform is not None:
+        for doubt in filter(None, (check_given_transform(alignment, volume, fan), alignment.doubt)):
+            run.report("warning", doubt)
     if not alignment.score >= MIN_CONFIDENCE and not allow_low_confidence:
         raise Refused(
             "unreliable",

@@ -32,6 +32,7 @@ from USMRISynthesisLib.alignment.skull.template import (
 )
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.geometry.canonical import HC_PLANE_Z_MM, HEAD_LENGTH_MM, resample
+from USMRISynthesisLib.geometry.ellipse import Ellipse
 from USMRISynthesisLib.geometry.head import Alignment
 from USMRISynthesisLib.io.volume import Volume
 
@@ -108,14 +109,7 @@ def align_skull(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None
     Raises:
         Refused: nothing in the image has a possible size for a head, or the transform is not invertible.
     """
-    if transform is not None:
-        transform = np.array(transform, dtype=np.float64)
-        if transform.shape != (4, 4) or not np.isfinite(transform).all() or np.linalg.det(transform) == 0:
-            raise Refused(
-                "transform",
-                "The transform given is not an invertible 4x4 matrix.",
-                "Give the matrix from RAS millimetres to canonical space.",
-            )
+    transform = None if transform is None else checked_transform(transform)
     grid_to_ras, cell_mm, image, inside = _working_grid(volume, fan, transform)
     n = image.ndim
     start = None if transform is None else _expected(transform @ grid_to_ras, n)
@@ -137,6 +131,18 @@ def align_skull(volume: Volume, fan: np.ndarray, *, transform: np.ndarray | None
             skull = start  # no skull is visible: the usual proportions are used
     centre, semi_axes, rotation = _in_canonical(skull, matrix @ grid_to_ras)
     return Alignment(matrix, centre, semi_axes, rotation, score, method)
+
+
+def checked_transform(transform: np.ndarray) -> np.ndarray:
+    """A given transform as float64. Raises Refused where it is no invertible 4x4 matrix of finite numbers."""
+    transform = np.array(transform, dtype=np.float64)
+    if transform.shape != (4, 4) or not np.isfinite(transform).all() or np.linalg.det(transform) == 0:
+        raise Refused(
+            "transform",
+            "The transform given is not an invertible 4x4 matrix.",
+            "Give the matrix from RAS millimetres to canonical space.",
+        )
+    return transform
 
 
 def _working_grid(
@@ -206,6 +212,18 @@ def from_outline(skull: Skull, plane_to_ras: np.ndarray, score: float, *, front:
     """
     matrix = _similarity(skull, plane_to_ras, front)
     return Alignment(matrix, *_in_canonical(skull, matrix @ plane_to_ras), score, "network")
+
+
+def given_ellipse(transform: np.ndarray, ellipse: Ellipse, plane_to_ras: np.ndarray, score: float) -> Alignment:
+    """The alignment of a frame whose transform is given and whose head's ellipse a network found.
+
+    Args:
+        transform: (4, 4) RAS mm to canonical mm. ellipse: in the frame's plane, mm. plane_to_ras: (4, 4), orthonormal.
+        score: 0-1.
+    """
+    major, minor = ellipse.directions.T
+    skull = Skull(ellipse.centre, ellipse.semi_axes[::-1], np.column_stack([minor, major]))
+    return Alignment(transform, *_in_canonical(skull, transform @ plane_to_ras), score, "given")
 
 
 def _similarity(skull: Skull, grid_to_ras: np.ndarray, front: np.ndarray | None = None) -> np.ndarray:

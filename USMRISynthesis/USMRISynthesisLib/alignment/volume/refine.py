@@ -9,6 +9,7 @@ import torch
 
 from USMRISynthesisLib.alignment.common.confidence import Features, predict_proba
 from USMRISynthesisLib.alignment.common.pyramid import Pyramid
+from USMRISynthesisLib.alignment.common.unet import cell_centres
 from USMRISynthesisLib.alignment.volume import pose as poses
 from USMRISynthesisLib.alignment.volume.model import Networks
 from USMRISynthesisLib.alignment.volume.network import BRAIN, HEAD_FINE, LOG_SIGMA, SKULL, STAGES, UPRIGHT, Prediction
@@ -22,12 +23,15 @@ from USMRISynthesisLib.alignment.volume.readout import (
 )
 from USMRISynthesisLib.alignment.volume.votes import RotationVotes
 from USMRISynthesisLib.geometry.similarity import Fit, angle_deg, rotation_of, scale_of
+from USMRISynthesisLib.io.volume import Volume
 
 # Refinements of one orientation: the usual number, the most while the pose still turns (`Refinement.turning`), and
 # the rotation in degrees below which the pose has converged.
 _REFINEMENTS, _MOST_REFINEMENTS, _CONVERGED_DEG = 5, 16, 0.5
 # A pose that still turns by more than this at the end has not converged: its score is limited.
 _UNSETTLED_DEG, UNSETTLED_SCORE = 2.0, 0.4
+# Share of the brain's cells that the outline in a given pose holds, and by how much it grows at most to hold them.
+_BRAIN_INSIDE, _MOST_GROWTH = 0.998, 1.08
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +149,42 @@ def refine_until_converged(
         features,
         min(confidence, UNSETTLED_SCORE) if refinement.turn_deg > _UNSETTLED_DEG else confidence,
     )
+
+
+def outline_at(
+    networks: Networks, volume: Volume, fan: np.ndarray, ras_to_canonical: np.ndarray
+) -> tuple[poses.Ellipsoid, float] | None:
+    """The outer skull's ellipsoid as the network sees it in a given pose, which stays as it is.
+
+    The ellipsoid's axes are those of the head that the network sees, and it holds the network's brain.
+
+    Args:
+        volume: an admitted 3D volume. fan: (k, j, i) bool. ras_to_canonical: (4, 4), any invertible affine map.
+
+    Returns:
+        The ellipsoid, canonical mm, and the mean probability of the head inside it less that outside; None without a
+        head.
+    """
+    form = STAGES["refine"]
+    unit = np.diag([form.side_mm / 2] * 3 + [1.0])  # of the cube, to canonical mm
+    prediction = networks("refine", Pyramid(volume, fan).cut(np.linalg.inv(ras_to_canonical) @ unit, form.size))
+    fit = dense_fit(prediction, 0, unit, "refine")
+    skull = None if fit is None else _skull(prediction, unit, poses.head_axes(fit.matrix))
+    if skull is None:
+        return None
+    head, brain = (torch.sigmoid(prediction.maps[0, channel]).numpy() for channel in (HEAD_FINE, BRAIN))
+    skull = replace(skull, semi_axes=skull.semi_axes * np.clip(_reach(brain, skull, unit), 1, _MOST_GROWTH))
+    return skull, mask_agreement(head, skull, unit)
+
+
+def _reach(brain: np.ndarray, skull: poses.Ellipsoid, unit: np.ndarray) -> float:
+    """The factor of the ellipsoid's size at which it holds nearly all of the brain's cells."""
+    cells = cell_centres(len(brain), 3).numpy().reshape(3, -1)[:, brain.ravel() > 0.5]
+    if not cells.size:
+        return 1.0
+    places = unit[:3, :3] @ cells + unit[:3, 3:]
+    levels = np.linalg.norm(skull.axes.T @ (places - skull.centre[:, None]) / skull.semi_axes[:, None], axis=0)
+    return float(np.quantile(levels, _BRAIN_INSIDE))
 
 
 def _fused(prediction: Prediction, dense: Fit, unit: np.ndarray) -> np.ndarray:
