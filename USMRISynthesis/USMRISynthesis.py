@@ -195,7 +195,7 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         outputVolumeNode: slicer.vtkMRMLScalarVolumeNode | None = None,
         model: str = "default",
         device: str = "auto",
-        planes: str = "axial",
+        planes: str | None = None,
         transform: Any = None,
         progress: Any = None,
         support: bool = False,
@@ -211,8 +211,8 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
         :param outputVolumeNode: volume to write into; by default a new one beside the input
         :param model: name of an installed model, or path of a model folder
         :param device: auto, cpu, cuda or mps
-        :param planes: planes of the slices that the network processes: axial; where the model supports them, coronal or
-            sagittal; or all, for the median of the three
+        :param planes: planes of the slices that the network processes: axial; where the model supports them, coronal,
+            sagittal or all three combined; by default all, if the model supports it
         :param transform: linear transform node or 4x4 array to canonical fetal space, instead of the automatic one
         :param progress: called as progress(fraction, stage)
         :param reliability_map: also add the reliability map: for every voxel, the estimated probability that the grey

@@ -111,7 +111,7 @@ def serve(request: dict) -> None:
                 "software": {"name": "USMRISynthesis", "version": __version__},
                 "device": {"name": "cpu", "reason": "No GPU is used: this is a test."},
                 "model": {"name": part, "sha256": part},
-                "planes": request["planes"],
+                "planes": request.get("planes") or "all",
                 "input": {"sha256": "0"},
                 "alignment_trusted": part != "doubt",
                 "alignment": {

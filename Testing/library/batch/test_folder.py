@@ -63,7 +63,7 @@ class Worker:
             "provenance": {
                 "notice": SYNTHETIC,
                 "software": {"version": __version__},
-                "planes": "axial",
+                "planes": fields["planes"],
                 "alignment": {"gestational_age_weeks": None},
                 "model": {"sha256": self.sha256},
             },

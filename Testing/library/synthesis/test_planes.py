@@ -180,6 +180,9 @@ def test_one_model_of_three_planes_gives_each_and_their_median(
     pose[:3, 3] = -(head.ijk_to_ras @ [*((np.array(head.shape[::-1]) - 1) / 2), 1])[:3]
     made = {choice: synthesize(head, model=str(folder), device="cpu", transform=pose, planes=choice)
             for choice in planes.CHOICES}  # fmt: skip
+    by_default = synthesize(head, model=str(folder), device="cpu", transform=pose)
+    np.testing.assert_array_equal(by_default.mr.array, made["all"].mr.array)
+    assert by_default.provenance["planes"] == "all"
     single = [made[plane].mr.array.astype(float) for plane in planes.PLANES]
     assert np.abs(single[0] - single[1]).max() > 5 and np.abs(single[1] - single[2]).max() > 5
     together = made["all"].mr.array  # not to the voxel: the median is taken before the way back to the input's grid
@@ -195,6 +198,17 @@ def test_a_model_of_axial_slices_refuses_the_other_planes_at_once(
     monkeypatch.setattr(pipeline, "align", lambda *_, **__: pytest.fail("the alignment ran"))
     with pytest.raises(Refused, match=r"'tiny' takes axial slices, not 'all'. Choose axial, or another model."):
         synthesize(head, model=str(trusted_model), device="cpu", transform=np.eye(4), planes="all")
+
+
+def test_a_model_of_axial_slices_takes_them_where_nothing_is_chosen(head: Volume, trusted_model: Path) -> None:
+    pose = np.eye(4)
+    pose[:3, 3] = -(head.ijk_to_ras @ [*((np.array(head.shape[::-1]) - 1) / 2), 1])[:3]
+    made = synthesize(head, model=str(trusted_model), device="cpu", transform=pose)
+    assert made.provenance["planes"] == "axial" and made.provenance["slices"]["planes"] == ["axial"]
+    assert (
+        planes.chosen_planes(None, ("coronal",)) == "coronal"
+        and planes.chosen_planes("axial", planes.PLANES) == "axial"
+    )
 
 
 def test_a_frame_has_one_plane_whatever_is_chosen(frame: Volume, trusted_model: Path) -> None:

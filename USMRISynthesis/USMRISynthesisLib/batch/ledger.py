@@ -34,6 +34,7 @@ from USMRISynthesisLib import __version__
 from USMRISynthesisLib.batch.cases import Case, check_targets, find_cases, holds_pictures
 from USMRISynthesisLib.batch.lock import FolderLock
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
+from USMRISynthesisLib.geometry.planes import chosen_planes
 from USMRISynthesisLib.io.dicom_detect import dicom_given, holds_dicom
 from USMRISynthesisLib.io.marks import is_ledger
 from USMRISynthesisLib.io.outputs import place_all
@@ -108,7 +109,7 @@ class Batch:
         *,
         model: str = "default",
         device: str = "auto",
-        planes: str = "axial",
+        planes: str | None = None,
         fresh: bool = False,
         allow_low_confidence: bool = False,
         gestational_age: float | None = None,
@@ -121,6 +122,7 @@ class Batch:
 
         validate_gestational_age(gestational_age)
         manifest = store.read_manifest(store.find_model(model))
+        planes = chosen_planes(planes, manifest.input.planes)
         self.cases = find_cases(source, output)
         if not self.cases:
             if holds_dicom(source):

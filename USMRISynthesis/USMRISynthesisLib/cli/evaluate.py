@@ -47,7 +47,7 @@ def add_commands(commands: Any) -> None:
         "segmenter of tissues learns from these and any further ones",
     )
     add_model(measured)
-    measured.add_argument("--planes", default="axial", help=f"synthesis: {PLANES}")
+    measured.add_argument("--planes", help=f"synthesis: {PLANES}")
     measured.add_argument(
         "--pose",
         default="true",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from USMRISynthesisLib.cli import console
 from USMRISynthesisLib.cli.options import Outcome
 from USMRISynthesisLib.cli.pictures import check_picture, picture
+from USMRISynthesisLib.geometry.planes import chosen_planes
 
 if TYPE_CHECKING:
     from USMRISynthesisLib.evaluation.synthesis.evaluate import Predict
@@ -44,7 +45,8 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     folder = Path(options.cases or "data/sim")
     train, *also = [Path(name) for name in options.train] or [folder / "train"]
     make = synthesis.pipeline_prediction if options.pose == "estimated" else synthesis.canonical_prediction
-    predict, progress = make(options.model, options.device, options.planes), console.progress(options)
+    planes = planes_of(options)
+    predict, progress = make(options.model, options.device, planes), console.progress(options)
     data = Path(options.data)
     fitted = synthesis.fitted_prediction(data) if (data / atlas.FOLDER).is_dir() else None
     result = synthesis.evaluate(
@@ -56,7 +58,7 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
         fitted=fitted,
         progress=progress,
     )
-    result |= {"pose": options.pose, "planes": options.planes}
+    result |= {"pose": options.pose, "planes": planes}
     frames = train.parent / "hc18.npz"
     if options.picture:
         with picture(Path(options.picture)) as name:
@@ -82,9 +84,7 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
     text += "\n\nmethods side by side (simulated)\n" + comparison.table(result["methods"])
     if comparison.PERCEPTUAL not in comparison.columns(result["methods"]):
         text += f"\nLPIPS is not among them: its weights are not installed ({lpips.INSTALL})."
-    believed = support.evaluate(
-        folder / options.split, options.model, options.device, planes=options.planes, progress=progress
-    )
+    believed = support.evaluate(folder / options.split, options.model, options.device, planes=planes, progress=progress)
     if believed is not None:
         result |= believed
         text += "\n\n" + support.table(believed)
@@ -103,6 +103,13 @@ def evaluate_synthesis(options: Namespace) -> Outcome:
             + real_frames.distance_table(distances)
         )
     return text, result
+
+
+def planes_of(options: Namespace) -> str:
+    """The planes to measure with: those given, else what the product takes for this model. Raises Failed: no model."""
+    from USMRISynthesisLib.models import store
+
+    return chosen_planes(options.planes, store.read_manifest(store.find_model(options.model)).input.planes)
 
 
 def _studied(config: str | None) -> dict[str, Predict]:

@@ -30,7 +30,7 @@ def add_commands(commands: Any) -> None:
     )
     shared.add_input(made)
     shared.add_model(made)
-    made.add_argument("--planes", default="axial", help=shared.PLANES)
+    made.add_argument("--planes", help=shared.PLANES)
     made.add_argument(
         "--transform", metavar="FILE", help="ITK transform to canonical space, where it is known; it wins"
     )
@@ -53,7 +53,7 @@ def add_commands(commands: Any) -> None:
     many.add_argument("input", metavar="IN", help="folder of images (NRRD, NIfTI, MetaImage), searched in depth")
     many.add_argument("output", metavar="OUT", help="folder for the results, batch.json among them")
     shared.add_model(many)
-    many.add_argument("--planes", default="axial", help=shared.PLANES)
+    many.add_argument("--planes", help=shared.PLANES)
     many.add_argument(
         "--workers", type=int, default=1, metavar="N", help="images at a time (1); no more than there are processors"
     )

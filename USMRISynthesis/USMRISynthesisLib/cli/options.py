@@ -10,7 +10,7 @@ from USMRISynthesisLib.errors import Failed, Refused
 
 Outcome = tuple[str, dict[str, Any]]
 Run = Callable[[argparse.Namespace], Outcome]
-PLANES = "along which slices: axial, coronal, sagittal, or all for the median of the three"
+PLANES = "along which slices: axial, coronal, sagittal, or all for the three combined (all, if the model supports it)"
 OUTPUT = "where to write (.nrrd, .nii, .nii.gz, .mha)"
 
 

@@ -38,6 +38,14 @@ def plane_code(plane: str, planes: tuple[str, ...]) -> float | None:
     return _CODES[plane] if len(planes) > 1 else None
 
 
+def chosen_planes(planes: str | None, known: tuple[str, ...]) -> str:
+    """One of CHOICES: what was chosen, or where nothing was, all planes if the model was trained on them, else its
+    first."""
+    if planes is not None:
+        return planes
+    return ALL if supported_planes(ALL, known) is not None else known[0]
+
+
 def resolve_planes(planes: str, known: tuple[str, ...], model: str) -> tuple[str, ...]:
     """The planes behind a choice, for a model trained on the planes `known`. Raises Refused if it lacks one of them."""
     wanted = supported_planes(planes, known)

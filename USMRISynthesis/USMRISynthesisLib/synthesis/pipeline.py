@@ -27,7 +27,7 @@ from USMRISynthesisLib.callbacks import Cancel, Consent, Log, Progress
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, memory_shortage, torch_missing
 from USMRISynthesisLib.geometry.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
 from USMRISynthesisLib.geometry.head import Alignment
-from USMRISynthesisLib.geometry.planes import CHOICES, resolve_planes
+from USMRISynthesisLib.geometry.planes import CHOICES, chosen_planes, resolve_planes
 from USMRISynthesisLib.io.synthetic import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.models import store
@@ -74,7 +74,7 @@ def synthesize(
     *,
     model: str = "default",
     device: str = "auto",
-    planes: str = "axial",
+    planes: str | None = None,
     transform: np.ndarray | None = None,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
@@ -91,8 +91,8 @@ def synthesize(
         volume: 3D greyscale, or one frame of shape (1, h, w).
         model: name of an installed model, or the path of a model folder.
         device: "auto", "cpu", "cuda" or "mps".
-        planes: along which slices to synthesise: "axial", "coronal", "sagittal", or "all" for the median of the three,
-            which takes three times as long. A frame has one plane, whatever is chosen.
+        planes: along which slices to synthesise: "axial", "coronal", "sagittal", or "all" for the three combined, which
+            takes three times as long; by default all, if the model supports it. A frame has one plane in any case.
         transform: (4, 4) ras_to_canonical where it is known; it wins over the estimated one.
         progress: called with a share of the whole, 0-1, and the stage.
         cancel: called at least every two slices on the CPU; True ends the run.
@@ -105,11 +105,13 @@ def synthesize(
 
     Raises: Refused (the input; the head was not found reliably), Failed (model, device, memory), Cancelled.
     """
-    if planes not in CHOICES:
+    if planes is not None and planes not in CHOICES:
         raise Refused("planes", f"There are no {planes!r} slices.", f"Choose {', '.join(CHOICES)}.")
-    if planes != "axial" and volume.shape[0] > 1:  # before the alignment, which takes a second or two
+    if planes != "axial":  # before the alignment, which takes a second or two
         known = store.read_manifest(store.find_model(model))
-        resolve_planes(planes, known.input.planes, known.name)
+        planes = chosen_planes(planes, known.input.planes)
+        if not volume.is_frame:
+            resolve_planes(planes, known.input.planes, known.name)
     run = _Run(progress, cancel, log)
     allowed = allow_low_confidence or unreliable or transform is not None
     given, volume = volume, volume.with_values(without_fill(volume.array))

@@ -71,7 +71,7 @@ class WorkerProcess:
         *,
         model: str = "default",
         device: str = "auto",
-        planes: str = "axial",
+        planes: str | None = None,
         transform: np.ndarray | None = None,
         trust_model: bool = False,
         allow_low_confidence: bool = False,

@@ -7,7 +7,8 @@ process ends that is named by `--owner PID` (without it, its parent): it never o
 Requests (`id` is any string or number; unknown fields are ignored)::
 
     {"id": 1, "op": "synthesize", "input": PATH, "output": PATH,
-     "model": "default", "device": "auto", "planes": "axial", "transform": [16 numbers, row by row] | null,
+     "model": "default", "device": "auto", "transform": [16 numbers, row by row] | null,
+     "planes": null,                 # "axial", "coronal", "sagittal", "all"; null: all, if the model supports it
      "reliability": PATH | null,     # where to write the reliability map, if it is wanted; or "confidence"
      "masks": PATH | null,           # where to write uint8 masks: 1 in the fan, 2 in the head inside it
      "compress": false,              # whether to compress the output
@@ -202,7 +203,7 @@ class Worker:
             volume,
             model=str(job.get("model") or "default"),
             device=str(job.get("device") or "auto"),
-            planes=str(job.get("planes") or "axial"),
+            planes=job.get("planes") or None,
             transform=_transform(job),
             progress=self._progress(job),
             cancel=self._cancel(job),

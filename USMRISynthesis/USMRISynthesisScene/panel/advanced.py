@@ -119,8 +119,9 @@ class AdvancedSection:
             box.toolTip = _("A frame is a single slice: there is no plane to choose.")
         else:
             box.toolTip = _(
-                "Plane of the slices that the network processes. All three combined takes three times as "
-                "long and is smoother. That the planes agree does not mean that the image is right."
+                "Plane of the slices that the network processes. One plane takes a third of the time of all three "
+                "combined, and looks torn into stripes in the other views. That the planes agree does not mean that "
+                "the image is right."
             )
 
 

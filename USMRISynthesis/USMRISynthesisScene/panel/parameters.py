@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional, Union
 from slicer import vtkMRMLLinearTransformNode, vtkMRMLScalarVolumeNode, vtkMRMLVectorVolumeNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 from USMRISynthesisLib.errors import USMRIError
-from USMRISynthesisLib.geometry.planes import CHOICES
+from USMRISynthesisLib.geometry.planes import ALL, CHOICES
 from USMRISynthesisLib.models import store
 
 from USMRISynthesisScene.panel import settings
@@ -46,7 +46,7 @@ class SynthesisParameters:
     alignment: Optional[vtkMRMLLinearTransformNode]  # noqa: UP045
     model: str = "default"
     device: Annotated[str, Choice(DEVICES)] = "auto"
-    planes: Annotated[str, Choice(list(CHOICES))] = CHOICES[0]
+    planes: Annotated[str, Choice(list(CHOICES))] = ALL
     showComparison: bool = True
     makeSupport: bool = False
     goOnUnreliable: bool = False
@@ -66,7 +66,7 @@ def parameters_of(node: Any) -> SynthesisParameters:
         device = settings.remembered("Device", "auto")
         if device in DEVICES:
             parameters.device = device
-        planes = settings.remembered("Planes", CHOICES[0])
+        planes = settings.remembered("Planes", ALL)
         if planes in CHOICES:
             parameters.planes = planes
         parameters.model = _known_model(settings.remembered("Model", "default"))

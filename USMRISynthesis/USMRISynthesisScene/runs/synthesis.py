@@ -72,7 +72,7 @@ class Synthesizer(WorkerRun):
         *,
         model: str = "default",
         device: str = "auto",
-        planes: str = "axial",
+        planes: str | None = None,
         transform: Any = None,
         trust: bool = False,
         support: bool = False,
@@ -89,7 +89,8 @@ class Synthesizer(WorkerRun):
             output: volume to write into; None makes a new one.
             model: name of an installed model, or path of a model folder.
             device: auto, cpu, cuda or mps.
-            planes: along which slices the network goes: axial, coronal, sagittal, or all, for their median.
+            planes: along which slices the network goes: axial, coronal, sagittal, or all; by default all, if the model
+                supports it.
             transform: linear transform node or 4x4 array, the input's local RAS to canonical space; None aligns
                 the head automatically.
             trust: the user has agreed to run this model, which comes from outside the installation.
