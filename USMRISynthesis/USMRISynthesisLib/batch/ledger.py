@@ -35,10 +35,9 @@ from USMRISynthesisLib.batch.cases import Case, check_targets, find_cases, holds
 from USMRISynthesisLib.batch.lock import FolderLock
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
 from USMRISynthesisLib.geometry.planes import chosen_planes
-from USMRISynthesisLib.io.dicom_detect import dicom_given, holds_dicom
 from USMRISynthesisLib.io.marks import is_ledger
 from USMRISynthesisLib.io.outputs import place_all
-from USMRISynthesisLib.io.provenance import file_sha256, put_in_place, read_sidecar
+from USMRISynthesisLib.io.provenance import file_sha256, files_sha256, put_in_place, read_sidecar
 from USMRISynthesisLib.io.strict_json import dumps
 from USMRISynthesisLib.io.synthetic import SYNTHETIC
 from USMRISynthesisLib.io.volume import PICTURE_FORMATS, VOLUME_FORMATS
@@ -125,12 +124,10 @@ class Batch:
         planes = chosen_planes(planes, manifest.input.planes)
         self.cases = find_cases(source, output)
         if not self.cases:
-            if holds_dicom(source):
-                raise dicom_given(source.name, folder=True)
             raise Refused(
                 "no-cases",
                 f"There is no image to synthesise in {source.name}.",
-                f"Give a folder with images in one of these formats: {', '.join(VOLUME_FORMATS)}."
+                f"Give a folder with images in one of these formats: {', '.join(VOLUME_FORMATS)}; or with DICOM."
                 + _PICTURES * holds_pictures(source),
             )
         self._output = output
@@ -188,7 +185,7 @@ class Batch:
             }
             return (
                 made_by == self._made_by
-                and content["input"]["file_sha256"] == file_sha256(case.source)
+                and content["input"]["file_sha256"] == files_sha256(case.files)
                 and content["output"]["file_sha256"] == file_sha256(case.target)
             )
         except (OSError, KeyError, TypeError):
@@ -205,6 +202,7 @@ class Batch:
         return {
             "op": "synthesize",
             "input": str(case.source),
+            "series": case.series,
             "output": str(self._staged(case)),
             "compress": True,
             "transform": None,
@@ -218,7 +216,7 @@ class Batch:
         try:
             try:
                 case.target.parent.mkdir(parents=True, exist_ok=True)
-                put_in_place(self._staged(case), provenance, case.target, source=case.source)
+                put_in_place(self._staged(case), provenance, case.target, source=case.files)
             except OSError as error:
                 raise _unwritable(case.target.parent, error) from error
         except USMRIError as error:  # a full disk ends the batch, a file in the way does not

@@ -13,6 +13,7 @@ from USMRISynthesisLib.errors import Refused
 
 def evaluate_real(options: Namespace) -> Outcome:
     """Measures on real ultrasound; `--quick` takes fewer images."""
+    from USMRISynthesisLib.cli.evaluate_synthesis import planes_of
     from USMRISynthesisLib.evaluation.real import evaluate as real
 
     data, simulated = Path(options.data), Path(options.simulated) if options.simulated else None
@@ -24,7 +25,7 @@ def evaluate_real(options: Namespace) -> Outcome:
             data,
             model=options.model,
             device=options.device,
-            planes=options.planes,
+            planes=planes_of(options),
             sizes=real.Sizes.quick() if options.quick else None,
             simulated=simulated,
             progress=progress,
@@ -42,6 +43,7 @@ def evaluate_real(options: Namespace) -> Outcome:
 
 def evaluate_normal(options: Namespace) -> Outcome:
     """The product on heads simulated from normal averages, with the bundled weights and those of `--models`."""
+    from USMRISynthesisLib.cli.evaluate_synthesis import planes_of
     from USMRISynthesisLib.cli.options import remember_trust
     from USMRISynthesisLib.evaluation.normal import evaluate as normal
     from USMRISynthesisLib.models.manifest import MANIFEST
@@ -55,7 +57,7 @@ def evaluate_normal(options: Namespace) -> Outcome:
         folders=folders,
         model=options.model,
         device=options.device,
-        planes=options.planes,
+        planes=planes_of(options),
         limit=options.limit,
         progress=console.progress(options),
     )

@@ -28,7 +28,7 @@ def add_commands(commands: Any) -> None:
     made = shared.add_command(
         commands, "synthesize", "make an MR-like image on the grid of an ultrasound image", synthesize, silent=True
     )
-    shared.add_input(made)
+    shared.add_input(made, every_frame=True, output=f"{shared.OUTPUT[:-1]}, or .dcm: one file a slice)")
     shared.add_model(made)
     made.add_argument("--planes", help=shared.PLANES)
     made.add_argument(
@@ -50,7 +50,7 @@ def add_commands(commands: Any) -> None:
         batch,
         silent=True,
     )
-    many.add_argument("input", metavar="IN", help="folder of images (NRRD, NIfTI, MetaImage), searched in depth")
+    many.add_argument("input", metavar="IN", help="folder of images (NRRD, NIfTI, MetaImage, DICOM), searched in depth")
     many.add_argument("output", metavar="OUT", help="folder for the results, batch.json among them")
     shared.add_model(many)
     many.add_argument("--planes", help=shared.PLANES)
@@ -75,7 +75,7 @@ def add_commands(commands: Any) -> None:
     thin = shared.add_command(
         commands, "respace", "reduce the slice spacing of an MR volume, an MR-like one too", respace, silent=True
     )
-    thin.add_argument("input", metavar="IN", help="MR in thick slices: NRRD, NIfTI, MetaImage")
+    thin.add_argument("input", metavar="IN", help="MR in thick slices: NRRD, NIfTI, MetaImage, DICOM")
     thin.add_argument("output", metavar="OUT", help=shared.OUTPUT)
     thin.add_argument("--spacing", type=float, metavar="MM", help="between slices afterwards (the pixel's side)")
     thin.add_argument(
@@ -83,21 +83,44 @@ def add_commands(commands: Any) -> None:
     )
     thin.add_argument("--axis", help="i, j or k: along which the slices are stacked (the largest voxel side)")
     thin.add_argument("--frame", type=int, metavar="N", help="which time point of a 4D file, from 0")
+    shared.add_dicom(thin)
     shared.add_model(thin, "spacing", "slice-spacing model")
 
 
 def synthesize(options: Namespace) -> Outcome:
     """`usmri synthesize IN OUT`: the image, and its provenance beside it as `<OUT without ending>.json`."""
+    if options.frame == shared.ALL:
+        from USMRISynthesisLib.cli.frames import every_frame
+
+        return every_frame(options, _synthesize)
+    return _synthesize(options)
+
+
+def _synthesize(options: Namespace) -> Outcome:
+    """One image, or one frame."""
+    from USMRISynthesisLib.io.marks import DICOM, sidecar_of
+    from USMRISynthesisLib.io.outputs import check
     from USMRISynthesisLib.io.provenance import write_all_with_sidecars
     from USMRISynthesisLib.io.transform import read_transform
     from USMRISynthesisLib.synthesis import pipeline
 
     source = Path(options.input)
     targets = [Path(name) for name in (options.output, options.reliability) if name]
-    _check(targets, [source, *([Path(options.transform)] if options.transform else [])])
+    as_dicom = targets[0].name.lower().endswith(DICOM)
+    given = [source, *([Path(options.transform)] if options.transform else [])]
+    _check(targets[as_dicom:], given)
     transform = read_transform(options.transform) if options.transform else None
+    volume = _read(options)
+    slices: list[Path] = []
+    if as_dicom:
+        from USMRISynthesisLib.cli.frames import numbered
+
+        slices = numbered(targets[0], volume.shape[0], first=1)
+        check([*slices, sidecar_of(targets[0]), *targets[1:]], [*given, *volume.files])
+    else:
+        check(targets, [*given, *volume.files])
     result = pipeline.synthesize(
-        _read(options),
+        volume,
         model=options.model,
         device=options.device,
         planes=options.planes,
@@ -109,17 +132,26 @@ def synthesize(options: Namespace) -> Outcome:
         allow_low_confidence=options.unreliable,
         gestational_age=options.gestational_age,
     )
+    if options.frame is not None:
+        result.provenance["input"]["frame"] = options.frame
     provenance = result.provenance
     reliability = {"file": options.reliability, **provenance["support"]}
     images = list(zip((result.mr, result.confidence), targets, strict=False))
-    sidecar = write_all_with_sidecars(images, provenance, source=source)[0]
+    if as_dicom:
+        from USMRISynthesisLib.cli.frames import write_as_dicom
+
+        sidecar = write_as_dicom(images, slices, provenance, volume.files, options.frame)
+    else:
+        sidecar = write_all_with_sidecars(images, provenance, source=volume.files)[0]
+    written = targets[0] if len(slices) < 2 else f"{slices[0]} to {slices[-1].name}"
     seconds = sum(provenance["seconds"].values())
     text = (
-        f"Wrote {targets[0]} ({SYNTHETIC}) and {sidecar.name} in {seconds:.1f} s with the model "
+        f"Wrote {written} ({SYNTHETIC}) and {sidecar.name} in {seconds:.1f} s with the model "
         f"{provenance['model']['name']!r} on {provenance['device']['name']}."
     )
     return text, {
         "output": str(targets[0]),
+        **({"files": [str(one) for one in slices]} if slices else {}),
         "provenance": str(sidecar),
         "notice": SYNTHETIC,
         "reliability": reliability,
@@ -213,8 +245,10 @@ def respace(options: Namespace) -> Outcome:
 
     source, target = Path(options.input), Path(options.output)
     _check([target], [source])
+    volume = Volume.read(source, frame=options.frame, series=options.series, region=options.region)
+    _check([target], volume.files)
     result = reduce_spacing(
-        Volume.read(source, frame=options.frame),
+        volume,
         spacing=options.spacing,
         axis=options.axis,
         model=options.model,
@@ -224,7 +258,7 @@ def respace(options: Namespace) -> Outcome:
         cancel=process.interrupted,
         consent=lambda sha256, name: options.trust_model,
     )
-    sidecar = write_with_sidecar(result.mr, result.provenance, target, source=source)
+    sidecar = write_with_sidecar(result.mr, result.provenance, target, source=volume.files)
     slices = result.provenance["slices"]
     before, after = slices["spacing_mm"]
     seconds = sum(result.provenance["seconds"].values())
@@ -250,7 +284,12 @@ def _read(options: Namespace) -> Volume:
     from USMRISynthesisLib.io.volume import Volume
 
     return Volume.read(
-        options.input, frame=options.frame, pixel_size_mm=options.pixel_size, voxel_size_mm=options.voxel_size
+        options.input,
+        frame=options.frame,
+        pixel_size_mm=options.pixel_size,
+        voxel_size_mm=options.voxel_size,
+        series=options.series,
+        region=options.region,
     )
 
 

@@ -14,14 +14,29 @@ from USMRISynthesisLib.errors import Failed
 
 def add_commands(commands: Any) -> None:
     """The command's parser."""
-    parser = add_command(commands, "info", "say what is installed: models, device and why, versions", info, silent=True)
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="show this model's manifest")
+    parser = add_command(
+        commands,
+        "info",
+        "say what is installed: models, device and why, versions; or what an image holds",
+        info,
+        silent=True,
+    )
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="show this model's manifest; or what an image or a DICOM study holds"
+    )
 
 
 def info(options: Namespace) -> Outcome:
-    """`usmri info [MODEL]`: what is installed, whether the models are intact, and where they would run."""
+    """`usmri info [MODEL | IMAGE]`: what is installed, whether the models are intact, and where they would run."""
     from USMRISynthesisLib.models.store import find_model, hash_matches, installed_models, is_bundled, read_manifest
 
+    if options.model and options.model not in {folder.name for folder in installed_models()}:
+        from pathlib import Path
+
+        from USMRISynthesisLib.cli.contents import contents, is_image
+
+        if is_image(Path(options.model)):
+            return contents(Path(options.model))
     if options.model:
         folder = find_model(options.model)
         manifest = read_manifest(folder).to_json()

@@ -12,6 +12,8 @@ Outcome = tuple[str, dict[str, Any]]
 Run = Callable[[argparse.Namespace], Outcome]
 PLANES = "along which slices: axial, coronal, sagittal, or all for the three combined (all, if the model supports it)"
 OUTPUT = "where to write (.nrrd, .nii, .nii.gz, .mha)"
+INPUT = "ultrasound: NRRD, NIfTI, MetaImage, DICOM (file, folder, DICOMDIR), or a picture"
+ALL = "all"
 
 
 class Shown(Exception):
@@ -55,11 +57,26 @@ def add_hidden(parser: argparse.ArgumentParser, name: str, dest: str, **options:
     parser.add_argument(name, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options)
 
 
-def add_input(parser: argparse.ArgumentParser) -> None:
-    """One image in, one out."""
-    parser.add_argument("input", metavar="IN", help="ultrasound: NRRD, NIfTI, MetaImage, or a picture")
-    parser.add_argument("output", metavar="OUT", help=OUTPUT)
-    parser.add_argument("--frame", type=int, metavar="N", help="which time point of a 4D file, from 0")
+def frame_number(text: str) -> int | str:
+    """A frame's number, or `ALL`. Raises ValueError."""
+    return ALL if text == ALL else int(text)
+
+
+frame_number.__name__ = "frame number"  # argparse names it in its sentence
+
+
+def add_input(parser: argparse.ArgumentParser, *, every_frame: bool = False, output: str = OUTPUT) -> None:
+    """One image in, one out. every_frame: all frames may be asked for."""
+    parser.add_argument("input", metavar="IN", help=INPUT)
+    parser.add_argument("output", metavar="OUT", help=output)
+    frame = "which time point of a 4D file, frame of a sequence or film, from 0"
+    if every_frame:
+        parser.add_argument(
+            "--frame", type=frame_number, metavar="N", help=f"{frame}; or all, each into a file of its own (OUT-0000)"
+        )
+    else:
+        parser.add_argument("--frame", type=int, metavar="N", help=frame)
+    add_dicom(parser)
     parser.add_argument("--pixel-size", type=float, metavar="MM", help="pixel size of a 2D frame")
     parser.add_argument(
         "--voxel-size",
@@ -67,6 +84,14 @@ def add_input(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="MM",
         help="voxel size of a volume: one number, or three along i, j and k",
+    )
+
+
+def add_dicom(parser: argparse.ArgumentParser) -> None:
+    """Which image of a DICOM study."""
+    parser.add_argument("--series", metavar="NUMBER", help="which image of a DICOM study, as the list shows them")
+    parser.add_argument(
+        "--region", type=int, metavar="N", help="which B-mode image of a DICOM picture that shows several, from 1"
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether a file or a folder is DICOM, from the first bytes of its files, so that the error can say so."""
+"""Whether a file or a folder is DICOM, from the first bytes of its files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from USMRISynthesisLib.errors import Refused
-
 _PREAMBLE, _MAGIC = 128, b"DICM"
+PREFIX = _PREAMBLE + len(_MAGIC)
 _FILES, _FOLDERS = 50, 200  # the most that are opened, and entered
 
 
@@ -28,7 +27,7 @@ def holds_dicom(folder: Path) -> bool:
             if not stat.S_ISREG(os.stat(path).st_mode):  # what waits on a pipe's other end never blocks
                 continue
             with open(path, "rb") as file:
-                if is_dicom_start(file.read(_PREAMBLE + len(_MAGIC))):
+                if is_dicom_start(file.read(PREFIX)):
                     return True
         except OSError:
             continue
@@ -42,12 +41,3 @@ def _files(folder: Path) -> Iterator[str]:
             return
         folders.sort()
         yield from (os.path.join(place, name) for name in sorted(names))
-
-
-def dicom_given(name: str, *, folder: bool = False) -> Refused:
-    """DICOM was given where an image file is read."""
-    return Refused(
-        "dicom",
-        f"{name} {'holds DICOM files' if folder else 'is a DICOM file'}, which the command line does not read.",
-        "Load it with 3D Slicer's DICOM module (3D ultrasound needs SlicerHeart) and save it as NRRD.",
-    )

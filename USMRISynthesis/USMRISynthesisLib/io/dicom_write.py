@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ import numpy as np
 
 from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.geometry.canonical import LPS_RAS
-from USMRISynthesisLib.io.synthetic import SYNTHETIC
+from USMRISynthesisLib.io.dicom_file import pydicom as pydicom_package
+from USMRISynthesisLib.io.dicom_file import save_dataset, whole
+from USMRISynthesisLib.io.synthetic import MADE_BY, SYNTHETIC
 from USMRISynthesisLib.io.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ _CARRIED = (
 )
 
 
+# What places an image in its frame of reference.
+_PLACED = ("ImagePositionPatient", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 # Without these a reference to the source cannot be written, or it is a directory and no image.
 _IDENTITY = ("SOPClassUID", "SOPInstanceUID")
 
@@ -57,7 +61,7 @@ def write_dicom(
     mr: Volume,
     provenance: Mapping[str, Any],
     *,
-    source: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
 ) -> list[Path]:
     """Write one file a slice into a folder, all or none.
 
@@ -65,9 +69,10 @@ def write_dicom(
         folder: must exist; files of the same names are replaced.
         mr: greyscale, 0 or above; integers are kept, other numbers are rounded by a rescale slope to 16 bits.
         provenance: of the result; model, versions and hashes go into the derivation description.
-        source: a DICOM file of the ultrasound, whose patient, study and frame of reference are carried over. Text is
-            written as UTF-8 (ISO_IR 192), whatever character set the source declares; where it declares none and is not
-            ASCII, its bytes are kept and none is declared either: nobody knows what they mean.
+        source: a DICOM file of the ultrasound, or all of them; each is referred to. Patient and study of the first are
+            carried over, and its frame of reference where it lies in it. Text is written as UTF-8 (ISO_IR 192),
+            whatever character set the source declares; where it declares none and is not ASCII, its bytes are kept and
+            none is declared either: nobody knows what they mean.
 
     Returns:
         The files, in the order of the slices.
@@ -75,19 +80,18 @@ def write_dicom(
     Raises:
         Refused: the grid is sheared; the source is not DICOM, is no image, or its text cannot be read with the
             character set that it declares.
-        Failed: pydicom is missing, the folder cannot be written.
+        Failed: pydicom is missing, or the folder cannot be written.
     """
     target = Path(folder)
     if not target.is_dir():
         raise Failed("folder", f"The folder {target.name} does not exist.", "Create it or choose another one.")
-    common = _common(mr, provenance, _source(source))
-    stored, slope = _stored(mr.array)
+    slices = derived_slices(mr, provenance, source=source)
     staged = None
     try:
         staged = Path(tempfile.mkdtemp(prefix=".writing-", dir=target))
         names = [f"synthetic-{index + 1:04d}.dcm" for index in range(mr.shape[0])]
-        for index, name in enumerate(names):
-            _slice(common, mr, stored[index], slope, index).save_as(staged / name, enforce_file_format=True)
+        for one, name in zip(slices, names, strict=True):
+            save_dataset(one, staged / name)
         for name in names:
             os.replace(staged / name, target / name)
     except OSError as error:
@@ -102,25 +106,26 @@ def write_dicom(
     return [target / name for name in names]
 
 
-def _pydicom() -> Any:
-    try:
-        import pydicom
-        import pydicom.charset
-        import pydicom.datadict
-        import pydicom.uid
-    except ImportError as error:
-        raise Failed(
-            "pydicom",
-            "DICOM needs the Python package pydicom, which is not installed.",
-            "Install it with pip; Slicer brings it.",
-        ) from error
-    return pydicom
+def derived_slices(
+    mr: Volume,
+    provenance: Mapping[str, Any],
+    *,
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    frame: int | None = None,
+) -> Iterator[Any]:
+    """The data sets that `write_dicom` writes, slice by slice.
+
+    frame: which frame of the source was used, from 0, where it has several. Raises what `write_dicom` does, at once.
+    """
+    files = [] if source is None else [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    sources = [_source(file) for file in files]
+    common = _common(mr, provenance, sources, frame)
+    stored, slope = _stored(mr.array)
+    return (_slice(common, mr, stored[index], slope, index) for index in range(mr.shape[0]))
 
 
-def _source(path: str | os.PathLike[str] | None) -> Any:
-    if path is None:
-        return None
-    pydicom = _pydicom()
+def _source(path: str | os.PathLike[str]) -> Any:
+    pydicom = pydicom_package()
     name, remedy = Path(path).name, "Choose a DICOM file of the ultrasound, or none."
     try:
         source = pydicom.dcmread(path, stop_before_pixels=True)
@@ -136,8 +141,8 @@ def _source(path: str | os.PathLike[str] | None) -> Any:
             "Correct Specific Character Set in the file, or export without a source.",
         ) from error
     except Exception as error:  # pydicom raises what it meets in a damaged file
-        log.debug("the DICOM source cannot be used", exc_info=True)
-        raise Refused("source", f"{name} is a damaged DICOM file.", remedy) from error
+        log.debug("the DICOM source cannot be used (%s)", type(error).__name__)  # its text may quote the file's
+        raise Refused("source", f"{name} is a damaged DICOM file.", remedy) from None
     if empty:
         raise Refused("source", f"{name} is no complete DICOM image: it lacks {_named(empty)}.", remedy)
     return source
@@ -152,7 +157,7 @@ def _character_set(source: Any) -> str | None:
 def _check_text(source: Any) -> None:
     """Decode what is carried over; raises UnicodeError where the declared character set does not fit."""
     declared = source.get("SpecificCharacterSet") or "ISO_IR 6"
-    codecs = _pydicom().charset.convert_encodings(list(declared) if not isinstance(declared, str) else declared)
+    codecs = pydicom_package().charset.convert_encodings(list(declared) if not isinstance(declared, str) else declared)
     for name in _CARRIED:
         if name not in source:
             continue
@@ -170,7 +175,7 @@ def _check_text(source: Any) -> None:
 
 def _named(keys: list[str]) -> str:
     """SOPInstanceUID -> SOP Instance UID, as DICOM's dictionary has it."""
-    dictionary = _pydicom().datadict
+    dictionary = pydicom_package().datadict
     return ", ".join(dictionary.dictionary_description(dictionary.tag_for_keyword(key)) for key in keys)
 
 
@@ -183,9 +188,9 @@ def _stored(array: np.ndarray) -> tuple[np.ndarray, float]:
     return np.rint(np.clip(array, 0, None) / slope).astype(np.uint16), slope
 
 
-def _common(mr: Volume, provenance: Mapping[str, Any], source: Any) -> Any:
+def _common(mr: Volume, provenance: Mapping[str, Any], sources: Sequence[Any], frame: int | None) -> Any:
     """What all slices share."""
-    pydicom = _pydicom()
+    pydicom = pydicom_package()
     directions = (LPS_RAS @ mr.ijk_to_ras)[:3, :3] / mr.spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
         raise Refused(
@@ -193,6 +198,7 @@ def _common(mr: Volume, provenance: Mapping[str, Any], source: Any) -> Any:
             "The volume's axes are not at right angles, which DICOM images must be.",
             "Resample it to a plain grid first.",
         )
+    source = sources[0] if sources else None
     one, uid = pydicom.Dataset(), pydicom.uid.generate_uid
     if character_set := _character_set(source):
         one.SpecificCharacterSet = character_set
@@ -212,12 +218,12 @@ def _common(mr: Volume, provenance: Mapping[str, Any], source: Any) -> Any:
     one.StudyInstanceUID, one.FrameOfReferenceUID, one.PositionReferenceIndicator = uid(), uid(), ""
     if source is not None:
         for name in _CARRIED:
-            # An empty UID is none: the new one stays.
+            # An empty UID is none: the new one stays. So it does where the source has no place in its own frame.
+            if name == "FrameOfReferenceUID" and not any(key in source for key in _PLACED):
+                continue
             if name in source and (str(source[name].value).strip() or not name.endswith("UID")):
                 setattr(one, name, getattr(source, name))
-        reference = pydicom.Dataset()
-        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
-        one.SourceImageSequence = [reference]
+        one.SourceImageSequence = [_reference(file, frame) for file in sources]
     one.SOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
     one.SeriesInstanceUID, one.Modality, one.ConversionType = uid(), "OT", "WSD"
     one.SeriesDescription, one.SeriesNumber = SERIES, 9001
@@ -232,7 +238,7 @@ def _common(mr: Volume, provenance: Mapping[str, Any], source: Any) -> Any:
         f"{software.get('version', '')}, model {model.get('name', '')} {model.get('version', '')}, "
         f"SHA-256 {model.get('sha256', '')}"
     )[:1024]
-    one.Manufacturer = "USMRISynthesis"
+    one.Manufacturer = MADE_BY
     one.SoftwareVersions = str(software.get("version", ""))
     one.ContentDate = one.SeriesDate = now.strftime("%Y%m%d")
     one.ContentTime = one.SeriesTime = now.strftime("%H%M%S")
@@ -244,9 +250,18 @@ def _common(mr: Volume, provenance: Mapping[str, Any], source: Any) -> Any:
     return one
 
 
+def _reference(source: Any, frame: int | None) -> Any:
+    """A reference to a source, and to its frame where it has several."""
+    one = pydicom_package().Dataset()
+    one.ReferencedSOPClassUID, one.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    if frame is not None and whole(source, "NumberOfFrames", 1) > 1:
+        one.ReferencedFrameNumber = frame + 1
+    return one
+
+
 def _slice(common: Any, mr: Volume, voxels: np.ndarray, slope: float, index: int) -> Any:
     """The data set of one slice."""
-    pydicom = _pydicom()
+    pydicom = pydicom_package()
     one = pydicom.Dataset()
     one.update(common)
     one.SOPInstanceUID, one.InstanceNumber = pydicom.uid.generate_uid(), index + 1

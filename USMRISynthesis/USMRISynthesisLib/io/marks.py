@@ -12,15 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.io.dicom_detect import is_dicom_start
 from USMRISynthesisLib.io.reading import read_header, read_texts
 from USMRISynthesisLib.io.synthetic import MADE_BY, PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
 from USMRISynthesisLib.io.volume import COMMENT, VOLUME_FORMATS
 
 SIDECAR = ".json"
+DICOM = ".dcm"
 _TEXT_TRANSFORMS = (".tfm", ".txt")
 _BEGINNING = 1 << 16
 _LARGEST_JSON = 1 << 26
@@ -81,6 +84,9 @@ def is_ours(path: Path) -> bool:
             return TRANSFORM_MARK in _beginning(path)
         if name.endswith(".png"):
             return PNG_MARK in _beginning(path)
+        if name.endswith(DICOM):
+            start = _beginning(path)
+            return is_dicom_start(start) and SYNTHETIC.encode() in start and MADE_BY.encode() in start
     except OSError:
         return False
     return False
@@ -119,6 +125,15 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def files_sha256(files: Sequence[Path]) -> str:
+    """SHA-256 of what an image was read from: of one file its own; of several, of theirs in ascending order.
+
+    Raises OSError.
+    """
+    found = sorted(file_sha256(file) for file in files)
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode("ascii")).hexdigest()
 
 
 def _is_vouched_for(path: Path) -> bool:

@@ -56,6 +56,19 @@ def read_picture(path: Path, page: int | None = None, *, stack: bool = False) ->
     return np.stack(pages)
 
 
+def count_pages(path: Path) -> int:
+    """How many pages a picture has. Raises Refused where it is damaged."""
+    from PIL import Image
+
+    with opened(path, path.name) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            picture = Image.open(file, formats=_KINDS)
+            return int(getattr(picture, "n_frames", 1)) if picture.format == "TIFF" else 1
+        except Exception as error:
+            raise damaged(path.name) from error
+
+
 def _pages(name: str, count: int, page: int | None, stack: bool) -> range:
     if count > _MAX_PAGES:
         raise Refused("size", f"{name} has more than {_MAX_PAGES} pages.", "Save a part of it.")

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from USMRISynthesisLib.io.marks import file_sha256 as file_sha256
+from USMRISynthesisLib.io.marks import files_sha256 as files_sha256
 from USMRISynthesisLib.io.marks import marks as marks
 from USMRISynthesisLib.io.marks import read_sidecar as read_sidecar
 from USMRISynthesisLib.io.marks import sidecar_of as sidecar_of
@@ -57,22 +58,28 @@ def versions() -> dict[str, str]:
     return {name: str(version) for name, version in loaded.items() if version}
 
 
-def complete(provenance: Mapping[str, Any], source: Path | None, image: Path) -> dict[str, Any]:
-    """The provenance with the hashes of the file that went in, where there was one, and of the one that came out."""
+def complete(provenance: Mapping[str, Any], source: Path | Sequence[Path] | None, *images: Path) -> dict[str, Any]:
+    """The provenance with the hashes of what went in, where there was a file, and of what came out."""
     fed = dict(provenance.get("input", {}))
     if source is not None:
-        fed["file_sha256"] = file_sha256(source)
-    return {**provenance, "input": fed, "output": {"file_sha256": file_sha256(image)}}
+        fed["file_sha256"] = files_sha256(_files(source))
+    return {**provenance, "input": fed, "output": {"file_sha256": files_sha256(images)}}
 
 
-def write_with_sidecar(mr: Volume, provenance: Mapping[str, Any], target: Path, *, source: Path | None = None) -> Path:
+def _files(source: Path | Sequence[Path] | None) -> list[Path]:
+    return [] if source is None else [source] if isinstance(source, Path) else list(source)
+
+
+def write_with_sidecar(
+    mr: Volume, provenance: Mapping[str, Any], target: Path, *, source: Path | Sequence[Path] | None = None
+) -> Path:
     """Write an image and its sidecar, both or neither; an older pair stays whole until both new ones are there.
 
     Args:
         mr: the image; it is marked as synthetic whether it says so itself or not.
         provenance: of the synthesis.
         target: the image's path, in a format of one file: .nrrd, .nii, .nii.gz or .mha.
-        source: the file that went in, whose hash is noted, and which is never written to.
+        source: the file that went in, or the files, whose hash is noted, and which are never written to.
 
     Returns:
         The sidecar's path.
@@ -85,11 +92,14 @@ def write_with_sidecar(mr: Volume, provenance: Mapping[str, Any], target: Path, 
 
 
 def write_all_with_sidecars(
-    images: Sequence[tuple[Volume, Path]], provenance: Mapping[str, Any], *, source: Path | None = None
+    images: Sequence[tuple[Volume, Path]],
+    provenance: Mapping[str, Any],
+    *,
+    source: Path | Sequence[Path] | None = None,
 ) -> list[Path]:
     """`write_with_sidecar` for several images of one synthesis: all files or none. Returns the sidecars' paths."""
     targets = [target for _, target in images]
-    check(targets, [] if source is None else [source])
+    check(targets, _files(source))
     sidecars = [sidecar_of(target) for target in targets]
     with staged([*targets, *sidecars]) as names:
         for (image, _), name, beside in zip(images, names, names[len(targets) :], strict=False):
@@ -98,7 +108,9 @@ def write_all_with_sidecars(
     return sidecars
 
 
-def put_in_place(image: Path, provenance: Mapping[str, Any], target: Path, *, source: Path | None = None) -> Path:
+def put_in_place(
+    image: Path, provenance: Mapping[str, Any], target: Path, *, source: Path | Sequence[Path] | None = None
+) -> Path:
     """Give an image that was written on the same disk its name, and its sidecar with it; returns the sidecar's path.
 
     The image lies in a folder of this process alone; on success it is gone from there. Raises Refused where a file is

@@ -15,10 +15,10 @@ import numpy as np
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.io import header_metaimage, header_nifti, header_nrrd
 from USMRISynthesisLib.io.colour import several_values, to_grey
-from USMRISynthesisLib.io.dicom_detect import dicom_given, holds_dicom, is_dicom_start
+from USMRISynthesisLib.io.dicom_detect import holds_dicom, is_dicom_start
 from USMRISynthesisLib.io.frames import frame_place, frame_texts, recorded_frames
 from USMRISynthesisLib.io.header import MAX_HEADER, Forms, Header, check_geometry, damaged
-from USMRISynthesisLib.io.picture import PICTURE_FORMATS, read_picture
+from USMRISynthesisLib.io.picture import PICTURE_FORMATS, count_pages, read_picture
 from USMRISynthesisLib.io.voxels import first_bytes, opened, read_voxels
 
 VOLUME_FORMATS = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
@@ -28,12 +28,13 @@ _SHORT, _START = 1 << 16, 160
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """What a file holds of one time point: (k, j, i) voxels, their place (4, 4) in RAS mm, and its texts."""
+    """What a file holds of one time point: (k, j, i) voxels, their place (4, 4) in RAS mm, its texts and its files."""
 
     array: np.ndarray
     ijk_to_ras: np.ndarray
     metadata: Mapping[str, str]
     forms: Forms | None = None
+    files: tuple[Path, ...] = ()
 
 
 def ending_of(path: Path) -> str:
@@ -73,25 +74,37 @@ def read_image(
     frame: int | None = None,
     pixel_size_mm: float | None = None,
     voxel_size_mm: Sequence[float] | None = None,
+    series: str | None = None,
+    region: int | None = None,
 ) -> Image:
-    """Read one time point of a volume file, or a picture.
+    """Read one time point of a volume file, a DICOM image, or a picture.
 
     Args:
-        path: a file of one of `VOLUME_FORMATS` or `PICTURE_FORMATS`.
+        path: a file of one of `VOLUME_FORMATS` or `PICTURE_FORMATS`; or DICOM: a file, a folder, a DICOMDIR.
         frame: which time point, from 0; needed where there are several.
         pixel_size_mm: side of a frame's pixels, instead of the file's.
         voxel_size_mm: sides of a volume's voxels along i, j, k, or one for all three, instead of the file's.
+        series: which of several DICOM images; see `dicom_read.open_dicom`.
+        region: which of several B-mode regions of a DICOM picture, from 1.
 
     Raises:
         Refused: see `Volume.read`.
     """
     sides = _given_sides(pixel_size_mm, voxel_size_mm)
-    ending = _check_path(path)
-    image = (
-        _picture(path, frame, pixel_size_mm, sides)
-        if ending in PICTURE_FORMATS
-        else _volume(path, frame, stated=pixel_size_mm is not None or sides is not None)
-    )
+    stated = pixel_size_mm is not None or sides is not None
+    if is_dicom(path):
+        image = _dicom(path, frame, series, region, pixel_size_mm, stated=stated)
+    else:
+        for option, value in (("--series", series), ("--region", region)):
+            if value is not None:
+                raise Refused("arguments", f"{_shown(path)} is not DICOM, which alone has it.", f"Leave {option} out.")
+        ending = _check_path(path)
+        image = (
+            _picture(path, frame, pixel_size_mm, sides)
+            if ending in PICTURE_FORMATS
+            else _volume(path, frame, stated=stated)
+        )
+        image = replace(image, files=(path,))
     matrix = image.ijk_to_ras.copy()
     if pixel_size_mm is not None:
         if image.array.shape[0] != 1:
@@ -107,6 +120,45 @@ def read_image(
         return image
     check_geometry(matrix, path.name, flat=image.array.shape[0] == 1)
     return replace(image, ijk_to_ras=matrix, forms=None)
+
+
+def count_frames(path: Path, *, series: str | None = None, region: int | None = None) -> int:
+    """How many time points, frames or pages `read_image` can be asked for. Raises Refused as it does."""
+    if is_dicom(path):
+        from USMRISynthesisLib.io.dicom_read import open_dicom
+
+        # A size that the user may state later is none of this function's concern.
+        return open_dicom(path, _shown(path), series=series, region=region, pixel_size_mm=1.0).count
+    if _check_path(path) in PICTURE_FORMATS:
+        return count_pages(path)
+    header = _in_time(read_header(path), chosen=True)
+    return header.length("t")
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a path is a DICOM file, whatever its name, or a folder with some. A volume's ending wins."""
+    if holds_dicom(path):
+        return True
+    try:
+        if not path.is_file() or ending_of(path) in VOLUME_FORMATS + PICTURE_FORMATS:
+            return False
+        with opened(path, _shown(path)) as file:
+            return is_dicom_start(file.read(_START))
+    except (OSError, ValueError, Refused):
+        return False
+
+
+def _dicom(
+    path: Path, frame: int | None, series: str | None, region: int | None, pixel_size_mm: float | None, *, stated: bool
+) -> Image:
+    from USMRISynthesisLib.io.dicom_read import open_dicom, source_files  # here: other formats need no pydicom
+
+    name = _shown(path)
+    image = open_dicom(path, name, series=series, region=region, pixel_size_mm=pixel_size_mm)
+    index = _checked_frame(frame, image.count, name)
+    if not image.states_spacing and not stated:
+        raise _without_spacing(name, image.shape[0] == 1)
+    return Image(image.read(index), image.ijk_to_ras, image.texts, files=source_files(image))
 
 
 def _given_sides(pixel_size_mm: float | None, voxel_size_mm: Sequence[float] | None) -> np.ndarray | None:
@@ -132,12 +184,8 @@ def _given_sides(pixel_size_mm: float | None, voxel_size_mm: Sequence[float] | N
 def _check_path(path: Path) -> str:
     """The ending of a plain file that may be an image. Raises Refused."""
     ending = ending_of(path)
-    if holds_dicom(path):
-        raise dicom_given(_shown(path), folder=True)
     with opened(path, _shown(path)) as file:
         start = file.read(_START)
-    if is_dicom_start(start) and ending not in VOLUME_FORMATS + PICTURE_FORMATS:
-        raise dicom_given(_shown(path))
     if start.startswith(_KRETZ) or ending in (".vol", ".v00"):
         raise Refused(
             "format",
@@ -220,21 +268,29 @@ def _without_spacing(name: str, flat: bool) -> Refused:
 
 def _chosen(header: Header, frame: int | None) -> tuple[Header, int]:
     """The header, and which time point of it. Raises Refused where none or a wrong one is chosen."""
+    header = _in_time(header, chosen=frame is not None)
+    return header, _checked_frame(frame, header.length("t"), "The file")
+
+
+def _in_time(header: Header, *, chosen: bool) -> Header:
+    """The header, with several values at a voxel as time points where they are: colours are few, and none is chosen."""
     values = header.length("c")
-    # Several values at a voxel: colours where there are few, else time points, as Slicer and SimpleITK store them.
-    if values > 1 and header.values_may_be_time and header.length("t") == 1 and (values > 4 or frame is not None):
-        axes = tuple(("t" if role == "c" else role, size) for role, size in header.axes)
-        header = replace(header, axes=axes)
-    count = header.length("t")
+    if values > 1 and header.values_may_be_time and header.length("t") == 1 and (values > 4 or chosen):
+        return replace(header, axes=tuple(("t" if role == "c" else role, size) for role, size in header.axes))
+    return header
+
+
+def _checked_frame(frame: int | None, count: int, name: str) -> int:
+    """Which of so many time points. Raises Refused where none or a wrong one is chosen."""
     if frame is None and count > 1:
         raise Refused(
-            "time", f"The file holds {count} time points.", f"Choose one with --frame N, N from 0 to {count - 1}."
+            "time", f"{name} holds {count} time points.", f"Choose one with --frame N, N from 0 to {count - 1}."
         )
     index = frame or 0
     if not 0 <= index < count:
         raise Refused(
             "time",
-            f"There is no frame {index}: the file holds {count}.",
+            f"There is no frame {index}: {name if name != 'The file' else 'the file'} holds {count}.",
             f"Choose one from 0 to {count - 1} with --frame N.",
         )
-    return header, index
+    return index

@@ -53,6 +53,7 @@ class Volume:
             anisotropic, sheared.
         metadata: free text that travels with the file.
         forms: the two placements in the NIfTI file that it was read from. A NIfTI file on the same grid carries both.
+        files: what it was read from: the image's file, or the DICOM files of its slices.
 
     Raises:
         ValueError: the array is not three-dimensional or the matrix is not an invertible affine.
@@ -62,6 +63,7 @@ class Volume:
     ijk_to_ras: np.ndarray
     metadata: Mapping[str, str] = field(default_factory=dict)
     forms: Forms | None = None
+    files: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         array = np.asarray(self.array)
@@ -108,24 +110,38 @@ class Volume:
         frame: int | None = None,
         pixel_size_mm: float | None = None,
         voxel_size_mm: Sequence[float] | None = None,
+        series: str | None = None,
+        region: int | None = None,
     ) -> Volume:
         """Read a volume or a frame.
 
         Args:
-            path: NRRD, NIfTI or MetaImage; or a PNG, JPEG, TIFF or BMP frame, which needs ``pixel_size_mm``.
-            frame: which time point of a 4D file, frame of a recorded sequence or page of a TIFF, from 0. A tracked
-                frame has its own place and texts.
+            path: NRRD, NIfTI or MetaImage; DICOM: a file, a folder or a DICOMDIR; or a PNG, JPEG, TIFF or BMP frame,
+                which needs ``pixel_size_mm``.
+            frame: which time point of a 4D file, frame of a recorded sequence or film, or page of a TIFF, from 0. A
+                tracked frame has its own place and texts.
             pixel_size_mm: pixel size of a 2D frame, instead of the one in the file.
             voxel_size_mm: voxel size of a volume along (i, j, k), or one for all, instead of the one in the file.
+            series: which of several DICOM images: its number in the list that the refusal shows, or its series' UID.
+            region: which of several B-mode regions of a DICOM picture, from 1.
 
         Raises:
             Refused: missing, unreadable or truncated file, unknown format, colour, several time points and no
                 ``frame``, a picture without ``pixel_size_mm``, a volume that states no voxel size, a placement that no
-                image has, voxels outside the file's folder, more voxels than memory holds.
+                image has, voxels outside the file's folder, more voxels than memory holds; several DICOM images and
+                none chosen, an ultrasound picture without a 2D B-mode region.
+            Failed: DICOM without the package pydicom.
         """
-        image = read_image(Path(path), frame=frame, pixel_size_mm=pixel_size_mm, voxel_size_mm=voxel_size_mm)
+        image = read_image(
+            Path(path),
+            frame=frame,
+            pixel_size_mm=pixel_size_mm,
+            voxel_size_mm=voxel_size_mm,
+            series=series,
+            region=region,
+        )
         try:
-            return cls(image.array, image.ijk_to_ras, image.metadata, image.forms)
+            return cls(image.array, image.ijk_to_ras, image.metadata, image.forms, image.files)
         except ValueError as error:
             raise wrong_geometry(Path(path).name) from error
 

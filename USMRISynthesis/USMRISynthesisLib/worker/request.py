@@ -16,7 +16,8 @@ from USMRISynthesisLib.errors import Failed
 Request = dict[str, Any]
 MAX_LINE = 1 << 20  # bytes; requests have paths and sixteen numbers
 
-_TEXT = ("input", "output", "reliability", "confidence", "masks", "model", "device", "planes", "axis")
+_TEXT = ("input", "output", "reliability", "confidence", "masks", "model", "device", "planes", "axis", "series")
+_WHOLE = ("frame", "region")
 _PATHS = ("input", "output", "reliability", "confidence", "masks", "model")
 _YES_OR_NO = ("compress", "trust_model", "allow_low_confidence", "unreliable", "consistency")
 
@@ -72,9 +73,14 @@ def check_fields(request: Request) -> None:
     for name in _YES_OR_NO:
         if request.get(name) is not None and not isinstance(request[name], bool):
             raise _wrong(name, "true or false")
-    spacing = request.get("spacing")
-    if spacing is not None and not is_number(spacing):
-        raise _wrong("spacing", "a number of millimetres")
+    for name in _WHOLE:
+        value = request.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise _wrong(name, "a whole number")
+    for name in ("spacing", "pixel_size"):
+        value = request.get(name)
+        if value is not None and not is_number(value):
+            raise _wrong(name, "a number of millimetres")
     reliability_path(request)
 
 

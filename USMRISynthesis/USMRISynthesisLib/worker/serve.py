@@ -14,7 +14,11 @@ Requests (`id` is any string or number; unknown fields are ignored)::
      "compress": false,              # whether to compress the output
      "trust_model": false,           # true after the user has agreed to run a model of their own
      "allow_low_confidence": false,  # true to go on although the head was not found reliably; or "unreliable"
-     "gestational_age": null}        # weeks, 14-42, where it is known: a prior for the head's size
+     "gestational_age": null,        # weeks, 14-42, where it is known: a prior for the head's size
+     "frame": null,                  # which time point, from 0; these four for every op that has an input
+     "series": null,                 # of DICOM (a file, a folder, a DICOMDIR): number in the list, or UID of the series
+     "region": null,                 # of a DICOM picture: which of several B-mode regions, from 1
+     "pixel_size": null}             # mm, of a picture, instead of the file's
     {"id": 2, "op": "normalise", "input": PATH, "output": PATH, "transform": [16] | null, "gestational_age": null}
     {"id": 2, "op": "respace", "input": PATH, "output": PATH, "model": "spacing", "device": "auto",
      "spacing": MM | null, "axis": "i" | "j" | "k" | null, "consistency": false, "compress": false,
@@ -51,18 +55,17 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError, memory_shortage
 from USMRISynthesisLib.io.synthetic import MADE_BY, SYNTHETIC
 from USMRISynthesisLib.worker.environment import prepare
+from USMRISynthesisLib.worker.fields import outputs_of, path_of, read_of, transform_of, weeks_of
 from USMRISynthesisLib.worker.owner import when_gone
 from USMRISynthesisLib.worker.request import (
     Request,
     check_fields,
     identity_of,
-    is_number,
     lines,
     parse,
     reliability_path,
@@ -194,23 +197,23 @@ class Worker:
 
         reliability = reliability_path(job)
         source, targets = (
-            _path(job, "input"),
-            _outputs({**job, "reliability": reliability}, "output", "reliability", "masks"),
+            path_of(job, "input"),
+            outputs_of({**job, "reliability": reliability}, "output", "reliability", "masks"),
         )
         trusted = job.get("trust_model") is True
-        volume = Volume.read(source)
+        volume = read_of(job, source)
         result = synthesize(
             volume,
             model=str(job.get("model") or "default"),
             device=str(job.get("device") or "auto"),
             planes=job.get("planes") or None,
-            transform=_transform(job),
+            transform=transform_of(job),
             progress=self._progress(job),
             cancel=self._cancel(job),
             log=self._log(job),
             consent=lambda sha256, name: trusted,
             allow_low_confidence=job.get("allow_low_confidence") is True or job.get("unreliable") is True,
-            gestational_age=_weeks(job),
+            gestational_age=weeks_of(job),
         )
         with staged(list(targets.values())) as files:
             names = dict(zip(targets, files, strict=True))
@@ -239,17 +242,17 @@ class Worker:
 
     def _normalise(self, job: Request) -> dict[str, Any]:
         from USMRISynthesisLib.io.outputs import staged
-        from USMRISynthesisLib.io.volume import COMMENT, Volume
+        from USMRISynthesisLib.io.volume import COMMENT
         from USMRISynthesisLib.synthesis.pipeline import normalise
 
-        source, target = _path(job, "input"), _outputs(job, "output")["output"]
+        source, target = path_of(job, "input"), outputs_of(job, "output")["output"]
         result = normalise(
-            Volume.read(source),
-            transform=_transform(job),
+            read_of(job, source),
+            transform=transform_of(job),
             progress=self._progress(job),
             cancel=self._cancel(job),
             log=self._log(job),
-            gestational_age=_weeks(job),
+            gestational_age=weeks_of(job),
         )
         with staged([target]) as (name,):
             note = {COMMENT: f"{MADE_BY}: ultrasound in canonical space"}
@@ -266,13 +269,12 @@ class Worker:
 
     def _respace(self, job: Request) -> dict[str, Any]:
         from USMRISynthesisLib.io.outputs import staged
-        from USMRISynthesisLib.io.volume import Volume
         from USMRISynthesisLib.spacing.pipeline import respace
 
-        source, target = _path(job, "input"), _outputs(job, "output")["output"]
+        source, target = path_of(job, "input"), outputs_of(job, "output")["output"]
         trusted = job.get("trust_model") is True
         result = respace(
-            Volume.read(source),
+            read_of(job, source),
             spacing=job.get("spacing"),
             axis=job.get("axis"),
             model=str(job.get("model") or "spacing"),
@@ -319,44 +321,6 @@ class Worker:
                 self._events.flush()
         except (OSError, ValueError):  # the reader is gone
             self.close()
-
-
-def _path(job: Request, name: str) -> Path:
-    value = job.get(name)
-    if not isinstance(value, str) or not value:
-        raise Failed("request", f"The request has no {name!r} path.", "Give it one.")
-    return Path(value)
-
-
-def _outputs(job: Request, *names: str) -> dict[str, Path]:
-    """The files that a request asks for, by field; all may be written. Raises Refused, Failed."""
-    from USMRISynthesisLib.io.outputs import check  # here: it brings SimpleITK along
-
-    paths = {name: _path(job, name) for name in names if name == "output" or job.get(name)}
-    check(list(paths.values()), [_path(job, "input")], sidecars=False)
-    return paths
-
-
-def _transform(job: Request) -> Any:
-    """The request's 16 numbers as a 4x4 array, or None."""
-    values = job.get("transform")
-    if values is None:
-        return None
-    import numpy as np
-
-    try:
-        matrix = np.asarray(values, dtype=np.float64).reshape(4, 4)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise Failed("transform", "The transform is not 16 numbers.", "Give a 4x4 matrix, row by row.") from error
-    return matrix
-
-
-def _weeks(job: Request) -> float | None:
-    """The request's gestational age, or None."""
-    value = job.get("gestational_age")
-    if value is not None and not is_number(value):
-        raise Failed("request", "The gestational age is not a number.", "Give it in weeks, or leave it out.")
-    return None if value is None else float(value)
 
 
 def main(arguments: Sequence[str] = ()) -> int:
