@@ -101,6 +101,11 @@ def read_dataset(path: Path, *, name: str = "", keys: Sequence[str] = ()) -> Any
     return _read(path, name or path.name, stop_before_pixels=True, specific_tags=list(keys) or None)
 
 
+def read_elements(path: Path, tags: Sequence[int]) -> Any:
+    """A data set of these elements only, wherever they lie, after the pixels too. Raises Refused."""
+    return _read(path, path.name, specific_tags=list(tags))
+
+
 def pixel_bytes(path: Path) -> bytes:
     """The value of a file's pixel data as it is stored. Raises Refused: there is none, or it does not fit in memory."""
     size, free = path.stat().st_size, free_memory()

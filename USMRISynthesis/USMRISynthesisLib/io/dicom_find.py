@@ -16,6 +16,7 @@ from typing import Any
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.io.dicom_detect import PREFIX, is_dicom_start
 from USMRISynthesisLib.io.dicom_file import guarded, read_dataset, text, vector, whole
+from USMRISynthesisLib.io.dicom_private import refuse_kretz
 from USMRISynthesisLib.io.synthetic import SYNTHETIC
 from USMRISynthesisLib.io.voxels import opened
 
@@ -91,6 +92,8 @@ def items_at(path: Path, name: str) -> list[Item]:
         else:
             one = _found(path, header)
             found = [] if one is None else [one]
+            if not found:
+                refuse_kretz(path)
     if not found:
         raise Refused("dicom", f"There is no image in the DICOM data of {name}.", "Give a file or folder with images.")
     return grouped(found)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.io.dicom_file import guarded, text, vector, whole
+from USMRISynthesisLib.io.dicom_file import guarded, read_elements, text, vector, whole
 from USMRISynthesisLib.io.dicom_pixels import frame_count
 from USMRISynthesisLib.io.header import check_geometry, check_sizes, damaged
 from USMRISynthesisLib.io.voxels import opened
@@ -27,6 +27,7 @@ CARTESIAN = "1.2.840.113543.6.6.1.3.10002"
 _STANDARD = "1.2.840.10008."
 _SLICES, _SIDE_K = 0x30011001, 0x30011003
 _CM = 3
+_KRETZ_GROUP, _KRETZ_MAKERS = 0x7FE1, ("GE", "KRETZ")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +73,20 @@ def private_volume(header: Any, path: Path) -> PrivateVolume | None:
         sides = _private(header, "Philips US Imaging DD 036", 0x03)
         if voxels is not None and sizes is not None and sides is not None:
             return _affiniti(path, voxels, sizes, sides)
-        if _private(header, "KRETZ_US", 0x01) is not None:
-            raise _by_slicerheart(name, "a GE Voluson volume (Kretz)")
+        if any(maker in text(header, "Manufacturer").upper() for maker in _KRETZ_MAKERS):
+            refuse_kretz(path)
         if text(header, "SOPClassUID") and not text(header, "SOPClassUID").startswith(_STANDARD):
             raise _by_slicerheart(name, "data of a kind that only its manufacturer defines")
     return None
+
+
+def refuse_kretz(path: Path) -> None:
+    """Raise Refused for a file with a Kretz volume, which lies after the pixels of its preview, or has none."""
+    blocks = [_KRETZ_GROUP << 16 | block for block in range(0x10, 0x20)]
+    with guarded(path.name):
+        creators = read_elements(path, blocks)
+        if any(tag in creators and str(creators[tag].value).strip("\0 ") == "KRETZ_US" for tag in blocks):
+            raise _by_slicerheart(path.name, "a GE Voluson volume (Kretz)")
 
 
 def _cartesian(header: Any, path: Path) -> PrivateVolume:
@@ -119,7 +129,7 @@ def _numbers(value: Any) -> list[str]:
 
 def _private(header: Any, creator: str, element: int) -> Any:
     """The value of a private element, whichever block of its group its creator has taken; None where it has none."""
-    group = 0x7FE1 if creator == "KRETZ_US" else 0x200D
+    group = 0x200D
     for block in range(0x10, 0x100):
         tag = group << 16 | block
         if tag in header and str(header[tag].value).strip("\0 ") == creator:
