@@ -156,3 +156,61 @@ def test_a_field_of_vectors_is_no_image(tmp_path):
     with pytest.raises(Refused) as refusal:
         Volume.read(save(tmp_path, "a.nrrd", nrrd(field, fields)))
     assert refusal.value.kind == "colour" and "3 values" in refusal.value.message
+
+
+def chained(**statuses: str) -> dict[str, str]:
+    """A frame whose place is given step by step, as PLUS records: calibration, probe, and reference to the tracker."""
+    lines = {"Kinds": "domain domain list", "ElementSpacing": "0.3 0.4 1"}
+    for index in range(3):
+        head = f"Seq_Frame{index:04d}_"
+        lines[f"{head}ImageToProbeTransform"] = text_of(placed(90, (0.24, 0.25, 0.24)))
+        lines[f"{head}ProbeToTrackerTransform"] = text_of(placed(index, (1, 1, 1)))
+        lines[f"{head}ReferenceToTrackerTransform"] = text_of(placed(50 + index, (1, 1, 1)))
+        for key, status in statuses.items():
+            lines[f"{head}{key}TransformStatus"] = status
+    return lines
+
+
+def test_a_place_given_step_by_step_is_put_together_as_plus_does(tmp_path):
+    path = save(tmp_path, "a.igs.mha", metaimage(FRAMES[:3], chained()))
+    for index in range(3):
+        probe = placed(index, (1, 1, 1)) @ placed(90, (0.24, 0.25, 0.24))
+        expected = np.linalg.inv(placed(50 + index, (1, 1, 1))) @ probe
+        np.testing.assert_allclose(Volume.read(path, frame=index).ijk_to_ras, expected, atol=1e-9)
+
+
+def test_a_lost_reference_leaves_the_trackers_space_and_a_lost_probe_the_files_place(tmp_path):
+    path = save(tmp_path, "a.igs.mha", metaimage(FRAMES[:3], chained(ReferenceToTracker="MISSING")))
+    expected = placed(2, (1, 1, 1)) @ placed(90, (0.24, 0.25, 0.24))
+    np.testing.assert_allclose(Volume.read(path, frame=2).ijk_to_ras, expected, atol=1e-9)
+    path = save(tmp_path, "a.igs.mha", metaimage(FRAMES[:3], chained(ProbeToTracker="OUT_OF_VIEW")))
+    np.testing.assert_allclose(Volume.read(path, frame=2).ijk_to_ras, np.diag([-0.3, -0.4, 1, 1]))
+
+
+@pytest.mark.parametrize("orientation, i, j", [("MF", 0, 0), ("UF", 4, 0), ("MN", 0, 3), ("UN", 4, 3)])
+def test_a_picture_stored_in_another_orientation_lies_in_the_same_place(tmp_path, orientation, i, j):
+    lines = tracked(image_to="ImageToReferenceTransform") | {"UltrasoundImageOrientation": orientation}
+    frame = Volume.read(save(tmp_path, "a.igs.mha", metaimage(FRAMES, lines)), frame=1)
+    # The first stored pixel is that of the image in orientation MF from the other end.
+    np.testing.assert_allclose(frame.ijk_to_ras @ [0, 0, 0, 1], placed(1, (0.24, 0.25, 0.24)) @ [i, j, 0, 1], atol=1e-9)
+
+
+def test_a_frame_that_the_recording_lost_is_refused(tmp_path):
+    lines = tracked(image_to="ImageToReferenceTransform") | {"Seq_Frame0002_ImageStatus": "INVALID"}
+    path = save(tmp_path, "a.igs.mha", metaimage(FRAMES, lines))
+    with pytest.raises(Refused, match=r"Frame 2 of a\.igs\.mha is marked as invalid.*--frame N") as refusal:
+        Volume.read(path, frame=2)
+    assert refusal.value.kind == "frame-status" and Volume.read(path, frame=3).is_frame
+
+
+def test_the_frames_of_every_kind_of_file_are_counted(tmp_path):
+    from USMRISynthesisLib.io.reading import count_frames
+
+    assert count_frames(save(tmp_path, "a.igs.mha", metaimage(FRAMES, tracked()))) == 6
+    fields = {"space": "LPS", "kinds": "list domain domain domain", "space directions": f"none {D3}"}
+    slicers = save(tmp_path, "a.seq.nrrd", nrrd(np.moveaxis(SOLID, 0, -1), fields))
+    assert count_frames(slicers) == 7
+    for frame in (0, 6):
+        np.testing.assert_array_equal(Volume.read(slicers, frame=frame).array, SOLID[frame])
+    still = {"space": "LPS", "kinds": "domain domain domain", "space directions": D3}
+    assert count_frames(save(tmp_path, "b.nrrd", nrrd(FRAMES, still))) == 1

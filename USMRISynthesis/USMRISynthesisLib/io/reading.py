@@ -16,7 +16,7 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.io import header_metaimage, header_nifti, header_nrrd
 from USMRISynthesisLib.io.colour import several_values, to_grey
 from USMRISynthesisLib.io.dicom_detect import holds_dicom, is_dicom_start
-from USMRISynthesisLib.io.frames import frame_place, frame_texts, recorded_frames
+from USMRISynthesisLib.io.frames import frame_place, frame_texts, is_invalid, recorded_frames
 from USMRISynthesisLib.io.header import MAX_HEADER, Forms, Header, check_geometry, damaged
 from USMRISynthesisLib.io.picture import PICTURE_FORMATS, count_pages, read_picture
 from USMRISynthesisLib.io.voxels import first_bytes, opened, read_voxels
@@ -240,12 +240,16 @@ def _volume(path: Path, frame: int | None, *, stated: bool) -> Image:
         array = to_grey(array)
     texts, matrix = dict(header.metadata), header.ijk_to_ras
     if recorded_frames(texts):
-        if header.length("t") > 1:
-            texts = frame_texts(texts, index)
-        else:
-            texts = frame_texts(texts, 0)
+        texts = frame_texts(texts, index if header.length("t") > 1 else 0)
         i, j, k = np.linalg.norm(matrix[:3, :3], axis=0)
-        place = frame_place(texts, (float(i), float(j), float(k))) if flat else None
+        if is_invalid(texts):
+            raise Refused(
+                "frame-status",
+                f"Frame {index} of {path.name} is marked as invalid: the recording lost its image.",
+                "Choose another one with --frame N.",
+            )
+        size = header.length("i"), header.length("j")
+        place = frame_place(texts, (float(i), float(j), float(k)), size) if flat else None
         if place is not None:
             check_geometry(place, path.name, flat=True)
             matrix = place
