@@ -92,14 +92,17 @@ def series(folder: Path, array: np.ndarray, ijk_to_ras: np.ndarray, **fields: An
         one = dataset(
             fields.get("sop_class", MR),
             plane,
-            Modality="MR",
             InstanceNumber=index + 1,
             FrameOfReferenceUID=FRAME_OF_REFERENCE,
             ImagePositionPatient=[f"{value:.9g}" for value in place],
             ImageOrientationPatient=[f"{value:.9g}" for value in along[:2].ravel()],
             PixelSpacing=[f"{sides[1]:.9g}", f"{sides[0]:.9g}"],
             SliceThickness=f"{sides[2]:.9g}",
-            **{"SeriesInstanceUID": uid, **{key: value for key, value in fields.items() if key != "sop_class"}},
+            **{
+                "Modality": "MR",
+                "SeriesInstanceUID": uid,
+                **{key: value for key, value in fields.items() if key != "sop_class"},
+            },
         )
         files.append(save(one, folder / f"IM{(index * 7919) % 10007:05d}"))
     return files

@@ -1,4 +1,4 @@
-"""Damaged and hostile DICOM files end in a sentence: no crash, no hang, nothing of the patient, no memory beyond need."""
+"""Damaged and hostile DICOM ends in a sentence: no crash, no hang, nothing of the patient, no memory beyond need."""
 
 from __future__ import annotations
 
