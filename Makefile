@@ -13,8 +13,8 @@ TORCH := $(shell grep '^torch==' requirements.txt)
 DATA ?= $(if $(USMRI_DATA),$(USMRI_DATA),../shared/data)
 
 .PHONY: demo test test-slicer lint results samples clean \
-  simulate \
-  train train-synthesis train-alignment train-outline train-spacing train-reliability train-paper
+train-alignment train-content train-spacing train-paper: train-%: .venv/.test
+	$(call TRAIN,$*)
 
 demo: .venv/.runtime
 	$(BIN)/python -m USMRISynthesisLib.cli.demo build/demo
@@ -49,12 +49,12 @@ simulate: .venv/.test
 # Each run leaves its model in runs/models; the reliability map is learnt for the synthesis model there.
 TRAIN = $(BIN)/usmri train configs/$(1).toml && $(BIN)/usmri export runs/$(1)/checkpoint.pt runs/models/$(1)
 
-train: train-synthesis train-alignment train-outline train-spacing train-reliability
+train: train-synthesis train-alignment train-outline train-content train-spacing train-reliability
 
 train-synthesis: .venv/.test
 	$(call TRAIN,default)
 
-train-alignment train-spacing train-paper: train-%: .venv/.test
+train-alignment train-content train-spacing train-paper: train-%: .venv/.test
 	$(call TRAIN,$*)
 
 train-outline: .venv/.test

@@ -219,7 +219,8 @@ class USMRISynthesisLogic(ScriptedLoadableModuleLogic):
             value is right; for a frame, where the beam reached the head
         :param support: the former name of ``reliability_map``
         :param masks: also add a segmentation of the fan and the head
-        :param allow_low_confidence: continue when the head was not found reliably, which is refused otherwise
+        :param allow_low_confidence: continue when the head was not found reliably, or no
+            brain was seen, which is refused otherwise
         :param unreliable: the former name of ``allow_low_confidence``
         :param gestational_age: weeks (14 to 42) where it is known, a prior for the size of the head
         :raises USMRISynthesisLib.errors.USMRIError: Refused, Failed or Cancelled; the message names the remedy

@@ -9,6 +9,7 @@ Speaks the contract of USMRISynthesisLib.worker; the "model" of a request is the
     family     starts a child of its own, then is slow
     foreign    wants to be trusted first, then copies
     doubt      refuses a head that it does not find reliably; with allow_low_confidence, warns and copies
+    abdomen    refuses a frame without a brain; with any_content, warns and copies
     nothing    says it is done and leaves no file
 """
 
@@ -64,6 +65,18 @@ def serve(request: dict) -> None:
             remedy="Use --unreliable.",
         )
         return
+    if part == "abdomen" and not request.get("any_content"):
+        say(
+            request,
+            "error",
+            category="refused",
+            kind="content",
+            message="The frame does not look like an ultrasound of a fetal brain (probability 0.02).",
+            remedy="Choose a frame of the fetal brain, or go on with --any-content.",
+        )
+        return
+    if part == "abdomen":
+        say(request, "log", level="warning", text="The frame does not look like a brain.")
     if part == "doubt":
         say(request, "log", level="warning", text="The skull fits poorly.")
     if part == "exit":

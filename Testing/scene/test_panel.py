@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import slicer
-from scenery import PICTURES, add_head, is_idle, leftovers, play, scene_state, spin_until
+from scenery import PICTURES, add_frame, add_head, is_idle, leftovers, play, scene_state, spin_until
 from USMRISynthesisScene.runs.worker_process import WorkerProcess, descendants
 
 
@@ -193,6 +193,23 @@ def test_head_that_is_not_found_is_refused_and_leads_to_the_alignment(panel: Any
     for _ in range(4):
         slicer.app.processEvents()
     panel.parent.grab().save(str(PICTURES / "panel-unreliable.png"))
+
+
+def test_frame_without_a_brain_is_refused_and_leads_to_the_box_that_allows_it(panel: Any, ui: Any) -> None:
+    add_frame()
+    before = scene_state()
+    play(panel, "abdomen")
+    spin_until(lambda: is_idle(ui))
+    assert ui.statusLabel.text == (
+        "The frame does not look like an ultrasound of a fetal brain (probability 0.02). Choose an ultrasound of the "
+        "fetal brain; or tick the box under Alignment to continue anyway."
+    )
+    assert not ui.alignmentCollapsibleButton.collapsed and ui.advancedCollapsibleButton.collapsed
+    assert scene_state() == before
+    ui.unreliableCheckBox.checked = True
+    play(panel, "abdomen")
+    spin_until(lambda: is_idle(ui))
+    assert ui.statusLabel.text.startswith("Done") and ui.statusLabel.text.endswith("does not look like a brain.")
 
 
 def test_unreliable_result_is_reported_as_unreliable(panel: Any, ui: Any) -> None:

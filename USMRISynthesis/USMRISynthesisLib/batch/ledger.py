@@ -72,7 +72,7 @@ FATAL = (
 
 # What a batch can be given; a remedy that names another option is of no use to it.
 _OPTIONS = ("--model", "--device", "--planes", "--fresh", "--unreliable", "--allow-low-confidence", "--trust-model",
-            "--gestational-age")  # fmt: skip
+            "--gestational-age", "--any-content")  # fmt: skip
 _OTHER_REMEDY = "Correct the file, or save it as one 3D volume; or synthesise it alone, with `usmri synthesize`."
 _PICTURES = (
     f" Pictures ({', '.join(PICTURE_FORMATS)}) have no pixel size: synthesise them one by one, with `usmri synthesize`."
@@ -90,6 +90,7 @@ class Batch:
         model, device, planes: as for `synthesize`.
         fresh: make again what is done already.
         allow_low_confidence: go on with images in which the head is not found reliably; or `unreliable`.
+        any_content: go on with frames that show no brain and images without speckle.
         gestational_age: weeks, the same for all images: a prior for the head's size.
 
     Attributes:
@@ -113,6 +114,7 @@ class Batch:
         allow_low_confidence: bool = False,
         gestational_age: float | None = None,
         unreliable: bool = False,
+        any_content: bool = False,
     ) -> None:
         source, output = Path(source).resolve(), Path(output).resolve()
         if not source.is_dir():
@@ -138,6 +140,7 @@ class Batch:
             "allow_low_confidence": allow_low_confidence or unreliable,
             "unreliable": allow_low_confidence or unreliable,  # its former name
             "gestational_age": gestational_age,
+            **({"any_content": True} if any_content else {}),
         }
         self._made_by = {
             "version": __version__,

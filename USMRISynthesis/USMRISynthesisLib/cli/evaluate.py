@@ -25,8 +25,8 @@ def add_commands(commands: Any) -> None:
     measured.add_argument(
         "subject",
         metavar="WHAT",
-        choices=("real", "normal", "synthesis", "normalisation", "mr-normalisation", "simulator", "spacing"),
-        help="real (on real ultrasound), normal (on heads simulated from normal MR averages, through the whole "
+        choices=("real", "content", "normal", "synthesis", "normalisation", "mr-normalisation", "simulator", "spacing"),
+        help="real (on real ultrasound), content (what real frames show), normal (on heads simulated from normal MR averages, through the whole "
         "product), synthesis (on cases of `usmri simulate`), normalisation (on HC18 frames), "
         "mr-normalisation (of a lab's MR), simulator (against HC18 frames) or spacing "
         "(on held-out MR)",
@@ -153,6 +153,17 @@ def _evaluate(options: Namespace) -> Outcome:
         from USMRISynthesisLib.cli import evaluate_real
 
         return (evaluate_real.evaluate_real if options.subject == "real" else evaluate_real.evaluate_normal)(options)
+    if options.subject == "content":
+        from USMRISynthesisLib.evaluation.content import evaluate as content
+
+        figures = content.evaluate(
+            Path(options.data),
+            options.split,
+            model="content" if options.model == "default" else options.model,
+            limit=options.limit,
+            progress=console.progress(options),
+        )
+        return content.table(figures), figures
     if options.subject == "mr-normalisation":
         from USMRISynthesisLib.evaluation.alignment import mr as mr_normalisation
 

@@ -43,6 +43,7 @@ def export(options: Namespace) -> Outcome:
     from USMRISynthesisLib.training.alignment.export import export_alignment
     from USMRISynthesisLib.training.common import checkpoint
     from USMRISynthesisLib.training.common.export import export_checkpoint
+    from USMRISynthesisLib.training.content.export import export_content
     from USMRISynthesisLib.training.outline.export import export_outline
     from USMRISynthesisLib.training.spacing.export import export_spacing
     from USMRISynthesisLib.training.synthesis.export import export as export_model
@@ -72,7 +73,12 @@ def export(options: Namespace) -> Outcome:
     if options.plain:
         raise Refused("arguments", "--plain is for a model folder.", "Leave it: a checkpoint's export has both forms.")
     content = checkpoint.load(options.checkpoint)
-    exporters = {"alignment": export_alignment, "frames": export_outline, "spacing": export_spacing}
+    exporters = {
+        "alignment": export_alignment,
+        "content": export_content,
+        "frames": export_outline,
+        "spacing": export_spacing,
+    }
     if content.get("task") == "support":
         from USMRISynthesisLib.training.reliability.export import add_reliability
 

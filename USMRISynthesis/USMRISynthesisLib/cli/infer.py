@@ -41,6 +41,7 @@ def add_commands(commands: Any) -> None:
     )
     shared.add_hidden(made, "--support", "reliability")
     shared.add_low_confidence(made, "go on although the head was not found reliably")
+    shared.add_any_content(made)
     shared.add_age(made)
 
     many = shared.add_command(
@@ -59,6 +60,7 @@ def add_commands(commands: Any) -> None:
     )
     many.add_argument("--fresh", action="store_true", help="make again what is done already")
     shared.add_low_confidence(many, "go on with images in which the head is not found reliably")
+    shared.add_any_content(many)
     shared.add_age(many)
 
     place = shared.add_command(
@@ -70,6 +72,7 @@ def add_commands(commands: Any) -> None:
         metavar="FILE",
         help="write the transform to canonical space here, for ITK and Slicer (.tfm, .txt, .h5)",
     )
+    shared.add_any_content(place)
     shared.add_age(place)
 
     thin = shared.add_command(
@@ -130,6 +133,7 @@ def _synthesize(options: Namespace) -> Outcome:
         log=console.log(options),
         consent=lambda sha256, name: options.trust_model,
         allow_low_confidence=options.unreliable,
+        any_content=options.any_content,
         gestational_age=options.gestational_age,
     )
     if options.frame is not None:
@@ -179,6 +183,7 @@ def batch(options: Namespace) -> Outcome:
         planes=options.planes,
         fresh=options.fresh,
         allow_low_confidence=options.unreliable,
+        any_content=options.any_content,
         gestational_age=options.gestational_age,
     )
 
@@ -217,6 +222,7 @@ def normalise(options: Namespace) -> Outcome:
         cancel=process.interrupted,
         log=console.log(options),
         gestational_age=options.gestational_age,
+        any_content=options.any_content,
     )
     with staged(targets) as names:
         result.canonical.write(names[0], metadata={COMMENT: f"{MADE_BY}: ultrasound in canonical space"})

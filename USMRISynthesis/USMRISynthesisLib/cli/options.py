@@ -140,3 +140,12 @@ def remember_trust(*models: object) -> None:
 def add_low_confidence(parser: argparse.ArgumentParser, text: str) -> None:
     """Going on with a head that was not found reliably."""
     parser.add_argument("--unreliable", "--allow-low-confidence", dest="unreliable", action="store_true", help=text)
+
+
+def add_any_content(parser: argparse.ArgumentParser) -> None:
+    """Going on with an image that looks like something else."""
+    parser.add_argument(
+        "--any-content",
+        action="store_true",
+        help="go on although a frame shows no fetal brain, or the image has no speckle, as after a strong filter",
+    )

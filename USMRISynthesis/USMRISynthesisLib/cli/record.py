@@ -16,6 +16,7 @@ KEYS = ("title", "command", "date", "version", "result")
 TITLES = {
     "real": "Real ultrasound, no MR of it",
     "normal": "Heads simulated from normal averages, through the whole product",
+    "content": "What real frames show: a brain, and which plane",
     "synthesis": "Synthesis, simulated ultrasound",
     "normalisation": "Alignment: simulated heads in random orientations, and head outlines on real frames",
     "mr-normalisation": "MR into canonical space",

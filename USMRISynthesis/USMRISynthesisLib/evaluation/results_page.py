@@ -22,6 +22,7 @@ ORDER = (
     "real",
     "real-before",
     "normal",
+    "content",
     "synthesis-validation",
     "synthesis-benchmark",
     "alignment-test",

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 SUPPORT_VERSION = 2  # of the input of a reliability map's network: 1 saw single planes, 2 cells along all three
 PLAIN_SUPPORT = "support.safetensors"
 TASKS = {
-    "synthesis": "synthesis", "alignment": "alignment", "frames": "frames", "spacing": "slice spacing",
+    "synthesis": "synthesis", "alignment": "alignment", "frames": "frames", "content": "frame content",
+    "spacing": "slice spacing",
 }  # fmt: skip
 
 Prepared = TypeVar("Prepared")

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ import numpy as np
 from USMRISynthesisLib.alignment.align import align, validate_gestational_age
 from USMRISynthesisLib.alignment.common.confidence import CONFIDENT, MIN_CONFIDENCE
 from USMRISynthesisLib.alignment.common.given import check_given_transform
+from USMRISynthesisLib.alignment.frame.admission import check_content, doubts
+from USMRISynthesisLib.alignment.frame.content import FrameContent
 from USMRISynthesisLib.alignment.frame.inside import shows_structure
 from USMRISynthesisLib.callbacks import Cancel, Consent, Log, Progress
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, memory_shortage, torch_missing
@@ -84,6 +86,7 @@ def synthesize(
     allow_low_confidence: bool = False,
     gestational_age: float | None = None,
     unreliable: bool = False,
+    any_content: bool = False,
 ) -> Synthesis:
     """Make an MR-like image from a fetal head ultrasound.
 
@@ -102,6 +105,7 @@ def synthesize(
         allow_low_confidence: go on although the head was not found reliably.
         gestational_age: weeks (14-42), where it is known: a prior for the head's size, never needed.
         unreliable: the former name of `allow_low_confidence`; either of them is enough.
+        any_content: go on although the image has no speckle, or the frame shows no brain.
 
     Raises: Refused (the input; the head was not found reliably), Failed (model, device, memory), Cancelled.
     """
@@ -115,7 +119,9 @@ def synthesize(
     run = _Run(progress, cancel, log)
     allowed = allow_low_confidence or unreliable or transform is not None
     given, volume = volume, volume.with_values(without_fill(volume.array))
-    fan, alignment = _locate(volume, transform, run, age=gestational_age, allow_low_confidence=allowed)
+    fan, alignment, content = _locate(
+        volume, transform, run, age=gestational_age, allow_low_confidence=allowed, any_content=any_content
+    )
     with run.stage("Loading the model", 0.12):
         try:
             from USMRISynthesisLib.synthesis.engine import BATCH, load_generator
@@ -171,7 +177,7 @@ def synthesize(
     with run.stage("Resampling to the image's grid", 0.92):
         values, confidence = _back(mr, head, fan, volume, alignment, reliability)
     manifest = generator.manifest
-    provenance = _provenance(given, alignment, transform is not None, gestational_age, run) | {
+    provenance = _provenance(given, alignment, content, transform is not None, gestational_age, run) | {
         "model": {
             "name": manifest.name,
             "version": manifest.version,
@@ -212,6 +218,7 @@ def normalise(
     cancel: Cancel | None = None,
     log: Log | None = None,
     gestational_age: float | None = None,
+    any_content: bool = False,
 ) -> Normalised:
     """Bring a fetal head ultrasound into canonical space without synthesising anything; arguments as `synthesize`'s.
 
@@ -219,7 +226,7 @@ def normalise(
     """
     run = _Run(progress, cancel, log)
     given, volume = volume, volume.with_values(without_fill(volume.array))
-    fan, alignment = _locate(volume, transform, run, age=gestational_age)
+    fan, alignment, content = _locate(volume, transform, run, age=gestational_age, any_content=any_content)
     with run.stage("Resampling to canonical space", 0.6):
         slices, z_mm = to_canonical(np.where(fan, volume.array, 0), volume.ijk_to_ras, alignment.ras_to_canonical)
     grid = canonical_ijk_to_ras()
@@ -230,7 +237,7 @@ def normalise(
     return Normalised(
         Volume(slices, grid),
         alignment.ras_to_canonical.copy(),
-        _provenance(given, alignment, transform is not None, gestational_age, run),
+        _provenance(given, alignment, content, transform is not None, gestational_age, run),
     )
 
 
@@ -241,11 +248,22 @@ def _locate(
     *,
     age: float | None = None,
     allow_low_confidence: bool = True,
-) -> tuple[np.ndarray, Alignment]:
-    """Gate and alignment: the fan and the head's pose. Raises Refused for a low score, unless that is allowed."""
+    any_content: bool = False,
+) -> tuple[np.ndarray, Alignment, FrameContent | None]:
+    """Gate and alignment: the fan, the head's pose, and what a frame shows (None for a volume).
+
+    Raises Refused for a frame without a brain and for a low score, unless that is allowed.
+    """
+
+    def warn(text: str) -> None:
+        run.report("warning", text)
+
+    content = None
     with run.stage("Checking the image", 0.0):
         validate_gestational_age(age)
-        fan = admit(volume)
+        fan = admit(volume, texture=not (volume.is_frame or any_content))
+        if volume.is_frame:
+            content = check_content(volume, fan, any_content=any_content, marked=transform is not None, warn=warn)
     with run.stage("Finding the head", 0.04):
         alignment = align(volume, fan, transform=transform, gestational_age=age)
     if not np.isfinite(alignment.score):
@@ -282,7 +300,12 @@ def _locate(
             f"The head may be reversed (score {alignment.score:.2f}): check that face and cerebellum lie "
             "where the ultrasound has them, or give a transform.",
         )
-    return fan, alignment
+    if volume.is_frame:
+        for doubt in doubts(content, alignment):
+            warn(doubt)
+    if content is not None:  # the lower of the two decides whether the result is relied on
+        alignment = replace(alignment, score=min(alignment.score, content.brain))
+    return fan, alignment, content
 
 
 def _within(progress: Progress | None, low: float, high: float) -> Progress | None:
@@ -350,7 +373,9 @@ def _text(provenance: dict[str, Any]) -> str:
     return json.dumps(provenance, sort_keys=True, allow_nan=False)
 
 
-def _provenance(volume: Volume, alignment: Alignment, given: bool, age: float | None, run: _Run) -> dict[str, Any]:
+def _provenance(
+    volume: Volume, alignment: Alignment, content: FrameContent | None, given: bool, age: float | None, run: _Run
+) -> dict[str, Any]:
     """The provenance of a result. No names and no paths: files are often named after patients."""
     from USMRISynthesisLib.io.provenance import described, software
 
@@ -368,6 +393,7 @@ def _provenance(volume: Volume, alignment: Alignment, given: bool, age: float | 
             "gestational_age_weeks": age,
         },
         "alignment_trusted": bool(alignment.score >= MIN_CONFIDENCE),
+        **({} if content is None else {"frame_content": content.to_json()}),
         "canonical": {"size": SIZE},
         "seconds": run.seconds,
         "warnings": run.messages,

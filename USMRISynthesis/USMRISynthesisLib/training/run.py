@@ -11,6 +11,8 @@ from USMRISynthesisLib.training.alignment.loop import AlignmentTraining
 from USMRISynthesisLib.training.common.config import RunConfig, read_table, task_of
 from USMRISynthesisLib.training.common.distributed import processes
 from USMRISynthesisLib.training.common.session import Session, Training
+from USMRISynthesisLib.training.content.config import ContentTrainingConfig
+from USMRISynthesisLib.training.content.loop import ContentTraining
 from USMRISynthesisLib.training.outline.config import OutlineConfig
 from USMRISynthesisLib.training.outline.loop import OutlineTraining
 from USMRISynthesisLib.training.reliability.config import ReliabilityConfig
@@ -24,6 +26,7 @@ _TRAININGS: dict[type[RunConfig], Callable[[Session[Any]], Training[Any]]] = {
     TrainingConfig: SynthesisTraining,
     AlignmentConfig: AlignmentTraining,
     OutlineConfig: OutlineTraining,
+    ContentTrainingConfig: ContentTraining,
     SpacingConfig: SpacingTraining,
     ReliabilityConfig: ReliabilityTraining,
 }

@@ -15,7 +15,7 @@ from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.ultrasound.fan import find_fan
 from USMRISynthesisLib.ultrasound.fill import without_fill
 
-__all__ = ["admit", "find_fan", "speckle_evidence"]
+__all__ = ["admit", "find_fan", "require_speckle", "speckle_evidence"]
 
 # A fetal head from 10 weeks to term, with what lies around it, on any probe.
 MIN_EXTENT_MM, MAX_EXTENT_MM = 30.0, 400.0
@@ -37,11 +37,12 @@ _MAX_VALUE, _MIN_RANGE = 1e15, 1e-15
 _MAX_SLICE_CORRELATION = 0.6
 
 
-def admit(volume: Volume) -> np.ndarray:
+def admit(volume: Volume, *, texture: bool = True) -> np.ndarray:
     """Accept an ultrasound volume or frame of a fetal head, or raise the reason.
 
     Args:
         volume: any grid; a frame has one slice.
+        texture: whether an image without speckle is refused, as MR and CT are.
 
     Returns:
         The fan, (k, j, i) bool.
@@ -68,12 +69,8 @@ def admit(volume: Volume) -> np.ndarray:
             "The image holds only a few distinct values, like a segmentation.",
             "Choose the ultrasound image itself.",
         )
-    if speckle_evidence(volume, fan) < MIN_SPECKLE_EVIDENCE:
-        raise Refused(
-            "modality",
-            "The image has no speckle, so it is probably no ultrasound (MR or CT?).",
-            "Choose a B-mode ultrasound image, not smoothed or filtered.",
-        )
+    if texture:
+        require_speckle(volume, fan)
     if _shows_one_place(volume, fan):
         raise Refused(
             "time",
@@ -81,6 +78,16 @@ def admit(volume: Volume) -> np.ndarray:
             "Save one frame as an image of its own, or load the cine as a sequence in 3D Slicer.",
         )
     return fan
+
+
+def require_speckle(volume: Volume, fan: np.ndarray) -> None:
+    """Raise Refused (modality) for an image with the texture of MR or CT; a strongly filtered ultrasound has it too."""
+    if speckle_evidence(volume, fan) < MIN_SPECKLE_EVIDENCE:
+        raise Refused(
+            "modality",
+            "The image has no speckle, so it is probably no ultrasound (MR or CT?).",
+            "Choose a B-mode ultrasound image, not smoothed or filtered; or go on with --any-content.",
+        )
 
 
 def _black() -> Refused:

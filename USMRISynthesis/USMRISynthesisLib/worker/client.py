@@ -79,6 +79,7 @@ class WorkerProcess:
         on_event: OnEvent | None = None,
         cancel: Callable[[], bool] | None = None,
         unreliable: bool = False,
+        any_content: bool = False,
     ) -> Synthesis:
         """`synthesis.pipeline.synthesize` in the worker. Raises what that raises, and Failed when it dies."""
         # The voxels travel through a folder that is gone afterwards, whatever happens.
@@ -97,6 +98,7 @@ class WorkerProcess:
                 planes=planes,
                 trust_model=trust_model,
                 allow_low_confidence=allow_low_confidence or unreliable,
+                any_content=any_content,
                 gestational_age=gestational_age,
                 transform=None if transform is None else np.asarray(transform, float).ravel().tolist(),
             )

@@ -19,7 +19,7 @@ MAX_LINE = 1 << 20  # bytes; requests have paths and sixteen numbers
 _TEXT = ("input", "output", "reliability", "confidence", "masks", "model", "device", "planes", "axis", "series")
 _WHOLE = ("frame", "region")
 _PATHS = ("input", "output", "reliability", "confidence", "masks", "model")
-_YES_OR_NO = ("compress", "trust_model", "allow_low_confidence", "unreliable", "consistency")
+_YES_OR_NO = ("compress", "trust_model", "allow_low_confidence", "unreliable", "any_content", "consistency")
 
 
 def lines(stream: BinaryIO) -> Iterator[bytes | None]:

@@ -14,6 +14,7 @@ Requests (`id` is any string or number; unknown fields are ignored)::
      "compress": false,              # whether to compress the output
      "trust_model": false,           # true after the user has agreed to run a model of their own
      "allow_low_confidence": false,  # true to go on although the head was not found reliably; or "unreliable"
+     "any_content": false,           # true to go on although a frame shows no brain, or the image has no speckle
      "gestational_age": null,        # weeks, 14-42, where it is known: a prior for the head's size
      "frame": null,                  # which time point, from 0; these four for every op that has an input
      "series": null,                 # of DICOM (a file, a folder, a DICOMDIR): number in the list, or UID of the series
@@ -213,6 +214,7 @@ class Worker:
             log=self._log(job),
             consent=lambda sha256, name: trusted,
             allow_low_confidence=job.get("allow_low_confidence") is True or job.get("unreliable") is True,
+            any_content=job.get("any_content") is True,
             gestational_age=weeks_of(job),
         )
         with staged(list(targets.values())) as files:

@@ -22,6 +22,8 @@ from USMRISynthesisScene.nodes.node_observer import NodeObserver
 from USMRISynthesisScene.nodes.outline import alignment_of, remove_outline, show_outline
 from USMRISynthesisScene.panel.slots import status_slot
 
+# Kinds of refusals for what an image shows, which the section's box allows, too.
+CONTENT = ("content", "modality")
 _TRANSFORM_MODIFIED = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
 
 
@@ -92,10 +94,17 @@ class AlignmentSection:
             self.ui.alignmentCollapsibleButton.collapsed = False
 
     def explain(self, error: USMRIError) -> str:
-        """The status sentence for a run that was refused because the head was not found; "" for other errors."""
-        if error.kind != "unreliable":
+        """The status sentence for a run that was refused for its head or its content; "" for other errors."""
+        if error.kind not in ("unreliable", *CONTENT):
             return ""
         self.ui.alignmentCollapsibleButton.collapsed = False
+        if error.kind in CONTENT:
+            return " ".join(
+                [
+                    error.message,
+                    _("Choose an ultrasound of the fetal brain; or tick the box under Alignment to continue anyway."),
+                ]
+            )
         return " ".join(
             [
                 error.message,

@@ -61,6 +61,7 @@ class BatchSection(RunSection):
             planes=planes_to_run(parameters),
             fresh=self.ui.batchFreshCheckBox.checked,
             allow_low_confidence=parameters.goOnUnreliable,
+            any_content=parameters.goOnUnreliable,
             gestational_age=age_of(parameters),
         )
         self._fill(batch)

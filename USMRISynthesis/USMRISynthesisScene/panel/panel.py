@@ -19,7 +19,7 @@ from USMRISynthesisLib.errors import Cancelled, USMRIError
 from USMRISynthesisScene.nodes import nodes
 from USMRISynthesisScene.nodes.node_observer import NodeObserver
 from USMRISynthesisScene.panel.advanced import AdvancedSection
-from USMRISynthesisScene.panel.alignment import AlignmentSection
+from USMRISynthesisScene.panel.alignment import CONTENT, AlignmentSection
 from USMRISynthesisScene.panel.batch import BatchSection
 from USMRISynthesisScene.panel.context import PanelContext
 from USMRISynthesisScene.panel.display import DisplaySection
@@ -244,7 +244,7 @@ class SynthesisPanel:
         self._show_idle(self.alignment.explain(error) or str(error))
         if error.kind == "consent":
             self._request_consent(error, lambda: self.run(trust=True))
-        elif not isinstance(error, Cancelled) and error.kind != "unreliable":
+        elif not isinstance(error, Cancelled) and error.kind not in ("unreliable", *CONTENT):
             self.ui.advancedCollapsibleButton.collapsed = False  # shows the details
 
     def _request_consent(self, error: USMRIError, then: Callable[[], None]) -> None:

@@ -30,7 +30,7 @@ class SynthesisParameters:
     planes - Planes of the slices that the network processes: one plane, or all combined, where the model has several.
     showComparison - Show the result side by side with the ultrasound.
     makeSupport - Add the reliability map. The name stays: saved scenes have it.
-    goOnUnreliable - Continue when the head was not found reliably. The name stays: saved scenes have it.
+    goOnUnreliable - Continue when the head was not found reliably or no brain is seen. The name stays, for scenes.
     gestationalAge - Weeks, a prior for the size of the head; 0 where it is not known.
     makeMasks - Add the segmentation of fan and head.
     fusion - Opacity of the MR-like image over the ultrasound in the fused view.

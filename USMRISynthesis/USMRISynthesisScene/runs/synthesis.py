@@ -97,7 +97,7 @@ class Synthesizer(WorkerRun):
             support: also make the reliability map: the probability that the grey value is right; for a frame, where
                 the beam reached the head.
             masks: also make a segmentation of the fan and the head.
-            unreliable: go on although the head was not found reliably.
+            unreliable: go on although the head was not found reliably, or the frame shows no brain.
             gestational_age: weeks, where it is known: a prior for the head's size.
             deliver: takes the result instead of the scene, which is not touched then.
             reports: callbacks; a refusal comes through `finished`, like every other end.
@@ -143,6 +143,7 @@ class Synthesizer(WorkerRun):
                 "transform": None if matrix is None else matrix.ravel().tolist(),
                 "trust_model": trust,
                 "unreliable": unreliable,
+                "any_content": unreliable,  # one box to continue anyway
                 "gestational_age": gestational_age,
                 "confidence": str(folder / "support.nrrd") if support else None,
                 "masks": str(folder / "masks.nrrd") if masks else None,

@@ -1,0 +1,1 @@
+"""How well the network says what a frame shows."""
