@@ -13,8 +13,8 @@ TORCH := $(shell grep '^torch==' requirements.txt)
 DATA ?= $(if $(USMRI_DATA),$(USMRI_DATA),../shared/data)
 
 .PHONY: demo test test-slicer lint results samples clean \
-train-alignment train-content train-spacing train-paper: train-%: .venv/.test
-	$(call TRAIN,$*)
+  simulate \
+  train train-synthesis train-alignment train-outline train-content train-spacing train-reliability train-paper
 
 demo: .venv/.runtime
 	$(BIN)/python -m USMRISynthesisLib.cli.demo build/demo

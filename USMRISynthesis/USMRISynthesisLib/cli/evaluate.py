@@ -26,7 +26,8 @@ def add_commands(commands: Any) -> None:
         "subject",
         metavar="WHAT",
         choices=("real", "content", "normal", "synthesis", "normalisation", "mr-normalisation", "simulator", "spacing"),
-        help="real (on real ultrasound), content (what real frames show), normal (on heads simulated from normal MR averages, through the whole "
+        help="real (on real ultrasound), content (what real frames show), "
+        "normal (on heads simulated from normal MR averages, through the whole "
         "product), synthesis (on cases of `usmri simulate`), normalisation (on HC18 frames), "
         "mr-normalisation (of a lab's MR), simulator (against HC18 frames) or spacing "
         "(on held-out MR)",
