@@ -225,7 +225,7 @@ def test_model_list_has_models_for_synthesis_only_and_a_cancelled_choice_changes
     panel: Any, ui: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert choices(ui.modelComboBox)[:2] == ["default", "paper"]
-    assert not {"spacing", "alignment", "frames"} & set(choices(ui.modelComboBox))
+    assert not {"spacing", "alignment", "content", "frames"} & set(choices(ui.modelComboBox))
     monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory", lambda *_: "")
     before = ui.modelComboBox.currentText
     ui.modelFolderButton.click()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from USMRISynthesisLib.alignment.frame import outline
+from USMRISynthesisLib.alignment.frame import content_model, outline
 from USMRISynthesisLib.alignment.volume import model as alignment
 from USMRISynthesisLib.alignment.volume.network import STAGES
 from USMRISynthesisLib.errors import Failed
@@ -34,6 +34,7 @@ BUILDERS: dict[str, Build] = {
     "default": engine.build,
     "paper": engine.build,
     "alignment": alignment.build,
+    "content": content_model.build,
     "frames": outline.build,
     "spacing": spacing.build,
 }
@@ -84,6 +85,8 @@ def outputs(module: nn.Module, model: str, us: np.ndarray) -> list[torch.Tensor]
                 part = slice(first, first + stage.size)
                 found += getattr(module, name)(shrunk[:, :, part, part, part])
             return found
+        if model == "content":
+            return [module.content(x[[70, 90], None, 32:128, 32:128])]
         if model == "frames":
             square = x[[70, 90], None, 16:144, 16:144]
             return [module.outline(square), module.face(square[:, :, 24:104, 24:104])]
@@ -130,7 +133,7 @@ def test_what_is_made_ready_to_run_differs_by_rounding_alone(
     source = both(model, monkeypatch)["plain"]
     plain, ready = (source.network(lambda: BUILDERS[model](source)) for _ in range(2))
     expected = outputs(plain, model, us)
-    if model in ("alignment", "frames"):
+    if model in ("alignment", "content", "frames"):
         for name, child in list(ready.named_children()):
             setattr(ready, name, network.ready(child, model))
     else:

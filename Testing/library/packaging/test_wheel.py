@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-MODELS = ("alignment", "default", "frames", "paper", "spacing")
+MODELS = ("alignment", "content", "default", "frames", "paper", "spacing")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from USMRISynthesisLib.training.alignment import export as alignment
+from USMRISynthesisLib.training.content import export as content
 from USMRISynthesisLib.training.outline import export as outline
 from USMRISynthesisLib.training.reliability.export import described_card
 from USMRISynthesisLib.training.run import read_run
@@ -15,7 +16,14 @@ from USMRISynthesisLib.training.synthesis import export as synthesis
 
 REPOSITORY = Path(__file__).parents[3]
 CONFIGS = REPOSITORY / "configs"
-MODELS = {"default": synthesis, "paper": synthesis, "alignment": alignment, "frames": outline, "spacing": spacing}
+MODELS = {
+    "default": synthesis,
+    "paper": synthesis,
+    "alignment": alignment,
+    "content": content,
+    "frames": outline,
+    "spacing": spacing,
+}
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)

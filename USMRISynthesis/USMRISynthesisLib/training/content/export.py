@@ -29,12 +29,18 @@ AFRICAN_FRAMES = {
     "licence": "CC BY 4.0",
     "source": "Sendra-Balcells et al. 2023, zenodo.org/records/7540448",
 }
+MR = {
+    "name": "Slices of fetal brain MR, averages and stacks, as what is no ultrasound",
+    "licence": "CC0 1.0",
+    "source": "Fidon et al., Open Research Europe 2021, 1:123; Tourbier et al., NeuroImage 2015; "
+    "IntelligentImaging/fetal-brain-extraction",
+}
 LIMITS = (
     "Not for diagnosis. The network says whether a frame shows a fetal brain, so that other frames are not turned into "
     "one; it assesses no anatomy.",
     "Learnt from three axial planes; 15 frames only show another plane of the brain, which it seldom recognises.",
     "Thalamic and ventricular planes are much alike: which of the two it names is an indication only.",
-    "An image of another kind altogether (a photograph, MR) is not what it was trained to refuse.",
+    "An image of another kind altogether, such as a photograph, may be taken for either.",
 )
 
 
@@ -49,7 +55,7 @@ def export_content(content: Mapping[str, Any]) -> Exported:
         form={"size": SIZE, "spacing_mm": 1.0, "channels": 1, "neighbours": 0, "location": False,
               "intensity": INTENSITY},
         output={"meaning": f"logit of a brain, then of each plane: {', '.join(PLANES)}"},
-        sources=[PLANE_FRAMES, AFRICAN_FRAMES, HC18],
+        sources=[PLANE_FRAMES, AFRICAN_FRAMES, HC18, MR],
         measured_on=("frames of the validation patients", "frames of the test patients"),
         limits=LIMITS,
         card=card,
