@@ -19,7 +19,7 @@ from USMRISynthesisLib.alignment.frame.content import NO_BRAIN, PLANES
 from USMRISynthesisLib.alignment.frame.content_network import SIZE
 from USMRISynthesisLib.alignment.frame.outline import square
 from USMRISynthesisLib.datasets.frame_content import ContentPicture
-from USMRISynthesisLib.datasets.heads import no_head
+from USMRISynthesisLib.datasets.disturbance import no_head
 from USMRISynthesisLib.geometry.ellipse import Ellipse
 from USMRISynthesisLib.training.content.disturbances import cover, disturb
 
