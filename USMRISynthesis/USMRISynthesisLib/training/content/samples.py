@@ -18,8 +18,8 @@ from USMRISynthesisLib.alignment.common.unet import cell_centres
 from USMRISynthesisLib.alignment.frame.content import NO_BRAIN, PLANES
 from USMRISynthesisLib.alignment.frame.content_network import SIZE
 from USMRISynthesisLib.alignment.frame.outline import square
-from USMRISynthesisLib.datasets.frame_content import ContentPicture
 from USMRISynthesisLib.datasets.disturbance import no_head
+from USMRISynthesisLib.datasets.frame_content import ContentPicture
 from USMRISynthesisLib.geometry.ellipse import Ellipse
 from USMRISynthesisLib.training.content.disturbances import cover, disturb
 

@@ -31,8 +31,8 @@ def _one(image: Tensor, rng: np.random.Generator, strength: float) -> Tensor:
     elif lot < 0.7:
         grain = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
         if rng.random() < 0.5:  # coarse speckle: long across the beam, which is unknown here, or along it
-            width = (1, 3) if rng.random() < 0.5 else (3, 1)
-            grain = 1.7 * F.avg_pool2d(grain[None], width, 1, (width[0] // 2, width[1] // 2))[0]
+            long = (1, 3) if rng.random() < 0.5 else (3, 1)
+            grain = 1.7 * F.avg_pool2d(grain[None], long, 1, (long[0] // 2, long[1] // 2))[0]
         level = level * (1 + float(rng.uniform(0, 0.4)) * strength * grain)
     if rng.random() < 0.15 * strength:
         level = torch.where(_box(image.shape[1:], rng), level.new_tensor(float(rng.random() < 0.5)), level)
