@@ -44,7 +44,7 @@ from USMRISynthesisLib.training.synthesis.sources import WITHOUT_PAIRS, load_sou
 from USMRISynthesisLib.training.synthesis.warm_start import start_from
 
 Network = TypeVar("Network", bound=nn.Module)
-_TAUGHT_FROM = 1500  # steps; before, the averaged generator knows less than the one that learns
+_TAUGHT_FROM = 1500  # steps from nothing; before, the averaged generator knows less than the one that learns
 _DISCRIMINATORS = "d"  # their share of a batch
 
 
@@ -159,7 +159,8 @@ class SynthesisTraining(Training[Batch]):
     def _taught(self, batch: Batch, objective: ObjectiveConfig) -> Tensor | None:
         """What the averaged generator makes of the undisturbed, mirrored samples without truth; None at first."""
         unknown = ~batch.has_truth
-        if not objective.agree or self.session.step < _TAUGHT_FROM or not bool(unknown.any()):
+        untaught = not self.config.initial and self.session.step < _TAUGHT_FROM
+        if not objective.agree or untaught or not bool(unknown.any()):
             return None
         taught = torch.zeros(len(unknown), 1, *batch.us.shape[2:], device=self.session.device)
         with torch.no_grad():
