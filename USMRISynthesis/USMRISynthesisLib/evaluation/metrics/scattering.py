@@ -42,7 +42,7 @@ def scattering(pictures: np.ndarray, inside: np.ndarray | None = None, scales: i
     """
     shown = np.asarray(pictures, np.float32)
     where = np.ones(shown.shape, bool) if inside is None else np.asarray(inside)
-    empty = ~where.any(axis=(1, 2))
+    empty = np.asarray(~where.any(axis=(1, 2)))
     shown, where = np.where(empty[:, None, None], 0, shown), where | empty[:, None, None]
     share = where / where.sum(axis=(1, 2), keepdims=True)
     bank = _wavelets((shown.shape[1], shown.shape[2]), scales)

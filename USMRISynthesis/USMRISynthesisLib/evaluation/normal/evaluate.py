@@ -81,7 +81,7 @@ def measure(data: Path, head: NormalHead, result: Synthesis | None, accepted: bo
     normal = fitted_atlas.mean_mr(data, atlas.NORMAL_FOLDER).astype(np.float32)
     truth, seen = head.t2.astype(np.float32)[SLICES], head.seen[SLICES]
     found: dict[str, Any] = {"accepted": bool(accepted), "week": head.week}
-    shown = {TRUE_POSE: mean}
+    shown: dict[str, np.ndarray] = {TRUE_POSE: mean}
     if result is not None:
         errors = compare(result.transform, head.to_canonical)
         found |= dict(zip(("rotation_deg", "translation_mm", "scale"), errors, strict=True))

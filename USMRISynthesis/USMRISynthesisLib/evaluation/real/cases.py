@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from USMRISynthesisLib.synthesis.result import Synthesis
 
 # Frames without a pixel size are given the one of a usual head scan at their stored size.
 ASSUMED_PIXEL_MM = 0.5
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +80,7 @@ def hc18_ellipses(data: Path) -> dict[str, Ellipse]:
 
 def plane_frames(data: Path, limit: int | None = None) -> list[Frame]:
     """Frames of `fetal-planes/`, evenly chosen; their pixel size is assumed."""
-    rows = _evenly(rows_of(data / "fetal-planes" / "index.csv"), limit)
+    rows = evenly(rows_of(data / "fetal-planes" / "index.csv"), limit)
     return [
         Frame(
             row["file"],
@@ -91,7 +95,7 @@ def plane_frames(data: Path, limit: int | None = None) -> list[Frame]:
 
 def frames_without_brain(data: Path, limit: int | None = None) -> list[Frame]:
     """Frames of `not-brain/`, evenly chosen; `plane` says what they show, their pixel size is assumed."""
-    rows = _evenly(rows_of(data / "not-brain" / "index.csv"), limit)
+    rows = evenly(rows_of(data / "not-brain" / "index.csv"), limit)
     return [
         Frame(row["file"], _frame(data / "not-brain" / row["file"], ASSUMED_PIXEL_MM), row["patient"], row["shows"])
         for row in rows
@@ -136,11 +140,11 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _evenly(rows: list[dict[str, str]], limit: int | None) -> list[dict[str, str]]:
-    """At most `limit` rows, evenly spread over the list."""
-    if limit is None or limit >= len(rows):
-        return rows
-    return [rows[index] for index in np.linspace(0, len(rows) - 1, limit).round().astype(int)]
+def evenly(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """At most `limit` of them, evenly spread over the list."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[index] for index in np.linspace(0, len(items) - 1, limit).round().astype(int)]
 
 
 def _frame(path: Path, pixel_mm: float) -> Volume:

@@ -184,10 +184,10 @@ def _of_frames(case: np.lib.npyio.NpzFile, exponent: float) -> np.ndarray:
     from USMRISynthesisLib.evaluation.simulator.frames import half_axes
 
     if "frames_us" in case:
-        stacks = case["frames_us"], case["frames_fan"], case["frames_skull"]
+        stacks = [case[f"frames_{name}"] for name in ("us", "fan", "skull")]
     else:
         middle = SIZE // 2
-        stacks = tuple(case[name][middle : middle + 1] for name in ("us", "fan", "skull"))
+        stacks = [case[name][middle : middle + 1] for name in ("us", "fan", "skull")]
     rows = [
         frame_patches(us, fan, np.array(half_axes(skull)), exponent)
         for us, fan, skull in zip(*stacks, strict=True)

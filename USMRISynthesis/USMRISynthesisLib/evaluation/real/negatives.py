@@ -13,7 +13,14 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from USMRISynthesisLib.evaluation.real.cases import Frame, Head3D, hc18_ellipses, hc18_frames, is_accepted
+from USMRISynthesisLib.evaluation.real.cases import (
+    Frame,
+    Head3D,
+    evenly,
+    hc18_ellipses,
+    hc18_frames,
+    is_accepted,
+)
 from USMRISynthesisLib.evaluation.real.volumes import reference_of, surroundings
 from USMRISynthesisLib.geometry.canonical import resample
 from USMRISynthesisLib.geometry.ellipse import Ellipse
@@ -160,9 +167,9 @@ def evaluate(
 def crops_beside(data: Path, limit: int) -> list[Volume]:
     """At most `limit` strips beside the heads of HC18, evenly chosen."""
     ellipses = hc18_ellipses(data)
-    parts = [part for frame in hc18_frames(data) for part in beside_head(frame.volume, ellipses[frame.name])]
-    chosen = np.unique(np.linspace(0, len(parts) - 1, min(limit, len(parts))).round().astype(int)) if parts else []
-    return [parts[n] for n in chosen]
+    names = evenly(list(ellipses), 3 * limit)  # most frames have such a strip
+    parts = [part for frame in hc18_frames(data, names) for part in beside_head(frame.volume, ellipses[frame.name])]
+    return evenly(parts, limit)
 
 
 def summarise(kinds: dict[str, dict[str, float]]) -> dict[str, float]:
