@@ -105,7 +105,8 @@ def frames_without_brain(data: Path, limit: int | None = None) -> list[Frame]:
 def run(volume: Volume, *, model: str, device: str, planes: str = "axial") -> tuple[Synthesis | None, bool]:
     """The whole product on an image: the result, and whether it was accepted as it stands.
 
-    What is refused is tried again with `allow_low_confidence`. (None, False) where that is refused, too.
+    What is refused is tried again with `allow_low_confidence` and `any_content`, so that it can be measured all the
+    same. (None, False) where that is refused, too.
     """
     try:
         result = synthesize(volume, model=model, device=device, planes=planes)
@@ -113,9 +114,12 @@ def run(volume: Volume, *, model: str, device: str, planes: str = "axial") -> tu
     except Refused:
         pass
     try:
-        return synthesize(volume, model=model, device=device, planes=planes, allow_low_confidence=True), False
+        made = synthesize(
+            volume, model=model, device=device, planes=planes, allow_low_confidence=True, any_content=True
+        )
     except Refused:
         return None, False
+    return made, False
 
 
 def is_accepted(volume: Volume, *, model: str, device: str) -> bool:
