@@ -212,6 +212,6 @@ def test_the_worker_reads_dicom_the_same_way(study, trusted_model, tmp_path):
 
 
 def test_respace_takes_a_series_of_mr(tmp_path, capsys):
-    series(tmp_path / "study", np.zeros((3, 4, 5), np.int16), placed(1), Modality="CT")
+    series(tmp_path / "study", np.zeros((8, 20, 20), np.int16), placed(1), Modality="CT")
     assert cli.main(["respace", str(tmp_path / "study"), str(tmp_path / "out.nrrd")]) == 2
     assert "The modality in the file is CT, not MR" in capsys.readouterr().err

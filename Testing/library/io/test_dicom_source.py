@@ -29,7 +29,11 @@ def ultrasound(path: Path, **fields: Any) -> Path:
             delattr(one, name)
         else:
             setattr(one, name, value)
-    one.save_as(path, implicit_vr=False, little_endian=True)
+    if int(pydicom.__version__.split(".")[0]) < 3:
+        one.is_implicit_VR, one.is_little_endian = False, True
+        one.save_as(path)
+    else:
+        one.save_as(path, implicit_vr=False, little_endian=True)
     return path
 
 

@@ -125,7 +125,8 @@ def _dataset(header: Any, parts: Sequence[bytes], syntax: str) -> Any:
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = package.uid.UID(syntax), one.SOPClassUID
     meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
     one.file_meta = meta
-    one.is_implicit_VR, one.is_little_endian = False, True
+    if int(package.__version__.split(".")[0]) < 3:
+        one.is_implicit_VR, one.is_little_endian = False, True
     return one
 
 

@@ -45,7 +45,7 @@ def pydicom() -> Any:
         raise Failed(
             "pydicom",
             "DICOM needs the Python package pydicom, which is not installed.",
-            "Install it: pip install pydicom (Slicer brings it).",
+            "Install it: pip install pydicom, or this program with its extra 'dicom' (Slicer brings it).",
         ) from error
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     return package
@@ -144,7 +144,7 @@ def _read(path: Path, name: str, **options: Any) -> Any:
 
 def save_dataset(dataset: Any, path: Path) -> None:
     """Write a data set as a DICOM file, little endian; with pydicom 2 or 3. Raises OSError."""
-    if hasattr(pydicom().Dataset, "is_implicit_VR") and int(pydicom().__version__.split(".")[0]) < 3:
+    if int(pydicom().__version__.split(".")[0]) < 3:
         dataset.is_implicit_VR, dataset.is_little_endian = False, True
         dataset.save_as(path, write_like_original=False)
     else:
