@@ -142,3 +142,30 @@ def test_more_pixels_than_the_file_has_are_refused(tmp_path):
     one.Rows, one.Columns, one.NumberOfFrames = 48, 64, 2**31 - 1
     with pytest.raises(Refused):
         Volume.read(save(one, tmp_path / "us.dcm"), frame=2**30)
+
+
+def test_ultrasound_slices_with_a_place_and_no_regions_are_a_volume(tmp_path):
+    series(tmp_path / "study", SOLID, placed(6), sop_class=US, Modality="US")
+    read = Volume.read(tmp_path / "study")
+    np.testing.assert_array_equal(read.array, SOLID)
+    np.testing.assert_allclose(read.ijk_to_ras, placed(6), atol=1e-5)
+
+
+def test_a_batch_of_many_files_is_no_study_and_is_not_limited(study, tmp_path, monkeypatch):
+    from USMRISynthesisLib.batch.cases import find_cases
+
+    monkeypatch.setattr(dicom_find, "_MOST_FILES", 4)
+    monkeypatch.setattr(dicom_find, "_MOST_LOOKED_AT", 4)
+    cases = find_cases(study, tmp_path / "out")
+    assert [case.name for case in cases] == ["a/IM1", "a/IM2", "b/series-2"]
+    assert [len(case.files) for case in cases] == [1, 1, 5] and cases[2].series == "1"
+
+
+def test_a_batch_without_pydicom_takes_the_other_images(study, tmp_path, monkeypatch):
+    from USMRISynthesisLib.batch.cases import find_cases
+
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(Failed, match="needs the Python package pydicom"):
+        find_cases(study, tmp_path / "out")
+    Volume(SOLID, np.eye(4)).write(study / "c.nrrd")
+    assert [case.name for case in find_cases(study, tmp_path / "out")] == ["c.nrrd"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from USMRISynthesisLib.errors import Failed
-from USMRISynthesisLib.io.marks import is_ledger, marks, sidecar_of, stem_of
+from USMRISynthesisLib.io.marks import SIDECAR, is_ledger, marks, sidecar_of, stem_of
 from USMRISynthesisLib.io.outputs import check
 from USMRISynthesisLib.io.volume import PICTURE_FORMATS, VOLUME_FORMATS
 
@@ -70,11 +70,11 @@ def _dicom_images(source: Path, output: Path, *, required: bool) -> dict[Path, t
     from USMRISynthesisLib.io.dicom_file import pydicom
 
     files = []
-    for path in dicom_find.dicom_files(source, source.name):
+    others = (*VOLUME_FORMATS, *PICTURE_FORMATS, SIDECAR)
+    for path in dicom_find.dicom_files(source, source.name, limited=False, without=others):
         inside = path.relative_to(source)
         hidden = any(part.startswith(".") for part in inside.parts)
-        volume = path.name.lower().endswith((*VOLUME_FORMATS, *PICTURE_FORMATS))
-        if not (hidden or volume or (output != source and output in path.parents)):
+        if not (hidden or (output != source and output in path.parents)):
             files.append(path)
     if not files:
         return {}

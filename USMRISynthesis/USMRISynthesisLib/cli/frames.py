@@ -37,10 +37,16 @@ def every_frame(options: Namespace, run: Callable[[Namespace], Outcome]) -> Outc
         Failed: what would befall the other frames as well.
     """
     from USMRISynthesisLib.io.outputs import check
-    from USMRISynthesisLib.io.reading import count_frames
+    from USMRISynthesisLib.io.reading import count_frames, is_dicom
 
-    source = Path(options.input)
-    count = count_frames(source, series=options.series, region=options.region)
+    source, series = Path(options.input), options.series
+    if is_dicom(source):  # a study is searched once, not for each frame
+        from USMRISynthesisLib.io.dicom_find import chosen, items_at
+
+        item = chosen(items_at(source, source.name), series, source.name)
+        if len(item.files) == 1:
+            source, series = item.files[0], None
+    count = count_frames(source, series=series, region=options.region)
     outputs = numbered(Path(options.output), count)
     maps = numbered(Path(options.reliability), count) if options.reliability else []
     check([*outputs, *maps], [source])
@@ -49,6 +55,7 @@ def every_frame(options: Namespace, run: Callable[[Namespace], Outcome]) -> Outc
         if process.interrupted():
             raise Cancelled
         one = Namespace(**vars(options))
+        one.input, one.series = str(source), series
         one.frame, one.output = frame, str(outputs[frame])
         one.reliability = str(maps[frame]) if maps else None
         try:

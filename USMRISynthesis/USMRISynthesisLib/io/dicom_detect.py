@@ -10,7 +10,7 @@ from pathlib import Path
 
 _PREAMBLE, _MAGIC = 128, b"DICM"
 PREFIX = _PREAMBLE + len(_MAGIC)
-_FILES, _FOLDERS = 50, 200  # the most that are opened, and entered
+_FILES, _FOLDERS = 1000, 1000  # the most that are opened, and entered
 
 
 def is_dicom_start(start: bytes) -> bool:

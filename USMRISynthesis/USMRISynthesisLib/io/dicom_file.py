@@ -47,15 +47,27 @@ def pydicom() -> Any:
             "DICOM needs the Python package pydicom, which is not installed.",
             "Install it: pip install pydicom, or this program with its extra 'dicom' (Slicer brings it).",
         ) from error
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     return package
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings and log to itself."""
+    logger = logging.getLogger("pydicom")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager
 def guarded(name: str) -> Iterator[None]:
     """Turn whatever pydicom raises at a damaged value into a refusal, without the value."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             yield
         except USMRIError:

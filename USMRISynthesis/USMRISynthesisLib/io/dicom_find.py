@@ -21,11 +21,9 @@ from USMRISynthesisLib.io.synthetic import SYNTHETIC
 from USMRISynthesisLib.io.voxels import opened
 
 _RECORDS = "DirectoryRecordSequence"
-# Ultrasound, of one and of several frames, today's and the retired classes.
-ULTRASOUND = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.6",
-              "1.2.840.10008.5.1.4.1.1.3")  # fmt: skip
-_KEYS = ("SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber", "Modality", "Rows", "Columns",
-         "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "ImageComments")  # fmt: skip
+_REGIONS = "SequenceOfUltrasoundRegions"
+_KEYS = ("SeriesInstanceUID", "SeriesNumber", "InstanceNumber", "Modality", "Rows", "Columns",
+         "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "ImageComments", _REGIONS)  # fmt: skip
 _MOST_FILES, _MOST_LOOKED_AT = 20_000, 200_000
 _SHOWN = 20
 
@@ -35,7 +33,6 @@ class Found:
     """One file with an image: what is needed to sort it."""
 
     path: Path
-    sop_class: str
     series: str
     series_number: int
     number: int
@@ -43,12 +40,13 @@ class Found:
     size: tuple[int, int]
     frames: int
     orientation: tuple[float, ...] | None
+    has_regions: bool
     synthetic: bool
 
     @property
     def is_slice(self) -> bool:
         """Whether it may be one of a stack."""
-        return self.orientation is not None and self.frames == 1 and self.sop_class not in ULTRASOUND
+        return self.orientation is not None and self.frames == 1 and not self.has_regions
 
 
 @dataclass(frozen=True)
@@ -137,18 +135,24 @@ def grouped(found: Sequence[Found]) -> list[Item]:
     return items
 
 
-def dicom_files(folder: Path, name: str) -> Iterator[Path]:
+def dicom_files(folder: Path, name: str, *, limited: bool = True, without: tuple[str, ...] = ()) -> Iterator[Path]:
     """The DICOM files in a folder and the folders in it, by name; links and whatever is no plain file are left out.
 
-    Raises Refused where there are too many for a study.
+    Args:
+        folder: where to look.
+        name: for the sentence.
+        limited: a study is wanted: raises Refused where there are too many files for one.
+        without: endings of files that are not looked at, in small letters.
     """
     looked_at = taken = 0
     for place, folders, names in os.walk(folder):
         folders.sort()
         for one in sorted(names):
+            if without and one.lower().endswith(without):
+                continue
             looked_at += 1
             path = Path(place, one)
-            if looked_at > _MOST_LOOKED_AT or taken >= _MOST_FILES:
+            if limited and (looked_at > _MOST_LOOKED_AT or taken >= _MOST_FILES):
                 raise Refused("size", f"{name} holds too many files for a study.", "Give the folder of one study.")
             if _is_dicom(path):
                 taken += 1
@@ -181,7 +185,6 @@ def _found(path: Path, header: Any) -> Found | None:
         modality = text(header, "Modality")
         return Found(
             path,
-            text(header, "SOPClassUID"),
             text(header, "SeriesInstanceUID"),
             whole(header, "SeriesNumber"),
             whole(header, "InstanceNumber"),
@@ -189,6 +192,7 @@ def _found(path: Path, header: Any) -> Found | None:
             (whole(header, "Columns"), whole(header, "Rows")),
             max(1, whole(header, "NumberOfFrames", 1)),
             None if place is None or turned is None else tuple(turned.tolist()),
+            _REGIONS in header,
             text(header, "ImageComments") == SYNTHETIC,
         )
 

@@ -140,7 +140,7 @@ def _planes(headers: list[tuple[Path, object]], name: str) -> list[Plane]:
                 "Load it in 3D Slicer with the extension SlicerHeart, and save it as NRRD.",
             )
         return planes
-    if not others and "SequenceOfUltrasoundRegions" in header:  # type: ignore[operator]
+    if not others and ("SequenceOfUltrasoundRegions" in header or "PixelSpacing" not in header):  # type: ignore[operator]
         return []
     found = [plane_of(one, Stored(file, one)) for file, one in headers]
     return [one for one in found if one is not None] if all(one is not None for one in found) else []

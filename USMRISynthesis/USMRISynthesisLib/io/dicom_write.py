@@ -26,7 +26,7 @@ import numpy as np
 from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.geometry.canonical import LPS_RAS
 from USMRISynthesisLib.io.dicom_file import pydicom as pydicom_package
-from USMRISynthesisLib.io.dicom_file import save_dataset, whole
+from USMRISynthesisLib.io.dicom_file import quiet, save_dataset, whole
 from USMRISynthesisLib.io.synthetic import MADE_BY, SYNTHETIC
 from USMRISynthesisLib.io.volume import Volume
 
@@ -128,10 +128,11 @@ def _source(path: str | os.PathLike[str]) -> Any:
     pydicom = pydicom_package()
     name, remedy = Path(path).name, "Choose a DICOM file of the ultrasound, or none."
     try:
-        source = pydicom.dcmread(path, stop_before_pixels=True)
-        empty = [key for key in _IDENTITY if not str(source.get(key, "")).strip()]
-        if not empty:
-            _check_text(source)
+        with quiet():
+            source = pydicom.dcmread(path, stop_before_pixels=True)
+            empty = [key for key in _IDENTITY if not str(source.get(key, "")).strip()]
+            if not empty:
+                _check_text(source)
     except (OSError, pydicom.errors.InvalidDicomError) as error:
         raise Refused("source", f"{name} is not a readable DICOM file.", remedy) from error
     except UnicodeError as error:
