@@ -64,7 +64,9 @@ def find_cases(source: Path, output: Path) -> list[Case]:
     return cases
 
 
-def _dicom_images(source: Path, output: Path, *, required: bool) -> dict[Path, tuple[Path, str | None, Sequence[Path]]]:
+def _dicom_images(
+    source: Path, output: Path, *, required: bool
+) -> dict[Path, tuple[Path, str | None, tuple[Path, ...]]]:
     """The DICOM images in a folder: name inside it -> (file or folder, which series there, files)."""
     from USMRISynthesisLib.io import dicom_find
     from USMRISynthesisLib.io.dicom_file import pydicom
@@ -85,7 +87,7 @@ def _dicom_images(source: Path, output: Path, *, required: bool) -> dict[Path, t
             raise
         return {}  # the other images need none
     found = [one for path in files if (one := dicom_find.found_in(path)) is not None]
-    images: dict[Path, tuple[Path, str | None, Sequence[Path]]] = {}
+    images: dict[Path, tuple[Path, str | None, tuple[Path, ...]]] = {}
     for item in dicom_find.grouped(found):
         if item.synthetic:
             continue

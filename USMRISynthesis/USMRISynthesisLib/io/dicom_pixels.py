@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.io.colour import to_grey
 from USMRISynthesisLib.io.dicom_decode import ALIKE, RLE, frames_of, unpack
-from USMRISynthesisLib.io.dicom_file import guarded, pixel_bytes, text, vector, whole
+from USMRISynthesisLib.io.dicom_file import guarded, pixel_bytes, pydicom, text, vector, whole
 from USMRISynthesisLib.io.header import check_sizes, damaged
 from USMRISynthesisLib.io.voxels import free_memory
 
@@ -208,10 +209,8 @@ def _through_palette(values: np.ndarray, header: Any, name: str) -> np.ndarray:
         raise damaged(name)
     if "SegmentedRedPaletteColorLookupTableData" in header and max(lengths) > _MAX_SEGMENTS:
         raise damaged(name)  # segments that repeat segments could make a table without end
-    try:
-        from pydicom.pixels.processing import apply_color_lut  # pydicom 3
-    except ImportError:
-        from pydicom.pixel_data_handlers.util import apply_color_lut
+    home = "pixels.processing" if int(pydicom().__version__.split(".")[0]) >= 3 else "pixel_data_handlers.util"
+    apply_color_lut = import_module(f"pydicom.{home}").apply_color_lut
     colours = np.asarray(apply_color_lut(values, header))
     if colours.shape != (*values.shape, 3):
         raise damaged(name)
