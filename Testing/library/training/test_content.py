@@ -95,6 +95,16 @@ def test_a_picture_keeps_the_annotated_head_where_it_is_seen(pictures: list[Cont
     assert max(rough[1:]) < 0.8 * rough[0]  # the copies are filtered
 
 
+def test_kept_pictures_are_those_that_were_made_and_serve_the_same_frames_only(data: Path, tmp_path: Path) -> None:
+    rows, cache = content_rows(data)[:12], tmp_path / "pictures.npz"
+    made, kept = content_pictures(rows, cache), content_pictures(rows, cache)
+    assert cache.is_file() and all(np.array_equal(a.images, b.images) for a, b in zip(made, kept, strict=True))
+    others = content_pictures(rows[3:6], cache)  # made anew
+    assert np.array_equal(others[0].images, made[3].images)
+    cache.write_bytes(b"nothing")
+    assert np.array_equal(content_pictures(rows[:1], cache)[0].images, made[0].images)
+
+
 def test_a_batch_holds_every_kind_as_often_as_its_share_says(pictures: list[ContentPicture]) -> None:
     groups = by_kind(pictures)
     batch = draw(groups, np.random.default_rng(0), 400)

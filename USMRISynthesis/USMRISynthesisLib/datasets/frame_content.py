@@ -11,7 +11,9 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,25 +124,38 @@ def mr_rows(data: Path, patterns: Sequence[str]) -> list[ContentRow]:
     return rows
 
 
-def content_pictures(rows: Sequence[ContentRow], *, filtered: bool = True) -> list[ContentPicture]:
-    """The frames of these rows, each with its filtered copies if `filtered`."""
-    return [content_picture(row, filtered=filtered) for row in rows]
+def content_pictures(rows: Sequence[ContentRow], cache: Path | None = None) -> list[ContentPicture]:
+    """The frames of these rows. With a file as `cache` they are kept there, and taken from it the next time."""
+    names = np.array([f"{row.source} {row.path.name} {row.cut}" for row in rows])
+    try:
+        with np.load(cache) if cache is not None else nullcontext({}) as kept:
+            images, units = kept["images"], kept["units"]
+            found = np.array_equal(kept["names"], names)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        found = False
+    if not found:
+        squares = [_square_of(row) for row in rows]
+        images, units = (np.stack([one[part] for one in squares]) for part in (0, 1))
+        if cache is not None:
+            np.savez(cache, names=names, images=images, units=units)
+    return [_picture(row, image, unit) for row, image, unit in zip(rows, images, units, strict=True)]
 
 
-def content_picture(row: ContentRow, *, filtered: bool = True) -> ContentPicture:
-    """One frame, with copies by a median and an anisotropic diffusion filter if `filtered`."""
+def _picture(row: ContentRow, images: np.ndarray, unit: np.ndarray) -> ContentPicture:
+    if row.ellipse is None:
+        return ContentPicture(row, images, None)
+    to_plane = np.diag([row.pixel_mm, row.pixel_mm, 1.0])
+    return ContentPicture(row, images, row.ellipse.moved(np.linalg.inv(unit) @ to_plane))
+
+
+def _square_of(row: ContentRow) -> tuple[np.ndarray, np.ndarray]:
+    """A frame's square and its filtered copies (n, CELLS, CELLS), and `unit_to_plane` (3, 3) of the square."""
     volume = read_frame(row)
-    fan = find_fan(volume.array, volume.spacing)
-    pyramid = Pyramid(volume, fan)
+    pyramid = Pyramid(volume, find_fan(volume.array, volume.spacing))
     unit = square(pyramid.extent, pyramid.centre, 0.0, False)
     image = _as_bytes(pyramid.cut(unit, CELLS)[0, 0].numpy())
-    smoothed = [np.where(image > 0, smooth(image).clip(1), 0) for smooth in FILTERS.values()] if filtered else []
-    images = np.stack([image, *smoothed]).astype(np.uint8)
-    ellipse = None
-    if row.ellipse is not None:
-        to_plane = np.diag([row.pixel_mm, row.pixel_mm, 1.0])
-        ellipse = row.ellipse.moved(np.linalg.inv(unit) @ to_plane)
-    return ContentPicture(row, images, ellipse)
+    smoothed = [np.where(image > 0, smooth(image).clip(1), 0) for smooth in FILTERS.values()]
+    return np.stack([image, *smoothed]).astype(np.uint8), unit
 
 
 def read_frame(row: ContentRow, *, even: bool = True) -> Volume:

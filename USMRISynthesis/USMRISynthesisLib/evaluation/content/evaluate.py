@@ -24,7 +24,7 @@ from USMRISynthesisLib.ultrasound.gate import MIN_SPECKLE_EVIDENCE, speckle_evid
 # MR that nothing is trained on: of normal fetuses, for measuring only.
 _UNSEEN_MR = ("normal-mr-atlas/*/t2.nii.gz",)
 # So many brain frames are filtered, and so many others are made.
-_FILTERED, _MADE = 60, 60
+_FILTERED, _MADE = 30, 40
 SPLITS = ("train", "val", "test")
 
 
@@ -59,7 +59,7 @@ def evaluate(
     result = {"model": model, "split": split, **summary(rows, answers)}
     result["filtered"] = _filtered(few, content_of)
     result["made"] = _made(data, split, content_of)
-    unseen = mr_rows(data, _UNSEEN_MR)[::5]
+    unseen = mr_rows(data, _UNSEEN_MR)[::7]
     if unseen:
         result["made"]["mr of normal fetuses"] = _taken([content_of(read_frame(row)) for row in unseen])
     if progress is not None:

@@ -40,7 +40,7 @@ class ContentTraining(Training[ContentBatch]):
         rows = content_rows(Path(config.data))
         trained = [row for row in rows if row.split == "train" and row.source not in config.held_back]
         self.held = [row for row in rows if row.split == "val"]
-        pictures = content_pictures(trained)
+        pictures = content_pictures(trained, session.output / "pictures.npz")
         self.groups = by_kind(pictures)
         self.held_views = held_views(self.held)
         self.cases = sorted({f"{row.source} {row.patient}" for row in trained})

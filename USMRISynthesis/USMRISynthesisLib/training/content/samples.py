@@ -162,11 +162,15 @@ def drawn(size: int, rng: np.random.Generator) -> Tensor:
 def beside(picture: ContentPicture, rng: np.random.Generator) -> np.ndarray | None:
     """A view of the fan that the annotated head hardly reaches; None where none was found."""
     assert picture.ellipse is not None
+    corners = picture.ellipse.outline()
     for _ in range(12):
         unit = square(
             2 * float(rng.uniform(0.25, 0.7)), rng.uniform(-0.8, 0.8, 2), float(rng.uniform(0, 2 * np.pi)),
             bool(rng.random() < 0.5),
         )  # fmt: skip
+        side = float(np.linalg.norm(unit[:2, 0]))
+        if (np.abs(corners - unit[:2, 2:]) < 0.5 * side).all(axis=0).any():
+            continue  # the outline passes through its middle: not worth a closer look
         if inside_share(picture.ellipse, unit) < 0.06 and float(cut(picture.images[0], unit, 16)[1].mean()) > 0.5:
             return unit
     return None
