@@ -108,7 +108,9 @@ def test_a_filtered_frame_that_shows_a_brain_needs_no_speckle(frame: Volume, mon
     fan = find_fan(filtered.array, filtered.spacing)
     answering(monkeypatch, BRAIN)
     assert check_content(filtered, fan, warn=pytest.fail) is BRAIN
-    for answer in (NOTHING, None):
+    unsure = content_of(np.array([1.0, 2.0, 0.0, 0.0, 0.0]))
+    assert unsure.shows_brain
+    for answer in (NOTHING, unsure, None):
         answering(monkeypatch, answer)
         with pytest.raises(Refused, match=r"no speckle.*MR or CT") as caught:
             check_content(filtered, fan, warn=pytest.fail)

@@ -11,6 +11,10 @@ FILES: dict[str, dict[str, str]] = {
         "model.pt": "a2467318e70adea000815b7250abe206f891843c56c0b014270d4fc4af545056",
         "weights.safetensors": "169fc5e9ed5fa16ec0216d9a4eb5050617584bd909c4a7087dfb213080dd5db8",
     },
+    "content": {
+        "model.pt": "7e608a00011cbf17aadac0c508e5f3c7ce772fcf349f441cc815959d88801245",
+        "weights.safetensors": "96c54c98d2be6d1f431f295b8fec09adb9a250746bb9ab43c9aba72b45ea7274",
+    },
     "default": {
         "model.pt": "dc67aa5d682e4552e3c28a29f4a61da65868c069a3a55476260e3831f40fdc81",
         "support.pt": "7b41efeb7890ce86477c75062bdbce93a10f2d424a329a3455e94dc3eb501445",

@@ -27,6 +27,8 @@ MODEL = "content"
 _EXPECTED = PLANES[:2]
 # So much of a brain's probability must lie in other planes for a warning.
 _CLEARLY = 0.7
+# A frame without speckle passes only where the network is as sure as this: it takes some slices of MR for a brain, too.
+_SURE = 0.8
 # No head of the training is smaller.
 MIN_CIRCUMFERENCE_MM = 150.0
 Warn = Callable[[str], None]
@@ -57,8 +59,8 @@ def check_content(
 ) -> FrameContent | None:
     """What a frame shows; without a brain it is refused.
 
-    A network that sees a brain decides alone: a filtered ultrasound has no speckle left. Otherwise the texture is
-    checked too, so that MR and photographs are called what they are.
+    A network that is sure of a brain decides alone: a filtered ultrasound has no speckle left. Otherwise the texture
+    is checked too, so that MR and photographs are called what they are.
 
     Args:
         volume: a 2D frame, admitted but for its texture. fan: (1, j, i) bool.
@@ -68,12 +70,10 @@ def check_content(
         Refused: with the kind "modality" or "content".
     """
     content = classify_frame(volume, fan)
-    if content is not None and content.shows_brain:
-        return content
-    if not any_content:
+    if not any_content and (content is None or content.brain < _SURE):
         require_speckle(volume, fan)
-    if content is None:
-        return None
+    if content is None or content.shows_brain:
+        return content
     message = f"The frame does not look like an ultrasound of a fetal brain (probability {content.brain:.2f})."
     if not any_content and not marked:
         raise Refused("content", message, "Choose a frame of the fetal brain, or go on with --any-content.")
