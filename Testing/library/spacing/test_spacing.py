@@ -288,7 +288,7 @@ def test_progress_rises_to_one_and_cancel_stops_between_batches(model: str) -> N
 
 
 def test_slices_that_disagree_are_not_reproduced_without_consistency_and_cause_a_warning(model: str) -> None:
-    _, thick = drawn_lines(22, 66, 0.3)
+    _, thick = drawn_lines(22, 66, 3.0)
     noisy = Volume((500 + 100 * thick).astype(np.float32), oblique((1, 1, 3.0)), {"Modality": "MR"})
     free, kept = (respace(noisy, model=model, device="cpu", consistency=exact) for exact in (False, True))
     assert free.consistency > TOLERANCE and "disagree with each other" in free.provenance["warnings"][0]

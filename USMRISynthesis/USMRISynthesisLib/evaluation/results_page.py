@@ -26,7 +26,7 @@ ORDER = (
     "synthesis-validation",
     "synthesis-benchmark",
     "alignment-test",
-    "spacing-test",
+    "spacing",
     "study",
     "speed",
 )
@@ -49,7 +49,8 @@ SUMMARY: tuple[tuple[str, str, str, int, tuple[tuple[str, str], ...]], ...] = (
      "model-paper:residual_ncc"),)),
     ("simulated heads of unseen weeks: rotation, median, deg", "alignment-test", "rotation_deg_median", 1, ()),
     ("head outline, real HC18 frames: Dice", "alignment-test", "hc18.dice_mean", 3, ()),
-    ("slice spacing, MR averages thinned: PSNR, dB", "spacing-test", "psnr.ours", 1, (("cubic", "psnr.cubic"),)),
+    ("slice spacing, real stacks: NCC with stacks of other orientations", "spacing", "real_stacks.ours.ncc", 3,
+     (("cubic", "real_stacks.cubic B-spline.ncc"),)),
 )  # fmt: skip
 
 Record = dict[str, Any]

@@ -4,6 +4,8 @@
     result.mr.write("stack-thin.nrrd")
     result.consistency          # rms of the result, degraded again, less the input, as a share of the input's range
 
+Slices that moved in their plane are put back first (`motion`), unless `consistency` is asked for.
+
 The slices that went in are not copied: a thick slice is a mean over its thickness, a thin one is not. They are
 reproduced in the sense that the result, seen through the slice profile, is the input: to `PROJECTED_TOLERANCE` with
 `consistency`, and without it to `TOLERANCE`, unless the slices disagree with each other - through motion or noise - so
@@ -27,7 +29,7 @@ from USMRISynthesisLib.spacing import profile
 from USMRISynthesisLib.spacing.admission import admit
 from USMRISynthesisLib.spacing.grid import Plan, plan, stacked, unstacked
 from USMRISynthesisLib.spacing.intensity import Scale
-from USMRISynthesisLib.spacing.noise import noise_of
+from USMRISynthesisLib.spacing.motion import prepared
 
 TOLERANCE = 0.03
 PROJECTED_TOLERANCE = 0.005
@@ -74,7 +76,8 @@ def respace(
         axis: "i", "j" or "k", the axis of the stack; by default the one with the largest voxel side.
         model: name of an installed slice-spacing model, or the path of a model folder.
         device: "auto", "cpu", "cuda" or "mps".
-        consistency: project the result so that degrading it gives back the input.
+        consistency: project the result so that degrading it gives back the input; slices that moved stay where
+            they are.
         progress: called with a share of the whole, 0-1, and the stage.
         cancel: called after every batch of views; True ends the run.
         consent: called with (sha256, name) before a model from outside the bundled folders is run.
@@ -106,11 +109,19 @@ def respace(
     loaded = load_model(model, device, consent=consent)
     start = stage("Loading the model", 0.03, start)
     thick = np.ascontiguousarray(scale.shares(stacked(volume.array, grid.axis)))
-    noise = noise_of(thick, grid.fine)
+    pixel_mm = min(side for number, side in enumerate(volume.spacing) if number != 2 - grid.axis)
+    ready = prepared(thick, grid.fine, pixel_mm, keep=consistency, cancel=cancel)
+    start = stage("Aligning the slices", 0.05, start)
     report = None if progress is None else (lambda share: progress(0.05 + 0.87 * share, "Filling in slices"))
     try:
         fine = super_resolve(
-            loaded.module, thick, grid.fine, noise=noise, device=loaded.device, progress=report, cancel=cancel
+            loaded.module,
+            ready.slices,
+            grid.fine,
+            noise=ready.noise,
+            device=loaded.device,
+            progress=report,
+            cancel=cancel,
         )
     except (RuntimeError, MemoryError) as error:
         raise Failed(
@@ -132,7 +143,8 @@ def respace(
         "precision": {"name": "float32", "reason": ""},
         "parameters": {"spacing_mm": spacing, "axis": axis, "consistency": consistency, "device": device},
         "consistency": round(residual, 6),
-        "noise": round(noise, 6),
+        "noise": round(ready.measured, 6),
+        "moved_mm": round(ready.moved_mm, 3),
         "warnings": [_DISAGREE.format(residual)] if residual > TOLERANCE and not consistency else [],
     }
     if progress is not None:

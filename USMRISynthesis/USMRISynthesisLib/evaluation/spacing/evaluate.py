@@ -21,6 +21,7 @@ from USMRISynthesisLib.spacing import profile
 from USMRISynthesisLib.spacing.inference import super_resolve
 from USMRISynthesisLib.spacing.latent import synthesise
 from USMRISynthesisLib.spacing.model import LoadedModel, load_model
+from USMRISynthesisLib.spacing.motion import prepared
 from USMRISynthesisLib.spacing.noise import noise_of
 
 FACTORS = (3, 4)
@@ -33,14 +34,15 @@ Method = Callable[[np.ndarray, int], np.ndarray]
 Rival = Callable[[np.ndarray, int, float], np.ndarray]
 
 
-def methods_of(loaded: LoadedModel) -> dict[str, Method]:
+def methods_of(loaded: LoadedModel, pixel_mm: float) -> dict[str, Method]:
     """Name -> (thick (n, h, w), m) -> fine (m, h, w)."""
 
     def linear(order: int) -> Method:
         return lambda thick, m: profile.apply(profile.interpolation(len(thick), m, order), thick)
 
     def ours(thick: np.ndarray, m: int) -> np.ndarray:
-        return super_resolve(loaded.module, thick, m, device=loaded.device)
+        ready = prepared(thick, m, pixel_mm)
+        return super_resolve(loaded.module, ready.slices, m, noise=ready.noise, device=loaded.device)
 
     return {
         **{name: linear(order) for name, order in _INTERPOLATION.items()},
@@ -68,10 +70,10 @@ def evaluate(
 
     The result: "psnr" and "ssim" (method -> mean over cases and views), "by" (the same by view, factor and
     orientation), "seconds_stack" and "processor_seconds_stack" (a 320x320x22 stack), "consistency" (ours, before the
-    projection, and "consistency_projected" after it), "rivals", "real". Raises Refused, Failed.
+    projection, and "consistency_projected" after it), "rivals", and what
+    `compare_stacks` gives. Raises Refused, Failed.
     """
     loaded = load_model(model, device)
-    methods = methods_of(loaded)
     cases = [
         (head, factor, orientation)
         for head in held_out(data, split)
@@ -80,6 +82,7 @@ def evaluate(
     ]
     if limit:
         cases = [cases[n] for n in np.unique(np.linspace(0, len(cases) - 1, limit).round().astype(int))]
+    methods = methods_of(loaded, cases[0][0].voxel_mm)
     rows: list[dict[str, Any]] = []
     residuals: dict[str, list[float]] = {OURS: [], CONSISTENT: []}
     rivals = dict(rivals or {})
@@ -122,10 +125,10 @@ def evaluate(
         "seconds_stack": seconds, "processor_seconds_stack": used,
         "rivals": _rivals_table(rows, waited, sorted(chosen)),
     }  # fmt: skip
-    if progress is not None:
-        progress(0.85, "Real stacks")
     try:
-        result["real"] = compare_stacks(data, loaded, pictures)
+        result |= compare_stacks(
+            data, loaded, pictures, lambda share, name: progress(0.85 + 0.15 * share, name) if progress else None
+        )
     except Refused as error:
         result["real"] = {"absent": str(error)}
     if progress is not None:
@@ -219,13 +222,12 @@ def table(result: Mapping[str, Any]) -> str:
                 for name, value in trained["methods"].items()
             )
         )
-    real = result["real"]
-    if "absent" in real:
-        lines.append(f"real stacks: {real['absent']}")
-    else:
-        lines += [
-            f"real stack {name}: NCC with the orthogonal stacks "
-            + ", ".join(f"{method} {value:.4f}" for method, value in values.items())
-            for name, values in real.items()
-        ]
+    if "absent" in result["real"]:
+        lines.append(f"real stacks: {result['real']['absent']}")
+    for name, values in result.get("real_stacks", {}).items():
+        mean, low, high = values["ahead_of_cubic"]
+        lines.append(
+            f"real stacks: {name}: NCC with orthogonal stacks {values['ncc'][0]:.4f}, "
+            f"{mean:+.4f} [{low:+.4f}, {high:+.4f}] against cubic"
+        )
     return "\n".join(lines)

@@ -34,9 +34,9 @@ OWN = {"name": "Thick-slice MR of whoever trained it", "licence": "theirs", "sou
 LIMITS = (
     "Not for diagnosis. What lies between thick slices is invented: a lesion thinner than a slice can be missing, or "
     "be drawn where there is none.",
-    "Slices that moved against each other, as in fetal MR, are not aligned. Where slices disagree the result follows "
-    "what they share: it is smoother, and differs from them. With consistency switched on, the steps between moved "
-    "slices come back, sharper than they were.",
+    "Slices that moved in their plane against their neighbours, as in fetal MR, are put back first, and the result "
+    "differs from them; motion across the plane stays. With consistency switched on no slice is put back, and the steps "
+    "between moved slices come out sharper than they were.",
     "The slice profile is taken to be a Gaussian as wide as the slices lie apart: no gap, no overlap.",
     "Learnt from T2-weighted fetal brain MR of few subjects, averages of fetuses with spina bifida most of them; other "
     "organs and contrasts have not been measured.",
