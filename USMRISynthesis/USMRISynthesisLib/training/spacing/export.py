@@ -35,8 +35,8 @@ LIMITS = (
     "Not for diagnosis. What lies between thick slices is invented: a lesion thinner than a slice can be missing, or "
     "be drawn where there is none.",
     "Slices that moved in their plane against their neighbours, as in fetal MR, are put back first, and the result "
-    "differs from them; motion across the plane stays. With consistency switched on no slice is put back, and the steps "
-    "between moved slices come out sharper than they were.",
+    "differs from them; motion across the plane stays. With consistency switched on no slice is put back, and the "
+    "steps between moved slices come out sharper than they were.",
     "The slice profile is taken to be a Gaussian as wide as the slices lie apart: no gap, no overlap.",
     "Learnt from T2-weighted fetal brain MR of few subjects, averages of fetuses with spina bifida most of them; other "
     "organs and contrasts have not been measured.",
