@@ -14,7 +14,7 @@ DATA ?= $(if $(USMRI_DATA),$(USMRI_DATA),../shared/data)
 
 .PHONY: demo test test-slicer lint results samples clean \
   simulate \
-  train train-synthesis train-alignment train-outline train-content train-spacing train-reliability train-paper
+  train train-synthesis train-alignment train-outline train-content train-spacing train-fusion train-reliability train-paper
 
 demo: .venv/.runtime
 	$(BIN)/python -m USMRISynthesisLib.cli.demo build/demo
@@ -49,7 +49,7 @@ simulate: .venv/.test
 # Each run leaves its model in runs/models; the reliability map is learnt for the synthesis model there.
 TRAIN = $(BIN)/usmri train configs/$(1).toml && $(BIN)/usmri export runs/$(1)/checkpoint.pt runs/models/$(1)
 
-train: train-synthesis train-alignment train-outline train-content train-spacing train-reliability
+train: train-synthesis train-alignment train-outline train-content train-spacing train-fusion train-reliability
 
 train-synthesis: .venv/.test
 	$(call TRAIN,default)
@@ -59,6 +59,11 @@ train-alignment train-content train-spacing train-paper: train-%: .venv/.test
 
 train-outline: .venv/.test
 	$(call TRAIN,frames)
+
+# Before the reliability map, which learns from the fused images.
+train-fusion: .venv/.test
+	$(BIN)/usmri train configs/fusion.toml
+	$(BIN)/usmri export runs/fusion/best.pt runs/models/default
 
 train-reliability: .venv/.test
 	$(BIN)/usmri train configs/support.toml

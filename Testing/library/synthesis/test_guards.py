@@ -100,6 +100,6 @@ def test_a_model_that_gives_no_numbers_is_a_failure(
     head: Volume, trusted_model: Path, monkeypatch: pytest.MonkeyPatch, to_canonical: np.ndarray
 ) -> None:
     combined = multiplane.combined
-    monkeypatch.setattr(multiplane, "combined", lambda made: combined(made) * np.float32("nan"))
+    monkeypatch.setattr(multiplane, "combined", lambda *made, **options: combined(*made, **options) * np.float32("nan"))
     with pytest.raises(Failed, match="gave values that are no numbers"):
         _synthesize(head, trusted_model, transform=to_canonical)

@@ -102,15 +102,15 @@ def test_choices_name_planes_and_a_model_without_them_has_none() -> None:
 def test_the_median_is_of_all_three_planes_each_smoothed_across_its_own_slices() -> None:
     made = dict(zip(planes.PLANES, np.random.default_rng(0).random((3, 4, 5, 6), np.float32), strict=True))
     smooth = [ndimage.correlate1d(mr, [0.25, 0.5, 0.25], axis, mode="nearest") for axis, mr in enumerate(made.values())]
-    np.testing.assert_allclose(combined(made), np.median(smooth, axis=0), atol=1e-6)
-    assert combined({"axial": made["axial"]}) is made["axial"]
+    np.testing.assert_allclose(combined(made, made["axial"]), np.median(smooth, axis=0), atol=1e-6)
+    assert combined({"axial": made["axial"]}, made["axial"]) is made["axial"]
 
 
 def test_a_step_between_one_planes_slices_does_not_come_through() -> None:
     """A plane whose every other slice is darker: what the median alone lets through where the others lie apart."""
     low, high = np.full((20, 20, 20), 0.2, np.float32), np.full((20, 20, 20), 0.6, np.float32)
     steps = np.where(np.arange(20)[:, None, None] % 2, 0.5, 0.3).astype(np.float32) * np.ones_like(low)
-    result = combined({"axial": steps, "coronal": low, "sagittal": high})
+    result = combined({"axial": steps, "coronal": low, "sagittal": high}, low)
     assert np.abs(result[2:-2] - 0.4).max() < 1e-6
 
 

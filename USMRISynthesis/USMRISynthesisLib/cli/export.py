@@ -85,6 +85,11 @@ def export(options: Namespace) -> Outcome:
         reliability_figures = _reliability_figures(Path(options.figures)) if options.figures else None
         folder = add_reliability(content, options.output, reliability_figures)
         return f"Wrote the reliability map into {folder}.", {"model": str(folder)}
+    if content.get("task") == "fusion":
+        from USMRISynthesisLib.training.fusion.export import add_fusion
+
+        folder = add_fusion(content, options.output)
+        return f"Wrote the fusion of planes into {folder}.", {"model": str(folder)}
     if content.get("task") in exporters:
         folder = export_checkpoint(
             content,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 SUPPORT_VERSION = 2  # of the input of a reliability map's network: 1 saw single planes, 2 cells along all three
 PLAIN_SUPPORT = "support.safetensors"
+FUSION, FUSION_VERSION = "fusion.safetensors", 1  # of the fusion's input
 TASKS = {
     "synthesis": "synthesis", "alignment": "alignment", "frames": "frames", "content": "frame content",
     "spacing": "slice spacing",
@@ -51,7 +52,8 @@ Prepared = TypeVar("Prepared")
 class Source:
     """The verified bytes of one network, from which it can be built as often as needed.
 
-    form: "torchscript" or "plain". reliability: the network of its reliability map, in the same form.
+    form: "torchscript" or "plain". reliability: the network of its reliability map, in the same form. fusion: that of
+    the fusion of planes, always plain.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Source:
     device: str
     content: bytes = field(repr=False)
     reliability: "Source | None" = None
+    fusion: "Source | None" = None
 
     def network(self, build: "Callable[[], nn.Module]") -> "nn.Module":
         """The network in float32, for evaluation, on the CPU. `build` makes it with any weights. Raises Failed."""
@@ -206,6 +209,30 @@ def reliability_bytes(
     return content
 
 
+def fusion_bytes(folder: str | Path, manifest: Manifest, *, consent: Consent | None = None) -> bytes | None:
+    """The bytes of the network that fuses three planes (`fusion` in the manifest), checked; None where it has none.
+
+    Raises Failed when the file is missing, is not the one in the manifest, or is of another version, ConsentNeeded
+    without consent.
+    """
+    named = manifest.extra.get("fusion")
+    if named is None:
+        return None
+    if not isinstance(named, dict) or named.get("file") != FUSION or FUSION not in manifest.files:
+        raise malformed("fusion", f"does not name {FUSION}")
+    if named.get("version") != FUSION_VERSION:
+        raise Failed(
+            "version",
+            f"The fusion of the model {manifest.name!r} was made by another version of USMRISynthesis, so it was not "
+            "loaded.",
+            "Take `fusion` out of the model's manifest.json; then go without, or train and export it again.",
+        )
+    name, sha256 = f"{manifest.name}, fusion", manifest.files[FUSION]
+    content = _verified(Path(folder), FUSION, sha256, name)
+    consents.require(sha256, name, consent)
+    return content
+
+
 def load(
     model: str | Path,
     task: str,
@@ -329,12 +356,14 @@ def _forms(manifest: Manifest) -> list[str]:
 
 
 def _source(folder: Path, manifest: Manifest, form: str, device: str, consent: Consent | None) -> Source:
-    """The verified bytes in one form, those of the reliability map beside them."""
+    """The verified bytes in one form, those of the reliability map and the fusion beside them."""
     plain = form == "plain"
     _, content = verified_bytes(folder, consent=consent, file=PLAIN_WEIGHTS if plain else None)
     beside = reliability_bytes(folder, manifest, consent=consent, plain=plain)
     reliability = None if beside is None else Source(manifest.name, manifest, form, device, beside)
-    return Source(manifest.name, manifest, form, device, content, reliability)
+    merging = fusion_bytes(folder, manifest, consent=consent)
+    fusion = None if merging is None else Source(manifest.name, manifest, "plain", device, merging)
+    return Source(manifest.name, manifest, form, device, content, reliability, fusion)
 
 
 def _weights_of(manifest: Manifest) -> list[tuple[str, str]]:

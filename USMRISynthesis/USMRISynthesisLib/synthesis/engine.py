@@ -26,6 +26,7 @@ from USMRISynthesisLib.models.manifest import malformed
 from USMRISynthesisLib.models.network import ready
 from USMRISynthesisLib.models.parallel import map_in_order, threads_on
 from USMRISynthesisLib.models.quantisation import in_eight_bits
+from USMRISynthesisLib.synthesis.fusion import WIDTH, FusionNetwork
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 from USMRISynthesisLib.synthesis.reliability import CELL, CONDITIONS, IMAGES, PredictLogits, ReliabilityNetwork
 from USMRISynthesisLib.synthesis.slices import assemble_input
@@ -46,6 +47,7 @@ class LoadedGenerator:
     precision_reason: str
     source: store.Source = field(repr=False)
     reliability: PredictLogits | None = None  # of the reliability map
+    fusion: Callable[[Tensor], Tensor] | None = None  # of the three planes' outputs
 
     @property
     def weights(self) -> str:
@@ -79,7 +81,8 @@ def load_generator(
         _check_channels(module, manifest, chosen)
         dtype, why, half = _choose_precision(source, chosen, module)
         reliability = None if source.reliability is None else _load_reliability(source.reliability, chosen)
-        return LoadedGenerator(manifest, half or module, chosen, reason, dtype, why, source, reliability)
+        fusion = None if source.fusion is None else _load_fusion(source.fusion, chosen)
+        return LoadedGenerator(manifest, half or module, chosen, reason, dtype, why, source, reliability, fusion)
 
     return store.load(model, "synthesis", prepare, device=chosen, consent=consent)
 
@@ -287,6 +290,21 @@ def _load_reliability(source: store.Source, device: torch.device) -> PredictLogi
     except RuntimeError:  # exported by an earlier version, with weights that stay float32
         return full
     return predict
+
+
+def _load_fusion(source: store.Source, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The network that fuses the planes, in half precision if the hardware has it: that rounds its correction only."""
+    width = source.manifest.extra["fusion"].get("width", WIDTH)
+    dtype, _ = native_half(device)
+    network = source.network(lambda: FusionNetwork(width)).to(device=device, dtype=dtype or torch.float32)
+    network = ready(network.to(memory_format=torch.channels_last_3d), source.name)  # type: ignore[call-overload]
+
+    def correct(channels: Tensor) -> Tensor:
+        x = channels.to(dtype or torch.float32).contiguous(memory_format=torch.channels_last_3d)
+        result: Tensor = network(x)
+        return result.float()
+
+    return correct
 
 
 def _example(manifest: store.Manifest, device: torch.device) -> Tensor:

@@ -159,7 +159,7 @@ def synthesize(
             log=run.report,
             progress=_within(progress, 0.22, 0.92 if reliability_network is None else 0.86),
         )
-        mr = combined(made)
+        mr = combined(made, us, generator.fusion, device=generator.device, cancel=cancel)
         if not np.isfinite(mr).all():
             raise Failed(
                 "model",

@@ -13,6 +13,8 @@ from USMRISynthesisLib.training.common.distributed import processes
 from USMRISynthesisLib.training.common.session import Session, Training
 from USMRISynthesisLib.training.content.config import ContentTrainingConfig
 from USMRISynthesisLib.training.content.loop import ContentTraining
+from USMRISynthesisLib.training.fusion.config import FusionConfig
+from USMRISynthesisLib.training.fusion.loop import FusionTraining
 from USMRISynthesisLib.training.outline.config import OutlineConfig
 from USMRISynthesisLib.training.outline.loop import OutlineTraining
 from USMRISynthesisLib.training.reliability.config import ReliabilityConfig
@@ -28,6 +30,7 @@ _TRAININGS: dict[type[RunConfig], Callable[[Session[Any]], Training[Any]]] = {
     OutlineConfig: OutlineTraining,
     ContentTrainingConfig: ContentTraining,
     SpacingConfig: SpacingTraining,
+    FusionConfig: FusionTraining,
     ReliabilityConfig: ReliabilityTraining,
 }
 CONFIGURATIONS = {kind.TASK: kind for kind in _TRAININGS}

@@ -48,7 +48,8 @@ def canonical_prediction(model: str, device: str = "auto", planes: str = "axial"
 
     def predict(case: Case) -> np.ndarray:
         us = normalise_ultrasound(case.us, case.fan, generator.manifest.input.exponent)
-        out = combined(run_planes(generator, us, canonical_axis_mm(), planes=planes))
+        made = run_planes(generator, us, canonical_axis_mm(), planes=planes)
+        out = combined(made, us, generator.fusion, device=generator.device)
         return np.asarray((out + 1) / 2)
 
     return predict

@@ -25,7 +25,7 @@ def frame_prediction(model: str, device: str = "auto") -> PredictFrame:
 
     def predict(us: np.ndarray, fan: np.ndarray) -> np.ndarray:
         seen = normalise_ultrasound(us[None], fan[None], exponent)
-        out = combined(run_planes(generator, seen, np.array([HC_PLANE_Z_MM])))
+        out = combined(run_planes(generator, seen, np.array([HC_PLANE_Z_MM])), seen)
         return np.asarray((out[0] + 1) / 2)
 
     return predict

@@ -48,7 +48,8 @@ def evaluate(
     for index, case in enumerate(listed):
         us = normalise_ultrasound(case.us, case.fan, form.exponent)
         made = run_planes(generator, us, canonical_axis_mm(), planes=planes)
-        mr, spread = combined(made), spread_of(made)
+        mr = combined(made, us, generator.fusion, device=generator.device)
+        spread = spread_of(made)
         brain = case.brain & case.fan
         inside = brain[SLICES]
         predicted = reliability_map(generator.reliability, us, mr, spread, brain, device=generator.device)

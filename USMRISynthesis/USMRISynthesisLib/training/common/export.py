@@ -169,11 +169,11 @@ def card_text(manifest: Mapping[str, Any], card: Card) -> str:
 def write(folder: str | Path, files: Mapping[str, bytes], manifest: Mapping[str, Any], card: str) -> Path:
     """Write networks, manifest and card; returns the folder. Raises Failed where that cannot be done.
 
-    files: TorchScript files by name. Beside each goes the same as plain weights, and the manifest's `files` gets the
-    hashes of both, beside those that it has.
+    files: by name. Beside each TorchScript file goes the same as plain weights, and the manifest's `files` gets the
+    hashes of all, beside those that it has.
     """
     folder = Path(folder)
-    files = {**files, **{PLAIN[name]: torchscript.plain(data, name) for name, data in files.items()}}
+    files = {**files, **{PLAIN[name]: torchscript.plain(files[name], name) for name in PLAIN if name in files}}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     manifest = {**manifest, "files": {**manifest.get("files", {}), **hashes}}
     try:

@@ -36,7 +36,7 @@ from USMRISynthesisLib.synthesis.reliability import (
 )
 from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
 
-LABELS = "cells-2"  # another name whenever labels are made otherwise, so that none made before is taken for one
+LABELS = "cells-3"  # another name whenever labels are made otherwise, so that none made before is taken for one
 MIN_BRAIN_CELLS = 75.0  # for a slice to be drawn
 _DEPTH = slice(0, 1)  # of the conditions
 _WHOLE = slice(1, 1 + HEAD_STATISTICS)
@@ -103,7 +103,9 @@ def label_errors(generator: LoadedGenerator, case: Case, *, axial: bool = False)
     several = not axial and supported_planes(ALL, generator.manifest.input.planes) is not None
     planes = run_planes(generator, us, canonical_axis_mm(), planes=ALL if several else "axial")
     inside = case.brain & case.fan
-    results = [(planes["axial"], None)] + ([(combined(planes), spread_of(planes))] if several else [])
+    results = [(planes["axial"], None)] + (
+        [(combined(planes, us, generator.fusion, device=generator.device), spread_of(planes))] if several else []
+    )
     predictions = []
     for mr, spread in results:
         error = np.where(inside, error_of((mr + 1) / 2, case.t2, inside), 0)

@@ -19,6 +19,7 @@ from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
 from USMRISynthesisLib.models import network, store
 from USMRISynthesisLib.models.consent import agreed
 from USMRISynthesisLib.models.manifest import Manifest
+from USMRISynthesisLib.models.store import FUSION
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
 from USMRISynthesisLib.training.common import torchscript
 from USMRISynthesisLib.training.common.checkpoint import load
@@ -35,6 +36,7 @@ from USMRISynthesisLib.training.common.export import (
     export_checkpoint,
     loading,
 )
+from USMRISynthesisLib.training.fusion import export as fusion
 from USMRISynthesisLib.training.reliability.export import described_card
 from USMRISynthesisLib.training.synthesis.config import TrainingConfig
 from USMRISynthesisLib.training.synthesis.warm_start import start_from
@@ -117,7 +119,9 @@ def _exported(
     generator.eval().requires_grad_(False).half().float()
     kept, before = _kept(generator, folder)
     support = None if before is None else before.extra.get("support")
-    files = {} if before is None else {name: before.files[name] for name in RELIABILITY_FILES if name in before.files}
+    beside = () if before is None else (*RELIABILITY_FILES, FUSION)
+    files = {name: before.files[name] for name in beside if before is not None and name in before.files}
+    merging = None if before is None else before.extra.get("fusion")
     form, stated = config.generator, limits_of(config) if limits is None else limits
     further: dict[str, Any] = {"architecture": architecture(form)}
     if WITHOUT_PAIRS in stated:
@@ -131,10 +135,19 @@ def _exported(
         sources=data_of(config),
         measured_on=("simulated ultrasound of held-out cases",) * 2,
         limits=stated,
-        card=lambda manifest: described_card(card(manifest), support) if support else card(manifest),
+        card=lambda manifest: _with_sections(card(manifest), support, merging),
         training={"averaged_with": other} if other else {},
-        further=further | ({"support": support, "files": files} if support else {}),
+        further=further
+        | ({"support": support} if support else {})
+        | ({"fusion": merging} if merging else {})
+        | ({"files": files} if files else {}),
     )  # fmt: skip
+
+
+def _with_sections(text: str, support: Mapping[str, Any] | None, merging: Mapping[str, Any] | None) -> str:
+    """A card with what it says of the reliability map and of the fusion."""
+    text = described_card(text, support) if support else text
+    return fusion.described_card(text, merging) if merging else text
 
 
 def architecture(config: GeneratorConfig) -> dict[str, Any]:

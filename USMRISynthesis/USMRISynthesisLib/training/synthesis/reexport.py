@@ -21,6 +21,7 @@ from USMRISynthesisLib.models.manifest import REMEDY, Manifest
 from USMRISynthesisLib.synthesis.generator import Generator
 from USMRISynthesisLib.training.alignment import export as alignment
 from USMRISynthesisLib.training.common import export, torchscript
+from USMRISynthesisLib.training.fusion import export as fusion
 from USMRISynthesisLib.training.outline import export as outline
 from USMRISynthesisLib.training.reliability.export import FILE, described_card, reexported
 from USMRISynthesisLib.training.spacing import export as spacing
@@ -66,6 +67,8 @@ def reexport(
         files[FILE] = support if plain else reexported(support)
         hashes[written["support"]["sha256"]] = _hash(files[FILE])
         written["support"] = {**written["support"], "file": FILE, "sha256": hashes[written["support"]["sha256"]]}
+    if (merging := store.fusion_bytes(source, manifest, consent=consent)) is not None:
+        files[store.FUSION] = merging
     text = _text(source / export.CARD)
     for before, after in hashes.items():
         text = text.replace(before, after)
@@ -75,6 +78,8 @@ def reexport(
         if support is not None:
             written["support"]["figures"] = dict(support_figures or written["support"]["figures"])
             text = described_card(text, written["support"])
+        if merging is not None:
+            text = fusion.described_card(text, written["fusion"])
     return export.write(folder, files, written, text)
 
 
