@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from scenery import REPOSITORY
-from USMRISynthesisScene.files.sample_data import CHECKSUMS, FRAME, SIMULATED, sample_file
+from USMRISynthesisScene.files.sample_data import CHECKSUMS, FRAME, REAL, SIMULATED, sample_file
 
 sys.path.insert(0, str(REPOSITORY / "USMRISynthesis" / "Testing" / "Python"))
 
@@ -92,7 +92,7 @@ def test_sample_images_are_registered_as_files(module: Any, monkeypatch: pytest.
 
     monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=SampleDataLogic))
     sys.modules["USMRISynthesis"].registerSampleData()
-    assert set(registered) == {SIMULATED, FRAME}
+    assert set(registered) == {REAL, SIMULATED, FRAME}
     for options in registered.values():
         assert options["uris"].startswith("file:///")
         sha256 = hashlib.sha256(sample_file(options["sampleName"]).read_bytes()).hexdigest()

@@ -100,3 +100,21 @@ def test_the_real_frame_gives_a_frame_with_brain_inside_its_skull_only() -> None
     shown = made.mr.array[0] > 150
     assert 0.1 < shown.mean() < 0.6  # the head, not the whole picture
     assert made.provenance["alignment"]["score"] > 0.5
+
+
+def test_the_real_sample_is_admitted_and_its_head_found_where_the_landmarks_are() -> None:
+    """front, back and top of the skull of `us-3d-real/ucl-23w`, RAS mm, as its landmarks have them (about 2 mm)."""
+    from USMRISynthesisLib.alignment.align import align
+    from USMRISynthesisLib.geometry.landmarks import similarity_from_landmarks
+    from USMRISynthesisLib.geometry.similarity import angle_deg, rotation_of
+    from USMRISynthesisLib.ultrasound.gate import admit
+
+    sample = Volume.read(SAMPLES / "fetal-head-ucl.nrrd")
+    assert "MIT" in sample.metadata["licence"] and "UCL" in sample.metadata["description"]
+    assert np.allclose(sample.spacing, 0.8, atol=1e-3) and sample.array.dtype == np.uint8
+    landmarks = ((3.64, 39.17, 9.78), (4.18, -39.15, -4.84), (6.94, -6.3, 36.21))
+    reference = similarity_from_landmarks(*(np.array(point) for point in landmarks))
+    found = align(sample, admit(sample)).ras_to_canonical
+    assert angle_deg(rotation_of(found), rotation_of(reference)) < 15
+    off = np.linalg.inv(found)[:3, 3] - np.linalg.inv(reference)[:3, 3]
+    assert np.linalg.norm(off) < 8

@@ -1,4 +1,4 @@
-"""The two sample inputs: `python -m USMRISynthesisLib.simulation.samples OUT --data DIR` remakes them."""
+"""The sample inputs: `python -m USMRISynthesisLib.simulation.samples OUT --data DIR` remakes them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 
+from USMRISynthesisLib.geometry.canonical import resample
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.simulation.anatomy import atlas
 from USMRISynthesisLib.simulation.anatomy.head import build
 from USMRISynthesisLib.simulation.anatomy.warp import rotation_matrix, sample
 from USMRISynthesisLib.simulation.dataset import frame_volume, read_frame_index
 from USMRISynthesisLib.simulation.scanner.volume import CANONICAL_IJK_TO_RAS, acquire
+from USMRISynthesisLib.ultrasound.fan import find_fan
 
 SIMULATED = ("GA26-operated", 11, "right")  # a week that no weights were trained on
+REAL_HEAD = "ucl-23w.nii.gz"  # of the three the one whose millimetres are physical
 REAL_FRAME = "540_HC.png"  # of a fetus that no weights were trained on
 _SPACING_MM = 0.8
+_SMOOTHING_MM = 0.25  # before the real head is resampled
 _SIZE = (150, 160, 140)  # k, j, i
 
 
@@ -55,6 +60,29 @@ def real_frame(data: Path, name: str) -> Volume:
     return Volume(frame.array, frame.ijk_to_ras, note)
 
 
+def real_head(data: Path, name: str = REAL_HEAD) -> Volume:
+    """A real 3D ultrasound of a head, cropped to its fan, on its own oblique axes at about 0.8 mm; uint8, 0 outside the
+    fan."""
+    source = Volume.read(data / "us-3d-real" / name)
+    fan = find_fan(source.array, source.spacing)
+    box = ndimage.find_objects(fan.astype(np.uint8))[0]
+    corner = np.array([part.start for part in box[::-1]])
+    extent = (np.array([part.stop for part in box[::-1]]) - 1 - corner) * source.spacing  # i, j, k, mm
+    size = np.floor(extent / _SPACING_MM).astype(int) + 1
+    to_source = np.diag([*(_SPACING_MM / np.array(source.spacing)), 1.0])
+    to_source[:3, 3] = corner
+    smooth = ndimage.gaussian_filter(source.array.astype(np.float32), _SMOOTHING_MM / np.array(source.spacing)[::-1])
+    shape = tuple(int(n) for n in size[::-1])
+    us = resample(smooth, to_source, shape, 1, 0.0)
+    seen = resample(fan, to_source, shape, 0, 0.0) > 0.5
+    note = {
+        "description": "Fetal head, real 3D ultrasound, 23 weeks (UCL, MIT licence), resampled to 0.8 mm",
+        "source": f"github.com/surgical-vision/FetalUltrasoundSimulator-Unity-GameVersion, {name}",
+        "licence": "MIT, Copyright (c) 2024 Surgical Vision and Robotics at UCL",
+    }
+    return Volume(np.where(seen, np.rint(us), 0).astype(np.uint8), source.ijk_to_ras @ to_source, note)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
@@ -66,6 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     us.write(options.out / "fetal-head-simulated.nrrd")
     if options.truth:
         truth.write(options.truth)
+    real_head(options.data).write(options.out / "fetal-head-ucl.nrrd")
     real_frame(options.data, REAL_FRAME).write(options.out / "fetal-head-hc18.nrrd")
 
 

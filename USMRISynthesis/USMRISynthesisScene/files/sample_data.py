@@ -1,4 +1,4 @@
-"""The two sample images of the module, for Slicer's Sample Data module."""
+"""The sample images of the module, for Slicer's Sample Data module."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from slicer.i18n import tr as _
 
 CATEGORY = "USMRISynthesis"
 SIMULATED = "FetalHeadSimulated"
+REAL = "FetalHeadReal"
 FRAME = "FetalHeadHC18"
-FILES = {SIMULATED: "fetal-head-simulated.nrrd", FRAME: "fetal-head-hc18.nrrd"}
+FILES = {REAL: "fetal-head-ucl.nrrd", SIMULATED: "fetal-head-simulated.nrrd", FRAME: "fetal-head-hc18.nrrd"}
 
 
 # SHA-256 of the files: Slicer copies them into its cache, and a copy from an older version must not be used.
 CHECKSUMS = {
+    REAL: "cbc8851b0b687a1398063dec2666bb8d3b983983ecbe599be37ee7794ab29175",
     SIMULATED: "c55a0dce2ef2095dd1a75ad3e7d4f9b184d37f3692352cd0073136e843b7a0c0",
     FRAME: "515cb7d47733e5ce4c489340c946c7584ca498eb7cac18ada679f662754fd976",
 }
