@@ -14,6 +14,7 @@ from USMRISynthesisLib.synthesis.reliability import (
     cells_of,
     error_of,
     extrapolate_rim,
+    frame_of,
     head_of,
     neighbourhood,
     reliability_map,
@@ -193,3 +194,53 @@ def test_the_rim_takes_the_probability_of_the_nearby_brain():
     assert abs(result[10, 20, 31] - 0.95) < 0.01 and abs(result[10, 20, 8] - 0.5) < 0.05
     assert abs(result[0, 0, 0] - predicted[brain].mean()) < 0.01
     assert (extrapolate_rim(predicted, np.zeros_like(brain)) == 0).all()
+
+
+def judged_frame(seed: int) -> LabelledHead:
+    """A frame that is wrong just where its MR is bright: the middle slice of such a head."""
+    head = judged_head(seed)
+    middle = slice(40, 41)
+    made = head.predictions[0]
+    cut = LabelledPrediction(made.mr[middle], made.error[middle], made.error_mask[middle], None)
+    return LabelledHead(f"frame-{seed}", head.us[middle], (cut,), head.inside[middle])
+
+
+def test_a_frame_is_seen_like_the_axial_slice_of_a_volume_at_its_depth():
+    rng = np.random.default_rng(0)
+    us, mr = rng.uniform(-1, 1, (2, 160, 160)).astype(np.float32)
+    volume = head_of(us[None].repeat(160, 0), mr[None].repeat(160, 0), None)
+    frame = frame_of(us[None], mr[None], z_mm=0.6 * 79 / 2)
+    cells, conditions = frame.slices("axial", np.array([0]))
+    near, its = volume.slices("axial", np.array([59]))  # of 80 cells from -47.4 to 47.4 mm the nearest to 23.7 mm
+    np.testing.assert_allclose(cells, near, atol=1e-6)
+    np.testing.assert_allclose(conditions[0, 0], 0.5, atol=1e-6)
+    np.testing.assert_allclose(conditions[:, 1:], its[:, 1:], atol=1e-5)
+    assert abs(float(its[0, 0, 0, 0]) - 0.5) < 0.02 and frame.planes == ("axial",) and volume.planes == PLANES
+
+
+def test_a_batch_draws_frames_beside_volumes_in_their_one_plane():
+    heads = [judged_frame(1), judged_head(0)]
+    batch = draw(heads, 16, np.random.default_rng(2))
+    axial = batch.conditions[:, -3, 0, 0] == 1
+    flat = (batch.cells[:, 0] == batch.cells[:, 1]).all(dim=(1, 2)) & (batch.cells[:, 1] == batch.cells[:, 2]).all(
+        dim=(1, 2)
+    )
+    assert 2 < int(flat.sum()) < 14 and bool(axial[flat].all())
+    assert torch.equal((batch.cells[:, 4:5] > 0).float(), batch.error_mask)
+
+
+def test_frames_are_calibrated_as_what_is_of_one_plane():
+    network = ReliabilityNetwork().eval()
+    frames = [judged_frame(seed) for seed in range(2)]
+    calibrate(network, [judged_head(0)])
+    several = network.scale[1].item(), network.offset[1].item()
+    calibrate(network, [judged_head(0), *frames])
+    assert (network.scale[1].item(), network.offset[1].item()) == several
+
+
+def test_a_frames_map_has_its_shape():
+    pixels = np.zeros((1, 160, 160), np.float32)
+    inside = np.zeros((1, 160, 160), bool)
+    inside[0, 40:120, 40:120] = True
+    result = reliability_map(ReliabilityNetwork().eval(), pixels, pixels, None, inside, z_mm=0.0)
+    assert result.shape == (1, 160, 160) and 0 <= result.min() and result.max() <= 1

@@ -54,6 +54,11 @@ class LoadedGenerator:
         """The form of the weights that run: "torchscript" or "plain"."""
         return self.source.form
 
+    def reliability_for(self, *, frame: bool) -> PredictLogits | None:
+        """The network of the reliability map; None if there is none, or none for frames where it is for a frame."""
+        support = self.manifest.extra.get("support") or {}
+        return self.reliability if not frame or support.get("frames") is True else None
+
     def on_cpu(self) -> nn.Module:
         """The same weights in float32 on the CPU, for when the device has no memory left."""
         return _prepare(self.source, build, torch.device("cpu"), torch.float32)

@@ -145,8 +145,7 @@ def synthesize(
                 "Export it again, as 8 or 16 bits.",
             )
         head = alignment.head_mask(z_mm)
-    # The reliability network was trained on volumes: it is not valid for a frame.
-    reliability_network = None if volume.is_frame else generator.reliability
+    reliability_network = generator.reliability_for(frame=volume.is_frame)
     with run.stage("Synthesising", 0.22):
         made = run_planes(
             generator,
@@ -172,7 +171,14 @@ def synthesize(
 
         with run.stage("Estimating the reliability", 0.86):
             reliability = reliability_map(
-                reliability_network, us, mr, spread_of(made), head & seen, device=generator.device, cancel=cancel
+                reliability_network,
+                us,
+                mr,
+                spread_of(made),
+                head & seen,
+                z_mm=float(z_mm[0]),
+                device=generator.device,
+                cancel=cancel,
             )
     with run.stage("Resampling to the image's grid", 0.92):
         values, confidence = _back(mr, head, fan, volume, alignment, reliability)

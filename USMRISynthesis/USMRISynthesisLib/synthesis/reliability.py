@@ -23,7 +23,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from USMRISynthesisLib.errors import Cancelled
-from USMRISynthesisLib.geometry.canonical import SPACING_MM
+from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
 from USMRISynthesisLib.geometry.planes import PLANES, to_plane
 from USMRISynthesisLib.models.parallel import map_in_order, threads_on
 
@@ -41,6 +41,7 @@ BATCH = 8
 SPREAD_SCALE = 5.0
 BRAIN = -0.5  # MR in [-1, 1] from which on a cell is brain
 RIM_MM = 1.2  # sigma of the extrapolation beyond the brain's edge
+_DEEPEST_MM = (SIZE - CELL) / 2 * SPACING_MM  # z of the last cells' centres
 ONE_PLANE = -1.0  # in place of a spread, where there is one plane only
 
 PredictLogits = Callable[[Tensor, Tensor], Tensor]  # a `ReliabilityNetwork`, or an exported one
@@ -104,13 +105,20 @@ def _block(inside: int, outside: int) -> nn.Sequential:
 class Head:
     """A head on cells of canonical space, (K, H, W) float32: us, mr in [-1, 1]; spread, see `spread_of`, or None.
 
-    whole: its `head_statistics`, (HEAD_STATISTICS,).
+    A frame is one axial slice of cells, K = 1. whole: its `head_statistics`, (HEAD_STATISTICS,). depth: of a frame,
+    from -1 to 1 as a volume's first and last slice have it.
     """
 
     us: np.ndarray
     mr: np.ndarray
     spread: np.ndarray | None
     whole: np.ndarray
+    depth: float = 0.0
+
+    @property
+    def planes(self) -> tuple[str, ...]:
+        """Along which the network sees it."""
+        return PLANES if len(self.us) > 1 else PLANES[:1]
 
     def slices(self, plane: str, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The network's input for these slices of a plane: cells (n, IMAGES + 2, h, w), conditions (n, CONDITIONS, 1,
@@ -125,6 +133,8 @@ class Head:
         if self.spread is not None:
             apart = to_plane(self.spread, plane)[some][:, None]
         depth, row, column = (np.linspace(-1, 1, size, dtype=np.float32) for size in to_plane(self.us, plane).shape)
+        if len(self.us) == 1:
+            depth = np.full(1, self.depth, np.float32)
         if plane == "sagittal":
             depth = np.abs(depth)
         else:
@@ -134,6 +144,12 @@ class Head:
         conditions[:, 0], conditions[:, 1 : 1 + HEAD_STATISTICS] = depth[some], self.whole
         conditions[:, 1 + HEAD_STATISTICS + PLANES.index(plane)] = 1
         return np.concatenate([us, mr, apart, where], axis=1), conditions[:, :, None, None]
+
+
+def frame_of(us: np.ndarray, mr: np.ndarray, z_mm: float) -> Head:
+    """A frame, (1, H, W) pixels as the generator took and gave them, at z_mm of canonical space, on cells."""
+    us, mr = (cells_of(np.repeat(pixels, CELL, axis=0)) for pixels in (us, mr))
+    return Head(us, mr, None, head_statistics(us, mr, None), float(np.clip(z_mm / _DEEPEST_MM, -1, 1)))
 
 
 def head_of(us: np.ndarray, mr: np.ndarray, spread: np.ndarray | None) -> Head:
@@ -186,14 +202,14 @@ def logits(
     network: PredictLogits, head: Head, inside: np.ndarray, *, device: torch.device | str = "cpu",
     cancel: Callable[[], bool] | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Mean over the three planes of the logit of being wrong, (K, H, W) float32 on the head's cells, where `inside` is.
+    """Mean over its planes of the logit of being wrong, (K, H, W) float32 on the head's cells, where `inside` is.
 
     Anything where it is not. Raises Cancelled.
     """
     total = np.zeros(head.us.shape, np.float32)
     batches = [
         (plane, wanted[begin : begin + BATCH])
-        for plane in PLANES
+        for plane in head.planes
         for wanted in [np.flatnonzero(to_plane(inside, plane).any(axis=(1, 2)))]
         for begin in range(0, len(wanted), BATCH)
     ]
@@ -210,7 +226,7 @@ def logits(
                 raise Cancelled
             sum_here = to_plane(total, plane)
             sum_here[some] += next(answers)
-    return total / np.float32(len(PLANES))
+    return total / np.float32(len(head.planes))
 
 
 def reliability_map(
@@ -220,21 +236,23 @@ def reliability_map(
     spread: np.ndarray | None,
     inside: np.ndarray,
     *,
+    z_mm: float = 0.0,
     device: torch.device | str = "cpu",
     cancel: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Probability (160, 160, 160) float32 that the MR's grey is right, in the brain where `inside`, bool, is; beside it
-    what the brain near by has.
+    """Probability that the MR's grey is right, (160, 160, 160) float32, of a frame (1, 160, 160): in the brain where
+    `inside`, bool, is; beside it what the brain near by has.
 
-    us, mr: on canonical voxels, in [-1, 1], as the generator took and gave them; spread: see `spread_of`.
-    Raises Cancelled.
+    us, mr: on canonical voxels, in [-1, 1], as the generator took and gave them; spread: see `spread_of`; z_mm: of a
+    frame. Raises Cancelled.
     """
-    head = head_of(us, mr, spread)
-    where = cells_of(inside) > 0
+    is_frame = len(us) == 1
+    head = frame_of(us, mr, z_mm) if is_frame else head_of(us, mr, spread)
+    where = cells_of(np.repeat(inside, CELL, axis=0) if is_frame else inside) > 0
     predicted = expit(-logits(network, head, where, device=device, cancel=cancel))
     predicted = extrapolate_rim(predicted, where & (head.mr > BRAIN))
     finer = F.interpolate(torch.from_numpy(predicted)[None, None], scale_factor=float(CELL), mode="trilinear")
-    return np.asarray(finer[0, 0].numpy())
+    return np.asarray(finer[0, 0, : len(us)].numpy())
 
 
 def extrapolate_rim(probability: np.ndarray, brain: np.ndarray) -> np.ndarray:

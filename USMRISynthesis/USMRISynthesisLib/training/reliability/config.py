@@ -15,8 +15,10 @@ class ReliabilityConfig(RunConfig):
     model: the generator's model, by name or folder. folder: simulated cases; learn: the splits to learn from, which may
     hold heads that the generator was trained on (its errors there are smaller); calibrate: the splits whose heads it
     never saw, on which the probabilities are calibrated at the end. also, also_calibrate: further folders of heads for
-    either. axial: further ones, labelled in axial slices alone, in a third of the time. size: weight of the error's
-    size beside the cross-entropy. decay: of the weights, as AdamW's. dropout: share of every level's channels left out.
+    either. axial: further ones, labelled in axial slices alone, in a third of the time. frames, calibrate_frames:
+    folders of heads with simulated frames (`frames_a_head` of a simulation's configuration) to learn from and to
+    calibrate on; without them the network is not used for frames. size: weight of the error's size beside the
+    cross-entropy. decay: of the weights, as AdamW's. dropout: share of every level's channels left out.
     """
 
     TASK: ClassVar[str] = "support"
@@ -28,6 +30,8 @@ class ReliabilityConfig(RunConfig):
     also: tuple[str, ...] = ()
     also_calibrate: tuple[str, ...] = ()
     axial: tuple[str, ...] = ()
+    frames: tuple[str, ...] = ()
+    calibrate_frames: tuple[str, ...] = ()
     size: float = 0.3
     steps: int = 4000
     batch: int = 16
@@ -40,4 +44,5 @@ class ReliabilityConfig(RunConfig):
         super().__post_init__()
         self.require_positive("batch", "rate")
         require(bool(self.learn and self.calibrate), "learn and calibrate must name a split")
+        require(bool(self.frames) == bool(self.calibrate_frames), "frames and calibrate_frames belong together")
         require(self.size >= 0 and 0 <= self.dropout < 1, "size must be 0 or more, and dropout lie in 0..1")

@@ -18,11 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from USMRISynthesisLib.datasets.simulated import Case, case_files, read_case
-from USMRISynthesisLib.geometry.canonical import canonical_axis_mm
+from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.geometry.canonical import HC_PLANE_Z_MM, canonical_axis_mm
 from USMRISynthesisLib.geometry.planes import ALL, PLANES, supported_planes, to_plane
+from USMRISynthesisLib.simulation.anatomy.labels import BRAIN
 from USMRISynthesisLib.synthesis.engine import LoadedGenerator
 from USMRISynthesisLib.synthesis.multiplane import combined, run_planes
 from USMRISynthesisLib.synthesis.reliability import (
+    CELL,
     HEAD_STATISTICS,
     IMAGES,
     ONE_PLANE,
@@ -84,6 +87,11 @@ class LabelledHead:
         us, mr = _signed(self.us), _signed(prediction.mr)
         return Head(us, mr, spread, head_statistics(us, mr, spread))
 
+    @property
+    def is_frame(self) -> bool:
+        """Whether it is a single frame, K = 1, at the head-circumference plane."""
+        return len(self.us) == 1
+
     @functools.cached_property
     def packed(self) -> tuple[Head, ...]:
         """All of `predictions` alike, but left as bytes: `slices_of` makes floats of a few."""
@@ -91,9 +99,9 @@ class LabelledHead:
 
     @functools.cached_property
     def usable_slices(self) -> dict[str, np.ndarray]:
-        """Of each plane the slices with enough brain."""
+        """Of each plane the slices with enough brain; a frame has one plane."""
         return {plane: np.flatnonzero(to_plane(self.inside, plane).sum(axis=(1, 2)) >= MIN_BRAIN_CELLS * 255)
-                for plane in PLANES}  # fmt: skip
+                for plane in (PLANES[:1] if self.is_frame else PLANES)}  # fmt: skip
 
 
 def label_errors(generator: LoadedGenerator, case: Case, *, axial: bool = False) -> LabelledHead:
@@ -134,6 +142,39 @@ def label_heads(
     return result
 
 
+def label_frames(generator: LoadedGenerator, path: Path) -> list[LabelledHead]:
+    """Run the generator on a simulated head's frames, at their true pose, and compare with their true MR; none where it
+    has no frames."""
+    labelled = []
+    with np.load(path) as file:
+        if "frames_us" not in file:
+            return []
+        parts = [file[f"frames_{name}"] for name in ("us", "fan", "t2", "labels")]
+    for number, (us, fan, t2, labels) in enumerate(zip(*parts, strict=True)):
+        seen = normalise_ultrasound(us[None], fan[None], generator.manifest.input.exponent)
+        mr = run_planes(generator, seen, np.array([HC_PLANE_Z_MM]))["axial"]
+        inside = (np.isin(labels, BRAIN) & fan)[None]
+        error = np.where(inside, error_of((mr + 1) / 2, t2[None].astype(np.float32) / 255, inside), 0)
+        made, off, wrong, beam, brain = (
+            _bytes(cells_of(np.repeat(pixels, CELL, axis=0)))
+            for pixels in ((mr + 1) / 2, error, error > WRONG, (seen + 1) / 2, inside)
+        )
+        labelled.append(
+            LabelledHead(f"{path.stem}-{number}", beam, (LabelledPrediction(made, off, wrong, None),), brain)
+        )
+    return [head for head in labelled if len(head.usable_slices["axial"])]
+
+
+def label_all_frames(generator: LoadedGenerator, folders: Sequence[Path]) -> list[LabelledHead]:
+    """The frames of all heads in these folders. Raises Refused where there are none."""
+    heads = [head for folder in folders for path in case_files(folder) for head in label_frames(generator, path)]
+    if folders and not heads:
+        raise Refused(
+            "data", "There are no simulated frames in the folders named.", "Simulate heads with `frames_a_head`."
+        )
+    return heads
+
+
 def _write(head: LabelledHead, file: Path, report: Callable[[str], None]) -> None:
     part = file.with_suffix(f".{os.getpid()}.part.npz")
     arrays = {"us": head.us, "inside": head.inside}
@@ -165,7 +206,8 @@ def draw(heads: Sequence[LabelledHead], count: int, rng: np.random.Generator) ->
     parts = []
     for _ in range(count):
         head = heads[int(rng.integers(len(heads)))]
-        n, plane = int(rng.integers(len(head.predictions))), PLANES[int(rng.integers(len(PLANES)))]
+        planes = tuple(head.usable_slices)
+        n, plane = int(rng.integers(len(head.predictions))), planes[int(rng.integers(len(planes)))]
         part = slices_of(head, n, plane, rng.choice(head.usable_slices[plane], 1))
         parts.append(_mirrored(part, plane) if rng.random() < 0.5 else part)
     return ReliabilityBatch(*(torch.cat(values) for values in zip(*parts, strict=True)))

@@ -56,6 +56,7 @@ def add_reliability(content: Mapping[str, Any], folder: str | Path, figures: Map
     record = {
         "file": FILE, "version": SUPPORT_VERSION, "sha256": hashlib.sha256(data).hexdigest(), "wrong": WRONG,
         "smoothing_mm": SMOOTHING_MM, "steps": content["step"], "cases": len(content["cases"]),
+        "frames": bool(content["config"].get("frames")),
         "date": datetime.date.today().isoformat(), "config": content["config"], "figures": dict(figures or {}),
     }  # fmt: skip
     described = dataclasses.replace(manifest, extra={**manifest.extra, "support": record})
@@ -83,7 +84,9 @@ def described_card(card: str, record: Mapping[str, Any]) -> str:
         f"- {record['cases']} simulated heads ({learnt}), "
         f"{record['steps']} steps, calibrated on {calibrated}, seed {config['seed']}, {record['date']}.",
         "- It was trained on errors in simulated heads alone. On real ultrasound it is untested, and an anomaly of a "
-        "kind that it was not trained on can be rated reliable. It is not used for 2D frames: it was trained on none.",
+        "kind that it was not trained on can be rated reliable. "
+        + (f"Simulated frames: {', '.join(config['frames'])}; calibrated on {', '.join(config['calibrate_frames'])}."
+           if record.get("frames") else "It is not used for 2D frames: it was trained on none."),
         *[f"- {key}: {value}" for key, value in record["figures"].items()],
         "", f"SHA-256 of `{record['file']}`: `{record['sha256']}`", "", "",
     ])  # fmt: skip

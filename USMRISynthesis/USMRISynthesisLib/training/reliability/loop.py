@@ -27,6 +27,7 @@ from USMRISynthesisLib.training.reliability.data import (
     ReliabilityBatch,
     augmented,
     draw,
+    label_all_frames,
     label_heads,
 )
 
@@ -56,8 +57,10 @@ class ReliabilityTraining(Training[ReliabilityBatch]):
         learnt_from = [*(folder / name for name in config.learn), *map(Path, config.also)]
         self.heads = label_heads(generator, learnt_from, kept, report=report)
         self.heads += label_heads(generator, [Path(name) for name in config.axial], kept, axial=True, report=report)
+        self.heads += label_all_frames(generator, [Path(name) for name in config.frames])
         calibrated_on = [*(folder / name for name in config.calibrate), *map(Path, config.also_calibrate)]
         self.held = label_heads(generator, calibrated_on, kept, report=report)
+        self.held += label_all_frames(generator, [Path(name) for name in config.calibrate_frames])
         self.cases = [head.name for head in self.heads]
         network = ReliabilityNetwork(config.dropout).to(session.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -102,15 +105,18 @@ class ReliabilityTraining(Training[ReliabilityBatch]):
 def calibrate(network: ReliabilityNetwork, heads: Sequence[LabelledHead]) -> None:
     """Platt's scaling of the logits on these heads, in place: the probabilities become shares that are wrong.
 
-    One scaling for what was made in one plane, one for what was made in several; where there is none of the latter it
-    takes the former's.
+    One scaling for what was made in one plane, frames among it, one for what was made in several; where there is none
+    of the latter it takes the former's.
     """
     network.scale.fill_(1)
     network.offset.fill_(0)
     found = []
     for kind in range(2):
         predicted, wrong = [], []
+        several = kind > 0 and any(len(head.predictions) > 1 for head in heads)
         for head in heads:
+            if several and head.is_frame:
+                continue
             n = min(kind, len(head.predictions) - 1)
             inside = head.inside == 255
             predicted.append(logits(network, head.head(n), inside, device=network.scale.device)[inside])
