@@ -243,6 +243,38 @@ def test_a_frame_has_no_reliability_map_of_a_model_trained_on_volumes(own_model,
     assert result.provenance["support"] == {"meaning": BEAM_ONLY}
 
 
+def test_a_frame_has_the_reliability_map_of_a_model_trained_on_frames(own_model, heads, tmp_path, head):
+    from dataclasses import replace
+
+    from USMRISynthesisLib.synthesis.pipeline import synthesize
+
+    for split, seed in (("train", 1), ("val", 3)):
+        case = layered_case(seed)
+        frames = {f"frames_{name}": case[name][79:81] for name in ("us", "fan", "t2", "labels")}
+        np.savez(heads / split / f"head-{seed}.npz", **case, **frames)
+    config = configured(tmp_path, heads, own_model, steps=2)
+    named = f'frames = ["{heads / "train"}"]\ncalibrate_frames = ["{heads / "val"}"]\n'
+    config.write_text(config.read_text() + named)
+    content = checkpoint.load(train(config, report=quiet))
+    assert {"head-1-0", "head-1-1"} < set(content["cases"])
+    add_reliability(content, own_model)
+    assert store.read_manifest(own_model).extra["support"]["frames"] is True
+    assert "Simulated frames" in (own_model / "README.md").read_text()
+    frame = replace(head, array=head.array[head.shape[0] // 2][None])
+    result = synthesize(frame, model=str(own_model), device="cpu", unreliable=True)
+    assert result.provenance["support"]["meaning"] == PROBABILITY
+    share = result.confidence.array
+    assert share.shape == frame.shape and 0 < share[result.mr.array > 0].min() and share.max() <= 1
+
+
+def test_frames_to_learn_from_without_any_are_refused(own_model, heads, tmp_path):
+    config = configured(tmp_path, heads, own_model, steps=1)
+    named = f'frames = ["{heads / "train"}"]\ncalibrate_frames = ["{heads / "val"}"]\n'
+    config.write_text(config.read_text() + named)
+    with pytest.raises(Refused, match="no simulated frames"):
+        train(config, report=quiet)
+
+
 def test_a_reliability_map_for_other_weights_is_refused(own_model, heads, tmp_path):
     saved = train(configured(tmp_path, heads, own_model, steps=1), report=quiet)
     content = checkpoint.load(saved) | {"model_sha256": "0" * 64}
