@@ -43,7 +43,7 @@ def add_fusion(content: Mapping[str, Any], folder: str | Path) -> Path:
     network = FusionNetwork(config["width"])
     network.load_state_dict(content["averaged"])
     data = plain_bytes(network.eval().state_dict())
-    _check(network, data)
+    _check(network, config["width"], data)
     sha256 = hashlib.sha256(data).hexdigest()
     record = {
         "file": FUSION, "version": FUSION_VERSION, "sha256": sha256, "width": config["width"],
@@ -81,8 +81,8 @@ def described_card(card: str, record: Mapping[str, Any]) -> str:
     return card[:at] + section + card[at:] if at >= 0 else card.rstrip() + "\n\n" + section.rstrip() + "\n"
 
 
-def _check(network: FusionNetwork, data: bytes) -> None:
-    loaded = from_plain(data, lambda: FusionNetwork(network.layers[0].out_channels), "fusion")
+def _check(network: FusionNetwork, width: int, data: bytes) -> None:
+    loaded = from_plain(data, lambda: FusionNetwork(width), "fusion")
     example = torch.rand(1, CHANNELS, 12, 12, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
         if not torch.equal(loaded(example), network(example)):
