@@ -9,7 +9,7 @@ from scipy import ndimage
 from USMRISynthesisLib.errors import Cancelled
 from USMRISynthesisLib.geometry.planes import PLANES
 from USMRISynthesisLib.synthesis import fusion
-from USMRISynthesisLib.synthesis.fusion import CHANNELS, REACH, FusionNetwork, corrected, fused, prepared
+from USMRISynthesisLib.synthesis.fusion import CHANNELS, REACH, FusionNetwork, fused, prepared, weighted
 
 SIZE = 48
 
@@ -89,15 +89,27 @@ def trained_by_chance() -> FusionNetwork:
     return network
 
 
-def test_an_untrained_network_corrects_nothing_and_a_trained_one_inside_the_border_only() -> None:
-    made, us = made_by(), np.random.default_rng(0).uniform(-1, 1, (SIZE,) * 3).astype(np.float32)
-    plain = fused(made, us)
-    np.testing.assert_array_equal(fused(made, us, FusionNetwork().eval()), plain)
-    result = fused(made, us, trained_by_chance())
-    border = prepared(made, us).border
-    assert np.abs(result - plain)[border == 1].mean() > 0.005
-    np.testing.assert_array_equal(result[border == 0], plain[border == 0])
+def test_a_networks_image_lies_between_the_planes_and_keeps_the_border() -> None:
+    rng = np.random.default_rng(0)
+    made = {
+        plane: (mr + (mr > -1) * rng.normal(0, 0.1, mr.shape)).astype(np.float32) for plane, mr in made_by().items()
+    }
+    us = rng.uniform(-1, 1, (SIZE,) * 3).astype(np.float32)
+    parts = prepared(made, us)
+    plain, result = fused(made, us), fused(made, us, trained_by_chance())
+    inner = ndimage.binary_erosion(parts.border == 1, iterations=2)
+    assert np.abs(result - plain)[inner].mean() > 0.005
+    np.testing.assert_array_equal(result[parts.border == 0], -1)
+    planes = np.stack([parts.channels[:3].min(axis=0), parts.channels[:3].max(axis=0)])
+    low, high = ndimage.minimum_filter(planes[0], 3), ndimage.maximum_filter(planes[1], 3)
+    assert (result[inner] >= low[inner] - 1e-5).all() and (result[inner] <= high[inner] + 1e-5).all()
     assert result.dtype == np.float32 and np.abs(result).max() <= 1
+
+
+def test_planes_that_agree_are_not_changed_by_a_network() -> None:
+    grey = np.full((SIZE,) * 3, 0.3, np.float32)
+    result = fused(dict.fromkeys(PLANES, grey), np.zeros_like(grey), trained_by_chance())
+    np.testing.assert_allclose(result, 0.3, atol=1e-5)
 
 
 def test_slabs_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,11 +118,11 @@ def test_slabs_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> Non
     results = []
     for slab in (1000, 7):
         monkeypatch.setattr(fusion, "SLAB", slab)
-        results.append(corrected(parts, network))
+        results.append(weighted(parts, network))
     np.testing.assert_allclose(*results, atol=1e-5)
 
 
-def test_a_voxel_is_corrected_from_within_reach_only() -> None:
+def test_a_voxel_is_weighted_from_within_reach_only() -> None:
     channels = torch.zeros(1, CHANNELS, 19, 19, 19, requires_grad=True)
     trained_by_chance()(channels)[0, 0, 9, 9, 9].backward()
     assert channels.grad is not None

@@ -27,12 +27,13 @@ SHA = hashlib.sha256(b"weights").hexdigest()
 
 
 def stored_head(seed: int) -> dict[str, np.ndarray]:
-    """What `run_head` would make: planes that are all 0.2 too dark, each with noise of its own."""
+    """What `run_head` would make: an axial plane with little noise, two others with much."""
     rng = np.random.default_rng(seed)
     k, j, i = np.indices((SIZE, SIZE, SIZE)) - (SIZE - 1) / 2
     inside = k**2 + j**2 + i**2 < 15**2
     truth = np.where(inside, 0.3 + 0.4 * np.sin(i / 3 + seed), -1)
-    made = {plane: np.where(inside, truth - 0.2 + rng.normal(0, 0.1, truth.shape), -1) for plane in PLANES}
+    noise = dict(zip(PLANES, (0.05, 0.5, 0.5), strict=True))
+    made = {plane: np.where(inside, truth + rng.normal(0, noise[plane], truth.shape), -1) for plane in PLANES}
     return {name: data._bytes(values.clip(-1, 1)) for name, values in {**made, "us": truth, "truth": truth}.items()} | {
         "inside": inside
     }
@@ -57,15 +58,15 @@ def config(cases: Path, monkeypatch: pytest.MonkeyPatch) -> FusionConfig:
     monkeypatch.setattr(loop, "load_generator", lambda *_: generator)
     return FusionConfig(
         output=str(cases / "run"), learn=(str(cases / "sim" / "learn"),), hold_out=(str(cases / "sim" / "held"),),
-        steps=60, batch=2, size=20, precision="fp32", ema=0.9, rate=1e-2,
+        steps=100, batch=2, size=20, precision="fp32", ema=0.9, rate=1e-2,
     )  # fmt: skip
 
 
-def test_it_learns_what_all_planes_get_wrong(config: FusionConfig) -> None:
+def test_it_learns_which_plane_to_go_by(config: FusionConfig) -> None:
     content = checkpoint.load(train(config, report=str))
     figures = content["figures"]
-    assert figures["difference"] < 0.6 * figures["median_difference"]
-    assert figures["ncc"] > figures["median_ncc"] - 0.05
+    assert figures["difference"] < 0.75 * figures["median_difference"]
+    assert figures["ncc"] > figures["median_ncc"]
     assert content["cases"] == ["head-0", "head-1"] and content["model_sha256"] == SHA
 
 
@@ -96,11 +97,11 @@ def test_a_generator_of_one_plane_is_refused(config: FusionConfig, monkeypatch: 
 def test_edges_count_beside_the_grey() -> None:
     truth = torch.zeros(1, 1, 20, 20, 20)
     channels = torch.ones(1, 6, 20, 20, 20)
-    batch = data.FusionBatch(channels, truth + 0.1, truth, torch.ones_like(truth))
-    even = loop.losses(torch.zeros_like(truth), batch)
+    batch = data.FusionBatch(channels, truth, torch.ones_like(truth))
+    even = loop.losses(truth + 0.1, batch)
     assert even["grey"] == pytest.approx(0.1) and even["edge"] == pytest.approx(0, abs=1e-6)
     stripes = truth + 0.1 * (torch.arange(20) % 2 * 2 - 1).view(1, 1, 20, 1, 1)
-    striped = loop.losses(torch.zeros_like(truth), batch._replace(base=stripes))
+    striped = loop.losses(stripes, batch)
     assert striped["grey"] == pytest.approx(0.1) and striped["edge"] == pytest.approx(0.2 / 3, rel=0.05)
 
 

@@ -298,7 +298,7 @@ def _load_reliability(source: store.Source, device: torch.device) -> PredictLogi
 
 
 def _load_fusion(source: store.Source, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The network that fuses the planes, in half precision if the hardware has it: that rounds its correction only."""
+    """The network that fuses the planes, in half precision if the hardware has it."""
     width = source.manifest.extra["fusion"].get("width", WIDTH)
     dtype, _ = native_half(device)
     network = source.network(lambda: FusionNetwork(width)).to(device=device, dtype=dtype or torch.float32)

@@ -1,4 +1,4 @@
-"""One volume from the outputs of three planes: one border of the brain, the median of the grey, and a small 3D network.
+"""One volume from the outputs of three planes: one border of the brain, grey by a small 3D network or the median.
 
 Every slice of a plane ends the brain where it sees fit. Between the slices of a plane these ends jump, by up to a
 centimetre where the ultrasound shows no border, and a median of three passes the jumps where one plane sees no brain at
@@ -6,8 +6,10 @@ all: the rim becomes a comb. So the border is decided once, in 3D: each plane's 
 slices, the only direction in which it jumps, and the border lies where the mean of the three is one half. The grey
 inside it is the median of those planes that see brain.
 
-The network (`FusionNetwork`) sees the three outputs, their median, the ultrasound and the border, and adds a correction
-within a reach of `REACH` voxels in all directions. It is trained on simulated heads (`training/fusion`).
+The network (`FusionNetwork`) sees the three outputs, their median, the ultrasound and the border within a reach of
+`REACH` voxels in all directions. It says for every voxel how much the outputs, their median, their mean and the
+smoothed mean count, so that what comes out lies between what the planes gave. Free to add any grey, a network that
+learnt from a few heads took their contrast for that of all. It is trained on simulated heads (`training/fusion`).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -26,6 +29,7 @@ from USMRISynthesisLib.geometry.planes import PLANES, from_plane, to_plane
 from USMRISynthesisLib.models.parallel import map_in_order, threads_on
 
 CHANNELS = 6  # the three planes, their median, the ultrasound, the border
+CANDIDATES = 6  # the three planes, their median, their mean, the mean smoothed
 WIDTH = 8
 REACH = 4  # voxels from which a voxel's correction comes
 SLAB = 24  # slices that the network takes at a time
@@ -40,30 +44,38 @@ _NEAR = 2.0  # sigma in voxels of what replaces the grey where no plane sees bra
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What is fused, (K, H, W) float32. channels (CHANNELS, K, H, W): the network's input. base in [-1, 1]: the median
-    inside the border. border: 0 outside the brain, 1 inside."""
+    """What is fused, float32. channels (CHANNELS, K, H, W): the network's input, the planes and their median without a
+    border. border (K, H, W): 0 outside the brain, 1 inside."""
 
     channels: np.ndarray
-    base: np.ndarray
     border: np.ndarray
+
+    @property
+    def median(self) -> np.ndarray:
+        """The planes' median inside the border, (K, H, W) in [-1, 1]."""
+        return bordered(self.channels[3], self.border)
 
 
 class FusionNetwork(nn.Module):
-    """channels (N, CHANNELS, D, H, W) -> correction (N, 1, D, H, W) of the MR in [-1, 1]; 0 before it is trained."""
+    """channels (N, CHANNELS, D, H, W) -> MR (N, 1, D, H, W) in [-1, 1], without a border; before it is trained the mean
+    of the candidates."""
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv3d(CHANNELS, width, 3, padding=1), nn.ReLU(),
             nn.Conv3d(width, width, 3, padding=2, dilation=2), nn.ReLU(),
-            nn.Conv3d(width, 1, 3, padding=1),
+            nn.Conv3d(width, CANDIDATES, 3, padding=1),
         )  # fmt: skip
         for parameter in self.layers[-1].parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, channels: Tensor) -> Tensor:
-        result: Tensor = self.layers(channels)
-        return result
+        planes = channels[:, :3]
+        mean = planes.mean(dim=1, keepdim=True)
+        smooth = F.avg_pool3d(mean, 3, stride=1, padding=1, count_include_pad=False)
+        candidates = torch.cat([planes, channels[:, 3:4], mean, smooth], dim=1)
+        return (torch.softmax(self.layers(channels), dim=1) * candidates).sum(dim=1, keepdim=True)
 
 
 def prepared(made: Mapping[str, np.ndarray], us: np.ndarray) -> Prepared:
@@ -90,8 +102,12 @@ def prepared(made: Mapping[str, np.ndarray], us: np.ndarray) -> Prepared:
         for plane in PLANES
     ]
     median = np.maximum(np.minimum(grey[0], grey[1]), np.minimum(np.maximum(grey[0], grey[1]), grey[2]))
-    base = (median - BACKGROUND) * border + BACKGROUND
-    return Prepared(np.stack([*grey, base, np.asarray(us, np.float32), border]), base, border)
+    return Prepared(np.stack([*grey, median, np.asarray(us, np.float32), border]), border)
+
+
+def bordered(grey: np.ndarray, border: np.ndarray) -> np.ndarray:
+    """Grey in [-1, 1] inside the border, background outside."""
+    return np.asarray((grey - BACKGROUND) * border + BACKGROUND, np.float32)
 
 
 def fused(
@@ -112,19 +128,19 @@ def fused(
     if box is None:
         return result
     parts = prepared({plane: made[plane][box] for plane in PLANES}, us[box])
-    result[box] = parts.base if network is None else corrected(parts, network, device=device, cancel=cancel)
+    result[box] = parts.median if network is None else weighted(parts, network, device=device, cancel=cancel)
     return result
 
 
-def corrected(
+def weighted(
     parts: Prepared,
     network: Callable[[Tensor], Tensor],
     *,
     device: torch.device | str = "cpu",
     cancel: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """The median with the network's correction inside the border, (K, H, W) float32 in [-1, 1]. Raises Cancelled."""
-    result = parts.base.copy()
+    """The network's image inside the border, (K, H, W) float32 in [-1, 1]. Raises Cancelled."""
+    result = np.full(parts.border.shape, BACKGROUND, np.float32)
     box = _box(parts.border > 0, REACH)
     if box is None:
         return result
@@ -132,7 +148,7 @@ def corrected(
     depth = channels.shape[1]
     slabs = [(first, min(first + SLAB, depth)) for first in range(0, depth, SLAB)]
 
-    def correct(slab: tuple[int, int]) -> np.ndarray:
+    def fuse(slab: tuple[int, int]) -> np.ndarray:
         low, high = max(0, slab[0] - REACH), min(depth, slab[1] + REACH)
         x = torch.from_numpy(np.ascontiguousarray(channels[:, low:high]))[None].to(device)
         with torch.inference_mode():
@@ -140,11 +156,11 @@ def corrected(
         return np.asarray(found.float().cpu().numpy())
 
     inside, border = result[box], parts.border[box]
-    with closing(map_in_order(correct, slabs, min(threads_on(device), len(slabs)))) as corrections:
+    with closing(map_in_order(fuse, slabs, min(threads_on(device), len(slabs)))) as images:
         for first, last in slabs:
             if cancel is not None and cancel():
                 raise Cancelled
-            inside[first:last] += next(corrections) * border[first:last]
+            inside[first:last] = bordered(next(images), border[first:last])
     return np.clip(result, -1, 1, out=result)
 
 

@@ -28,23 +28,21 @@ _VOXEL_MM = 0.6
 
 
 class FusionBatch(NamedTuple):
-    """Blocks (N, ..., S, S, S): channels (N, C, S, S, S) as `synthesis.fusion.prepared` makes them; base, truth, in
-    [-1, 1], and inside, brain in the beam, (N, 1, S, S, S)."""
+    """Blocks: channels (N, C, S, S, S) as `synthesis.fusion.prepared` makes them; truth in [-1, 1] and inside, brain in
+    the beam, (N, 1, S, S, S)."""
 
     channels: Tensor
-    base: Tensor
     truth: Tensor
     inside: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class FusionHead:
-    """One head, cropped to what was synthesised: channels (C, K, H, W), base and truth (K, H, W), float16 in [-1, 1];
-    inside (K, H, W) bool."""
+    """One head, cropped to what was synthesised: channels (C, K, H, W) and truth (K, H, W), float16 in [-1, 1]; inside
+    (K, H, W) bool."""
 
     name: str
     channels: np.ndarray
-    base: np.ndarray
     truth: np.ndarray
     inside: np.ndarray
 
@@ -89,8 +87,8 @@ def head_of(name: str, stored: Mapping[str, np.ndarray]) -> FusionHead:
     fused = prepared(made, _signed(stored["us"]))
     inside = stored["inside"]
     box = ndimage.find_objects(ndimage.binary_dilation(inside, iterations=REACH + 1).astype(np.uint8))[0]
-    channels, base = fused.channels[(slice(None), *box)].astype(np.float16), fused.base[box].astype(np.float16)
-    return FusionHead(name, channels, base, _signed(stored["truth"])[box].astype(np.float16), inside[box])
+    channels = fused.channels[(slice(None), *box)].astype(np.float16)
+    return FusionHead(name, channels, _signed(stored["truth"])[box].astype(np.float16), inside[box])
 
 
 def draw(heads: Sequence[FusionHead], count: int, size: int, rng: np.random.Generator) -> FusionBatch:
@@ -108,7 +106,6 @@ def draw(heads: Sequence[FusionHead], count: int, size: int, rng: np.random.Gene
         )
         arrays = (
             head.channels[(slice(None), *box)],
-            head.base[box][None],
             head.truth[box][None],
             head.inside[box][None],
         )

@@ -70,8 +70,8 @@ def described_card(card: str, record: Mapping[str, Any]) -> str:
     config = record["config"]
     section = "\n".join([
         _HEADING, "",
-        f"`{record['file']}` corrects the median of the three planes' outputs, from {CHANNELS} channels of the same "
-        "voxels: the three outputs, their median, the ultrasound and the border of the brain.",
+        f"`{record['file']}` weighs the three planes' outputs, their median and their mean at every voxel, from "
+        f"{CHANNELS} channels: the three outputs, their median, the ultrasound and the border of the brain.",
         f"- {record['cases']} simulated heads ({', '.join(config['learn'])}), {record['steps']} steps, seed "
         f"{config['seed']}, {record['date']}; measured on {', '.join(config['hold_out'])}.",
         *[f"- {key}: {value:.4f}" for key, value in record["figures"].items()],

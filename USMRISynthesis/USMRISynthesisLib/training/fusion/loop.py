@@ -1,4 +1,4 @@
-"""The training of the fusion: what to add to the planes' median, block by block, on simulated heads.
+"""The training of the fusion: which of the planes to go by, block by block, on simulated heads.
 
     usmri train configs/fusion.toml
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.synthesis.engine import load_generator
-from USMRISynthesisLib.synthesis.fusion import REACH, FusionNetwork
+from USMRISynthesisLib.synthesis.fusion import REACH, FusionNetwork, bordered
 from USMRISynthesisLib.training.common.checkpoint import RandomState
 from USMRISynthesisLib.training.common.networks import averaged_copy, update_ema
 from USMRISynthesisLib.training.common.session import Evaluation, Session, Training, running_mean
@@ -83,14 +83,14 @@ class FusionTraining(Training[FusionBatch]):
         return Evaluation(figures, figures["ncc"])
 
 
-def losses(correction: Tensor, batch: FusionBatch) -> dict[str, Tensor]:
+def losses(image: Tensor, batch: FusionBatch) -> dict[str, Tensor]:
     """Mean absolute difference from the truth: grey, of voxels; edge, of the steps between neighbours along each axis.
 
-    correction: the network's output on the batch's channels. Only brain in the beam counts, away from the faces.
+    image: the network's output on the batch's channels. Only brain in the beam counts, away from the faces.
     """
     inner = (slice(None), slice(None), *[slice(REACH, -REACH)] * 3)
     border = batch.channels[:, -1:][inner]
-    off = batch.base[inner] + correction[inner] * border - batch.truth[inner]
+    off = (image[inner] + 1) * border - 1 - batch.truth[inner]
     inside = batch.inside[inner]
     edges, weight = off.new_zeros(()), off.new_zeros(())
     for axis in (2, 3, 4):
@@ -102,20 +102,17 @@ def losses(correction: Tensor, batch: FusionBatch) -> dict[str, Tensor]:
 
 
 def measure(network: FusionNetwork, heads: list[FusionHead]) -> dict[str, float]:
-    """Means over heads, of the fused image and of the median alone: normalised cross-correlation with the truth in the
-    brain, and the mean absolute difference, of MR 0-1."""
+    """Means over heads, of the fused image and of the median in the same border: normalised cross-correlation with the
+    truth in the brain, and the mean absolute difference, of MR 0-1."""
     rows = []
     device = next(network.parameters()).device
     for head in heads:
+        channels = head.channels.astype(np.float32)
         with torch.inference_mode():
-            correction = (
-                network(torch.from_numpy(head.channels.astype(np.float32))[None].to(device))[0, 0].cpu().numpy()
-            )
-        base, truth = head.base.astype(np.float32), head.truth.astype(np.float32)[head.inside]
-        fused = (base + correction * head.channels[-1])[head.inside]
-        rows.append(
-            [value for image in (fused, base[head.inside]) for value in (_ncc(image, truth), _apart(image, truth))]
-        )
+            image = network(torch.from_numpy(channels)[None].to(device))[0, 0].cpu().numpy()
+        truth = head.truth.astype(np.float32)[head.inside]
+        images = [bordered(grey, channels[-1])[head.inside] for grey in (image, channels[3])]
+        rows.append([measured for one in images for measured in (_ncc(one, truth), _apart(one, truth))])
     means = np.mean(rows, axis=0)
     return dict(zip(("ncc", "difference", "median_ncc", "median_difference"), map(float, means), strict=True))
 
