@@ -99,10 +99,10 @@ def test_edges_count_beside_the_grey() -> None:
     channels = torch.ones(1, 6, 20, 20, 20)
     batch = data.FusionBatch(channels, truth, torch.ones_like(truth))
     even = loop.losses(truth + 0.1, batch)
-    assert even["grey"] == pytest.approx(0.1) and even["edge"] == pytest.approx(0, abs=1e-6)
+    assert even["grey"] == pytest.approx(0.01) and even["edge"] == pytest.approx(0, abs=1e-6)
     stripes = truth + 0.1 * (torch.arange(20) % 2 * 2 - 1).view(1, 1, 20, 1, 1)
     striped = loop.losses(stripes, batch)
-    assert striped["grey"] == pytest.approx(0.1) and striped["edge"] == pytest.approx(0.2 / 3, rel=0.05)
+    assert striped["grey"] == pytest.approx(0.01) and striped["edge"] == pytest.approx(0.04 / 3, rel=0.05)
 
 
 @pytest.mark.parametrize(
