@@ -195,12 +195,7 @@ def reliability_bytes(
         return None
     file, sha256 = _support_file(manifest)
     if manifest.extra["support"].get("version") != SUPPORT_VERSION:
-        raise Failed(
-            "version",
-            f"The reliability map of the model {manifest.name!r} was made by another version of "
-            "USMRISynthesis, so it was not loaded.",
-            "Take `support` out of the model's manifest.json; then go without, or train and export it again.",
-        )
+        raise _other_version(f"The reliability map of the model {manifest.name!r}", "support")
     if plain:
         file, sha256 = PLAIN_SUPPORT, manifest.files[PLAIN_SUPPORT]
     name = f"{manifest.name}, reliability map"
@@ -209,28 +204,27 @@ def reliability_bytes(
     return content
 
 
+def _other_version(what: str, key: str) -> Failed:
+    return Failed(
+        "version", f"{what} was made by another version of USMRISynthesis, so it was not loaded.",
+        f"Take `{key}` out of the model's manifest.json; then go without, or train and export it again.",
+    )  # fmt: skip
+
+
 def fusion_bytes(folder: str | Path, manifest: Manifest, *, consent: Consent | None = None) -> bytes | None:
     """The bytes of the network that fuses three planes (`fusion` in the manifest), checked; None where it has none.
 
-    Raises Failed when the file is missing, is not the one in the manifest, or is of another version, ConsentNeeded
-    without consent.
+    Raises Failed when the file is missing, not the one in the manifest, or of another version, and ConsentNeeded.
     """
-    named = manifest.extra.get("fusion")
-    if named is None:
+    if (named := manifest.extra.get("fusion")) is None:
         return None
     if not isinstance(named, dict) or named.get("file") != FUSION or FUSION not in manifest.files:
         raise malformed("fusion", f"does not name {FUSION}")
     if named.get("version") != FUSION_VERSION:
-        raise Failed(
-            "version",
-            f"The fusion of the model {manifest.name!r} was made by another version of USMRISynthesis, so it was not "
-            "loaded.",
-            "Take `fusion` out of the model's manifest.json; then go without, or train and export it again.",
-        )
+        raise _other_version(f"The fusion of the model {manifest.name!r}", "fusion")
     name, sha256 = f"{manifest.name}, fusion", manifest.files[FUSION]
-    content = _verified(Path(folder), FUSION, sha256, name)
     consents.require(sha256, name, consent)
-    return content
+    return _verified(Path(folder), FUSION, sha256, name)
 
 
 def load(

@@ -171,29 +171,20 @@ def synthesize(
 
         with run.stage("Estimating the reliability", 0.86):
             reliability = reliability_map(
-                reliability_network,
-                us,
-                mr,
-                spread_of(made),
-                head & seen,
-                z_mm=float(z_mm[0]),
-                device=generator.device,
-                cancel=cancel,
-            )
+                reliability_network, us, mr, spread_of(made), head & seen, z_mm=float(z_mm[0]),
+                device=generator.device, cancel=cancel,
+            )  # fmt: skip
     with run.stage("Resampling to the image's grid", 0.92):
         values, confidence = _back(mr, head, fan, volume, alignment, reliability)
     manifest = generator.manifest
     provenance = _provenance(given, alignment, content, transform is not None, gestational_age, run) | {
-        "model": {
-            "name": manifest.name,
-            "version": manifest.version,
-            "sha256": manifest.sha256,
-            "weights": generator.weights,
-        },
+        "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256}
+        | {"weights": generator.weights},
         "device": {"name": str(generator.device), "reason": generator.device_reason},
         "precision": {"name": str(generator.dtype).removeprefix("torch."), "reason": generator.precision_reason},
         "batch": batch or BATCH.get(generator.device.type, 2),
         "planes": planes,
+        "fusion": manifest.extra["fusion"]["sha256"] if generator.fusion is not None and len(made) > 1 else None,
         "seed": None,
         "support": {"meaning": BEAM_ONLY}
         if reliability is None
