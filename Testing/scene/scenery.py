@@ -171,10 +171,15 @@ def remember_bystanders() -> None:
     BYSTANDERS.update(descendants(os.getpid()))
 
 
+def own_processes() -> list[int]:
+    """Child processes that this test has started."""
+    return [pid for pid in descendants(os.getpid()) if pid not in BYSTANDERS]
+
+
 def leftovers() -> list[str]:
     """Child processes and temporary files of this test that nobody needs any more."""
     files = [path.name for path in Path(slicer.app.temporaryPath).iterdir()]
-    return [f"process {pid}" for pid in descendants(os.getpid()) if pid not in BYSTANDERS] + files
+    return [f"process {pid}" for pid in own_processes()] + files
 
 
 def play(panel: Any, part: str) -> None:

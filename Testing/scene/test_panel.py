@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import slicer
-from scenery import PICTURES, add_frame, add_head, is_idle, leftovers, play, scene_state, spin_until
-from USMRISynthesisScene.runs.worker_process import WorkerProcess, descendants
+from scenery import PICTURES, add_frame, add_head, is_idle, leftovers, own_processes, play, scene_state, spin_until
+from USMRISynthesisScene.runs.worker_process import WorkerProcess
 
 
 def test_module_names_itself_and_warns(module: Any) -> None:
@@ -74,7 +74,7 @@ def test_cancelled_run_leaves_the_scene_and_the_machine_as_they_were(panel: Any,
     before = scene_state()
     ui.runButton.click()
     spin_until(lambda: ui.progressBar.value >= 20)
-    spin_until(lambda: len(descendants(os.getpid())) == 2)  # the worker, and a child of its own
+    spin_until(lambda: len(own_processes()) == 2)  # the worker, and a child of its own
     ui.runButton.click()
     assert scene_state() == before
     assert ui.inputSelector.currentNode() is chosen

@@ -268,9 +268,11 @@ def test_a_head_that_is_not_found_reliably_is_not_synthesised_unless_that_is_ask
         "--quiet",
     ]
     assert cli.main(arguments) == 2
+    assert "--any-content" in capsys.readouterr().err
+    assert cli.main([*arguments, "--any-content"]) == 2
     sentence = capsys.readouterr().err
     assert "not found reliably" in sentence and "landmarks" in sentence and not (folder / "mr.nrrd").exists()
-    assert cli.main([*arguments, "--unreliable"]) == 0
+    assert cli.main([*arguments, "--any-content", "--unreliable"]) == 0
     assert (folder / "mr.nrrd").exists()
 
 

@@ -199,7 +199,7 @@ def test_weights_that_are_no_torchscript_are_a_clear_failure(tmp_path: Path, wri
 
 def test_the_list_of_bundled_files_is_what_lies_in_model_weights() -> None:
     folder = Path(__file__).resolve().parents[3] / "model_weights"
-    assert bundled_files.hashes(folder) == bundled_list.FILES and len(bundled_list.FILES) == 5
+    assert bundled_files.hashes(folder) == bundled_list.FILES and len(bundled_list.FILES) == 6
     assert all(store.is_bundled(model) and store.hash_matches(model) for model in folder.iterdir())
 
 

@@ -14,6 +14,7 @@ from USMRISynthesisLib.alignment.common.confidence import MIN_CONFIDENCE
 from USMRISynthesisLib.errors import Cancelled, Refused
 from USMRISynthesisLib.io.synthetic import SYNTHETIC
 from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.synthesis import engine
 from USMRISynthesisLib.synthesis.pipeline import normalise, synthesize
 
 
@@ -174,11 +175,17 @@ def test_cancel_is_heard_at_every_stage(
     assert stop <= reached[-1] < min(stop + 0.2, 1)
 
 
-def test_no_such_planes_and_bad_images_are_refused_without_loading_a_model(head: Volume) -> None:
+def test_no_such_planes_and_bad_images_are_refused_without_loading_a_model(
+    head: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(engine, "load_generator", loaded)
     with pytest.raises(Refused, match=r"There are no 'oblique' slices. Choose axial, coronal, sagittal, all."):
         synthesize(head, model="nonesuch", planes="oblique")
     with pytest.raises(Refused):
-        synthesize(Volume(np.zeros((32, 32, 32)), np.eye(4)), model="nonesuch")
+        synthesize(Volume(np.zeros((32, 32, 32)), np.eye(4)))
 
 
 def test_normalise_gives_the_head_in_canonical_space(head: Volume, to_canonical: np.ndarray) -> None:
