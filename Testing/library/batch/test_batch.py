@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -258,7 +258,7 @@ def test_progress_rises_to_the_end(cohort: Path, tmp_path: Path, tiny_model: Pat
     values: list[float] = []
     batch_run.run(
         Batch(cohort, tmp_path / "out", model=str(tiny_model)),
-        make_worker=lambda added: Worker(),  # type: ignore
+        make_worker=lambda added: cast(Any, Worker()),
         progress=lambda value, stage: values.append(round(value, 3)),
     )
     assert values == [0.167, 0.5, 0.833]
