@@ -17,7 +17,7 @@ _TCD_WEEKS, _TCD_MM = (18, 20, 22, 24, 26, 28, 30, 32, 34, 36), (18, 20, 22, 24.
 
 @dataclass(frozen=True)
 class CavumRanges:
-    """Of a cavum septi pellucidi at week 20. back: of its middle from the front third of the corpus callosum, as a share
+    """Of a cavum septi pellucidi at week 20. back: of its middle from the callosum's front third, as a share
     of that one's length. width_mm, height_mm: half of its size; length: half, as a share of the callosum's.
     brightness, contrast: T2 of its fluid, and how much of that is mixed in. clear: the callosum of the averages, short
     as in spina bifida, gives way.
