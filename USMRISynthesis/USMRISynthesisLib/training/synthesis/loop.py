@@ -69,7 +69,7 @@ class SynthesisTraining(Training[Batch]):
         self.slices = Slices(
             sources.training, sources.seen, self.rng, batch=config.batch, changes=config.input,
             generator=config.generator, mr=sources.mr, mr_weeks=config.data.mr_weeks, scans=sources.scans,
-            shrink=config.data.shrink,
+            marked=sources.marked, shrink=config.data.shrink,
         )  # fmt: skip
         self.held = hold_out(sources, config.evaluation_slices, config.generator, config.data.shrink)
         self.cases = sources.names
@@ -137,7 +137,8 @@ class SynthesisTraining(Training[Batch]):
         """What the networks make of a batch, and the terms of their own step."""
         device = self.session.device
         x = batch.x.to(device, memory_format=self.layout)
-        real = Real(*(part.to(device) for part in (batch.us, batch.mr, batch.truth, batch.has_truth)))
+        known = (batch.us, batch.mr, batch.truth, batch.has_truth, batch.marks)
+        real = Real(*(part.to(device) for part in known))
         with self.session.autocast():
             y, us, mr = self.generator.forward_training(x)
             made = Synthesised(y, us.float(), mr.float(), None, None, self._taught(batch, objective))
