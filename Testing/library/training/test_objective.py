@@ -250,6 +250,16 @@ def test_marked_fluid_is_to_be_bright_in_its_brightest_part_and_nothing_else_is(
     assert marked_fluid(mr, torch.zeros_like(marks)) == 0
 
 
+def test_marks_do_not_paint_the_rest_of_a_frame():
+    before, marks = torch.zeros(1, 1, 8, 8), torch.zeros(1, 2, 8, 8, dtype=torch.bool)
+    marks[0, 0, 2:4, 2:7] = True
+    painted = torch.where(marks[:, :1], torch.tensor(0.9), before)
+    flooded = torch.full_like(before, 0.9)
+    assert marked_fluid(flooded, marks) == 0  # the marks alone do not mind
+    cost = [float(marked_fluid(image, marks, before)) for image in (before, painted, flooded)]
+    assert cost[1] < cost[0] < cost[2]
+
+
 def test_the_floor_lifts_black_spots_in_the_middle_of_real_frames_only():
     mr = torch.full((2, 1, 80, 80), 0.1)
     mr[:, :, 38:42, 38:42] = -0.9  # a black spot in the brain

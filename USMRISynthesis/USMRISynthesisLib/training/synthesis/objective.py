@@ -31,6 +31,7 @@ from torch import Tensor, nn
 ADVERSARIAL_TERMS = ("app", "stru", "back", "bi")
 TERMS = ("lat", "app", "stru", "proj", "back", "bi", "supervised", "edge", "floor", "agree", "marks")
 BASELINE_TERMS = ("auto", "cycle", "reverse", "nce")
+UNCHANGED = 4.0  # weight of what marks say nothing of, against that of marked fluid
 FLUID = 0.55  # in [-1, 1]; fluid of the T2 averages lies above it
 FLOOR = -0.3  # in [-1, 1]; the darkest tissue of the T2 averages lies above it
 ADVERSARIAL_KINDS = ("lsgan", "log")
@@ -102,6 +103,7 @@ class Synthesised(NamedTuple):
     y_back: Tensor | None  # D(x^_M)
     us_back: Tensor | None  # x~_U = E(y_b)
     taught: Tensor | None = None  # x^_M of the averaged generator, of the undisturbed and mirrored input
+    before: Tensor | None = None  # x^_M of the generator that a run began with, of undisturbed frames with marks
 
 
 class Real(NamedTuple):
@@ -173,19 +175,27 @@ def below_floor(mr: Tensor, has_truth: Tensor) -> Tensor:
     return (F.relu(FLOOR - mr) * chosen).sum() / chosen.sum().clamp(min=1)
 
 
-def marked_fluid(mr: Tensor, marks: Tensor, shares: tuple[float, float] = (0.7, 0.35)) -> Tensor:
-    """Lack of brightness of marked fluid, mean over all samples: one without marks lacks nothing.
+def marked_fluid(
+    mr: Tensor, marks: Tensor, before: Tensor | None = None, shares: tuple[float, float] = (0.7, 0.35)
+) -> Tensor:
+    """Lack of brightness of marked fluid, and change of all else; mean over all samples: one without marks costs nothing.
 
     marks: (N, 2, H, W) bool. Of a mark only the brightest part counts (`shares`: of a cavum's core, of a plexus's
-    surroundings), for both hold tissue too.
+    surroundings), for both hold tissue too. before: (N, 1, H, W), what the generator made of these frames before it saw
+    marks. Without it a network paints the whole frame bright, and no mark says that this is wrong.
     """
-    lack = mr.new_zeros(())
-    for part, share in enumerate(shares):
-        for image, mark in zip(mr[:, 0], marks[:, part], strict=True):
-            values = image[mark]
-            if values.numel():
-                lack = lack + F.relu(FLUID - values.topk(max(1, round(share * values.numel()))).values).mean()
-    return lack / len(mr)
+    cost = mr.new_zeros(())
+    for n in torch.nonzero(marks.flatten(1).any(1)).flatten().tolist():
+        image, other = mr[n, 0], torch.ones_like(marks[n, 0])
+        for mark, share in zip(marks[n], shares, strict=True):
+            places = torch.nonzero(mark)
+            if len(places):
+                values, chosen = image[mark].topk(max(1, round(share * len(places))))
+                cost = cost + F.relu(FLUID - values).mean()
+                other[tuple(places[chosen].T)] = False
+        if before is not None:
+            cost = cost + UNCHANGED * (image - before[n, 0])[other].abs().mean()
+    return cost / len(mr)
 
 
 def generator_terms(
@@ -228,7 +238,7 @@ def generator_terms(
     if config.floor:
         terms["floor"] = below_floor(made.mr, real.has_truth)
     if config.marks and real.marks is not None:
-        terms["marks"] = marked_fluid(made.mr, real.marks)
+        terms["marks"] = marked_fluid(made.mr, real.marks, made.before)
     if config.agree and made.taught is not None:
         terms["agree"] = paired_l1(made.mr, made.taught, ~real.has_truth)
     return terms
