@@ -178,7 +178,7 @@ def below_floor(mr: Tensor, has_truth: Tensor) -> Tensor:
 def marked_fluid(
     mr: Tensor, marks: Tensor, before: Tensor | None = None, shares: tuple[float, float] = (0.7, 0.35)
 ) -> Tensor:
-    """Lack of brightness of marked fluid, and change of all else; mean over all samples: one without marks costs nothing.
+    """Lack of brightness of marked fluid, and change of all else; mean over all samples, with 0 for one without marks.
 
     marks: (N, 2, H, W) bool. Of a mark only the brightest part counts (`shares`: of a cavum's core, of a plexus's
     surroundings), for both hold tissue too. before: (N, 1, H, W), what the generator made of these frames before it saw
