@@ -262,6 +262,7 @@ def test_every_option_that_a_batch_may_name_is_one_of_its_own() -> None:
             "--planes": ["all"],
             "--gestational-age": ["20"],
             "--frame": ["all"],
+            "--retry": ["failed"],
         }
         parser.parse_args(["batch", "in", "out", option, *values.get(option, [])])
 

@@ -13,10 +13,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
+from USMRISynthesisLib.batch import quality
 from USMRISynthesisLib.batch.cases import Case
-from USMRISynthesisLib.batch.ledger import SKIPPED
+from USMRISynthesisLib.batch.ledger import SKIPPED, thumbnail_of
 from USMRISynthesisLib.batch.session import FATAL, Session
 from USMRISynthesisLib.errors import Cancelled, Failed, USMRIError, memory_shortage
+from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.synthesis.result import Synthesis
 
 HELD = "held"
 _LEAST_FREE = 16 << 20  # bytes, besides twice the input: less is a full disk
@@ -91,7 +96,26 @@ def attempt(
 
 def _figures(session: Session, case: Case, result: Mapping[str, Any], reliability: Path) -> dict[str, Any]:
     """ "quality" and "thumbnail" of the ledger's line; empty where a figure cannot be had: no case fails for it."""
-    return {}
+    if not reliability.is_file():
+        return {}
+    try:
+        image = Volume.read(case.source, frame=case.frame, series=case.series)
+        mr, seen = Volume.read(session.staged(case)), Volume.read(reliability)
+        # The header's text does not carry all 16 digits of a matrix; the input's own does.
+        made = Synthesis(
+            Volume(mr.array, image.ijk_to_ras, mr.metadata),
+            np.array(result["ras_to_canonical"]).reshape(4, 4),
+            Volume(seen.array, image.ijk_to_ras),
+            dict(result["provenance"]),
+        )
+        figures: dict[str, Any] = {"quality": {**quality.measure(made), "trusted": made.trusted}}
+        picture = thumbnail_of(session.plan.output, case.name)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        quality.thumbnail(made, image, picture)
+        return {**figures, "thumbnail": picture.relative_to(session.plan.output).as_posix()}
+    except Exception as error:
+        _log.warning("a result's figures could not be had", exc_info=error)
+        return {}
 
 
 def _check_space(session: Session, case: Case) -> None:

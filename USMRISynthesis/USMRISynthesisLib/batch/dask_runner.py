@@ -103,7 +103,7 @@ class _Tasks:
     def run(self, waiting: list[Case]) -> None:
         """Run all. Raises USMRIError for what would befall every case."""
         queue, total, finished = waiting[::-1], len(waiting), 0
-        tasks = distributed().as_completed(raise_errors=False)
+        tasks = distributed().as_completed(loop=self._client.loop, raise_errors=False)
         while queue or self._cases:
             width = max(_LEAST_WINDOW, _WINDOW * sum(self._client.nthreads().values()))
             while queue and len(self._cases) < width:

@@ -15,6 +15,7 @@ models, settings, quality, thumbnail, warnings, time. Paths are relative to the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -112,7 +113,8 @@ def fold(output: Path | str) -> list[dict[str, Any]]:
 def thumbnail_of(output: Path, name: str) -> Path:
     """Where the picture of a case lies."""
     plain = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in name)
-    return output / FOLDER / THUMBNAILS / f"{plain[-180:]}.png"
+    key = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]  # "a/b" and "a_b" are two cases
+    return output / FOLDER / THUMBNAILS / f"{plain[-180:]}-{key}.png"
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:

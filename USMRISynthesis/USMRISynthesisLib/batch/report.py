@@ -64,9 +64,7 @@ def write_report(
     Raises:
         Refused: another ending, or a file is in the way that is no such report. Failed: it cannot be written.
     """
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise Refused("format", f"A report cannot be written as {path.name}.", "Use a name that ends in .html.")
-    check([path], sidecars=False, ours={path: is_report})
+    check_report(path)
     try:
         with tempfile.TemporaryDirectory(prefix=STAGING, dir=path.parent) as working:
             name = Path(working) / path.name
@@ -75,6 +73,13 @@ def write_report(
             place_all([(name, path)], ours={path: is_report})
     except OSError as error:
         raise unwritten(path.name, error) from error
+
+
+def check_report(path: Path) -> None:
+    """See, before any work, that a report may be written. Raises Refused, Failed."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise Refused("format", f"A report cannot be written as {path.name}.", "Use a name that ends in .html.")
+    check([path], sidecars=False, ours={path: is_report})
 
 
 def is_report(path: Path) -> bool:

@@ -84,6 +84,7 @@ class _Crew:
         self, batch: Batch, waiting: list[Case], progress: Progress | None, settled: Callable[[Case], None] | None
     ) -> None:
         self._batch, self._queue = batch, waiting[::-1]
+        self._held: list[Case] = []
         self._progress, self._settled = progress, settled
         self._lock = threading.RLock()
         self._total, self._finished = len(waiting), 0
@@ -93,19 +94,21 @@ class _Crew:
 
     def work(self, worker: WorkerProcess) -> None:
         """One thread: take cases until there are none."""
-        held: list[Case] = []
         with worker:
             while not self.stop.is_set():
                 with self._lock:
                     case = self._queue.pop() if self._queue else None
-                if case is None:
-                    if not held:
+                    if case is None and not self._held:
                         return
+                if case is None:
                     self.stop.wait(HELD_PAUSE_S)
-                    case = held.pop(0)
+                    with self._lock:
+                        self._queue, self._held = [*self._held[::-1], *self._queue], []
+                    continue
                 try:
                     if not self._run(worker, case):
-                        held.append(case)
+                        with self._lock:
+                            self._held.append(case)
                 except BaseException as error:  # not for one case alone: the others stop, and `run` raises it
                     self.fault = self.fault or error
                     self.stop.set()

@@ -40,7 +40,7 @@ FATAL = ("consent", "device", "hash", "manifest", "model", "no-model", "task", "
          "weights", "worker-start")  # fmt: skip
 # What a batch can be given; a remedy that names another option is of no use to it.
 OPTIONS = ("--model", "--device", "--planes", "--fresh", "--unreliable", "--allow-low-confidence", "--trust-model",
-           "--gestational-age", "--any-content", "--frame")  # fmt: skip
+           "--gestational-age", "--any-content", "--frame", "--retry", "--verbose")  # fmt: skip
 _OTHER_REMEDY = "Correct the file, or save it as one 3D volume; or synthesise it alone, with `usmri synthesize`."
 _WORK = re.compile(r"([0-9a-f]{12})-(\d+)-(\d*)-[0-9a-f]{8}")
 _ABANDONED_S = 48 * 3600.0
@@ -165,14 +165,14 @@ class Session:
         except USMRIError as error:
             return self.failed(case, error)
         model = provenance.get("model", {})
+        found = {"score": result.get("score"), "trusted": bool(result.get("trusted", True))}
         return self._line(
             case,
             ledger.DONE,
             output=case.target.relative_to(self.plan.output).as_posix(),
             models={key: model[key] for key in ("name", "version", "sha256") if key in model},
-            quality={"score": result.get("score"), "trusted": bool(result.get("trusted", True))},
             warnings=list(provenance.get("warnings", [])),
-            **(figures or {}),
+            **{"quality": found, **(figures or {})},
         )
 
     def failed(self, case: Case, error: USMRIError) -> dict[str, Any]:

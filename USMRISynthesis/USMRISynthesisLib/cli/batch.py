@@ -64,6 +64,7 @@ def add_commands(commands: Any) -> None:
         "--status", metavar="OUT", action=_Status, help="show what became of every case, and do nothing"
     )
     ledger.add_argument("--csv", metavar="FILE", help="with --status: write the table here as well")
+    ledger.add_argument("--report", metavar="FILE", help="write a page of all cases with their pictures (.html)")
 
 
 class _Status(argparse.Action):
@@ -94,7 +95,12 @@ def batch(options: Namespace) -> Outcome:
     if options.csv is not None:
         raise Refused("arguments", "--csv writes the table of --status.", "Give --status OUT with it.")
     from USMRISynthesisLib.batch.folder import Batch
+    from USMRISynthesisLib.batch.ledger import fold
+    from USMRISynthesisLib.batch.report import check_report, write_report
 
+    report = None if options.report is None else Path(options.report)
+    if report is not None:
+        check_report(report)
     work = Batch(
         [Path(name) for name in options.input],
         Path(options.output),
@@ -117,6 +123,8 @@ def batch(options: Namespace) -> Outcome:
         run(work, workers=options.workers, progress=console.progress(options), settled=_settled(work, options))
     else:
         _on_dask(work, options)
+    if report is not None:
+        write_report(fold(Path(options.output)), Path(options.output), report)
     text = f"{work.summary()} usmri batch --status {options.output} has the details."
     return text, {"output": str(options.output), "status_file": str(work.status_file), **work.report()}
 
@@ -125,6 +133,7 @@ def status(options: Namespace) -> Outcome:
     """`usmri batch --status OUT`: the newest state of every case, from the ledgers of all processes."""
     from USMRISynthesisLib.batch import status as table
     from USMRISynthesisLib.batch.ledger import FOLDER, STATUS_FILE, fold
+    from USMRISynthesisLib.batch.report import write_report
 
     output = Path(options.status)
     if not (output / FOLDER).is_dir() and not (output / STATUS_FILE).is_file():
@@ -132,6 +141,8 @@ def status(options: Namespace) -> Outcome:
     rows = fold(output)
     if options.csv is not None:
         table.write_csv(rows, Path(options.csv))
+    if options.report is not None:
+        write_report(rows, output, Path(options.report))
     return table.as_text(rows), {"output": str(output), "summary": table.summary(rows), "cases": rows}
 
 
