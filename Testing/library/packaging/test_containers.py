@@ -1,18 +1,22 @@
-"""The containers and the job array name files and versions that exist."""
+"""The containers, the job array and the guide to cohorts name files, versions and options that exist."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from USMRISynthesisLib.cli.command_line import build_parser
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CONTAINERS = REPOSITORY / "containers"
 DOCKERFILE, DEFINITION, ARRAY = (CONTAINERS / name for name in ("Dockerfile", "usmri.def", "cohort.sbatch"))
+GUIDE = REPOSITORY / "docs" / "cohort.md"
+VALUES = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "50", "input": "in", "output": "out"}
 NEEDED = ("USMRISynthesis/USMRISynthesisLib", "model_weights", "pyproject.toml", "setup.py", "requirements.txt",
           "README.md", "LICENSE", "NOTICE")  # fmt: skip
 
@@ -28,6 +32,18 @@ def section(name: str) -> str:
     found = re.search(rf"^%{name}\n(.*?)(?=^%|\Z)", joined(DEFINITION), re.DOTALL | re.MULTILINE)
     assert found, f"%{name} is missing"
     return found[1]
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The words after `usmri` of every command in a text, with the array's variables filled in."""
+    for name, value in VALUES.items():
+        text = re.sub(rf"\$\{{?{name}\b\}}?", value, text)
+    found = []
+    for line in text.splitlines():
+        called = re.search(r'(?:^\s*|\busmri(?:\.sif)? |"\$image"\s+)(?:usmri )?(batch\s.*)', line)
+        if called:
+            found.append(shlex.split(called[1], comments=True))
+    return found
 
 
 def test_the_image_takes_what_the_package_is_built_from() -> None:
@@ -71,6 +87,22 @@ def test_the_image_runs_as_an_ordinary_user_and_starts_the_command() -> None:
     text = joined(DOCKERFILE)
     assert re.search(r"^USER [1-9]\d*$", text, re.MULTILINE)
     assert 'ENTRYPOINT ["usmri"]' in text and 'exec usmri "$@"' in section("runscript")
+
+
+@pytest.mark.parametrize("path", [DOCKERFILE, DEFINITION, ARRAY, GUIDE], ids=lambda path: path.name)
+def test_every_command_is_one(path: Path) -> None:
+    text = joined(path) if path == ARRAY else path.read_text().replace("\n#   ", "\n")
+    found = commands_of(text)
+    assert len(found) >= {"cohort.sbatch": 1, "cohort.md": 12}.get(path.name, 1)
+    for words in found:
+        options = build_parser().parse_args(words)  # raises for an option that does not exist
+        assert options.command == "batch"
+
+
+def test_the_array_gives_every_part_once() -> None:
+    (words,) = commands_of(joined(ARRAY))
+    assert build_parser().parse_args(words).part == (3, 50)
+    assert re.search(r"^#SBATCH --array=1-\d+$", ARRAY.read_text(), re.MULTILINE)  # parts count from 1
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")

@@ -71,6 +71,7 @@ input, select { background: var(--paper); border: 1px solid var(--line); border-
 :focus-visible { outline: 2px solid var(--focus); outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; margin-top: 8px; }
 th { text-align: left; vertical-align: bottom; padding: 0; border-bottom: 2px solid var(--line); }
+th:last-child { padding: 6px 0; font-size: 13px; }
 th button { all: unset; display: block; cursor: pointer; padding: 6px 8px 6px 0; font-size: 13px; font-weight: 600; }
 th button:focus-visible { outline: 2px solid var(--focus); }
 th[aria-sort] button::after { content: " \\2195"; color: var(--pale); font-weight: 400; }
