@@ -73,11 +73,15 @@ def write_report(
         raise unwritten(path.name, error) from error
 
 
-def check_report(path: Path) -> None:
-    """See, before any work, that a report may be written. Raises Refused, Failed."""
+def check_report(path: Path, *, output: Path | None = None) -> None:
+    """See, before any work, that a report may be written. output: the folder of results, which the work makes.
+
+    Raises Refused, Failed.
+    """
     if path.suffix.lower() not in (".html", ".htm"):
         raise Refused("format", f"A report cannot be written as {path.name}.", "Use a name that ends in .html.")
-    check([path], sidecars=False, ours={path: is_report})
+    if output is None or output.exists() or path.resolve().parent != output.resolve():
+        check([path], sidecars=False, ours={path: is_report})
 
 
 def is_report(path: Path) -> bool:
