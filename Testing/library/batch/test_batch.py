@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from USMRISynthesisLib.batch import runner as batch_run
-from USMRISynthesisLib.batch.ledger import Batch, find_cases
+from USMRISynthesisLib.batch.cases import find_cases
+from USMRISynthesisLib.batch.folder import Batch
+from USMRISynthesisLib.batch.resources import processors
 from USMRISynthesisLib.cli import command_line as cli
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError
 from USMRISynthesisLib.io.provenance import marks, read_sidecar
@@ -102,7 +105,9 @@ def run(cohort: Path, tmp_path: Path, tiny_model: Path) -> Callable[..., tuple[B
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """What a batch leaves, except the lines of its ledger."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if not name.startswith(".usmri/ledger/"))
 
 
 def test_every_image_is_found_once_and_results_are_not_taken_for_images(cohort: Path, tmp_path: Path) -> None:
@@ -212,7 +217,6 @@ def test_another_gestational_age_is_another_result(run: Any) -> None:
     [
         Failed("hash", "The weights are changed.", "Restore them."),
         Failed("torch", "PyTorch is not installed.", "Install it."),
-        Failed("write", "No space left on device.", "Free space."),
     ],
 )
 def test_what_would_befall_every_case_ends_the_batch(fault: Failed, run: Any, tmp_path: Path) -> None:
@@ -222,6 +226,20 @@ def test_what_would_befall_every_case_ends_the_batch(fault: Failed, run: Any, tm
     report = json.loads((tmp_path / "out" / "batch.json").read_text())
     assert [one["status"] for one in report["cases"].values()] == ["failed", "waiting", "waiting"]
     assert files(tmp_path / "out") == ["batch.json"]
+
+
+def test_a_full_disk_costs_its_cases_and_stops_no_other(run: Any, tmp_path: Path) -> None:
+    batch, _worker = run({"a.nrrd": Failed("write", "No space left on device.", "Free space.")})
+    assert batch.summary() == "3 cases: 2 done, 1 failed."
+    assert (batch.states["a.nrrd"]["kind"], batch.states["a.nrrd"]["remedy"]) == ("write", "Free space.")
+
+
+def test_a_full_disk_is_noticed_before_the_work(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    batch, worker = run()
+    assert worker.requested == [] and batch.summary() == "3 cases: 3 failed."
+    assert batch.states["a.nrrd"]["message"] == "The disk of the folder out is full."
+    assert batch.states["a.nrrd"]["remedy"].startswith("Free space")
 
 
 def test_a_full_disk_at_the_last_step_leaves_no_half_written_case(
@@ -235,15 +253,14 @@ def test_a_full_disk_at_the_last_step_leaves_no_half_written_case(
         true(source, target)
 
     monkeypatch.setattr(os, "link", full)
-    with pytest.raises(Failed, match=r"Writing a-mr\.nrrd failed: No space left on device"):
-        run()
-    assert files(tmp_path / "out") == ["batch.json"]
+    batch, _worker = run()
+    assert batch.states["a.nrrd"]["message"] == "Writing a-mr.nrrd failed: No space left on device."
+    assert files(tmp_path / "out") == ["b-mr.json", "b-mr.nrrd", "batch.json", "late/c-mr.json", "late/c-mr.nrrd"]
 
 
 def test_workers_are_bounded() -> None:
-    processors = os.cpu_count() or 1
     assert batch_run.bounded(1, 10) == 1
-    assert batch_run.bounded(1000, 10_000) == processors
+    assert 1 <= batch_run.bounded(1000, 10_000) <= processors() <= (os.cpu_count() or 1)
     assert batch_run.bounded(1000, 1) == 1
     with pytest.raises(Refused, match="0 workers"):
         batch_run.bounded(0, 3)
@@ -283,7 +300,8 @@ def test_an_interrupt_cancels_what_runs_and_keeps_what_is_done(
     monkeypatch.undo()
     states = json.loads((tmp_path / "out" / "batch.json").read_text())["cases"]
     assert [one["status"] for one in states.values()] == ["done", "waiting", "waiting"]
-    assert not list((tmp_path / "out").glob(".usmri*"))
+    assert not list((tmp_path / "out" / ".usmri" / "work").iterdir())
+    assert not list((tmp_path / "out" / ".usmri" / "claims").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -311,7 +329,7 @@ def test_each_wrong_start_is_one_sentence(
     names = {"in": cohort, "out": tmp_path / "out", "empty": tmp_path / "empty", "model": tiny_model}
     assert cli.main(["batch", *[one.format(**names) for one in arguments], "--quiet"]) == code
     assert pattern in capsys.readouterr().err.splitlines()[-1]
-    assert not list(tmp_path.rglob("*-mr.nrrd")) and not list(tmp_path.rglob(".usmri*"))
+    assert not list(tmp_path.rglob("*-mr.nrrd")) and not list(tmp_path.rglob(".usmri/work/*"))
 
 
 def test_the_command_does_all_resumes_and_ends_with_one_json_line(

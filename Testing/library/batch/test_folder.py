@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -18,18 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from USMRISynthesisLib import __version__
-from USMRISynthesisLib.batch import lock as locks
 from USMRISynthesisLib.batch import runner
 from USMRISynthesisLib.batch.cases import find_cases
-from USMRISynthesisLib.batch.ledger import Batch
-from USMRISynthesisLib.batch.lock import LOCK_FILE, FolderLock, is_stale
+from USMRISynthesisLib.batch.folder import Batch
+from USMRISynthesisLib.batch.identity import machine
+from USMRISynthesisLib.batch.ledger import fold
 from USMRISynthesisLib.cli import command_line as cli
 from USMRISynthesisLib.errors import Failed, Refused, USMRIError
 from USMRISynthesisLib.io.provenance import write_with_sidecar
 from USMRISynthesisLib.io.synthetic import SYNTHETIC
 from USMRISynthesisLib.io.volume import Volume
 
-LIBRARY = Path(__file__).parents[3] / "USMRISynthesis"
 MATRIX = np.array([[0.0, -0.9, 0, 4], [0.8, 0, 0, -7], [0, 0, -2.5, 12], [0, 0, 0, 1]])
 
 
@@ -183,105 +178,39 @@ def test_a_score_that_is_no_number_is_null_in_the_ledger(folder: Path, tmp_path:
     assert report["cases"]["case1.nrrd"]["score"] is None
 
 
-# --- one batch at a time
+# --- several batches at a time
 
 
-def test_a_second_batch_is_told_who_works_there(folder: Path, tmp_path: Path, tiny_model: Path) -> None:
-    first = Batch(folder, tmp_path / "out", model=str(tiny_model))
-    named = rf"process {os.getpid()} on {socket.gethostname()} since 20\d\d-\d\d-\d\d"
-    with pytest.raises(Failed, match=rf"Another batch \({named}.*\) works on the folder out\. Wait until") as caught:
-        Batch(folder, tmp_path / "out", model=str(tiny_model))
-    assert caught.value.kind == "busy"
-    first.close()
-    Batch(folder, tmp_path / "out", model=str(tiny_model)).close()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["batch.json"]
-
-
-def test_two_processes_never_hold_the_lock_together(tmp_path: Path) -> None:
-    code = (
-        "import sys, time\nfrom pathlib import Path\nfrom USMRISynthesisLib.batch.lock import FolderLock\n"
-        "from USMRISynthesisLib.errors import Failed\nfolder, got = Path(sys.argv[1]), 0\n"
-        "end = time.monotonic() + 2\nwhile time.monotonic() < end:\n"
-        "    try:\n        lock = FolderLock(folder)\n    except Failed:\n        continue\n"
-        "    (folder / 'inside').open('x').close()\n    (folder / 'inside').unlink()\n"
-        "    lock.release()\n    got += 1\n"
-        "print(got)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(LIBRARY)}
-    pair = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        for _ in range(2)
-    ]
-    for process in pair:
-        out, err = process.communicate(timeout=60)
-        assert err == b"" and process.returncode == 0 and int(out) > 0
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_the_lock_of_a_killed_process_is_none(folder: Path, tmp_path: Path, run: Any) -> None:
-    output = tmp_path / "out"
-    output.mkdir()
-    code = (
-        "import sys, time\nfrom pathlib import Path\nfrom USMRISynthesisLib.batch.lock import FolderLock\n"
-        "lock = FolderLock(Path(sys.argv[1]))\nprint('held', flush=True)\ntime.sleep(60)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(output)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(LIBRARY)},
-    )
-    assert process.stdout is not None and process.stdout.readline() == b"held\n"
-    with pytest.raises(Failed, match=f"process {process.pid} on"):
-        run(folder, output)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (output / LOCK_FILE).exists()
-    assert run(folder, output)[0].status == "done" and not (output / LOCK_FILE).exists()
-
-
-@pytest.mark.parametrize(
-    ("holder", "stale"),
-    [
-        ({"host": "here", "pid": 41, "seen": 0.0}, False),  # it runs, however long ago it began
-        ({"host": "here", "pid": 42, "seen": 1e6}, True),
-        ({"host": "there", "pid": 42, "seen": 1e6 - 3600}, False),
-        ({"host": "there", "pid": 41, "seen": 1e6 - 90_000}, True),
-    ],
-)
-def test_where_a_disk_has_no_locks_the_files_text_decides(holder: dict[str, Any], stale: bool) -> None:
-    assert is_stale(holder, "here", runs=lambda pid: pid == 41, now=1e6) is stale
-
-
-def test_without_locks_of_the_system_a_running_process_is_heeded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_batch_works_beside_the_first_and_leaves_its_case_alone(
+    folder: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
-    monkeypatch.setattr(locks, "_lock", lambda descriptor: None)
-    first = FolderLock(tmp_path)
-    with pytest.raises(Failed, match=f"process {os.getpid()} on"):
-        FolderLock(tmp_path)
-    first.release()
-    (tmp_path / LOCK_FILE).write_text(json.dumps({"pid": 2**22 + 1, "host": socket.gethostname(), "since": "then"}))
-    FolderLock(tmp_path).release()
-    assert list(tmp_path.iterdir()) == []
+    image(2).write(folder / "case2.nrrd")
+    first = Batch(folder, tmp_path / "out", model=str(tiny_model))
+    second = Batch(folder, tmp_path / "out", model=str(tiny_model))
+    case1, case2 = first.cases
+    assert first.take(case1) and not second.take(case1) and second.take(case2)
+    assert second.states["case1.nrrd"]["status"] == "held"
+    first.close()
+    assert second.take(case1)
+    second.close()
 
 
-def test_working_folders_of_killed_batches_go_and_other_things_stay(folder: Path, tmp_path: Path, run: Any) -> None:
-    output = tmp_path / "out"
-    (output / ".usmri-batch-killed").mkdir(parents=True)
-    image().write(output / ".usmri-batch-killed" / "3.nrrd")
-    (output / ".usmri-batch-mine").mkdir()
-    (output / ".usmri-batch-mine" / "thesis.txt").write_text("mine")
+def test_working_folders_of_killed_processes_go_and_other_things_stay(folder: Path, tmp_path: Path, run: Any) -> None:
+    work = tmp_path / "out" / ".usmri" / "work"
+    gone, living, mine = f"{machine()}-{2**22 + 1}--0123abcd", f"{'0' * 12}-1-1-0123abcd", "my-thesis"
+    for name in (gone, living, mine):
+        (work / name).mkdir(parents=True)
+        (work / name / "text.nrrd").write_text("mine")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "0.nrrd").write_text("mine")
     if sys.platform != "win32":
-        (output / ".usmri-batch-link").symlink_to(elsewhere)
-    run(folder, output)
-    assert not (output / ".usmri-batch-killed").exists() and (elsewhere / "0.nrrd").read_text() == "mine"
-    assert (output / ".usmri-batch-mine" / "thesis.txt").read_text() == "mine"
+        (work / f"{machine()}-{2**22 + 1}--0123abce").symlink_to(elsewhere)
+    run(folder, tmp_path / "out")
+    assert (
+        not (work / gone).exists() and (work / living / "text.nrrd").exists() and (work / mine / "text.nrrd").exists()
+    )
+    assert (elsewhere / "0.nrrd").read_text() == "mine"
 
 
 def test_two_batches_at_once_do_the_work_once_and_lose_nothing(folder: Path, tmp_path: Path, run: Any) -> None:
@@ -293,15 +222,16 @@ def test_two_batches_at_once_do_the_work_once_and_lose_nothing(folder: Path, tmp
         begun.set()
         may_end.wait(30)
 
-    ended: list[Batch] = []
-    first = threading.Thread(target=lambda: ended.append(run(folder, tmp_path / "out", before)[0]))
+    ended: list[tuple[Batch, Worker]] = []
+    first = threading.Thread(target=lambda: ended.append(run(folder, tmp_path / "out", before)))
     first.start()
     assert begun.wait(30)
-    with pytest.raises(Failed, match="works on the folder out"):
-        run(folder, tmp_path / "out")
-    may_end.set()
+    threading.Timer(0.5, may_end.set).start()
+    second, worker = run(folder, tmp_path / "out")
     first.join()
-    assert ended[0].status == "done" and ended[0].counts() == {"done": 4}
+    assert ended[0][0].status == second.status == "done"
+    assert sorted(ended[0][1].requested + worker.requested) == [f"case{number}.nrrd" for number in range(1, 5)]
+    assert [row["state"] for row in fold(tmp_path / "out")] == ["done"] * 4
     assert run(folder, tmp_path / "out")[1].requested == []
 
 
@@ -309,7 +239,7 @@ def test_two_batches_at_once_do_the_work_once_and_lose_nothing(folder: Path, tmp
 
 
 def test_a_batch_gives_no_remedy_that_it_does_not_have(folder: Path, tmp_path: Path, run: Any) -> None:
-    faults = {"case1.nrrd": Refused("time", "The file holds 3 time points.", "Choose one with --frame N."),
+    faults = {"case1.nrrd": Refused("pixel-size", "It has none.", "Give it with --pixel-size MM."),
               "case2.nrrd": Refused("unreliable", "Not found.", "Go on all the same with --unreliable.")}  # fmt: skip
     image().write(folder / "case2.nrrd")
 
@@ -317,16 +247,23 @@ def test_a_batch_gives_no_remedy_that_it_does_not_have(folder: Path, tmp_path: P
         raise faults[Path(fields["input"]).name]
 
     states = run(folder, tmp_path / "out", before)[0].states
-    assert "--frame" not in states["case1.nrrd"]["remedy"] and "usmri synthesize" in states["case1.nrrd"]["remedy"]
+    assert "--pixel" not in states["case1.nrrd"]["remedy"] and "usmri synthesize" in states["case1.nrrd"]["remedy"]
     assert states["case2.nrrd"]["remedy"] == "Go on all the same with --unreliable."
 
 
 def test_every_option_that_a_batch_may_name_is_one_of_its_own() -> None:
-    from USMRISynthesisLib.batch.ledger import _OPTIONS
+    from USMRISynthesisLib.batch.session import OPTIONS
 
     parser = cli.build_parser()
-    for option in _OPTIONS:
-        values = {"--model": ["m"], "--device": ["cpu"], "--planes": ["all"], "--gestational-age": ["20"]}
+    for option in OPTIONS:
+        values = {
+            "--model": ["m"],
+            "--device": ["cpu"],
+            "--planes": ["all"],
+            "--gestational-age": ["20"],
+            "--frame": ["all"],
+            "--retry": ["failed"],
+        }
         parser.parse_args(["batch", "in", "out", option, *values.get(option, [])])
 
 

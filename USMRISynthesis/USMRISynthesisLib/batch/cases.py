@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.io.marks import SIDECAR, is_ledger, marks, sidecar_of, stem_of
 from USMRISynthesisLib.io.outputs import check
 from USMRISynthesisLib.io.volume import PICTURE_FORMATS, VOLUME_FORMATS
@@ -16,10 +17,11 @@ from USMRISynthesisLib.io.volume import PICTURE_FORMATS, VOLUME_FORMATS
 
 @dataclass(frozen=True)
 class Case:
-    """One image. `name` is its path inside the input folder, with forward slashes.
+    """One image. `name` is its path inside the input folder, with forward slashes; of a film's frame, `film.nrrd#0003`.
 
     Of DICOM, `source` is its file or the folder of its slices, `series` chooses it there, and `dicom_files` are its
-    files.
+    files. `frame` is the time point, from 0. `gestational_age` (weeks) and `transform` (a file) are this image's own;
+    `problem` says why it cannot be read at all. `extra` joins the JSON file beside the result.
     """
 
     name: str
@@ -27,6 +29,11 @@ class Case:
     target: Path
     series: str | None = None
     dicom_files: tuple[Path, ...] = ()
+    frame: int | None = None
+    gestational_age: float | None = None
+    transform: Path | None = None
+    problem: Refused | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -34,34 +41,94 @@ class Case:
         return self.dicom_files or (self.source,)
 
 
+@dataclass(frozen=True)
+class Item:
+    """An image that was found, before its result has a place. `inside` is its path inside the input, for the name."""
+
+    inside: Path
+    source: Path
+    series: str | None = None
+    dicom_files: tuple[Path, ...] = ()
+    frame: int | None = None
+    number_frame: bool = False
+    subject: str = ""
+    session: str = ""
+    entities: Mapping[str, str] = field(default_factory=dict)
+    gestational_age: float | None = None
+    transform: Path | None = None
+    problem: Refused | None = None
+
+    @property
+    def name(self) -> str:
+        """As the ledger names it."""
+        return self.inside.as_posix() + (f"#{self.frame:04d}" if self.frame is not None and self.number_frame else "")
+
+
 def find_cases(source: Path, output: Path) -> list[Case]:
-    """The volume files and DICOM images in a folder and the folders in it, by name.
+    """The volume files and DICOM images in a folder and the folders in it, by name, with flat results.
 
     Results and hidden files are left out. Raises Failed where there is DICOM alone, and no pydicom to read it.
     """
+    return flat_cases(folder_items(source, output), output)
+
+
+def flat_cases(items: Sequence[Item], output: Path) -> list[Case]:
+    """The results lie as their images do: `a/head-mr.nrrd` for `a/head.nrrd`, `head-mr-0003.nrrd` for a frame of it."""
+    insides = sorted({item.inside for item in items})
+    targets = dict(_targets(insides))
+    cases = []
+    for item in sorted(items, key=lambda item: (item.inside, item.frame or 0)):
+        target = output / targets[item.inside]
+        if item.number_frame and item.frame is not None:
+            target = target.with_name(f"{stem_of(target)}-{item.frame:04d}.nrrd")
+        cases.append(case_of(item, target))
+    return cases
+
+
+def case_of(item: Item, target: Path, extra: Mapping[str, Any] | None = None) -> Case:
+    """An image and the place of its result."""
+    return Case(item.name, item.source, target, item.series, item.dicom_files, item.frame, item.gestational_age,
+                item.transform, item.problem, extra or {})  # fmt: skip
+
+
+def folder_items(source: Path, output: Path) -> list[Item]:
+    """The images in a folder and the folders in it; a folder that cannot be read is an item with a problem."""
+    closed: list[Item] = []
+
+    def unreadable(error: OSError) -> None:
+        place = Path(error.filename or source)
+        inside = place.relative_to(source) if place != source and source in place.parents else Path(source.name)
+        problem = Refused(
+            "unreadable",
+            f"The folder {place.name} could not be read: {error.strerror or 'it cannot be opened'}.",
+            "Give yourself the right to read it.",
+        )
+        closed.append(Item(inside, place, problem=problem))
+
     found = []
-    for path in sorted(source.rglob("*")):
-        inside = path.relative_to(source)
-        hidden = any(part.startswith(".") for part in inside.parts)
+    for path in _files_in(source, unreadable):
         if (
-            hidden
-            or not path.name.lower().endswith(VOLUME_FORMATS)
+            not path.name.lower().endswith(VOLUME_FORMATS)
             or not path.is_file()
             or (output != source and output in path.parents)
             or marks(path)
         ):
             continue
-        found.append(inside)
-    dicom = _dicom_images(source, output, required=not found)
-    cases = []
-    for inside, target in _targets(sorted([*found, *dicom])):
-        item = dicom.get(inside)
-        if item is None:
-            cases.append(Case(inside.as_posix(), source / inside, output / target))
-        else:
-            place, series, files = item
-            cases.append(Case(inside.as_posix(), place, output / target, series, files))
-    return cases
+        found.append(Item(path.relative_to(source), path))
+    dicom = [
+        Item(inside, place, series, files)
+        for inside, (place, series, files) in _dicom_images(source, output, required=not found).items()
+    ]
+    return [*found, *dicom, *closed]
+
+
+def _files_in(folder: Path, unreadable: Callable[[OSError], None]) -> list[Path]:
+    """All files, except hidden ones and those in hidden folders, by name."""
+    files = []
+    for place, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(files)
 
 
 def _dicom_images(
@@ -109,8 +176,14 @@ def holds_pictures(source: Path) -> bool:
 def check_targets(cases: Sequence[Case], ledger: Path) -> None:
     """See, before any work, that every result of a batch and its ledger may be written. Raises Refused, Failed."""
     there = [case.target for case in cases if case.target.parent.is_dir()]
-    check([ledger, *there], [file for case in cases for file in case.files], ours={ledger: is_ledger})
+    check(
+        [ledger, *there], list(dict.fromkeys(file for case in cases for file in case.files)), ours={ledger: is_ledger}
+    )
+    seen: set[Path] = set()
     for case in cases:
+        if case.target.parent in seen:
+            continue
+        seen.add(case.target.parent)
         way = next(folder for folder in case.target.parents if folder.exists())
         if not way.is_dir():
             raise Failed(

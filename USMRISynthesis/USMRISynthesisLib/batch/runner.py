@@ -6,22 +6,20 @@ run(batch, workers=2)
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from USMRISynthesisLib.batch.ledger import Batch, Case
+from USMRISynthesisLib.batch.attempt import HELD, Stopped, attempt
+from USMRISynthesisLib.batch.cases import Case
+from USMRISynthesisLib.batch.folder import Batch
+from USMRISynthesisLib.batch.resources import bounded as bounded
+from USMRISynthesisLib.batch.resources import processors
 from USMRISynthesisLib.callbacks import Progress
 from USMRISynthesisLib.errors import Cancelled, Refused, USMRIError
 from USMRISynthesisLib.worker.client import WorkerProcess
 
-
-def bounded(workers: int, cases: int) -> int:
-    """How many workers are started: no more than processors, nor than there is work. Raises Refused below 1."""
-    if workers < 1:
-        raise Refused("workers", f"A batch cannot run with {workers} workers.", "Give 1 or more.")
-    return max(1, min(workers, os.cpu_count() or 1, cases))
+HELD_PAUSE_S = 1.0  # before a case that another process works on is looked at again
 
 
 def run(
@@ -35,16 +33,18 @@ def run(
 ) -> None:
     """Run what is waiting; at the end the batch's states tell what became of it.
 
+    A case that another process works on is waited for, and run here where that process ends without a result.
+
     Args:
         batch: closed at the end, whatever happens.
-        workers: child processes at a time, bounded by `bounded`.
+        workers: child processes at a time, bounded by `resources.bounded`.
         trust_model: the user agrees to run a model that did not come with the product.
         progress: called with the share of the batch that is done, 0-1, and what is being done.
         settled: called after each case, in any thread, one call at a time.
         make_worker: makes a worker from additions to the environment; for tests.
 
     Raises:
-        USMRIError: what would befall every case, such as a full disk or changed weights; nothing goes on then.
+        USMRIError: what would befall every case, such as a missing model or changed weights; nothing goes on then.
         Cancelled: on Ctrl+C.
     """
     waiting = batch.waiting()
@@ -53,9 +53,11 @@ def run(
     except Refused:
         batch.close()
         raise
-    threads = max(1, (os.cpu_count() or 1) // count)
+    if trust_model:
+        batch.trust()
+    threads = max(1, processors() // count)
     environment = {} if count == 1 else {"OMP_NUM_THREADS": str(threads)}
-    crew = _Crew(batch, waiting, trust_model, progress, settled)
+    crew = _Crew(batch, waiting, progress, settled)
     make = make_worker or (lambda added: WorkerProcess(environment=added))
     pool = [threading.Thread(target=crew.work, args=(make(environment),), daemon=True) for _ in range(count)]
     try:
@@ -76,17 +78,13 @@ def run(
 
 
 class _Crew:
-    """What the workers' threads share: the queue, the ledger and the lock on it."""
+    """What the workers' threads share: the queue, the batch and the lock on it."""
 
     def __init__(
-        self,
-        batch: Batch,
-        waiting: list[Case],
-        trust_model: bool,
-        progress: Progress | None,
-        settled: Callable[[Case], None] | None,
+        self, batch: Batch, waiting: list[Case], progress: Progress | None, settled: Callable[[Case], None] | None
     ) -> None:
-        self._batch, self._queue, self._trust = batch, waiting[::-1], trust_model
+        self._batch, self._queue = batch, waiting[::-1]
+        self._held: list[Case] = []
         self._progress, self._settled = progress, settled
         self._lock = threading.RLock()
         self._total, self._finished = len(waiting), 0
@@ -99,44 +97,47 @@ class _Crew:
         with worker:
             while not self.stop.is_set():
                 with self._lock:
-                    if not self._queue:
+                    case = self._queue.pop() if self._queue else None
+                    if case is None and not self._held:
                         return
-                    case = self._queue.pop()
+                if case is None:
+                    self.stop.wait(HELD_PAUSE_S)
+                    with self._lock:
+                        self._queue, self._held = [*self._held[::-1], *self._queue], []
+                    continue
                 try:
-                    self._run(worker, case)
+                    if not self._run(worker, case):
+                        with self._lock:
+                            self._held.append(case)
                 except BaseException as error:  # not for one case alone: the others stop, and `run` raises it
                     self.fault = self.fault or error
                     self.stop.set()
 
-    def _run(self, worker: WorkerProcess, case: Case) -> None:
-        if self._batch.is_done(case):
-            with self._lock:
-                self._finished += 1
-                self._batch.keep(case)
-            return
+    def _run(self, worker: WorkerProcess, case: Case) -> bool:
+        """Run a case; whether that is the end of it."""
 
         def hear(event: dict[str, Any]) -> None:
             if event["event"] == "progress":
                 self._tell(case, float(event["value"]), str(event["stage"]))
 
         with self._lock:
-            fields = self._batch.request(case, trust_model=self._trust)
-        outcome: dict[str, Any] | USMRIError
+            self._batch.start(case)
+        fault: USMRIError | None = None
         try:
-            outcome = worker.request(str(fields.pop("op")), on_event=hear, cancel=self.stop.is_set, **fields)
-        except USMRIError as error:
-            outcome = error
+            line = attempt(self._batch.session, case, worker, on_event=hear, cancel=self.stop.is_set)
+        except Stopped as stop:
+            line, fault = stop.line, stop.error
         with self._lock:
+            self._batch.note(case, line)
+            if line.get("kind") == HELD:
+                return False
             self._shares.pop(case.name, None)
             self._finished += 1
-            try:
-                if isinstance(outcome, USMRIError):
-                    self._batch.failed(case, outcome)
-                else:
-                    self._batch.done(case, outcome)
-            finally:
-                if self._settled is not None:
-                    self._settled(case)
+            if self._settled is not None:
+                self._settled(case)
+        if fault is not None:
+            raise fault
+        return True
 
     def _tell(self, case: Case, value: float, stage: str) -> None:
         with self._lock:

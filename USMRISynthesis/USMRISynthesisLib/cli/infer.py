@@ -1,4 +1,4 @@
-"""`usmri synthesize`, `normalise`, `respace` and `batch`: what those do who use a model.
+"""`usmri synthesize`, `normalise` and `respace`: what those do who use a model. `batch.py` has the rest of it.
 
 Each takes the parsed options and returns (text, result). The text is for a person, the result for `--json`. Errors
 are raised; `command_line.py` turns them into sentences.
@@ -43,25 +43,6 @@ def add_commands(commands: Any) -> None:
     shared.add_low_confidence(made, "go on although the head was not found reliably")
     shared.add_any_content(made)
     shared.add_age(made)
-
-    many = shared.add_command(
-        commands,
-        "batch",
-        "make an MR-like image of every ultrasound image in a folder; goes on where it stopped",
-        batch,
-        silent=True,
-    )
-    many.add_argument("input", metavar="IN", help="folder of images (NRRD, NIfTI, MetaImage, DICOM), searched in depth")
-    many.add_argument("output", metavar="OUT", help="folder for the results, batch.json among them")
-    shared.add_model(many)
-    many.add_argument("--planes", help=shared.PLANES)
-    many.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="images at a time (1); no more than there are processors"
-    )
-    many.add_argument("--fresh", action="store_true", help="make again what is done already")
-    shared.add_low_confidence(many, "go on with images in which the head is not found reliably")
-    shared.add_any_content(many)
-    shared.add_age(many)
 
     place = shared.add_command(
         commands, "normalise", "bring an ultrasound image into canonical space", normalise, silent=True
@@ -167,43 +148,6 @@ def _synthesize(options: Namespace) -> Outcome:
         "seconds": provenance["seconds"],
         "warnings": provenance["warnings"],
     }
-
-
-def batch(options: Namespace) -> Outcome:
-    """`usmri batch IN OUT`: every image in a folder; goes on where it stopped, and collects what fails."""
-    from USMRISynthesisLib.batch import runner as batch_run
-    from USMRISynthesisLib.batch.cases import Case
-    from USMRISynthesisLib.batch.ledger import DONE, Batch
-
-    work = Batch(
-        Path(options.input),
-        Path(options.output),
-        model=options.model,
-        device=options.device,
-        planes=options.planes,
-        fresh=options.fresh,
-        allow_low_confidence=options.unreliable,
-        any_content=options.any_content,
-        gestational_age=options.gestational_age,
-    )
-
-    def settled(case: Case) -> None:
-        state = work.states[case.name]
-        if state["status"] != DONE:
-            console.say(f"{state['status']}: {case.name}: {state['message']} {state['remedy']}")
-        elif not options.quiet:
-            doubt = "".join(f" {warning}" for warning in state["warnings"])
-            console.say(f"done: {case.name} ({state['seconds']:.1f} s){'.' if doubt else ''}{doubt}")
-
-    batch_run.run(
-        work,
-        workers=options.workers,
-        trust_model=options.trust_model,
-        progress=console.progress(options),
-        settled=settled,
-    )
-    text = f"{work.summary()} {work.status_file} has the details."
-    return text, {"output": str(options.output), "status_file": str(work.status_file), **work.report()}
 
 
 def normalise(options: Namespace) -> Outcome:

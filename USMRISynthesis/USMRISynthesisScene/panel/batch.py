@@ -7,7 +7,7 @@ from typing import Any
 
 import qt
 from slicer.i18n import tr as _
-from USMRISynthesisLib.batch.ledger import Batch, Case
+from USMRISynthesisLib.batch.folder import Batch, Case
 from USMRISynthesisLib.errors import Refused, USMRIError
 
 from USMRISynthesisScene.panel.context import PanelContext, RunSection
@@ -24,6 +24,7 @@ _WORDS = {
     "refused": _("refused"),
     "failed": _("failed"),
     "cancelled": _("cancelled"),
+    "held": _("in work elsewhere"),
 }
 
 
@@ -99,7 +100,7 @@ def case_text(state: dict[str, Any]) -> str:
     """The state of a case as text: "done, 4 s", "refused: The image is 5 mm wide. Correct the spacing." """
     text = _WORDS[state["status"]]
     if "message" in state:
-        return f"{text}: {state['message']} {state['remedy']}"
+        return f"{text}: {state['message']} {state['remedy']}".rstrip()
     if "seconds" in state and state["status"] == "done":
         text += _(", {n:.0f} s").format(n=state["seconds"])
     return " ".join([text + ("." if state.get("warnings") else ""), *state.get("warnings", [])])

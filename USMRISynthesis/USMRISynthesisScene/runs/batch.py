@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import qt
 from slicer.i18n import tr as _
-from USMRISynthesisLib.batch.ledger import Batch, Case
-from USMRISynthesisLib.errors import Cancelled, USMRIError
+from USMRISynthesisLib.batch.folder import Batch, Case
+from USMRISynthesisLib.errors import Cancelled, Refused, USMRIError
 
 from USMRISynthesisScene.runs.run import error_from
 from USMRISynthesisScene.runs.worker_process import Event, WorkerProtocol
@@ -68,12 +68,22 @@ class BatchRun:
             return
         case = self._queue.pop()
         try:
+            if not self._batch.take(case):  # another process works on it
+                self._reports.settled(case)
+                self._soon()
+                return
             if self._batch.is_done(case):
                 self._batch.keep(case)
                 self._reports.settled(case)
                 self._soon()
                 return
-            fields = self._batch.request(case, trust_model=self._trust)
+            try:
+                fields = self._batch.request(case, trust_model=self._trust)
+            except Refused as error:
+                self._batch.failed(case, error)
+                self._reports.settled(case)
+                self._soon()
+                return
             self._reports.settled(case)
             self._worker.send(fields, lambda event: self._handle(case, event))
         except USMRIError as error:

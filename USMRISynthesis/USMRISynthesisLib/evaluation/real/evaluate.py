@@ -38,6 +38,7 @@ from USMRISynthesisLib.evaluation.real.fitted_atlas import FITTED, METHODS, OURS
 from USMRISynthesisLib.evaluation.real.fitted_atlas import with_image as image_in_place
 from USMRISynthesisLib.simulation.anatomy import atlas
 from USMRISynthesisLib.simulation.dataset import split_of
+from USMRISynthesisLib.synthesis.roughness import VIEWS, roughness
 
 Methods = dict[str, dict[str, float]]
 FEWEST_MM = 150.0  # head circumference of the youngest heads that the simulator knows
@@ -142,16 +143,16 @@ def rough(poses: list[volumes.Pose], data: Path) -> Methods:
         if pose.result is not None and pose.result.mr.array.any():
             for method, image in images(data, pose.result).items():
                 shown = canonical_mr(image_in_place(pose.result, image))
-                found.setdefault(method, []).append(volumes.roughness(shown))
+                found.setdefault(method, []).append(roughness(shown))
     if not found:
         return {}
     names = atlas.available(data)
-    true = [volumes.roughness(canonical_average(data, name).astype(np.float32)) for name in names[:4]]
+    true = [roughness(canonical_average(data, name).astype(np.float32)) for name in names[:4]]
     methods: Methods = {}
     for method, made in found.items():
         ratios = {
             f"roughness_{view}": float(np.median([one[view] for one in made]) / np.median([one[view] for one in true]))
-            for view in volumes.VIEWS
+            for view in VIEWS
         }
         methods[method] = {"roughness_ratio": max(ratios.values())} | ratios
     return methods

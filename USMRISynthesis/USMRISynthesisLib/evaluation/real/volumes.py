@@ -1,4 +1,4 @@
-"""Alignment and smoothness on real volumes: poses against landmarks, roughness of the three views."""
+"""Alignment on real volumes: poses against landmarks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.synthesis.result import Synthesis
 
 TURNED_DEG = 90.0
-VIEWS = ("axial", "coronal", "sagittal")  # the slices of a view differ along k, j, i
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,28 +71,6 @@ def compare(found: np.ndarray, reference: np.ndarray) -> tuple[float, float, flo
     scale = scale_of(found) / scale_of(reference)
     off = np.linalg.inv(found)[:3, 3] - np.linalg.inv(reference)[:3, 3]
     return angle_deg(rotation_of(found), rotation_of(reference)), float(np.linalg.norm(off)), float(scale)
-
-
-def roughness(mr: np.ndarray) -> dict[str, float]:
-    """How rough an image (k, j, i) is across the slices of each view, relative to within them; true MR has about 1.
-
-    The mean absolute second difference along the view's axis, over the mean of those along the two others, where the
-    image is not 0.
-    """
-    inside = mr > 0
-    along = []
-    for axis in range(3):
-        second = np.abs(np.diff(mr, n=2, axis=axis))
-        middle = tuple(slice(1, -1) if a == axis else slice(None) for a in range(3))
-        whole = inside[middle] & _shifted(inside, axis, 0) & _shifted(inside, axis, 2)
-        along.append(float(second[whole].mean()) if whole.any() else np.nan)
-    return {
-        view: along[axis] / float(np.mean([along[a] for a in range(3) if a != axis])) for axis, view in enumerate(VIEWS)
-    }
-
-
-def _shifted(mask: np.ndarray, axis: int, start: int) -> np.ndarray:
-    return np.take(mask, np.arange(start, mask.shape[axis] - 2 + start), axis=axis)
 
 
 def surroundings(head: Head3D, least_mm: float = 35.0) -> list[Volume]:
