@@ -103,14 +103,18 @@ class _Tasks:
     def run(self, waiting: list[Case]) -> None:
         """Run all. Raises USMRIError for what would befall every case."""
         queue, total, finished = waiting[::-1], len(waiting), 0
-        tasks = distributed().as_completed(loop=self._client.loop, raise_errors=False)
+        tasks = distributed().as_completed(loop=self._client.loop, with_results=True, raise_errors=False)
+        width = 0
         while queue or self._cases:
-            width = max(_LEAST_WINDOW, _WINDOW * sum(self._client.nthreads().values()))
-            while queue and len(self._cases) < width:
-                tasks.add(self._submit(queue.pop()))
-            task = next(tasks)
+            if queue and len(self._cases) <= width // 2:
+                width = max(_LEAST_WINDOW, _WINDOW * sum(self._client.nthreads().values()))
+                while queue and len(self._cases) < width:
+                    tasks.add(self._submit(queue.pop()))
+            task, result = next(tasks)
             case = self._cases.pop(task.key)
-            if (line := self._line(case, task)).get("kind") == HELD:
+            error = task.exception() if task.status == "error" else None
+            line = result if task.status == "finished" else self._failed(case, error)
+            if line.get("kind") == HELD:
                 tasks.add(self._submit(case, pause_s=HELD_PAUSE_S))
                 continue
             finished += 1
@@ -128,12 +132,8 @@ class _Tasks:
         self._cases[task.key] = case
         return task
 
-    def _line(self, case: Case, task: Any) -> dict[str, Any]:
-        """What a finished task says of its case. Raises USMRIError for what would befall every case."""
-        if task.status == "finished":
-            line: dict[str, Any] = task.result()
-            return line
-        error = task.exception() if task.status == "error" else None
+    def _failed(self, case: Case, error: BaseException | None) -> dict[str, Any]:
+        """What a task's error says of its case. Raises USMRIError for what would befall every case."""
         if isinstance(error, Stopped):
             self._batch.note(case, error.line)
             raise error.error
