@@ -176,7 +176,7 @@ def below_floor(mr: Tensor, has_truth: Tensor) -> Tensor:
 
 
 def marked_fluid(
-    mr: Tensor, marks: Tensor, before: Tensor | None = None, shares: tuple[float, float] = (0.7, 0.35)
+    mr: Tensor, marks: Tensor, before: Tensor | None = None, shares: tuple[float, float] = (0.6, 0.12)
 ) -> Tensor:
     """Lack of brightness of marked fluid, and change of all else; mean over all samples, with 0 for one without marks.
 
