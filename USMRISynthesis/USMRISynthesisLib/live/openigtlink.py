@@ -24,6 +24,7 @@ from USMRISynthesisLib.geometry.canonical import LPS_RAS
 from USMRISynthesisLib.io.colour import to_grey
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.live.mark import burn_in
+from USMRISynthesisLib.live.session import TIMESTAMP
 from USMRISynthesisLib.live.shown import Shown, State
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ def frame_of(message: Any) -> Volume:
     if message.world_coordinate_system == "lps":
         matrix = LPS_RAS @ matrix
     try:
-        return Volume(np.ascontiguousarray(image.astype(image.dtype.newbyteorder("="), copy=False)), matrix)
+        native = np.ascontiguousarray(image.astype(image.dtype.newbyteorder("="), copy=False))
+        return Volume(native, matrix, {TIMESTAMP: repr(float(message.timestamp))})
     except ValueError as error:
         raise Refused(
             "geometry", "The source's image matrix is not usable.", "Send the size of a pixel with the image."
@@ -125,7 +127,10 @@ class Source:
     def _receive(self, connection: socket.socket) -> None:
         """One message. Raises OSError, EOFError when the connection has ended."""
         base = self._messages.MessageBase
-        header = base.parse_header(bytes(self._bytes(connection, base.IGTL_HEADER_SIZE)))
+        try:
+            header = base.parse_header(bytes(self._bytes(connection, base.IGTL_HEADER_SIZE)))
+        except ValueError as error:
+            raise EOFError("no OpenIGTLink") from error
         if not 0 <= header["body_size"] <= _MOST_BYTES:
             raise EOFError("no OpenIGTLink")
         body = bytes(self._bytes(connection, header["body_size"]))
@@ -168,7 +173,9 @@ class Server:
     """Sends every view to all clients. A client that reads slowly gets the newest one next, and misses others.
 
     Each view is an IMAGE of the ultrasound frame's size and place, black where nothing is shown, and a STRING with
-    state, age, rate, confidence and reason. Raises Failed where the port is taken.
+    state, age, rate, confidence and reason. The IMAGE has the time that the source gave its picture.
+
+    Raises Failed where the port is taken.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
@@ -225,7 +232,7 @@ class Server:
         image = np.zeros(shape, np.int16) if view.mr is None else view.mr
         image = image if view.state is State.LIVE else burn_in(image, view.state.value)
         now = time.time()
-        taken = now if view.age_s is None else now - view.age_s
+        taken = view.stamp if view.stamp is not None else now - (view.age_s or 0.0)
         status = self._messages.StringMessage(
             view.line.encode("ascii", "replace").decode(), timestamp=now, device_name=STATUS_NAME
         )

@@ -17,10 +17,10 @@ from types import TracebackType
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.io.reading import count_frames
 from USMRISynthesisLib.io.volume import Volume
+from USMRISynthesisLib.live.session import TIMESTAMP
 
 # Where a file states no times.
 USUAL_RATE = 20.0
-_TIMESTAMP = "Timestamp"
 _MOST_BYTES = 2 << 30
 
 
@@ -61,11 +61,13 @@ def read_recording(path: Path, *, rate: float | None = None, pixel_size_mm: floa
         frames.append(frame)
     if not frames:
         raise Refused("frames", f"{path.name} holds no valid frame.", "Choose another recording.")
-    return Recording(tuple(frames), tuple(_times(frames, rate)))
+    times = _times(frames, rate)
+    # The times of the recording are long past: the frames go without them.
+    return Recording(tuple(frame.with_values(frame.array) for frame in frames), tuple(times))
 
 
 def _times(frames: list[Volume], rate: float | None) -> list[float]:
-    stated = [] if rate is not None else [_number(frame.metadata.get(_TIMESTAMP, "")) for frame in frames]
+    stated = [] if rate is not None else [_number(frame.metadata.get(TIMESTAMP, "")) for frame in frames]
     known = [time for time in stated if time is not None]
     if len(known) < 2 or len(known) < len(frames) or any(b <= a for a, b in pairwise(known)):
         return [n / (rate or USUAL_RATE) for n in range(len(frames))]

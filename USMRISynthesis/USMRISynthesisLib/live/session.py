@@ -27,6 +27,8 @@ from USMRISynthesisLib.live.mark import burn_in
 from USMRISynthesisLib.live.pose import carried_over
 from USMRISynthesisLib.live.shown import FROZEN_AFTER_S, Rate, Shown, State
 
+# The key of a picture's metadata under which its source states its time, seconds; as PLUS writes it.
+TIMESTAMP = "Timestamp"
 Clock = Callable[[], float]
 LIFTED = "There is hardly any signal: the probe seems to be lifted."
 CHANGED = "The picture has changed: the head is searched for."
@@ -341,9 +343,17 @@ class LiveSession:
                 ijk_to_ras=frame.volume.ijk_to_ras,
                 taken_at=taken_at,
                 confidence=found.confidence,
+                stamp=_stamp(frame.volume),
                 number=self.made,
                 warnings=found.warnings,
             )
+
+
+def _stamp(frame: Volume) -> float | None:
+    try:
+        return float(frame.metadata[TIMESTAMP])
+    except (KeyError, ValueError):
+        return None
 
 
 def _same_grid(one: Volume, other: Volume) -> bool:

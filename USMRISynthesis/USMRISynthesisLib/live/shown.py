@@ -36,6 +36,7 @@ class Shown:
         at: when this view was asked for, on the same clock.
         rate: MR-like images a second, over the last two seconds.
         confidence: 0-1, that the head was found right; None without `mr`.
+        stamp: the source's own time of the newest picture in `mr`, where it states one.
         number: of the image, from 1; it grows by one with each. 0 without `mr`.
         warnings: sentences about the frame in which the head was found.
     """
@@ -49,6 +50,7 @@ class Shown:
     taken_at: float | None = None
     rate: float = 0.0
     confidence: float | None = None
+    stamp: float | None = None
     number: int = 0
     warnings: tuple[str, ...] = ()
 
