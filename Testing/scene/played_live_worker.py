@@ -29,6 +29,7 @@ class PlayedLiveWorker:
 
     def __init__(self, eager: bool = True) -> None:
         self.eager, self.killed = eager, False
+        self.running = True
         self.requests: list[dict[str, Any]] = []
         self.exchange = _Exchange()
         self._handler: Callable[[dict[str, Any]], None] | None = None
@@ -36,7 +37,7 @@ class PlayedLiveWorker:
     def send(self, request: Mapping[str, Any], on_event: Callable[[dict[str, Any]], None]) -> str:
         assert self._handler is None, "two requests at a time"
         self.requests.append(dict(request))
-        self._handler, self.killed = on_event, False
+        self._handler, self.killed, self.running = on_event, False, True
         if self.eager:
             self.answer()
         return str(len(self.requests))
@@ -63,7 +64,7 @@ class PlayedLiveWorker:
         pass
 
     def kill(self) -> None:
-        self._handler, self.killed = None, True
+        self._handler, self.killed, self.running = None, True, False
 
     def shutdown(self) -> None:
         self.kill()

@@ -217,6 +217,15 @@ def test_a_worker_that_dies_is_one_sentence_and_start_works_again(section: Any, 
     assert number_in(image_in(output_of(stream))) == 2
 
 
+def test_a_worker_that_dies_between_two_pictures_is_noticed(section: Any, stream: Any) -> None:
+    section.ui.liveButton.click()
+    section.worker.running = False
+    show(stream, 2)
+    section.run.tick()
+    assert section.ui.statusLabel.text == "The live process has ended unexpectedly. Press Start again."
+    assert not section.running and not image_in(output_of(stream)).any()
+
+
 @pytest.mark.parametrize("strange", [{}, {"state": "cheerful"}, {"image": True, "number": 9, "taken_s": "now"}])
 def test_an_answer_that_is_none_ends_it_with_a_sentence(section: Any, stream: Any, strange: dict[str, Any]) -> None:
     section.ui.liveButton.click()
@@ -342,7 +351,7 @@ def test_a_replayed_sequence_is_followed_by_the_real_worker(panel: Any) -> None:
     [pid] = own_processes()
     os.kill(pid, signal.SIGKILL)
     spin_until(lambda: not section.running)
-    assert ui.statusLabel.text.startswith("The synthesis process ended before it was done")
+    assert ui.statusLabel.text == "The live process has ended unexpectedly. Press Start again."
     assert not image_in(output).any()
     ui.liveButton.click()
     spin_until(lambda: ui.liveStatusLabel.text.startswith(("live", "frozen")))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import qt
@@ -53,6 +53,13 @@ class _Picture:
     came: float
 
 
+class LiveWorkerProtocol(WorkerProtocol, Protocol):
+    """A worker that can be asked whether it lives."""
+
+    @property
+    def running(self) -> bool: ...
+
+
 class LiveRun:
     """Runs from `start` to `stop`, or until the worker ends.
 
@@ -65,7 +72,7 @@ class LiveRun:
 
     def __init__(
         self,
-        worker: WorkerProtocol,
+        worker: LiveWorkerProtocol,
         shown: Callable[[str], None],
         ended: Callable[[USMRIError | None], None],
         first: Callable[[Any, Any], None] = lambda source, node: None,
@@ -156,6 +163,9 @@ class LiveRun:
                     Refused("source", _("The ultrasound or its live image was deleted."), _("Choose a volume again."))
                 )
                 return
+        if not self._in_flight and not self._worker.running:  # a process that dies between two pictures says nothing
+            self.stop(Failed("worker-exit", _("The live process has ended unexpectedly."), _("Press Start again.")))
+            return
         if not self._in_flight and (self._waiting or self._state["state"] == State.SEARCHING.value):
             self._send()
         self._show_line()
@@ -164,7 +174,7 @@ class LiveRun:
         if not self.running:
             return
         self._waiting, self._came = True, self._clock()
-        if not self._in_flight:
+        if not self._in_flight and self._worker.running:  # the next tick reports one that has died
             self._send()
 
     def _send(self) -> None:
@@ -191,6 +201,9 @@ class LiveRun:
                 self.stop(error if isinstance(error, USMRIError) else _disk(error))
                 return
             picture = _Picture(volume.array, volume.ijk_to_ras, self._came)
+            if self._sent is not None and self._sent.array.shape != picture.array.shape:
+                self._taken_at = None  # what is shown belongs to another picture
+                output.blank(self.output)
             if self._sent is None or not np.array_equal(self._sent.array, picture.array):
                 self._news_at = self._came
             self._sent = picture
