@@ -20,6 +20,7 @@ from slicer_standin import start  # noqa: E402
 HOST = start()
 
 import numpy as np  # noqa: E402
+import qt  # noqa: E402
 import slicer  # noqa: E402
 from PIL import Image  # noqa: E402
 from scenery import MODULE_FILE, spin_until  # noqa: E402
@@ -29,7 +30,7 @@ from USMRISynthesisLib.io.volume import Volume  # noqa: E402
 from USMRISynthesisScene.views import layout  # noqa: E402
 
 SAMPLE = REPOSITORY / "Resources" / "SampleData" / "fetal-head-hc18.nrrd"
-WIDTH = 900
+WIDTH = 640
 
 
 def moved(sample: Volume, right: float, down: float, degrees: float) -> np.ndarray:
@@ -43,16 +44,36 @@ def moved(sample: Volume, right: float, down: float, degrees: float) -> np.ndarr
     return image.astype(np.uint8)[None]
 
 
-def show(node: Any, array: np.ndarray, line: str, ui: Any) -> None:
-    """A picture in the node; wait until the status line begins so for it."""
-    slicer.util.updateVolumeFromArray(node, array)
-    run = WIDGET.panel.live.run
-    number = run._number
-    spin_until(lambda: ui.liveStatusLabel.text.startswith(line) and (line == "blank" or run._number > number), 300)
+class Stream:
+    """Puts the next picture of a sweep into a node, twelve times a second, until it is held."""
+
+    def __init__(self, node: Any, sample: Volume) -> None:
+        self.node, self.sample, self.count, self.last = node, sample, 0, 0
+        self._timer = qt.QTimer()
+        self._timer.setInterval(80)
+        self._timer.connect("timeout()", self._next)
+        self._timer.start()
+
+    def _next(self) -> None:
+        """There to the last picture in steps, and then about it with another grain."""
+        self.count += 1
+        n = min(self.count, self.last)
+        grain = np.random.default_rng(self.count).normal(1, 0.05, self.sample.shape)
+        image = np.clip(moved(self.sample, 1.6 * n, -0.8 * n, 0.6 * n) * grain, 0, 255).astype(np.uint8)
+        slicer.util.updateVolumeFromArray(self.node, image)
+
+    def hold(self) -> None:
+        self._timer.stop()
+
+
+def wait(seconds: float) -> None:
+    """Let events happen for so long."""
+    end = time.monotonic() + seconds
+    spin_until(lambda: time.monotonic() > end)
 
 
 def photograph(path: Path) -> None:
-    """Ultrasound, both, and the MR-like image, as the views show them."""
+    """The ultrasound and the MR-like image, as the views show them."""
     layout.settle()
     for _ in range(6):
         slicer.app.processEvents()
@@ -60,7 +81,7 @@ def photograph(path: Path) -> None:
     height = min(view.shape[0] for view in views)
     row = Image.fromarray(np.concatenate([view[:height] for view in views], axis=1)).convert("RGB")
     row = row.resize((WIDTH, round(row.height * WIDTH / row.width)), Image.Resampling.LANCZOS)
-    row.quantize(64).save(path, optimize=True)
+    row.quantize(48).save(path, optimize=True)
 
 
 def main(folder: Path) -> None:
@@ -76,19 +97,24 @@ def main(folder: Path) -> None:
     ui.liveSelector.setCurrentNode(node)
     ui.liveButton.click()
     spin_until(lambda: ui.liveStatusLabel.text.startswith(("live", "frozen")), 300)
-    for n in range(1, 26):  # a sweep, so that the rate is that of a stream
-        show(node, moved(sample, 1.6 * n, -0.8 * n, 0.6 * n), "live", ui)
-        if n in (1, 12, 25):
-            photograph(folder / f"{('1-first', '2-moving', '3-moved')[(1, 12, 25).index(n)]}.png")
-    end = time.monotonic() + 2.5
-    spin_until(lambda: time.monotonic() > end)
+    stream = Stream(node, sample)
+    for stream.last, name in ((1, "1-first"), (12, "2-moving"), (25, "3-moved")):
+        wait(4)
+        spin_until(lambda: ui.liveStatusLabel.text.startswith("live"), 300)
+        photograph(folder / f"{name}.png")
+    stream.hold()
+    wait(2.5)
     photograph(folder / "4-frozen.png")
-    show(node, np.maximum(moved(sample, 40, -20, 15) // 40, 0).astype(np.uint8), "blank", ui)
+    slicer.util.updateVolumeFromArray(node, moved(sample, 40, -20, 15) // 40)
+    spin_until(lambda: ui.liveStatusLabel.text.startswith("blank"), 60)
     photograph(folder / "5-lifted.png")
     WIDGET.parent.resize(420, 900)
     for _ in range(6):
         slicer.app.processEvents()
     ui.liveCollapsibleButton.grab().save(str(folder / "section.png"))
+    with Image.open(folder / "section.png") as section:
+        small = section.convert("RGB").quantize(32)
+    small.save(folder / "section.png", optimize=True)
     ui.liveButton.click()
     WIDGET.cleanup()
 

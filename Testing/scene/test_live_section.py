@@ -109,9 +109,9 @@ def test_start_shows_the_image_of_each_new_picture_in_place(section: Any, stream
     assert output.GetTransformNodeID() == stream.GetTransformNodeID()
     assert nodes.is_synthetic(output) and nodes.SYNTHETIC in output.GetName()
     assert (image_in(output)[0, :10] == 1000).any()  # the mark in the pixels
-    assert layout.is_shown() and corner().startswith("Live: live  age 0.0")
+    assert layout.is_shown() and corner().startswith("MR-like: live  age 0.")
     assert "confidence 0.90" in corner() and corner(layout.ULTRASOUND) == ""
-    assert ui.liveStatusLabel.text == corner().removeprefix("Live: ")
+    assert ui.liveStatusLabel.text == corner().removeprefix("MR-like: ")
     assert nodes.result_of(stream) is None  # the still image's tools do not take it for a result
 
 
@@ -160,9 +160,10 @@ def test_a_frozen_picture_is_said_to_be_frozen_and_grows_old(section: Any, strea
     slicer.util.updateVolumeFromArray(stream, image)  # the scanner sends the same picture again
     run.tick()
     assert section.ui.liveStatusLabel.text.endswith("The picture is frozen.")
-    assert number_in(image_in(output_of(stream))) == 1 and corner().startswith("Live: frozen  age 2.")
+    assert number_in(image_in(output_of(stream))) == 1 and corner().startswith("MR-like: frozen  age 2.")
+    assert corner().endswith("\nThe picture is frozen.")
     show(stream, 2)
-    assert section.ui.liveStatusLabel.text.startswith("live  age 0.0")
+    assert section.ui.liveStatusLabel.text.startswith("live  age 0.")
 
 
 def test_stop_in_mid_frame_shows_nothing_and_observes_nothing(section: Any, stream: Any) -> None:

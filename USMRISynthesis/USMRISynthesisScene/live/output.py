@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def blank(output: Any) -> None:
 
 
 def annotate(output: Any, text: str) -> None:
-    """Write a line into every slice view that shows the output, and remove it where it no longer does."""
+    """Write a text into every slice view that shows the output, and remove it where it no longer does."""
     manager = slicer.app.layoutManager()
     if manager is None:
         return
@@ -79,9 +80,10 @@ def annotate(output: Any, text: str) -> None:
         widget.sliceView().scheduleRender()
 
 
-_PREFIX = _("Live: ")
+_PREFIX = _("MR-like: ")
+_LETTERS = 36  # of a line: a third of a usual window
 
 
-def line(text: str) -> str:
-    """The line as it stands in the views; it is recognised by its beginning."""
-    return _PREFIX + text
+def corner_text(figures: str, reason: str) -> str:
+    """The text as it stands in the views, the reason below the figures; it is recognised by its beginning."""
+    return _PREFIX + figures + "".join(f"\n{line}" for line in textwrap.wrap(reason, _LETTERS))

@@ -12,7 +12,7 @@ from USMRISynthesisLib.live.mark import burn_in
 from USMRISynthesisScene.nodes import nodes
 
 # Sequences lie in memory.
-MOST_BYTES = 1 << 30
+MOST_BYTES = 2 << 30
 
 
 class Recording:

@@ -281,7 +281,8 @@ class LiveRun:
             still = now - self._came > FROZEN_AFTER_S
             reason = _("No new picture comes.") if still else _("The picture is frozen.")
         self.line = line_of(word, reason, age, rate, state.get("confidence"))
-        output.annotate(self.output, output.line(self.line))
+        figures = line_of(word, "", age, rate, state.get("confidence"))
+        output.annotate(self.output, output.corner_text(figures, reason))
         self._on_shown(self.line)
 
 
