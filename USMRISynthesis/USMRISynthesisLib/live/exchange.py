@@ -71,7 +71,7 @@ class LiveExchange:
         """The session, made anew where the request has other choices or asks for it."""
         from USMRISynthesisLib.live.engine import Engine
 
-        median = request.get("median") or 1
+        median = 1 if request.get("median") is None else request["median"]
         if not isinstance(median, int) or isinstance(median, bool) or not 1 <= median <= 15:
             raise Failed("request", "The field 'median' of the request is not 1 to 15.", "Correct it, or leave it out.")
         trusted = request.get("trust_model") is True

@@ -62,8 +62,8 @@ class LiveLoop:
                 wait = _SEARCH_TICK_S if self._session.searching else TICK_S
                 came = self._session.wait(wait)
                 changed = self._session.step()
-                idle = 0.0 if came or changed else idle + wait
-                if changed or idle >= TICK_S:
+                idle = TICK_S if came or changed else idle + wait
+                if idle >= TICK_S and not self._ending.is_set():
                     idle = 0.0
                     self._show(self._session.shown())
         except USMRIError as error:

@@ -166,6 +166,7 @@ class LiveSession:
         with self._lock:
             if self._running:
                 self._reset(State.BLANK, reason)
+        self._arrival.set()
 
     def offer(self, volume: Volume, arrived: float | None = None) -> bool:
         """Hand in a picture; returns whether it was a new one.
@@ -199,7 +200,7 @@ class LiveSession:
         return self._search is not None
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for a new picture or a stop; returns whether one came."""
+        """Wait for a new picture, a loss of the source or a stop; returns whether one came."""
         came = self._arrival.wait(timeout_s)
         self._arrival.clear()
         return came
