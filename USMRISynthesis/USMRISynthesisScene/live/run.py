@@ -118,7 +118,7 @@ class LiveRun:
         self._came = self._sent_at = self._news_at = self._clock()
         self._sent: _Picture | None = None
         self._in_flight = False
-        self._state: dict[str, Any] = {"state": State.WAITING.value, "reason": _("The model is loaded.")}
+        self._state: dict[str, Any] = {"state": State.WAITING.value, "reason": _("The model is being loaded.")}
         self._taken_at: float | None = None
         self._number = 0
         self._observer.observe(source)
