@@ -28,7 +28,10 @@ from USMRISynthesisScene.files.sample_data import FILES, SIMULATED, sample_file 
 from USMRISynthesisScene.views import layout  # noqa: E402
 
 THUMBNAIL = (260, 280)
-SECTIONS = (("inputs", "output", "display", "alignment", "registration"), ("respace", "batch", "export", "advanced"))
+SECTIONS = (
+    ("inputs", "output", "display", "alignment", "registration"),
+    ("live", "respace", "batch", "export", "advanced"),
+)
 
 
 def thumbnails(folder: Path) -> None:

@@ -25,6 +25,7 @@ from USMRISynthesisLib.cli import (
     export,
     infer,
     info,
+    live,
     process,
     reader_study,
     simulate,
@@ -43,6 +44,7 @@ _PACKAGES = {
     "lightning_fabric": "lightning-fabric",
     "numpy": "numpy",
     "pydicom": "pydicom",
+    "pyigtl": "pyigtl",
     "scipy": "scipy",
     "torch": "torch",
     "torchmetrics": "torchmetrics",
@@ -55,7 +57,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"usmri {__version__}")
     add_common(parser, False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (infer, batch, info, simulate, train, evaluate, reader_study, export):
+    for module in (infer, batch, live, info, simulate, train, evaluate, reader_study, export):
         module.add_commands(commands)
     return parser
 

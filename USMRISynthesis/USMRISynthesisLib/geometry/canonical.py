@@ -116,19 +116,31 @@ def resample(array: np.ndarray, out_to_in: np.ndarray, shape: tuple[int, ...], o
     # The image keeps its unit grid: SimpleITK's physical space is here the input's voxel index.
     # Cast by SimpleITK, not before: a float32 copy of the array beside that of the image costs 67 MB at 256^3.
     kept = array.view(np.uint8) if array.dtype == bool else array
-    if kept.dtype not in (np.uint8, np.int16, np.uint16):
+    if n == 2 or kept.dtype not in (np.uint8, np.int16, np.uint16):
         kept = kept.astype(np.float32, copy=False)
-    image = sitk.Cast(sitk.GetImageFromArray(np.ascontiguousarray(kept)), sitk.sitkFloat32)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(kept))
+    if n == 3:
+        image = sitk.Cast(image, sitk.sitkFloat32)
     if order > 0:
         # Input voxels for one output step, along each input axis: two or more are averaged.
         steps = np.linalg.norm(out_to_in[:n, :n], axis=1)
         bins = [int(min(max(step, 1), size)) for step, size in zip(steps, image.GetSize(), strict=True)]
         if max(bins) > 1:
-            image = sitk.BinShrink(image, bins)
+            shrink = sitk.BinShrinkImageFilter()
+            shrink.SetShrinkFactors(bins)
+            _share_out(shrink, n)
+            image = shrink.Execute(image)
     transform = sitk.AffineTransform(out_to_in[:n, :n].ravel().tolist(), out_to_in[:n, n].tolist())
     resampler = sitk.ResampleImageFilter()
+    _share_out(resampler, n)
     resampler.SetSize([int(size) for size in shape[::-1]])
     resampler.SetTransform(transform)
     resampler.SetInterpolator(_INTERPOLATORS[order])
     resampler.SetDefaultPixelValue(float(fill))
     return sitk.GetArrayFromImage(resampler.Execute(image))
+
+
+def _share_out(work: sitk.ProcessObject, dimensions: int) -> None:
+    """A frame is done by the calling thread: on a busy machine, waiting for others takes longer than the work."""
+    if dimensions == 2:
+        work.SetNumberOfWorkUnits(1)

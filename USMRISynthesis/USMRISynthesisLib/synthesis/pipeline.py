@@ -27,28 +27,26 @@ from USMRISynthesisLib.alignment.frame.content import FrameContent
 from USMRISynthesisLib.alignment.frame.inside import shows_structure
 from USMRISynthesisLib.callbacks import Cancel, Consent, Log, Progress
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, memory_shortage, torch_missing
-from USMRISynthesisLib.geometry.canonical import SIZE, canonical_ijk_to_ras, from_canonical, to_canonical
+from USMRISynthesisLib.geometry.canonical import SIZE, canonical_ijk_to_ras, to_canonical
 from USMRISynthesisLib.geometry.head import Alignment
 from USMRISynthesisLib.geometry.planes import CHOICES, chosen_planes, resolve_planes
 from USMRISynthesisLib.io.synthetic import PROVENANCE_KEY, SYNTHETIC, SYNTHETIC_KEY
 from USMRISynthesisLib.io.volume import Volume
 from USMRISynthesisLib.models import store
+from USMRISynthesisLib.synthesis.input_grid import onto_input_grid
 from USMRISynthesisLib.synthesis.result import BEAM_ONLY, PROBABILITY, Normalised, Synthesis
 from USMRISynthesisLib.ultrasound.fill import without_fill
 from USMRISynthesisLib.ultrasound.gate import admit
 from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
 
-MR_MAX = 1000
-MIN_RELIABILITY = 1e-3
-
 
 @dataclass
-class _Run:
+class Run:
     """One run's callbacks, and its timings and warnings for the provenance."""
 
-    progress: Progress | None
-    cancel: Cancel | None
-    log: Log | None
+    progress: Progress | None = None
+    cancel: Cancel | None = None
+    log: Log | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
 
@@ -116,10 +114,10 @@ def synthesize(
         planes = chosen_planes(planes, known.input.planes)
         if not volume.is_frame:
             resolve_planes(planes, known.input.planes, known.name)
-    run = _Run(progress, cancel, log)
+    run = Run(progress, cancel, log)
     allowed = allow_low_confidence or unreliable or transform is not None
     given, volume = volume, volume.with_values(without_fill(volume.array))
-    fan, alignment, content = _locate(
+    fan, alignment, content = locate(
         volume, transform, run, age=gestational_age, allow_low_confidence=allowed, any_content=any_content
     )
     with run.stage("Loading the model", 0.12):
@@ -175,7 +173,7 @@ def synthesize(
                 device=generator.device, cancel=cancel,
             )  # fmt: skip
     with run.stage("Resampling to the image's grid", 0.92):
-        values, confidence = _back(mr, head, fan, volume, alignment, reliability)
+        values, confidence = onto_input_grid(mr, head, fan, volume, alignment, reliability)
     manifest = generator.manifest
     provenance = _provenance(given, alignment, content, transform is not None, gestational_age, run) | {
         "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256}
@@ -221,9 +219,9 @@ def normalise(
 
     Raises: Refused, Cancelled.
     """
-    run = _Run(progress, cancel, log)
+    run = Run(progress, cancel, log)
     given, volume = volume, volume.with_values(without_fill(volume.array))
-    fan, alignment, content = _locate(volume, transform, run, age=gestational_age, any_content=any_content)
+    fan, alignment, content = locate(volume, transform, run, age=gestational_age, any_content=any_content)
     with run.stage("Resampling to canonical space", 0.6):
         slices, z_mm = to_canonical(np.where(fan, volume.array, 0), volume.ijk_to_ras, alignment.ras_to_canonical)
     grid = canonical_ijk_to_ras()
@@ -238,10 +236,10 @@ def normalise(
     )
 
 
-def _locate(
+def locate(
     volume: Volume,
     transform: np.ndarray | None,
-    run: _Run,
+    run: Run,
     *,
     age: float | None = None,
     allow_low_confidence: bool = True,
@@ -312,66 +310,13 @@ def _within(progress: Progress | None, low: float, high: float) -> Progress | No
     return lambda value, stage: progress(low + (high - low) * value, stage)
 
 
-def _back(
-    mr: np.ndarray,
-    head: np.ndarray,
-    fan: np.ndarray,
-    volume: Volume,
-    alignment: Alignment,
-    reliability: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """MR in [-1, 1] and head mask on canonical slices -> int16 MR, float32 confidence on the input's grid.
-
-    reliability: probability on canonical slices that the MR is right; the confidence is that, if it is given.
-
-    The MR is interpolated unmasked and cut at the skull after that: masking first draws a dark rim.
-    """
-    values = np.zeros(volume.shape, dtype=np.int16)
-    confidence = np.zeros(volume.shape, dtype=np.float32)
-    ras_to_canonical = alignment.ras_to_canonical
-    box = _box_of(head, ras_to_canonical, volume)
-    if box is None:
-        return values, confidence
-    # Only the head's box is resampled; the rest of the grid is 0 anyway.
-    corner = volume.ijk_to_ras.copy()
-    corner[:3, 3] += volume.ijk_to_ras[:3, :3] @ [part.start for part in box[::-1]]
-    shape = tuple(part.stop - part.start for part in box)
-    inside = alignment.head_on(corner, shape) & fan[box]
-    back = from_canonical((mr + 1) * (MR_MAX / 2), ras_to_canonical, corner, shape)
-    np.copyto(values[box], np.clip(np.rint(back), 0, MR_MAX), where=inside, casting="unsafe")
-    # Never 0 inside: 0 means that the beam was not there.
-    on_head = head.astype(np.float32) if reliability is None else reliability
-    share = from_canonical(on_head, ras_to_canonical, corner, shape)
-    np.copyto(confidence[box], np.clip(share, MIN_RELIABILITY, 1), where=inside)
-    return values, confidence
-
-
-def _box_of(head: np.ndarray, ras_to_canonical: np.ndarray, volume: Volume) -> tuple[slice, ...] | None:
-    """The (k, j, i) slices of the input's grid that hold the head, or None when none of it lies there."""
-    where = [np.flatnonzero(head.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    if not len(where[0]):
-        return None
-    low, high = (np.array([line[end] for line in where[::-1]]) for end in (0, -1))  # (i, j, k)
-    corners = np.stack(np.meshgrid(*zip(low - 1, high + 1, strict=True), indexing="ij")).reshape(3, -1)
-    to_input = np.linalg.inv(ras_to_canonical @ volume.ijk_to_ras) @ canonical_ijk_to_ras()
-    at = to_input[:3, :3] @ corners + to_input[:3, 3:]
-    box = []
-    for first, last, size in zip(np.floor(at.min(axis=1)), np.ceil(at.max(axis=1)), volume.shape[::-1], strict=True):
-        box.append(slice(int(np.clip(first, 0, size)), int(np.clip(last + 1, 0, size))))
-    if volume.is_frame:
-        box[2] = slice(0, 1)  # a frame lies in one plane, whatever its z
-    if any(part.stop <= part.start for part in box):
-        return None
-    return tuple(box[::-1])
-
-
 def _text(provenance: dict[str, Any]) -> str:
     """As JSON, which knows no NaN. Raises ValueError for one."""
     return json.dumps(provenance, sort_keys=True, allow_nan=False)
 
 
 def _provenance(
-    volume: Volume, alignment: Alignment, content: FrameContent | None, given: bool, age: float | None, run: _Run
+    volume: Volume, alignment: Alignment, content: FrameContent | None, given: bool, age: float | None, run: Run
 ) -> dict[str, Any]:
     """The provenance of a result. No names and no paths: files are often named after patients."""
     from USMRISynthesisLib.io.provenance import described, software

@@ -24,6 +24,7 @@ Requests (`id` is any string or number; unknown fields are ignored)::
     {"id": 2, "op": "respace", "input": PATH, "output": PATH, "model": "spacing", "device": "auto",
      "spacing": MM | null, "axis": "i" | "j" | "k" | null, "consistency": false, "compress": false,
      "trust_model": false}
+    {"id": 3, "op": "live", ...}     # one picture of a stream: see `live/exchange.py`
     {"id": 3, "op": "ping"}
     {"op": "cancel", "id": 1}        # running or still waiting; answered by the job's own "cancelled" error.
                                      # Of an id that neither runs nor waits: nothing happens.
@@ -95,7 +96,9 @@ class Worker:
             "synthesize": self._synthesize,
             "normalise": self._normalise,
             "respace": self._respace,
+            "live": self._live,
         }
+        self._exchange: Any = None  # of the live session
 
     def serve(self) -> None:
         """Run until stdin closes or `close` is called."""
@@ -289,6 +292,13 @@ class Worker:
         with staged([target]) as (name,):
             result.mr.write(name, compress=job.get("compress") is True)
         return {"output": str(target), "consistency": result.consistency, "provenance": result.provenance}
+
+    def _live(self, job: Request) -> dict[str, Any]:
+        from USMRISynthesisLib.live.exchange import LiveExchange
+
+        self._exchange = self._exchange or LiveExchange()
+        answer: dict[str, Any] = self._exchange.answer(job)
+        return answer
 
     def _is_cancelled(self, job: Request) -> bool:
         return self._closing.is_set() or any(one is job for one in self._cancelled)

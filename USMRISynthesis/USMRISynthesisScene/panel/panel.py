@@ -25,6 +25,7 @@ from USMRISynthesisScene.panel.context import PanelContext
 from USMRISynthesisScene.panel.display import DisplaySection
 from USMRISynthesisScene.panel.export import ExportSection
 from USMRISynthesisScene.panel.inputs import InputsSection
+from USMRISynthesisScene.panel.live import LiveSection
 from USMRISynthesisScene.panel.model_choice import planes_to_run
 from USMRISynthesisScene.panel.parameters import age_of, remember_choices
 from USMRISynthesisScene.panel.progress import ProgressText
@@ -86,6 +87,7 @@ class SynthesisPanel:
             self.refresh,
         )
         self.batch, self.spacing = BatchSection(ui, context), SpacingSection(ui, context)
+        self.live = LiveSection(ui, context)
         torch = self.advanced.check_torch()
         try:
             self.connect_scene()
@@ -117,6 +119,7 @@ class SynthesisPanel:
         busy = self._synthesizer.running or self.spacing.running or self.batch.running
         self._synthesizer.cancel()
         self.spacing.close()
+        self.live.close()
         self._last_output_id = ""  # the next scene uses the same ids for other nodes
         if not busy:
             self._set_status(_READY)
@@ -195,8 +198,9 @@ class SynthesisPanel:
         self.refresh()
 
     def leave(self) -> None:
-        """Another module is opened: runs continue, but placing landmarks ends."""
+        """Another module is opened: runs continue, but placing landmarks and the live view end."""
         self.alignment.stop_placing()
+        self.live.close()
 
     def close(self) -> None:
         """The panel is removed: cancel everything that runs."""
@@ -205,6 +209,7 @@ class SynthesisPanel:
         self.display.close()
         self.batch.close()
         self.spacing.close()
+        self.live.close()
         self._synthesizer.close()
 
     def _comparable(self) -> Any:

@@ -107,6 +107,7 @@ class SceneConnection(VTKObservationMixin):
             self.ui.alignmentSelector,
             self.ui.fixedSelector,
             self.ui.respaceSelector,
+            self.ui.liveSelector,
         ):
             if selector.currentNode() is node:
                 selector.setCurrentNode(None)

@@ -82,7 +82,7 @@ class WorkerRun:
         self._task, self._reports = task, reports
         self._outcome = (None, None)
         try:
-            self._folder = _working_folder()
+            self._folder = working_folder()
             self._worker.send(task.write(self._folder), self._handle)
         except USMRIError as error:
             self._finish(None, error)
@@ -185,7 +185,7 @@ def error_from(event: Event) -> USMRIError:
     )
 
 
-def _working_folder() -> Path:
+def working_folder() -> Path:
     """A new folder for what travels between the processes. Raises Failed where none can be made."""
     remove_abandoned(slicer.app.temporaryPath)  # of a Slicer that was killed
     try:

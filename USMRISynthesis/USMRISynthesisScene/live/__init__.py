@@ -1,0 +1,1 @@
+"""Live synthesis in the scene: a volume that updates, and its MR-like image beside it."""
