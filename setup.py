@@ -13,5 +13,6 @@ setup(
         f"{LIBRARY}.model_weights": ["*/*"],
         f"{LIBRARY}.simulation.scanner": ["*.json"],
         f"{LIBRARY}.datasets.mr_registration": ["*.npz"],
+        f"{LIBRARY}.evaluation.reader_study": ["page.*"],
     },
 )

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from factories.browser import DESKTOP, PHONE, chromium, opened
-from USMRISynthesisLib.batch.report import is_report, write_report
-from USMRISynthesisLib.errors import Refused
+from USMRISynthesisLib.batch.report import check_report, is_report, write_report
+from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.io.png import png_bytes
 
 HARMFUL = "<script>alert(1)</script>\"'&"
@@ -123,6 +123,14 @@ def test_another_ending_is_refused(folder: Path) -> None:
         write_report(ROWS, folder, folder / "report.pdf")
 
 
+def test_a_report_may_go_into_the_folder_that_the_run_makes(tmp_path: Path) -> None:
+    check_report(tmp_path / "out" / "report.html", output=tmp_path / "out")
+    with pytest.raises(Failed, match=r"The folder for report\.html does not exist"):
+        check_report(tmp_path / "other" / "report.html", output=tmp_path / "out")
+    with pytest.raises(Refused, match=r"ends in \.html"):
+        check_report(tmp_path / "out" / "report.txt", output=tmp_path / "out")
+
+
 def names(page: Any) -> list[str]:
     return list(page.locator("#rows td[data-key=name]").all_text_contents())
 
@@ -207,7 +215,8 @@ def test_ten_thousand_rows_stay_usable_and_all_are_printed(browser: Any, folder:
         page.locator("th[data-key=name] button").click()
         page.locator("th[data-key=name] button").click()
         assert names(page)[0] == "case-09999" and page.locator("#rows tr").count() < 300
+        before = page.locator("#rows tr").count()
         page.mouse.wheel(0, 100_000)
-        page.locator("#rows tr").nth(100).wait_for(state="attached")
+        page.locator("#rows tr").nth(before).wait_for(state="attached")
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.locator("#rows tr").count() == 10_000

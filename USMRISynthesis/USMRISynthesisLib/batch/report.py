@@ -8,10 +8,7 @@ stay out. Names and sentences reach the page as data, never as markup.
 
 from __future__ import annotations
 
-import base64
 import datetime
-import hashlib
-import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +22,7 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.io.outputs import STAGING, check, place_all, unwritten
 from USMRISynthesisLib.io.png import SIGNATURE
 from USMRISynthesisLib.io.synthetic import MADE_BY, SYNTHETIC
+from USMRISynthesisLib.io.web_page import as_data, filled, held_text, source_hash
 
 # Key of a row, or of its quality, and the heading; figures are sorted as numbers.
 COLUMNS: tuple[tuple[str, str, bool], ...] = (
@@ -75,11 +73,15 @@ def write_report(
         raise unwritten(path.name, error) from error
 
 
-def check_report(path: Path) -> None:
-    """See, before any work, that a report may be written. Raises Refused, Failed."""
+def check_report(path: Path, *, output: Path | None = None) -> None:
+    """See, before any work, that a report may be written. output: the folder of results, which the work makes.
+
+    Raises Refused, Failed.
+    """
     if path.suffix.lower() not in (".html", ".htm"):
         raise Refused("format", f"A report cannot be written as {path.name}.", "Use a name that ends in .html.")
-    check([path], sidecars=False, ours={path: is_report})
+    if output is None or output.exists() or path.resolve().parent != output.resolve():
+        check([path], sidecars=False, ours={path: is_report})
 
 
 def is_report(path: Path) -> bool:
@@ -109,31 +111,25 @@ def page_parts(
         elif (link := _link(file, beside)) is not None:
             shown[number]["picture"], linked = link, linked + 1
     data = {"columns": COLUMNS, "rows": shown, "linked": linked}
-    filled = {
+    values = {
         "MARK": _MARK,
         "NOTICE": SYNTHETIC,
         "MADE": f"{MADE_BY} {__version__}, {datetime.date.today().isoformat()}",
-        "STYLE_HASH": _hash(STYLE),
-        "SCRIPT_HASH": _hash(SCRIPT),
+        "STYLE_HASH": source_hash(STYLE),
+        "SCRIPT_HASH": source_hash(SCRIPT),
         "STYLE": STYLE,
         "SCRIPT": SCRIPT,
-        "DATA": _as_data(data),
+        "DATA": as_data(data),
     }
     before, after = PAGE.split("@THUMBNAILS@")
-    yield _filled(before, filled)
+    yield filled(before, values)
     for number in sorted(inside):
         try:
             content = thumbnails[number].read_bytes()
         except OSError:  # gone since it was found: the page shows none
             continue
-        yield f'<script type="text/plain" id="t{number}">{base64.b64encode(content).decode("ascii")}</script>\n'
-    yield _filled(after, filled)
-
-
-def _filled(text: str, values: Mapping[str, str]) -> str:
-    """Each place replaced once, from the template alone: what is put in is not searched."""
-    parts = text.split("@")
-    return "".join(values[part] if number % 2 else part for number, part in enumerate(parts))
+        yield held_text(f"t{number}", content)
+    yield filled(after, values)
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,14 +183,3 @@ def _link(file: Path, beside: Path) -> str | None:
         return quote(file.resolve().relative_to(beside.resolve()).as_posix())
     except ValueError:
         return None
-
-
-def _as_data(value: object) -> str:
-    """JSON that ends no script element, whatever the texts in it."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _hash(text: str) -> str:
-    """How a content security policy names an inline script or style."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -71,13 +71,15 @@ input, select { background: var(--paper); border: 1px solid var(--line); border-
 :focus-visible { outline: 2px solid var(--focus); outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; margin-top: 8px; }
 th { text-align: left; vertical-align: bottom; padding: 0; border-bottom: 2px solid var(--line); }
+th:last-child { padding: 6px 0; font-size: 13px; }
 th button { all: unset; display: block; cursor: pointer; padding: 6px 8px 6px 0; font-size: 13px; font-weight: 600; }
 th button:focus-visible { outline: 2px solid var(--focus); }
 th[aria-sort] button::after { content: " \\2195"; color: var(--pale); font-weight: 400; }
 th[aria-sort="ascending"] button::after { content: " \\2191"; color: var(--ink); }
 th[aria-sort="descending"] button::after { content: " \\2193"; color: var(--ink); }
-td { vertical-align: top; padding: 8px 8px 8px 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+td { vertical-align: top; padding: 8px 8px 8px 0; border-bottom: 1px solid var(--line); }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+td[data-key="name"], td[data-key="note"] { overflow-wrap: anywhere; }
 td[data-key="name"] { min-width: 130px; font-weight: 600; }
 td[data-key="note"] { min-width: 200px; max-width: 420px; }
 .note { background: var(--warn-paper); color: var(--warn); border-left: 3px solid currentColor; padding: 4px 8px; }

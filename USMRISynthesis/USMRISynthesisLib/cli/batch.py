@@ -100,7 +100,7 @@ def batch(options: Namespace) -> Outcome:
 
     report = None if options.report is None else Path(options.report)
     if report is not None:
-        check_report(report)
+        check_report(report, output=Path(options.output))
     work = Batch(
         [Path(name) for name in options.input],
         Path(options.output),

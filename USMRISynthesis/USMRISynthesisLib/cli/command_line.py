@@ -18,7 +18,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from USMRISynthesisLib import __version__
-from USMRISynthesisLib.cli import batch, console, evaluate, export, infer, info, process, simulate, train
+from USMRISynthesisLib.cli import (
+    batch,
+    console,
+    evaluate,
+    export,
+    infer,
+    info,
+    process,
+    reader_study,
+    simulate,
+    train,
+)
 from USMRISynthesisLib.cli.options import Parser, Shown, add_common
 from USMRISynthesisLib.errors import Cancelled, Failed, Refused, USMRIError, memory_shortage
 from USMRISynthesisLib.io.strict_json import dumps
@@ -44,7 +55,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"usmri {__version__}")
     add_common(parser, False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (infer, batch, info, simulate, train, evaluate, export):
+    for module in (infer, batch, info, simulate, train, evaluate, reader_study, export):
         module.add_commands(commands)
     return parser
 
