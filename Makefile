@@ -45,6 +45,7 @@ simulate: .venv/.test
 	$(call SIMULATE,simulation,sim)
 	$(call SIMULATE,randomised-heads,randomised)
 	$(BIN)/python -m USMRISynthesisLib.datasets.plane_frames --data $(DATA) --out data/planes.npz
+	$(BIN)/python -m USMRISynthesisLib.datasets.marked_frames --data $(DATA) --out data/marked.npz
 
 # Each run leaves its model in runs/models; the reliability map is learnt for the synthesis model there.
 TRAIN = $(BIN)/usmri train configs/$(1).toml && $(BIN)/usmri export runs/$(1)/checkpoint.pt runs/models/$(1)

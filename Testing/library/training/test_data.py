@@ -10,6 +10,7 @@ import pytest
 import torch
 from factories.training import SIZE, STILL, configure, make_data, simulated_case
 from USMRISynthesisLib.datasets.cases import load_cases, load_frames
+from USMRISynthesisLib.datasets.marked_frames import CAVUM, PLEXUS_RING
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.synthesis.slices import assemble_input
 from USMRISynthesisLib.training.synthesis.config import BatchConfig, InputConfig, TrainingConfig
@@ -208,3 +209,37 @@ def test_shrunk_samples_are_means_of_pixels_with_the_same_constant_channels(tmp_
     assert coarse.x.shape == (8, 4, SIZE // 2, SIZE // 2)
     torch.testing.assert_close(coarse.x[:, -1, 0, 0], whole.x[:, -1, 0, 0])
     torch.testing.assert_close(coarse.truth, torch.nn.functional.avg_pool2d(whole.truth, 2))
+
+
+def marked_frames(folder: Path, marks: np.ndarray) -> Path:
+    us = np.full(marks.shape, 90, np.uint8)
+    us[:, :, SIZE // 2 :] = 30
+    fan = np.ones(us.shape, bool)
+    np.savez(folder / "marked.npz", us=us, fan=fan, marks=marks, split=np.array(["train"] * (len(us) - 1) + ["val"]))
+    return folder / "marked.npz"
+
+
+def test_marks_move_with_their_frame_and_only_marked_frames_have_any(tmp_path, data):
+    marks = np.zeros((3, SIZE, SIZE), np.uint8)
+    marks[:, 8:12, SIZE // 2 :] = CAVUM  # the darker half of these frames
+    marks[:, 20:24, SIZE // 2 :] = PLEXUS_RING
+    marked = load_frames(marked_frames(tmp_path, marks), "train")
+    assert marked.marks is not None and len(marked.marks) == 2
+    config = TrainingConfig.read(configure(tmp_path, data))
+    moving = InputConfig(**{**vars(STILL), "rotation_deg": 20.0, "translation_mm": 2.0, "turn": 0.5, "flip": 0.5})
+    slices = Slices(
+        load_cases(data / "train"), load_frames(data / "hc18.npz", "train"), np.random.default_rng(1),
+        batch=BatchConfig(2, 0, 1, marked=4), changes=moving, generator=config.generator, marked=marked,
+    )  # fmt: skip
+    batch = slices.draw()
+    assert batch.marks.shape == (7, 2, SIZE, SIZE) and batch.has_truth.tolist() == [True] * 2 + [False] * 5
+    assert not batch.marks[:3].any() and batch.marks[3:].any(dim=(2, 3)).all()
+    for n in range(3, 7):
+        middle = batch.us[n, 0][batch.marks[n, 0]].median()
+        assert middle < batch.us[n, 0][batch.us[n, 0] > -1].median()  # still on the darker half
+
+
+def test_marked_frames_that_are_not_there_are_refused(tmp_path, data):
+    config = TrainingConfig.read(configure(tmp_path, data))
+    with pytest.raises(Refused, match="no real frames with marks"):
+        slices_of(data, config, batch=BatchConfig(2, 0, 0, marked=1))

@@ -12,6 +12,7 @@ from USMRISynthesisLib.training.synthesis.history import HistoryPool
 from USMRISynthesisLib.training.synthesis.networks import BackwardPath, Discriminators, EdgeNet
 from USMRISynthesisLib.training.synthesis.objective import (
     ADVERSARIAL_TERMS,
+    FLUID,
     TERMS,
     ObjectiveConfig,
     Real,
@@ -21,6 +22,7 @@ from USMRISynthesisLib.training.synthesis.objective import (
     below_floor,
     discriminator_terms,
     generator_terms,
+    marked_fluid,
     paired_edge_l1,
     paired_l1,
     weighted_sum,
@@ -55,8 +57,8 @@ def moved(network) -> bool:
 
 @pytest.mark.parametrize("kind", ["lsgan", "log"])
 @pytest.mark.parametrize(
-    "term", [term for term in TERMS if term not in ("floor", "agree")]
-)  # 0 until something is black, or taught
+    "term", [term for term in TERMS if term not in ("floor", "agree", "marks")]
+)  # 0 until something is black, taught or marked
 def test_each_term_alone_trains_the_generator(parts, term, kind):
     generator, backward, discriminators, made, real = parts
     config = ObjectiveConfig(**{**NONE_ON, term: 2.0}, adversarial=kind)
@@ -233,6 +235,29 @@ def test_only_samples_without_truth_agree_with_what_is_taught():
         return float(generator_terms(made, real, {}, torch.nn.Identity(), config)["agree"])
 
     assert agreement([True, False]) == 1 and agreement([True, True]) == 0
+
+
+def test_marked_fluid_is_to_be_bright_in_its_brightest_part_and_nothing_else_is():
+    mr = torch.zeros(2, 1, 8, 8, requires_grad=True)
+    marks = torch.zeros(2, 2, 8, 8, dtype=torch.bool)
+    marks[1, 0, 2:4, 2:7] = True  # ten pixels of a cavum: seven count
+    value = marked_fluid(mr, marks)
+    torch.testing.assert_close(value, torch.tensor(FLUID / 2))  # mean over both samples
+    value.backward()
+    assert (mr.grad[0] == 0).all() and (mr.grad[1, 0][~marks[1, 0]] == 0).all()
+    assert int((mr.grad[1] < 0).sum()) == 7
+    assert marked_fluid(torch.full_like(mr, 0.9), marks) == 0
+    assert marked_fluid(mr, torch.zeros_like(marks)) == 0
+
+
+def test_marks_do_not_paint_the_rest_of_a_frame():
+    before, marks = torch.zeros(1, 1, 8, 8), torch.zeros(1, 2, 8, 8, dtype=torch.bool)
+    marks[0, 0, 2:4, 2:7] = True
+    painted = torch.where(marks[:, :1], torch.tensor(0.9), before)
+    flooded = torch.full_like(before, 0.9)
+    assert marked_fluid(flooded, marks) == 0  # the marks alone do not mind
+    cost = [float(marked_fluid(image, marks, before)) for image in (before, painted, flooded)]
+    assert cost[1] < cost[0] < cost[2]
 
 
 def test_the_floor_lifts_black_spots_in_the_middle_of_real_frames_only():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,6 +153,38 @@ def test_faces_are_drawn_upright_and_upside_down(pictures):
     assert x.shape == (24, 1, 80, 80) and 4 < float(ahead.sum()) < 20
     more = x[:, 0, 40:].mean(dim=(1, 2)) - x[:, 0, :40].mean(dim=(1, 2))
     assert torch.equal(more > 0, ahead > 0.5)
+
+
+class Even:
+    """A pyramid of one grey."""
+
+    def __init__(self, grey: float) -> None:
+        self.grey = grey
+
+    def cut(self, unit, size):
+        return torch.full((1, 1, size, size), self.grey)
+
+
+def test_a_third_of_the_faces_are_real_where_some_are_known(pictures):
+    real, simulated = ([replace(picture, front=np.array([1.0, 0.0])) for picture in kind] for kind in pictures)
+    for kind, grey in ((real, 0.5), (simulated, -0.5)):
+        for picture in kind:
+            vars(picture)["pyramid"] = Even(grey)
+    x, _ = draw_faces(simulated, np.random.default_rng(4), 300, real=real, strength=0.0)
+    assert 0.25 < float((x.flatten(1).median(1).values > 0).float().mean()) < 0.42
+    unknown = [replace(picture, front=None) for picture in real]
+    x, _ = draw_faces(simulated, np.random.default_rng(4), 300, real=unknown, strength=0.0)
+    assert (x.flatten(1).median(1).values < 0).all()
+
+
+def test_a_marked_cavum_says_where_the_face_of_a_real_frame_lies(data, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(data / "hc18", folder / "hc18")
+    name = real_pictures(folder, "train")[0].name
+    (folder / "hc18" / "structures.csv").write_text(f"file,structure,face_angle_deg\n{name},csp,90\n")
+    fronts = {picture.name: picture.front for picture in real_pictures(folder, "train")}
+    np.testing.assert_allclose(fronts.pop(name), [0, 1], atol=1e-12)  # y grows downwards
+    assert all(front is None for front in fronts.values())
 
 
 # --- how it is used

@@ -50,10 +50,14 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """2D frames, (n, H, W) uint8, the fan coded as in `Case`; ranges (n, 2)."""
+    """2D frames, (n, H, W) uint8, the fan coded as in `Case`; ranges (n, 2).
+
+    marks: (n, H, W) uint8, the codes of `marked_frames.py`, where fluid is marked on them.
+    """
 
     us: np.ndarray
     ranges: np.ndarray
+    marks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.us)
@@ -73,11 +77,12 @@ def load_frames(path: str | Path, split: str) -> Frames:
         with np.load(path) as content:
             chosen = content["split"] == split
             us = mark_fan(content["us"][chosen], content["fan"][chosen])
+            marks = np.asarray(content["marks"][chosen]) if "marks" in content else None
     except _UNREADABLE as error:
         raise Refused("data", f"The real frames {path} cannot be read ({error}).", REMEDY) from error
     ranges = _ranges(us)
     usable = ranges[:, 1] > ranges[:, 0]
-    return Frames(us[usable], ranges[usable])
+    return Frames(us[usable], ranges[usable], None if marks is None else marks[usable])
 
 
 def joined(parts: list[Frames]) -> Frames:

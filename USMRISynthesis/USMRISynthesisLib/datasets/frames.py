@@ -6,6 +6,7 @@ Real frames are HC18's, split by fetus as everywhere (simulation/dataset.py); si
 
 from __future__ import annotations
 
+import csv
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,9 +71,20 @@ def annotated(row: Row) -> Ellipse:
     )
 
 
+def face_directions(data: Path) -> dict[str, np.ndarray]:
+    """Frame -> unit vector (x right, y down) towards the face, of the frames whose cavum is marked."""
+    path = data / "hc18" / "structures.csv"
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8") as stream:
+        angles = {row["file"]: np.deg2rad(float(row["face_angle_deg"])) for row in csv.DictReader(stream)
+                  if row["face_angle_deg"]}  # fmt: skip
+    return {file: np.array([np.cos(angle), np.sin(angle)]) for file, angle in angles.items()}
+
+
 def real_pictures(data: Path, split: str) -> list[Picture]:
-    """HC18's frames of one split of fetuses, of all sizes."""
-    pictures = []
+    """HC18's frames of one split of fetuses, of all sizes; some of them know their face (`hc18/structures.csv`)."""
+    pictures, faces = [], face_directions(data)
     for row in rows_of(data, split):
         volume = frame_volume(data, row)
         size = float(row["pixel_size_mm"])
@@ -83,7 +95,7 @@ def real_pictures(data: Path, split: str) -> list[Picture]:
                 volume,
                 find_fan(volume.array, volume.spacing),
                 annotated(row).moved(np.diag([size, size, 1.0])),
-                None,
+                faces.get(row["file"]),
             )
         )
     return pictures

@@ -12,8 +12,8 @@ FILES: dict[str, dict[str, str]] = {
         "weights.safetensors": "169fc5e9ed5fa16ec0216d9a4eb5050617584bd909c4a7087dfb213080dd5db8",
     },
     "content": {
-        "model.pt": "7e608a00011cbf17aadac0c508e5f3c7ce772fcf349f441cc815959d88801245",
-        "weights.safetensors": "96c54c98d2be6d1f431f295b8fec09adb9a250746bb9ab43c9aba72b45ea7274",
+        "model.pt": "9db39c70efe15fc35f1943c679c8b5e75fc406a1264123a2fe3f617600c4deca",
+        "weights.safetensors": "2c44ad16b89ba8b22b3a7bf5749f5cba76be92a4aec6499a3b000d751adfc60a",
     },
     "default": {
         "model.pt": "dc67aa5d682e4552e3c28a29f4a61da65868c069a3a55476260e3831f40fdc81",

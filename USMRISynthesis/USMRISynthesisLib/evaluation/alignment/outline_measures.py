@@ -17,8 +17,11 @@ from USMRISynthesisLib.io.volume import Volume
 _CELLS = 192
 
 
-def faces(network: Network, pictures: Sequence[Picture]) -> dict[str, float]:
-    """Share of frames with the right end of the face, at the head's true place, where it is known; {} without any."""
+def faces(network: Network, pictures: Sequence[Picture], kind: str = "simulated") -> dict[str, float]:
+    """Share of frames with the right end of the face, at the head's true place, where it is known; {} without any.
+
+    kind: what the figures' names begin with.
+    """
     logits = [
         face_logit(network, picture.pyramid, picture.ellipse)
         * float(np.sign(picture.ellipse.directions[:, 0] @ picture.front))
@@ -30,9 +33,9 @@ def faces(network: Network, pictures: Sequence[Picture]) -> dict[str, float]:
     confident = np.abs(logits) >= CONFIDENT_FRONT
     right = np.array(logits) > 0
     return {
-        "simulated_face_right_share": float(right.mean()),
-        "simulated_face_sure_share": float(confident.mean()),
-        "simulated_face_right_where_sure_share": float(right[confident].mean()) if confident.any() else float("nan"),
+        f"{kind}_face_right_share": float(right.mean()),
+        f"{kind}_face_sure_share": float(confident.mean()),
+        f"{kind}_face_right_where_sure_share": float(right[confident].mean()) if confident.any() else float("nan"),
     }
 
 

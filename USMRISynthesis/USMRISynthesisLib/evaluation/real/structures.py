@@ -19,6 +19,7 @@ from USMRISynthesisLib.evaluation.metrics.image import auc_between
 from USMRISynthesisLib.evaluation.real import fitted_atlas
 from USMRISynthesisLib.evaluation.real.cases import hc18_frames, rows_of, run
 from USMRISynthesisLib.evaluation.real.midline import angle_between_deg, distance_from_line, symmetry_line
+from USMRISynthesisLib.simulation.dataset import split_of
 from USMRISynthesisLib.synthesis.result import Synthesis
 
 # The part of the head in which a structure's grey is compared with all else: the skull's surroundings are left out.
@@ -94,7 +95,7 @@ def evaluate(
         result, accepted = run(frame.volume, model=model, device=device)
         made = {fitted_atlas.OURS: None} if result is None else fitted_atlas.images(data, result)
         for name, image in made.items():
-            row = {"accepted": float(accepted)}
+            row = {"accepted": float(accepted), "held_out": float(split_of(frame.name) != "train")}
             if result is not None and image is not None:
                 row |= measure(image[0], result, marked[frame.name], frame.volume.spacing[0])
             rows.setdefault(name, []).append(row)
@@ -116,12 +117,13 @@ FIGURES: tuple[tuple[str, str, Callable[[Sequence[float]], np.floating]], ...] =
 
 
 def summarise(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """FIGURES over frames, those that any frame has."""
+    """FIGURES over frames, those that any frame has; with `_held_out`, over fetuses whose marks are not trained on."""
     found = {}
     for name, key, over in FIGURES:
-        values = [row[key] for row in rows if key in row]
-        if values:
-            found[name] = float(over(values))
+        held_out = [row[key] for row in rows if key in row and row.get("held_out")]
+        for suffix, values in (("", [row[key] for row in rows if key in row]), ("_held_out", held_out)):
+            if values:
+                found[name + suffix] = float(over(values))
     return found
 
 

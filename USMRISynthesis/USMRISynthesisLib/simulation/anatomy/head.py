@@ -120,7 +120,7 @@ def build(
     add_falx(labels, frame, atlas, offset, inner)
     state = "present" if middle_rng.random() < ranges.cavum_probability else "closed"
     state = "absent" if anomaly == "absent-cavum" else state
-    cavum = add_cavum(labels, t2, frame, atlas, offset, middle_rng, draw, state)
+    cavum = add_cavum(labels, t2, frame, atlas, offset, middle_rng, draw, state, ranges.cavum)
     add_choroid(labels, t2, frame, atlas, ventricle, middle_rng, draw)
     signed_mass = _add_mass(labels, t2, frame, mass, inner, middle_rng) if mass else None
     sheets = Sheets(

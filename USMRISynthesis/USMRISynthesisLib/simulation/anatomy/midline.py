@@ -20,6 +20,7 @@ from USMRISynthesisLib.simulation.anatomy.labels import (
     VENTRICLES,
     WHITE_MATTER,
 )
+from USMRISynthesisLib.simulation.anatomy.ranges import CavumRanges
 from USMRISynthesisLib.simulation.anatomy.warp import spline_field
 
 FAR_MM = 3.0  # signed functions end here: flat beyond, so that no sheet appears at the end of their box
@@ -57,20 +58,23 @@ def add_cavum(
     rng: np.random.Generator,
     draw: dict[str, float],
     state: str,
+    ranges: CavumRanges | None = None,
 ) -> np.ndarray | None:
     """A box or teardrop between the frontal horns.  Returns its signed function (< 0 inside), None if there is none.
 
     state: "present"; "closed" (nothing between the horns); "absent" (the horns are one, as without a septum).
     """
+    ranges = ranges or CavumRanges()
     callosum = atlas.label_ras(CORPUS_CALLOSUM)
     front = callosum[callosum[:, 1] > np.percentile(callosum[:, 1], 65)]
     length = float(np.ptp(callosum[:, 1]))
-    back = rng.uniform(0.0, 0.12) * length
+    back = rng.uniform(*ranges.back) * length
     centre = np.array([0.0, front[:, 1].mean() - back, np.percentile(front[:, 2], 15) - 1.5])
     week = float(np.interp(atlas.week, (20, 28), (0.0, 1.0)))
-    half = rng.uniform([1.3, 0.15 * length, 3.0], [2.2, 0.24 * length, 4.6]) + week * np.array([0.9, 0, 1])
+    sides = np.array([ranges.width_mm, np.multiply(ranges.length, length), ranges.height_mm])
+    half = rng.uniform(sides[:, 0], sides[:, 1]) + week * np.array([0.9, 0, 1])
     taper, corner = float(rng.uniform(-0.45, 0.45)), float(rng.choice([2.5, 4.0, 6.0]))
-    brightness = float(rng.uniform(0.8, 0.95))
+    brightness = float(rng.uniform(*ranges.brightness))
     draw["cavum_width_mm"] = 2 * float(half[0]) if state == "present" else 0.0
     if state == "closed":
         return None
@@ -79,10 +83,13 @@ def add_cavum(
     across = np.abs(offset[box]) / frame.scale / (half[0] * (1 - taper * np.clip(along, -1, 1)))
     height = np.abs(frame.z[box] - np.float32(centre[2])) / np.float32(half[2])
     radius = (across**corner + np.abs(along) ** corner + height**corner) ** (1 / corner)
-    inside = (radius < 1) & ~np.isin(labels[box], (DEEP_GREY, CORPUS_CALLOSUM))
+    kept = (DEEP_GREY,) if ranges.clear else (DEEP_GREY, CORPUS_CALLOSUM)
+    inside = (radius < 1) & ~np.isin(labels[box], kept)
     labels[box][inside] = CAVUM if state == "present" else VENTRICLES
-    blend = np.clip((1.15 - radius) / 0.3, 0, 1) * (labels[box] != DEEP_GREY) * (labels[box] != CORPUS_CALLOSUM)
-    t2[box] += 0.7 * blend * (brightness - t2[box])
+    blend = np.clip((1.15 - radius) / 0.3, 0, 1)
+    for label in kept:
+        blend = blend * (labels[box] != label)
+    t2[box] += ranges.contrast * blend * (brightness - t2[box])
     if state == "absent":
         return None
     signed = np.full(labels.shape, FAR_MM, np.float32)

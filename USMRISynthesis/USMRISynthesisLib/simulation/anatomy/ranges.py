@@ -16,6 +16,23 @@ _TCD_WEEKS, _TCD_MM = (18, 20, 22, 24, 26, 28, 30, 32, 34, 36), (18, 20, 22, 24.
 
 
 @dataclass(frozen=True)
+class CavumRanges:
+    """Of a cavum septi pellucidi at week 20. back: of its middle from the callosum's front third, as a share
+    of that one's length. width_mm, height_mm: half of its size; length: half, as a share of the callosum's.
+    brightness, contrast: T2 of its fluid, and how much of that is mixed in. clear: the callosum of the averages, short
+    as in spina bifida, gives way.
+    """
+
+    back: tuple[float, float] = (0.0, 0.12)
+    width_mm: tuple[float, float] = (1.3, 2.2)
+    length: tuple[float, float] = (0.15, 0.24)
+    height_mm: tuple[float, float] = (3.0, 4.6)
+    brightness: tuple[float, float] = (0.8, 0.95)
+    contrast: float = 0.7
+    clear: bool = False
+
+
+@dataclass(frozen=True)
 class AnatomyRanges:
     """Ranges (uniform) and probabilities; lengths in physical mm."""
 
@@ -35,6 +52,7 @@ class AnatomyRanges:
     skull_factor: tuple[float, float] = (0.8, 1.25)
     scalp_mm: tuple[float, float] = (1.0, 3.0)
     cavum_probability: float = 0.9
+    cavum: CavumRanges = CavumRanges()
     choroid_fill: tuple[float, float] = (0.4, 1.0)
     suture_mm: tuple[float, float] = (0.8, 3.0)
     fluid_mm: tuple[float, float] = (-27.0, 9.0)

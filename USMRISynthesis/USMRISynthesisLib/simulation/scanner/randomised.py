@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from USMRISynthesisLib.simulation.anatomy import labels as names
 from USMRISynthesisLib.simulation.anatomy.membrane import MembraneRanges
-from USMRISynthesisLib.simulation.anatomy.ranges import AnatomyRanges
+from USMRISynthesisLib.simulation.anatomy.ranges import AnatomyRanges, CavumRanges
 from USMRISynthesisLib.simulation.scanner.acoustics import MEMBRANE, SCATTER
 
 _LABELS = 32
@@ -36,8 +36,8 @@ class Randomisation:
     fields: smooth changes of echogenicity over some cm, whatever the tissue.
     """
 
-    tissue: tuple[float, float] = (0.05, 0.65)
-    fluid: tuple[float, float] = (-0.2, 1.7)
+    tissue: tuple[float, float] = (0.05, 0.5)
+    fluid: tuple[float, float] = (-0.3, 1.1)
     fluid_spread: tuple[float, float] = (0.0, 0.4)
     outer: tuple[float, float] = (-0.6, 1.5)
     outer_spread: tuple[float, float] = (0.0, 0.3)
@@ -53,13 +53,19 @@ class Randomisation:
 # The lines that walls and membranes draw are broken more, and may be missing: on real heads the ventricle's wall shows
 # where it lies across the beam, and nowhere else.
 MEMBRANES = MembraneRanges(
-    midline=(0.15, 1.1), third_ventricle=(0.0, 0.7), cavum=(0.0, 1.2), ependyma=(0.0, 0.9), pia=(0.0, 0.8),
+    midline=(0.15, 1.1), third_ventricle=(0.0, 0.7), cavum=(0.2, 1.4), ependyma=(0.0, 0.9), pia=(0.0, 0.8),
     sulci=(0.0, 1.0), insula=(0.0, 1.4), tentorium=(0.0, 1.0), mass=(0.0, 0.8), less=(0.0, 0.55),
 )  # fmt: skip
-# Normal fetuses have a larger and higher cerebellum than the averages; the size is that of weeks 18 to 36.
+# Normal fetuses have a larger and higher cerebellum than the averages; the size is that of weeks 18 to 36. Their cavum
+# lies further forward than the averages' callosum, by the boxes on real frames (`hc18/structures.csv`: its middle half
+# way from the head's middle to the front), and is as bright as the ventricles.
+CAVUM = CavumRanges(
+    back=(-0.28, 0.06), width_mm=(1.5, 2.9), length=(0.15, 0.27), height_mm=(3.4, 5.4), brightness=(0.82, 0.97),
+    contrast=1.0, clear=True,
+)  # fmt: skip
 ANATOMY = AnatomyRanges(
     cerebellum_factor=(0.9, 1.16), cerebellum_lift_mm=(1.0, 7.0), atrium_mm=(3.6, 9.4), size_factor=(0.78, 1.08),
-    width_factor=(0.9, 1.13), fine_warp_mm=(0.3, 2.2), coarse_warp_mm=(0.5, 4.0),
+    width_factor=(0.9, 1.13), fine_warp_mm=(0.3, 2.2), coarse_warp_mm=(0.5, 4.0), cavum=CAVUM,
 )  # fmt: skip
 
 

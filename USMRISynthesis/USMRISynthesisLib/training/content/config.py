@@ -22,7 +22,7 @@ class ContentTrainingConfig(RunConfig):
     TASK: ClassVar[str] = "content"
     task: str = TASK
     data: str
-    steps: int = 3200
+    steps: int = 9000
     held_back: tuple[str, ...] = ()
     batch: int = 40
     rate: float = 2e-3

@@ -11,17 +11,20 @@ from USMRISynthesisLib.training.outline.losses import OutlineLossWeights
 
 @dataclass(frozen=True)
 class OutlineDataConfig:
-    """Where the data are, relative to the working directory: `real` holds hc18/, `simulated` cases in `train/`."""
+    """Where the data are, relative to the working directory: `real` holds hc18/, `simulated` cases in `train/`; `also`:
+    further folders of the latter kind.
+    """
 
     real: str
     simulated: str
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutlineConfig(RunConfig):
     """Everything a run depends on.
 
-    real, simulated: frames of each kind a step, for the outline; faces: simulated ones for the face's end. strength: of
+    real, simulated: frames of each kind a step, for the outline; faces: those for the face's end. strength: of
     the disturbances of the images, 0 = off. rate: of learning, constant over the first third, then falling linearly to
     0. decay: of the weights, a step's share of the rate. evaluate_minutes: between evaluations.
     """

@@ -21,7 +21,7 @@ TOLERANCE = 2e-2  # the weights are stored in half precision
 LIMITS = (
     "Not for diagnosis. The network outlines a fetal head; it assesses no anatomy, and its outline is no measurement.",
     "Learnt from HC18's head-circumference planes: other planes of the head were not shown, and other machines little.",
-    "Which end of the head is the face was learnt from simulated frames alone; no real frame could verify it.",
+    "Which end of the head is the face was learnt from simulated frames and a few real ones with a marked cavum.",
     "Below a confidence of one half the outline is not to be relied on; above it, check it all the same.",
 )
 

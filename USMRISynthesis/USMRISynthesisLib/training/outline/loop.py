@@ -52,7 +52,8 @@ class OutlineTraining(Training[OutlineBatch]):
         self.session, self.config = session, session.config
         config, data = self.config, self.config.data
         self.real = real_pictures(Path(data.real), "train")
-        self.simulated = simulated_pictures(Path(data.simulated) / "train")
+        folders = [Path(folder) / "train" for folder in (data.simulated, *data.also)]
+        self.simulated = [picture for folder in folders for picture in simulated_pictures(folder)]
         self.held = real_pictures(Path(data.real), "val")
         self.simulated_held = simulated_pictures(Path(data.simulated) / "val")
         if not self.simulated:
@@ -82,7 +83,7 @@ class OutlineTraining(Training[OutlineBatch]):
         rng = np.random.default_rng([config.seed, 3, number])
         strength = config.strength * min(1.0, _GENTLE + (1 - _GENTLE) * number / _GENTLE_STEPS)
         frames = draw(self.real, self.simulated, rng, (config.real, config.simulated), strength=strength)
-        return OutlineBatch(frames, *draw_faces(self.simulated, rng, config.faces, strength=strength))
+        return OutlineBatch(frames, *draw_faces(self.simulated, rng, config.faces, real=self.real, strength=strength))
 
     def step(self, batch: OutlineBatch) -> None:
         session, networks = self.session, self.learnt.networks

@@ -49,4 +49,5 @@ def evaluate(
         calibration = confidence.calibrate(features, good, like=confidence.DEFAULT_FRAME)
     except ValueError:
         calibration = None
-    return {**figures(np.array(dice), np.array(difference)), **faces(network, simulated)}, calibration
+    of_faces = faces(network, simulated) | faces(network, pictures, "real")
+    return {**figures(np.array(dice), np.array(difference)), **of_faces}, calibration

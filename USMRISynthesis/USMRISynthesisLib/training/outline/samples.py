@@ -23,6 +23,7 @@ NO_HEAD, WHOLE = 0.12, 0.4
 # Of the head in the square: less is no head, more is one, between them there is no target.
 _LITTLE, _MUCH = 0.1, 0.6
 _STRETCH = 0.08
+REAL_FACES = 1 / 3  # two dozen fetuses: the simulated faces must lead
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +109,21 @@ def one(picture: Picture, rng: np.random.Generator, strength: float = 1.0) -> di
 
 
 def draw_faces(
-    simulated: Sequence[Picture], rng: np.random.Generator, count: int, *, strength: float = 1.0
+    simulated: Sequence[Picture],
+    rng: np.random.Generator,
+    count: int,
+    *,
+    real: Sequence[Picture] = (),
+    strength: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Upright squares x (N, 1, S, S) of frames whose face is known, and whether it lies where y grows, (N,) 0-1."""
-    known = [picture for picture in simulated if picture.front is not None]
+    """Upright squares x (N, 1, S, S) of frames whose face is known, and whether it lies where y grows, (N,) 0-1.
+
+    Of `real` frames, some of which know their face, a third is drawn.
+    """
+    kinds = [[picture for picture in kind if picture.front is not None] for kind in (simulated, real)]
     squares, answers = [], []
     for _ in range(count):
+        known = kinds[1] if kinds[1] and rng.random() < REAL_FACES else kinds[0]
         picture = known[int(rng.integers(len(known)))]
         assert picture.front is not None
         ahead = bool(rng.random() < 0.5)

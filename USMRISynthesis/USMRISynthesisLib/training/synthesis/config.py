@@ -16,13 +16,13 @@ from USMRISynthesisLib.training.synthesis.objective import ObjectiveConfig
 class DataConfig:
     """Where the data are. Paths are relative to the working directory.
 
-    folder: simulated cases, in `train/` and `val/`; their T2 in `mr/`, if there is one, is what the
-    discriminators see as real MR, else that of other training cases. mr_weeks: only of these gestational
-    weeks; empty for all. frames: the real frames' .npz, or "" for none;
-    also_frames: further ones to learn from. also: further folders whose `train/` is
-    learnt from as well. shrink: slices are averaged over so many pixels each way: methods are compared sooner, and what
-    comes of it is no model for use. scans: real ultrasound volumes, which have no truth, and mr: MR volumes instead of
-    the simulated T2; both as `usmri train --us DIR --mr DIR` prepares them. "" = none.
+    folder: simulated cases, in `train/` and `val/`; their T2 in `mr/`, if there is one, is what the discriminators see
+    as real MR, else that of other training cases. mr_weeks: only of these gestational weeks; empty for all. frames: the
+    real frames' .npz, or "" for none; also_frames: further ones to learn from; marked_frames: those on which fluid is
+    marked (`datasets/marked_frames.py`), or "". also: further folders whose `train/` is learnt from as well. shrink:
+    slices are averaged over so many pixels each way: methods are compared sooner, and what comes of it is no model for
+    use. scans: real ultrasound volumes, which have no truth, and mr: MR volumes instead of the simulated T2; both as
+    `usmri train --us DIR --mr DIR` prepares them. "" = none.
     """
 
     folder: str = ""
@@ -30,6 +30,7 @@ class DataConfig:
     shrink: int = 1
     frames: str = ""
     also_frames: tuple[str, ...] = ()
+    marked_frames: str = ""
     mr_weeks: tuple[int, ...] = ()
     scans: str = ""
     mr: str = ""
@@ -41,7 +42,7 @@ class DataConfig:
 @dataclass(frozen=True)
 class BatchConfig:
     """Samples a step: slices of simulated volumes and simulated frames, which have a truth; slices of real volumes
-    (scanned) and real frames, which have none.
+    (scanned) and real frames, which have none; marked: real frames on which fluid is marked.
 
     axial: share of axial slices among those of volumes, where the generator takes several planes; the others share
     the rest alike.
@@ -52,17 +53,18 @@ class BatchConfig:
     real: int = 1
     axial: float = 0.5
     scanned: int = 0
+    marked: int = 0
 
     def __post_init__(self) -> None:
-        counts = self.simulated, self.framed, self.real, self.scanned
-        require(min(counts) >= 0, "simulated, framed, real and scanned must be 0 or more")
-        require(sum(counts) > 0, "simulated, framed, real and scanned cannot all be 0")
+        counts = self.simulated, self.framed, self.real, self.scanned, self.marked
+        require(min(counts) >= 0, "simulated, framed, real, scanned and marked must be 0 or more")
+        require(sum(counts) > 0, "simulated, framed, real, scanned and marked cannot all be 0")
         require(0 <= self.axial <= 1, "axial is a share, 0 to 1")
 
     @property
     def samples(self) -> int:
         """How many there are in a batch."""
-        return self.simulated + self.framed + self.real + self.scanned
+        return self.simulated + self.framed + self.real + self.scanned + self.marked
 
 
 @dataclass(frozen=True)
@@ -173,5 +175,6 @@ class TrainingConfig(RunConfig):
             not (self.batch.simulated or self.batch.framed) or bool(self.data.folder),
             "data.folder is missing, which batch.simulated and batch.framed need",
         )
+        require(not self.batch.marked or bool(self.data.marked_frames), "batch.marked needs data.marked_frames")
         require(not self.batch.scanned or bool(self.data.scans), "batch.scanned needs data.scans")
         require(bool(self.data.folder or self.data.mr), "without data.folder there must be data.mr")

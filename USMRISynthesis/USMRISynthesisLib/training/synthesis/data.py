@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from USMRISynthesisLib.datasets.cases import Case, Frames
+from USMRISynthesisLib.datasets.marked_frames import CAVUM, PLEXUS_RING
 from USMRISynthesisLib.datasets.scans import MRVolume, Scan
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.geometry import planes
@@ -26,7 +27,7 @@ HEADLESS_WEIGHT = 0.1  # a slice without head is drawn this often for one with: 
 
 class Batch(NamedTuple):
     """x (N, C, H, W): the generator's input; plain: the same before it was disturbed; us, truth, mr (N, 1, H, W), mr
-    unpaired; has_truth (N,).
+    unpaired; has_truth (N,); marks (N, 2, H, W) bool, where a cavum is marked and the surroundings of a plexus.
     """
 
     x: Tensor
@@ -35,6 +36,7 @@ class Batch(NamedTuple):
     truth: Tensor
     has_truth: Tensor
     plain: Tensor
+    marks: Tensor
 
 
 class _Sample(NamedTuple):
@@ -46,6 +48,7 @@ class _Sample(NamedTuple):
     place_mm: float
     mr: np.ndarray
     plane: str
+    marks: np.ndarray | None = None
 
 
 def location_mm(k: int | np.ndarray, count: int) -> float | np.ndarray:
@@ -72,11 +75,12 @@ class Slices:
         mr: Sequence[Case | MRVolume] = (),
         mr_weeks: Sequence[int] = (),
         scans: Sequence[Scan] = (),
+        marked: Frames | None = None,
         shrink: int = 1,
     ) -> None:
         self.shrink = shrink
         self.cases, self.scans = list(cases), list(scans)
-        self.frames = frames
+        self.frames, self.marked = frames, marked
         self.rng = rng
         self.batch = batch
         self.changes = changes
@@ -86,6 +90,9 @@ class Slices:
             raise Refused("data", f"No case is of the weeks {tuple(mr_weeks)}.", "Change data.mr_weeks.")
         if batch.real and not frames:
             raise Refused("data", "There are no real frames.", "Set batch.real to 0 or add frames.")
+        if batch.marked and (not marked or marked.marks is None):
+            raise Refused("data", "There are no real frames with marks.",
+                          "Set batch.marked to 0 or make data.marked_frames.")  # fmt: skip
         self._framed = [case for case in self.cases if len(case.frames)]
         if batch.framed and not self._framed:
             raise Refused("data", "The cases hold no simulated frames.",
@@ -98,21 +105,23 @@ class Slices:
         self._scan_chances = [_slice_chances(scan.heads) for scan in self.scans]
 
     def draw(self) -> Batch:
-        """One batch: `batch.simulated` slices, `batch.scanned` of real volumes, then `batch.framed` simulated and
-        `batch.real` real frames.
+        """One batch: `batch.simulated` slices, `batch.scanned` of real volumes, then `batch.framed` simulated,
+        `batch.real` real and `batch.marked` marked frames.
         """
         samples = [self._of_case() for _ in range(self.batch.simulated)]
         samples += [self._of_scan() for _ in range(self.batch.scanned)]
         volumes = len(samples)
         samples += [self._of_frame(real=n >= self.batch.framed) for n in range(self.batch.framed + self.batch.real)]
+        samples += [self._of_marked() for _ in range(self.batch.marked)]
         seen = np.stack([sample.table[sample.stack] for sample in samples])
         blank = np.zeros(seen.shape[2:], np.uint8)
         wanted = _stacked([blank if sample.truth is None else sample.truth for sample in samples])
+        signs = np.stack([_planes_of(blank if sample.marks is None else sample.marks) for sample in samples])
         turns = np.where(np.arange(len(seen)) < volumes, 0.0, self.changes.turn)
         # in a sagittal slice the columns are front and back
         flips = np.array([0.0 if sample.plane == "sagittal" else self.changes.flip for sample in samples])
-        moved = self._move(torch.from_numpy(np.concatenate([seen, wanted], axis=1)), turns, flips)
-        us = moved[:, :-1]
+        moved = self._move(torch.from_numpy(np.concatenate([seen, wanted, signs], axis=1)), turns, flips)
+        us, drawn, marks = moved[:, :-3], moved[:, -3:-2], moved[:, -2:] > 0
         seen_in = [sample.plane for sample in samples]
         places_mm = np.array([sample.place_mm for sample in samples])
         plain = _with_constants(us, seen_in, places_mm, self.generator)
@@ -127,9 +136,9 @@ class Slices:
         centre = self.generator.neighbours
         has_truth = torch.tensor([sample.truth is not None for sample in samples])
         target = clean if self.changes.disturbance else us  # what was disturbed is to be seen through
-        images = x, target[:, centre : centre + 1], unpaired, moved[:, -1:], plain
-        x, us, mr, truth, plain = (shrunk(image, self.shrink) for image in images)
-        return Batch(x, us, mr, truth, has_truth, plain)
+        images = x, target[:, centre : centre + 1], unpaired, drawn, plain, marks.float()
+        x, us, mr, truth, plain, marked = (shrunk(image, self.shrink) for image in images)
+        return Batch(x, us, mr, truth, has_truth, plain, marked > 0.5)
 
     def _of_case(self) -> _Sample:
         """A slice of a simulated head, with its truth."""
@@ -164,6 +173,18 @@ class Slices:
         other = self._other(None).t2
         k = min(max(round(place_mm / SPACING_MM + (len(other) - 1) / 2), 0), len(other) - 1)
         return _Sample(stack, table, None if truth is None else truth[which], place_mm, other[k], "axial")
+
+    def _of_marked(self) -> _Sample:
+        """A real frame on which fluid is marked, its face in front as `turn` has it at inference."""
+        frames = self.marked
+        assert frames is not None and frames.marks is not None
+        which = int(self.rng.integers(len(frames)))
+        stack = np.repeat(frames.us[which][None], 2 * self.generator.neighbours + 1, axis=0)
+        place_mm = float(self.rng.normal(0, self.changes.frame_location_jitter_mm))
+        other = self._other(None).t2
+        k = min(max(round(place_mm / SPACING_MM + (len(other) - 1) / 2), 0), len(other) - 1)
+        table = self._table(*frames.ranges[which])
+        return _Sample(stack, table, None, place_mm, other[k], "axial", frames.marks[which])
 
     def _frame(self, real: bool) -> tuple[Frames, np.ndarray | None]:
         """Frames to draw one from: the real ones, or those of a simulated head with their truth."""
@@ -295,6 +316,11 @@ def _with_constants(us: Tensor, seen_in: Sequence[str], places_mm: np.ndarray, c
         torch.tensor(row, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, height, width) for row in constants
     ]
     return torch.cat([us, *channels], dim=1) if channels else us
+
+
+def _planes_of(marks: np.ndarray) -> np.ndarray:
+    """Codes (H, W) -> (2, H, W) float32 in 0-1: cavum, and the surroundings of a plexus."""
+    return np.stack([marks == CAVUM, marks == PLEXUS_RING]).astype(np.float32)
 
 
 def _stacked(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -10,6 +10,7 @@ when it was stopped and resumed in between.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -69,7 +70,7 @@ class SynthesisTraining(Training[Batch]):
         self.slices = Slices(
             sources.training, sources.seen, self.rng, batch=config.batch, changes=config.input,
             generator=config.generator, mr=sources.mr, mr_weeks=config.data.mr_weeks, scans=sources.scans,
-            shrink=config.data.shrink,
+            marked=sources.marked, shrink=config.data.shrink,
         )  # fmt: skip
         self.held = hold_out(sources, config.evaluation_slices, config.generator, config.data.shrink)
         self.cases = sources.names
@@ -82,6 +83,7 @@ class SynthesisTraining(Training[Batch]):
         if config.initial and session.state is None:
             start_from(self.generator, config.initial)
         self.averaged = averaged_copy(self.generator)
+        self.first = self._first_generator()
         self.backward = self._placed(BackwardPath(channels, skips=config.backward_skips))
         self.discriminators = self._placed(
             Discriminators(channels[-1], config.discriminators.width, spectral=config.discriminators.spectral)
@@ -137,13 +139,17 @@ class SynthesisTraining(Training[Batch]):
         """What the networks make of a batch, and the terms of their own step."""
         device = self.session.device
         x = batch.x.to(device, memory_format=self.layout)
-        real = Real(*(part.to(device) for part in (batch.us, batch.mr, batch.truth, batch.has_truth)))
+        known = (batch.us, batch.mr, batch.truth, batch.has_truth, batch.marks)
+        real = Real(*(part.to(device) for part in known))
         with self.session.autocast():
             y, us, mr = self.generator.forward_training(x)
             made = Synthesised(y, us.float(), mr.float(), None, None, self._taught(batch, objective))
+            made = made._replace(before=self._before(batch, objective))
             if objective.needs_backward_path:
                 y_back, us_back = self.backward(mr)
                 made = made._replace(y_back=y_back, us_back=us_back.float())
+            if made.before is None:  # marks alone would paint all of a real frame bright
+                objective = replace(objective, marks=0.0)
             self.discriminators.requires_grad_(False)
             terms = generator_terms(made, real, self.discriminators, self.edge_net, objective, self._augmented)
             other = None
@@ -159,14 +165,35 @@ class SynthesisTraining(Training[Batch]):
     def _taught(self, batch: Batch, objective: ObjectiveConfig) -> Tensor | None:
         """What the averaged generator makes of the undisturbed, mirrored samples without truth; None at first."""
         unknown = ~batch.has_truth
-        untaught = not self.config.initial and self.session.step < _TAUGHT_FROM
-        if not objective.agree or untaught or not bool(unknown.any()):
+        if not objective.agree or self._is_untaught() or not bool(unknown.any()):
             return None
         taught = torch.zeros(len(unknown), 1, *batch.us.shape[2:], device=self.session.device)
         with torch.no_grad():
             mirrored = batch.plain[unknown].flip(-1).to(self.session.device, memory_format=self.layout)
             taught[unknown] = self.averaged(mirrored).float().flip(-1)
         return taught
+
+    def _first_generator(self) -> nn.Module:
+        """What `initial` names, for good; the averaged generator of a run from nothing."""
+        if not self.config.initial or not self.config.objective.marks:
+            return self.averaged
+        first = self._placed(Generator(self.config.generator))
+        start_from(first, self.config.initial)
+        return first.eval().requires_grad_(False)
+
+    def _before(self, batch: Batch, objective: ObjectiveConfig) -> Tensor | None:
+        """What that generator makes of the undisturbed frames with marks; None where there are none, or too early."""
+        marked = batch.marks.flatten(1).any(1)
+        if not objective.marks or self._is_untaught() or not bool(marked.any()):
+            return None
+        before = torch.zeros(len(marked), 1, *batch.us.shape[2:], device=self.session.device)
+        with torch.no_grad():
+            plain = batch.plain[marked].to(self.session.device, memory_format=self.layout)
+            before[marked] = self.first(plain).float()
+        return before
+
+    def _is_untaught(self) -> bool:
+        return not self.config.initial and self.session.step < _TAUGHT_FROM
 
     def _step_discriminators(
         self, fakes: Fakes, objective: ObjectiveConfig, shares: Mapping[str, float] | None

@@ -8,6 +8,7 @@
     bi    Adv(D_bi; y, y_b)                   (8)   bi-directional latent consistency
     supervised, edge                          ours: L1 on simulated pairs and on their differences
     floor                                     ours: no black spots within the brain of real frames
+    marks                                     ours: fluid marked on real frames is bright
     agree                                     ours: a real frame gives the same MR disturbed, plain and mirrored
     auto, cycle, reverse, nce                 the methods compared with: baselines.py
 
@@ -28,11 +29,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ADVERSARIAL_TERMS = ("app", "stru", "back", "bi")
-TERMS = ("lat", "app", "stru", "proj", "back", "bi", "supervised", "edge", "floor", "agree")
+TERMS = ("lat", "app", "stru", "proj", "back", "bi", "supervised", "edge", "floor", "agree", "marks")
 BASELINE_TERMS = ("auto", "cycle", "reverse", "nce")
+UNCHANGED = 4.0  # weight of what marks say nothing of, against that of marked fluid
+FLUID = 0.55  # in [-1, 1]; fluid of the T2 averages lies above it
 FLOOR = -0.3  # in [-1, 1]; the darkest tissue of the T2 averages lies above it
 ADVERSARIAL_KINDS = ("lsgan", "log")
-PAIRED_TERMS, UNPAIRED_TERMS = ("supervised", "edge"), ("floor", "agree")  # means over samples with, and without, truth
+PAIRED_TERMS, UNPAIRED_TERMS = (
+    ("supervised", "edge"),
+    ("floor", "agree", "marks"),
+)  # means over samples with, and without, truth
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class ObjectiveConfig:
     edge: float = 0.0
     floor: float = 0.0
     agree: float = 0.0
+    marks: float = 0.0
     auto: float = 0.0
     cycle: float = 0.0
     reverse: float = 0.0
@@ -96,6 +103,7 @@ class Synthesised(NamedTuple):
     y_back: Tensor | None  # D(x^_M)
     us_back: Tensor | None  # x~_U = E(y_b)
     taught: Tensor | None = None  # x^_M of the averaged generator, of the undisturbed and mirrored input
+    before: Tensor | None = None  # x^_M of the generator that a run began with, of undisturbed frames with marks
 
 
 class Real(NamedTuple):
@@ -109,6 +117,7 @@ class Real(NamedTuple):
     mr: Tensor
     truth: Tensor
     has_truth: Tensor
+    marks: Tensor | None = None  # (N, 2, H, W) bool: a cavum, the surroundings of a plexus
 
 
 def adversarial_generator(fake_logits: Tensor, kind: str) -> Tensor:
@@ -166,6 +175,29 @@ def below_floor(mr: Tensor, has_truth: Tensor) -> Tensor:
     return (F.relu(FLOOR - mr) * chosen).sum() / chosen.sum().clamp(min=1)
 
 
+def marked_fluid(
+    mr: Tensor, marks: Tensor, before: Tensor | None = None, shares: tuple[float, float] = (0.7, 0.35)
+) -> Tensor:
+    """Lack of brightness of marked fluid, and change of all else; mean over all samples, with 0 for one without marks.
+
+    marks: (N, 2, H, W) bool. Of a mark only the brightest part counts (`shares`: of a cavum's core, of a plexus's
+    surroundings), for both hold tissue too. before: (N, 1, H, W), what the generator made of these frames before it saw
+    marks. Without it a network paints the whole frame bright, and no mark says that this is wrong.
+    """
+    cost = mr.new_zeros(())
+    for n in torch.nonzero(marks.flatten(1).any(1)).flatten().tolist():
+        image, other = mr[n, 0], torch.ones_like(marks[n, 0])
+        for mark, share in zip(marks[n], shares, strict=True):
+            places = torch.nonzero(mark)
+            if len(places):
+                values, chosen = image[mark].topk(max(1, round(share * len(places))))
+                cost = cost + F.relu(FLUID - values).mean()
+                other[tuple(places[chosen].T)] = False
+        if before is not None:
+            cost = cost + UNCHANGED * (image - before[n, 0])[other].abs().mean()
+    return cost / len(mr)
+
+
 def generator_terms(
     made: Synthesised,
     real: Real,
@@ -205,6 +237,8 @@ def generator_terms(
         terms["edge"] = paired_edge_l1(made.mr, real.truth, real.has_truth)
     if config.floor:
         terms["floor"] = below_floor(made.mr, real.has_truth)
+    if config.marks and real.marks is not None:
+        terms["marks"] = marked_fluid(made.mr, real.marks, made.before)
     if config.agree and made.taught is not None:
         terms["agree"] = paired_l1(made.mr, made.taught, ~real.has_truth)
     return terms

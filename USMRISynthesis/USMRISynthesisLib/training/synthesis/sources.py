@@ -19,7 +19,7 @@ WITHOUT_PAIRS = (
 class Sources:
     """training, validation: simulated heads. mr: where unpaired MR is drawn from; empty for the training heads' own.
     scans: real volumes without truth. held_scans, held_mr: subjects that are not trained on. seen, shown: real frames
-    to train on and not.
+    to train on and not. marked: those to train on with their marks.
     """
 
     training: list[Case]
@@ -30,6 +30,7 @@ class Sources:
     held_mr: list[MRVolume]
     seen: Frames | None
     shown: Frames | None
+    marked: Frames | None
 
     @property
     def names(self) -> list[str]:
@@ -61,4 +62,5 @@ def load_sources(data: DataConfig) -> Sources:
         training, validation, mr, scans, held_scans, held_mr,
         joined([load_frames(path, "train") for path in (data.frames, *data.also_frames)]) if data.frames else None,
         load_frames(data.frames, "val") if data.frames else None,
+        load_frames(data.marked_frames, "train") if data.marked_frames else None,
     )  # fmt: skip
