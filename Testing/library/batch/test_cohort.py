@@ -203,7 +203,12 @@ def test_real_synthesis_is_the_same_as_a_part_and_on_dask(
     def do(name: str, *words: str) -> dict[str, str]:
         command = ["batch", str(source), str(tmp_path / name), "--model", str(trusted_model), "--device", "cpu", *words]
         assert cli.main(command) == 0
-        return hashes(tmp_path / name)
+        # Of the voxels and their place: the header holds how long each step took.
+        images = {path.name: Volume.read(path) for path in (tmp_path / name).glob("*-mr.nrrd")}
+        return {
+            file: hashlib.sha256(image.array.tobytes() + image.ijk_to_ras.tobytes()).hexdigest()
+            for file, image in images.items()
+        }
 
     alone = do("local")
     assert len(alone) == 2

@@ -28,8 +28,8 @@ def table_rows(table: Path) -> list[Item]:
         if not any(row.values()):
             continue
         if not path:
-            problem = Refused("table", f"Line {number} of {table.name} has no path.", "Fill in its column path.")
-            items.append(Item(Path(f"line-{number}"), table, problem=problem))
+            pathless = Refused("table", f"Line {number} of {table.name} has no path.", "Fill in its column path.")
+            items.append(Item(Path(f"line-{number}"), table, problem=pathless))
             continue
         source = table.parent / path
         age, problem = _age(row.get("gestational_age", ""), number, table.name)
