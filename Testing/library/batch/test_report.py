@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from factories.browser import DESKTOP, PHONE, chromium, opened
-from USMRISynthesisLib.batch.report import check_report, is_report, write_report
+from USMRISynthesisLib.batch.report import COLUMNS, check_report, is_report, write_report
 from USMRISynthesisLib.errors import Failed, Refused
 from USMRISynthesisLib.io.png import png_bytes
 
@@ -192,9 +192,12 @@ def test_pictures_show_embedded_and_linked_and_grow_on_a_click(browser: Any, fol
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_the_window(browser: Any, folder: Path, size: tuple[int, int], scheme: str) -> None:
-    rows = [*ROWS, {"name": "x" * 300, "state": "failed", "message": "y" * 400}]
+    whole = {key: 0.123 for key, _, is_number in COLUMNS if is_number} | {"answer": "trans-ventricular"}
+    full = {**ROWS[0], "name": "sub-01/ses-02/fetal-head-simulated.nrrd", "quality": whole}
+    rows = [*ROWS, full, {"name": "x" * 300, "state": "failed", "message": "y" * 400}]
     with opened(browser, written(folder, rows), size, color_scheme=scheme) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        assert page.locator("table").evaluate("(table) => table.parentElement.scrollWidth") <= size[0]
         paper, ink = page.evaluate(
             "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
         )

@@ -48,3 +48,13 @@ def test_the_wheel_synthesises_the_sample(installed: Path, tmp_path: Path) -> No
     run(installed, tmp_path, "synthesize", str(sample), "out.nrrd", "--device", "cpu")
     made, source = sitk.ReadImage(str(tmp_path / "out.nrrd")), sitk.ReadImage(str(sample))
     assert made.GetSize() == source.GetSize() and sitk.GetArrayFromImage(made).max() > 500
+
+
+def test_the_wheel_makes_the_page_of_a_reader_study(installed: Path, tmp_path: Path) -> None:
+    """Its markup, style and script are files beside the code."""
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "in" / "real").mkdir(parents=True)
+    for name in ("a", "b"):
+        image.new("L", (8, 8)).save(tmp_path / "in" / "real" / f"{name}.png")
+    run(installed, tmp_path, "study-page", "in", "study.html")
+    assert (tmp_path / "study.html").stat().st_size > 10_000 and (tmp_path / "study.key.json").is_file()

@@ -30,7 +30,6 @@ COLUMNS: tuple[tuple[str, str, bool], ...] = (
     ("state", "State", False),
     ("note", "Messages and warnings", False),
     ("score", "Alignment score", True),
-    ("found_by", "Head found by", False),
     ("answer", "Frame shows", False),
     ("brain", "Probability of a brain", True),
     ("reliability_mean", "Reliability, mean", True),

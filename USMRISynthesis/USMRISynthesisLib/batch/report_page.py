@@ -71,8 +71,9 @@ input, select { background: var(--paper); border: 1px solid var(--line); border-
 :focus-visible { outline: 2px solid var(--focus); outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; margin-top: 8px; }
 th { text-align: left; vertical-align: bottom; padding: 0; border-bottom: 2px solid var(--line); }
-th:last-child { padding: 6px 0; font-size: 13px; }
-th button { all: unset; display: block; cursor: pointer; padding: 6px 8px 6px 0; font-size: 13px; font-weight: 600; }
+th:last-child { padding: 6px 0; font-size: 12px; }
+main { overflow-x: auto; }
+th button { all: unset; display: block; cursor: pointer; padding: 6px 8px 6px 0; font-size: 12px; font-weight: 600; }
 th button:focus-visible { outline: 2px solid var(--focus); }
 th[aria-sort] button::after { content: " \\2195"; color: var(--pale); font-weight: 400; }
 th[aria-sort="ascending"] button::after { content: " \\2191"; color: var(--ink); }
@@ -81,11 +82,11 @@ td { vertical-align: top; padding: 8px 8px 8px 0; border-bottom: 1px solid var(-
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 td[data-key="name"], td[data-key="note"] { overflow-wrap: anywhere; }
 td[data-key="name"] { min-width: 130px; font-weight: 600; }
-td[data-key="note"] { min-width: 200px; max-width: 420px; }
+td[data-key="note"] { min-width: 170px; max-width: 420px; }
 .note { background: var(--warn-paper); color: var(--warn); border-left: 3px solid currentColor; padding: 4px 8px; }
 .state-failed, .state-refused { color: var(--bad); font-weight: 600; }
 .state-done { color: var(--good); }
-.picture { all: unset; cursor: zoom-in; display: block; width: 236px; min-height: 60px; }
+.picture { all: unset; cursor: zoom-in; display: block; width: clamp(150px, 15vw, 260px); min-height: 60px; }
 .picture.large { cursor: zoom-out; width: min(776px, 90vw); }
 .picture:focus-visible { outline: 2px solid var(--focus); }
 .picture img { display: block; width: 100%; height: auto; image-rendering: auto; }
@@ -143,7 +144,7 @@ const columns = data.columns.filter(([key]) => used.has(key));
 const numeric = new Set(data.columns.filter((one) => one[2]).map((one) => one[0]));
 const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 const searched = data.rows.map((row) =>
-  [row.name, row.state, row.note, row.answer, row.found_by].join("\n").toLowerCase());
+  [row.name, row.state, row.note, row.answer].join("\n").toLowerCase());
 const view = { state: "", text: "", by: "", down: false, order: [], drawn: 0 };
 
 function counted() {

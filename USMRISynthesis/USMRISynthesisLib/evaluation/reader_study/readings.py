@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.reader_study.form import FORMAT, GROUP_OF, KEY_FORMAT, SCORES, TEST, VERSION
@@ -138,7 +138,7 @@ def _damaged(path: Path, what: str) -> Refused:
     return Refused("reading", f"{path.name} is damaged: it lacks {what}.", _EXPORT)
 
 
-def _is_number(value: Any, low: float, high: float) -> bool:
+def _is_number(value: Any, low: float, high: float) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 

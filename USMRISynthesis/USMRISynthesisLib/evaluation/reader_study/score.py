@@ -111,7 +111,7 @@ class _Draws:
 
     def comparisons(self, methods: Sequence[str], cases: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
         """All pairs of methods: the difference of their means, its interval, its p-value, corrected after Holm."""
-        found = []
+        found: list[dict[str, Any]] = []
         for a, b in combinations(range(len(methods)), 2):
             drawn = self._drawn[:, a] - self._drawn[:, b]
             drawn = drawn[np.isfinite(drawn)]
