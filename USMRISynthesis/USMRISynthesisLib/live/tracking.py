@@ -170,8 +170,9 @@ def _shift_by_correlation(template: Template, smooth: np.ndarray) -> np.ndarray:
     now = _scaled(smooth, np.ones_like(smooth))
     size = 2 * CELLS
     spectrum = np.fft.rfft2(now, (size, size)) * np.conj(np.fft.rfft2(template.image * template.weight, (size, size)))
-    down, along = np.unravel_index(int(np.argmax(np.fft.irfft2(spectrum, (size, size)))), (size, size))
-    return _rigid(*(float(n - size if n > CELLS else n) for n in (along, down)), 0.0)
+    down, along = divmod(int(np.argmax(np.fft.irfft2(spectrum, (size, size)))), size)
+    shift = [float(n - size if n > CELLS else n) for n in (along, down)]
+    return _rigid(shift[0], shift[1], 0.0)
 
 
 def _largest_motion_mm(motion: np.ndarray) -> float:
