@@ -166,6 +166,17 @@ def test_a_frozen_picture_is_said_to_be_frozen_and_grows_old(section: Any, strea
     assert section.ui.liveStatusLabel.text.startswith("live  age 0.")
 
 
+def test_a_slow_worker_makes_no_picture_a_frozen_one(section: Any, stream: Any) -> None:
+    section.ui.liveButton.click()
+    section.worker.eager = False
+    section.run._clock = section.worker.exchange._clock
+    show(stream, 2)
+    section.worker.exchange.ahead = 2.0
+    show(stream, 3)
+    section.run.tick()
+    assert section.ui.liveStatusLabel.text.startswith("live  age 2.")
+
+
 def test_stop_in_mid_frame_shows_nothing_and_observes_nothing(section: Any, stream: Any) -> None:
     section.ui.liveButton.click()
     section.worker.eager = False

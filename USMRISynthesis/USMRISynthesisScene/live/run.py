@@ -174,8 +174,17 @@ class LiveRun:
         if not self.running:
             return
         self._waiting, self._came = True, self._clock()
+        if self._in_flight and not self._is_sent():  # a slow worker makes no picture a frozen one
+            self._news_at = self._came
         if not self._in_flight and self._worker.running:  # the next tick reports one that has died
             self._send()
+
+    def _is_sent(self) -> bool:
+        """Whether the picture in the source is the one that was sent last."""
+        image = self.source.GetImageData()
+        if self._sent is None or image is None or image.GetNumberOfPoints() == 0:
+            return False
+        return bool(np.array_equal(self._sent.array, slicer.util.arrayFromVolume(self.source)))
 
     def _send(self) -> None:
         """Send the picture that is in the source now, or ask for news where it is the one that was sent last."""
