@@ -76,7 +76,7 @@ def live(options: Namespace) -> Outcome:
         from USMRISynthesisLib.live.replay import read_recording
 
         recording = read_recording(Path(options.source), rate=options.rate, pixel_size_mm=options.pixel_size)
-    from USMRISynthesisLib.live.engine import Engine
+    from USMRISynthesisLib.live.engine import Engine, use_one_thread
     from USMRISynthesisLib.live.loop import LiveLoop
     from USMRISynthesisLib.live.openigtlink import Server, Source
     from USMRISynthesisLib.live.replay import Replay
@@ -91,6 +91,7 @@ def live(options: Namespace) -> Outcome:
             allow_low_confidence=options.unreliable,
             any_content=options.any_content,
         )
+        use_one_thread()
         session = LiveSession(engine, Settings(median=options.median))
         loop = stack.enter_context(LiveLoop(session, server.send))
         source: AbstractContextManager[Any]

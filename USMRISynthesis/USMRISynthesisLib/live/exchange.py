@@ -69,7 +69,7 @@ class LiveExchange:
 
     def _prepared(self, request: dict[str, Any]) -> LiveSession:
         """The session, made anew where the request has other choices or asks for it."""
-        from USMRISynthesisLib.live.engine import Engine
+        from USMRISynthesisLib.live.engine import Engine, use_one_thread
 
         median = 1 if request.get("median") is None else request["median"]
         if not isinstance(median, int) or isinstance(median, bool) or not 1 <= median <= 15:
@@ -84,6 +84,7 @@ class LiveExchange:
                 self._session.close()
                 self._session = None
             model, device, _, unreliable, any_content, _ = choices
+            use_one_thread()
             engine = Engine(
                 model,
                 device,
