@@ -25,6 +25,7 @@ def exchange(monkeypatch: pytest.MonkeyPatch) -> LiveExchange:
         return NumberedEngine()
 
     monkeypatch.setattr(real_engine, "Engine", build)
+    monkeypatch.setattr(real_engine, "use_one_thread", lambda: None)  # it loads torch, and is the process's own
     monkeypatch.setattr(live_session, "BackgroundRunner", HeldRunner)
     found = LiveExchange()
     found.made = made  # type: ignore[attr-defined]

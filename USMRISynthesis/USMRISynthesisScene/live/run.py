@@ -144,6 +144,10 @@ class LiveRun:
         self.line = ""
         self._on_ended(error)
 
+    def cancel(self) -> None:
+        """As `stop`."""
+        self.stop()
+
     def record(self, on: bool) -> Any:
         """Begin a recording, or end it and return the browser of what was recorded, or None."""
         if on:
@@ -205,7 +209,7 @@ class LiveRun:
                 volume = nodes.read_volume(self.source)
                 if volume.shape[0] != 1:
                     raise Refused("frames", _("The volume is no frame any more."), _("Choose the stream's 2D image."))
-                volume.array.tofile(self._folder / ULTRASOUND)
+                volume.array.tofile(Path(request["folder"]) / ULTRASOUND)
             except (USMRIError, OSError) as error:
                 self.stop(error if isinstance(error, USMRIError) else _disk(error))
                 return

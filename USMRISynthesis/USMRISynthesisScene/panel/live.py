@@ -21,7 +21,7 @@ class LiveSection(RunSection):
 
     def __init__(self, ui: Any, panel: PanelContext) -> None:
         super().__init__(ui, panel)
-        self._run: LiveRun | None = None
+        self._live: LiveRun | None = None  # `_run` as what it is
         self.make_worker: Any = WorkerProcess
         ui.liveButton.connect("clicked(bool)", self.on_button)
         ui.liveRecordButton.connect("clicked(bool)", self.on_record)
@@ -31,7 +31,7 @@ class LiveSection(RunSection):
     @property
     def run(self) -> LiveRun | None:
         """The run that was started last."""
-        return self._run
+        return self._live
 
     def refresh(self) -> None:
         """Update the widgets."""
@@ -40,7 +40,7 @@ class LiveSection(RunSection):
         allow([ui.liveButton], running or chosen, _("Select the volume that updates first."))
         ui.liveButton.text = _("Stop") if running else _("Start")
         allow([ui.liveRecordButton], running, _("Press Start first."))
-        recording = running and self._run is not None and self._run.recording is not None
+        recording = running and self._live is not None and self._live.recording is not None
         ui.liveRecordButton.text = _("Stop recording") if recording else _("Record")
         for widget in (ui.liveSelector, ui.liveMedianSpinBox):
             widget.enabled = not running
@@ -53,12 +53,12 @@ class LiveSection(RunSection):
         )
         run = LiveRun(self.make_worker(), self._on_shown, self._on_ended, _show_side_by_side)
         run.start(self.ui.liveSelector.currentNode(), options)
-        self._run = run
+        self._run = self._live = run
         self.refresh()
 
     def on_record(self, checked: bool = False) -> None:
         """Begin or end a recording."""
-        run = self._run
+        run = self._live
         if run is None or not run.running:
             return
         if run.recording is None:
@@ -75,8 +75,8 @@ class LiveSection(RunSection):
 
     def close(self) -> None:
         """Stop; a recording is kept."""
-        if self._run is not None:
-            self._run.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def _on_shown(self, line: str) -> None:
         self.ui.liveStatusLabel.text = line
@@ -84,8 +84,8 @@ class LiveSection(RunSection):
 
     def refresh_recording(self) -> None:
         """Show that a recording has ended by itself, because it was full."""
-        if self.ui.liveRecordButton.text == _("Stop recording") and self._run is not None:
-            if self._run.running and self._run.recording is None:
+        if self.ui.liveRecordButton.text == _("Stop recording") and self._live is not None:
+            if self._live.running and self._live.recording is None:
                 self._panel.show(None, _("The recording is full and was ended."))
                 self.refresh()
 
