@@ -91,7 +91,7 @@ def synthesize(
     Args:
         volume: 3D greyscale, or one frame of shape (1, h, w).
         model: name of an installed model, or the path of a model folder.
-        device: "auto", "cpu", "cuda" or "mps".
+        device: "auto", "cpu", "cuda", "mps", "openvino:CPU" or "openvino:GPU".
         planes: along which slices to synthesise: "axial", "coronal", "sagittal", or "all" for the three combined, which
             takes three times as long; by default all, if the model supports it. A frame has one plane in any case.
         transform: (4, 4) ras_to_canonical where it is known; it wins over the estimated one.
@@ -178,8 +178,8 @@ def synthesize(
     provenance = _provenance(given, alignment, content, transform is not None, gestational_age, run) | {
         "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256}
         | {"weights": generator.weights},
-        "device": {"name": str(generator.device), "reason": generator.device_reason},
-        "precision": {"name": str(generator.dtype).removeprefix("torch."), "reason": generator.precision_reason},
+        "device": {"name": generator.device_name, "reason": generator.device_reason, "runtime": generator.runtime},
+        "precision": {"name": generator.precision, "reason": generator.precision_reason},
         "batch": batch or BATCH.get(generator.device.type, 2),
         "planes": planes,
         "fusion": manifest.extra["fusion"]["sha256"] if generator.fusion is not None and len(made) > 1 else None,
