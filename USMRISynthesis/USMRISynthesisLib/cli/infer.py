@@ -143,6 +143,7 @@ def _synthesize(options: Namespace) -> Outcome:
         "support": reliability,  # its former name
         "trusted": result.trusted,
         "alignment": provenance["alignment"],
+        "biometry": provenance["biometry"],
         "device": provenance["device"],
         "precision": provenance["precision"],
         "seconds": provenance["seconds"],

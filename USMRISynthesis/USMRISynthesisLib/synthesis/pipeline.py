@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from USMRISynthesisLib.alignment.align import align, validate_gestational_age
+from USMRISynthesisLib.alignment.biometry import biometry
 from USMRISynthesisLib.alignment.common.confidence import CONFIDENT, MIN_CONFIDENCE
 from USMRISynthesisLib.alignment.common.given import check_given_transform
 from USMRISynthesisLib.alignment.frame.admission import check_content, doubts
@@ -321,6 +322,7 @@ def _provenance(
     """The provenance of a result. No names and no paths: files are often named after patients."""
     from USMRISynthesisLib.io.provenance import described, software
 
+    sizes = biometry(alignment, is_frame=volume.is_frame, weeks=age)
     return {
         "notice": SYNTHETIC,
         "software": software(),
@@ -334,6 +336,7 @@ def _provenance(
             "transform_given": given,
             "gestational_age_weeks": age,
         },
+        "biometry": None if sizes is None else sizes.to_json(),
         "alignment_trusted": bool(alignment.score >= MIN_CONFIDENCE),
         **({} if content is None else {"frame_content": content.to_json()}),
         "canonical": {"size": SIZE},
