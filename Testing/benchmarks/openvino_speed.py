@@ -13,7 +13,8 @@ from USMRISynthesisLib.synthesis.engine import load_generator, run_slices
 
 
 def openvino_beside_torch(model: str, us: np.ndarray, z_mm: np.ndarray) -> dict[str, Any] | None:
-    """Canonical slices us (K, H, W) at z_mm (K,) by torch and by OpenVINO in turn; None where it is not installed or does not take the model.
+    """Canonical slices us (K, H, W) at z_mm (K,) by torch and by OpenVINO in turn; None without it, or for another
+    model.
 
     Seconds and processor seconds of the faster of three runs each, their ratios torch / OpenVINO, and the largest rms
     difference to float32 torch as a share of its range.
