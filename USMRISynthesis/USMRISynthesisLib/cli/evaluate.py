@@ -69,6 +69,9 @@ def add_commands(commands: Any) -> None:
     )
     add_hidden(measured, "--through", "pose", type=lambda text: _POSES.get(text, text), choices=("true", "estimated"))
     measured.add_argument("--data", default="../shared/data", metavar="DIR", help="folder that holds hc18/")
+    measured.add_argument(
+        "--calibration", metavar="JSON", help="expected-error: write what was fitted on --train (expected_error.json)"
+    )
     measured.add_argument("--limit", type=int, metavar="N", help="that many frames, drawn at random (all)")
 
     measured.add_argument(

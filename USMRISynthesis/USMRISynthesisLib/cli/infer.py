@@ -144,6 +144,7 @@ def _synthesize(options: Namespace) -> Outcome:
         "trusted": result.trusted,
         "alignment": provenance["alignment"],
         "biometry": provenance["biometry"],
+        "expected_error": provenance["expected_error"],
         "device": provenance["device"],
         "precision": provenance["precision"],
         "seconds": provenance["seconds"],

@@ -173,6 +173,14 @@ def synthesize(
                 reliability_network, us, mr, spread_of(made), head & seen, z_mm=float(z_mm[0]),
                 device=generator.device, cancel=cancel,
             )  # fmt: skip
+    expected = None
+    if reliability is not None and not volume.is_frame and alignment.score >= MIN_CONFIDENCE:
+        from USMRISynthesisLib.synthesis import expected_error
+
+        calibration = expected_error.read_calibration(store.find_model(model), generator.manifest)
+        features = expected_error.features_of(reliability, mr, spread_of(made), head & seen)
+        if calibration is not None and features is not None:
+            expected = expected_error.estimate(features, calibration, several=len(made) > 1, z_mm=z_mm)
     with run.stage("Resampling to the image's grid", 0.92):
         values, confidence = onto_input_grid(mr, head, fan, volume, alignment, reliability)
     manifest = generator.manifest
@@ -185,6 +193,7 @@ def synthesize(
         "planes": planes,
         "fusion": manifest.extra["fusion"]["sha256"] if generator.fusion is not None and len(made) > 1 else None,
         "seed": None,
+        "expected_error": expected,
         "support": {"meaning": BEAM_ONLY}
         if reliability is None
         else {
