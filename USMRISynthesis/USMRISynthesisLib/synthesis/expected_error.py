@@ -100,8 +100,8 @@ def estimate(features: Features, calibration: Calibration, *, several: bool, z_m
         rows.append({"z_mm": round(float(z_mm[k]), 1), "grey": round(one[0], 1), "word": word(one[0])})
     return {
         "meaning": MEANING,
-        "grey": round(grey, 1),
-        "interval_grey": [round(low, 1), round(high, 1)],
+        "whole": round(grey, 1),
+        "interval": [round(low, 1), round(high, 1)],
         "word": word(grey),
         "slices": rows,
     }

@@ -213,7 +213,7 @@ def biometry_text(provenance: dict[str, Any]) -> str:
     if error:
         lines.append(
             _("Expected error of the grey: {word}, {value:.0f} of 255 ({low:.0f}-{high:.0f}).").format(
-                word=error["word"], value=error["grey"], low=error["interval_grey"][0], high=error["interval_grey"][1]
+                word=error["word"], value=error["whole"], low=error["interval"][0], high=error["interval"][1]
             )
         )
     return "\n".join(lines)
