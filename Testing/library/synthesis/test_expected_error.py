@@ -111,3 +111,10 @@ def test_errors_that_no_doubt_announces_are_not_ranked() -> None:
 def test_two_heads_are_too_few_for_a_fit() -> None:
     with pytest.raises(Refused, match=r"At least three simulated heads are needed"):
         measured.fit({"one": [head(), head(seed=1)], "several": []})
+
+
+def test_more_doubt_never_means_a_smaller_error() -> None:
+    rising = [head(seed=n) for n in range(4)]
+    falling = [replace(one, error=500 / one.error) for one in rising]
+    for fit in measured.fit({"one": falling, "several": falling}).several:
+        assert fit.doubt == pytest.approx(0, abs=1e-6) and fit.spread == pytest.approx(0, abs=1e-6)

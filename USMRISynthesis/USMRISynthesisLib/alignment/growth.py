@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from USMRISynthesisLib.alignment.volume.pose import head_length_mm
 
@@ -60,11 +61,11 @@ def age_of(mm: float, deviation_mm: float = 0.0) -> tuple[float, float, float] |
     if not circumference(WEEKS[0])[0] <= mm <= circumference(WEEKS[1])[0]:
         return None
 
-    def limit(weeks: float, sign: float) -> float:
+    def limit(sign: float, weeks: float) -> float:
         mean, spread = circumference(weeks)
         return mean + sign * NORMAL_95 * math.hypot(spread, deviation_mm)
 
-    best, youngest, oldest = (_where(lambda weeks, s=sign: limit(weeks, s), mm) for sign in (0.0, 1.0, -1.0))
+    best, youngest, oldest = (_where(partial(limit, sign), mm) for sign in (0.0, 1.0, -1.0))
     return best, youngest, oldest
 
 

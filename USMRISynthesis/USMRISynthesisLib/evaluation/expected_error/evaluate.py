@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import lsq_linear
 
 from USMRISynthesisLib.callbacks import Progress
 from USMRISynthesisLib.datasets.simulated import case_files, read_case
@@ -115,7 +116,9 @@ def fit(heads: dict[str, list[Head]]) -> Calibration:
 def _fit(doubt: np.ndarray, spread: np.ndarray, error: np.ndarray, *, several: bool) -> Fit:
     columns = [np.ones_like(doubt), np.log(doubt + 1e-3)] + ([np.log(spread + 1e-3)] if several else [])
     x, y = np.stack(columns, axis=1), np.log(np.maximum(error, 0.1))
-    solved = np.linalg.lstsq(x, y, rcond=None)[0]
+    # No slope below 0: more doubt, or planes further apart, never mean a smaller error.
+    lowest = np.array([-np.inf, *np.zeros(len(columns) - 1)])
+    solved = lsq_linear(x, y, bounds=(lowest, np.inf)).x
     low, high = _ends(y - x @ solved)
     beta = float(solved[2]) if several else 0.0
     return Fit(float(solved[0]), float(solved[1]), beta, float(np.exp(low)), float(np.exp(high)))
