@@ -1,6 +1,6 @@
 """How fast, how large, how steady: the goals of the design's performance page, as ratios measured in one run.
 
-    python Testing/benchmarks/speed.py [--json] [--model NAME_OR_FOLDER] [--quick]
+    python Testing/benchmarks/speed.py [--json] [--model NAME_OR_FOLDER] [--quick] [--only-openvino]
 
 R0, R1 and the limit are those of `references.py`; R0 and R1 run on a few slices, scaled to 160. Every time is the
 best of several; peak memory is taken in processes of its own. Without `model_weights/default` an untrained model of the
@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the worker and the com
 
 import numpy as np
 import torch
+from openvino_speed import openvino_beside_torch, openvino_line
 from references import (
     attend_naive,
     best,
@@ -278,6 +279,7 @@ def measure(model: str, quick: bool) -> dict[str, Any]:
         "r0_seconds": r0,
         "r1_seconds": r1,
         "gflop_a_slice": gflop,
+        "openvino": openvino_beside_torch(model, *canonical_stack(160)),
         "limit_gflops": rate,
         "limit_shape": shape,
         "precision": generator.precision_reason,
@@ -339,10 +341,14 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--model", default="default")
+    parser.add_argument("--only-openvino", action="store_true", help="OpenVINO beside torch, nothing else")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(options.child, options.model)
+        return 0
+    if options.only_openvino:
+        print(openvino_line(openvino_beside_torch(options.model, *canonical_stack(16 if options.quick else 160))))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         os.environ[store.CONFIG_DIR_VARIABLE] = str(Path(folder) / "config")
@@ -369,6 +375,7 @@ def main() -> int:
     for key, (sign, goal, what) in GOALS.items():
         word = "met   " if met(figures, key) else "MISSED"
         print(f"{word} {key:22} {figures[key]:>12.4g}  goal {sign} {goal:<7g} {what}")
+    print(openvino_line(figures["openvino"]))
     print("\n".join(reasons(figures)))
     if options.json:
         print(json.dumps(figures))

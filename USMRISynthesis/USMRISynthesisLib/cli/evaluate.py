@@ -25,8 +25,20 @@ def add_commands(commands: Any) -> None:
     measured.add_argument(
         "subject",
         metavar="WHAT",
-        choices=("real", "content", "normal", "synthesis", "normalisation", "mr-normalisation", "simulator", "spacing"),
-        help="real (on real ultrasound), content (what real frames show), "
+        choices=(
+            "real",
+            "content",
+            "normal",
+            "synthesis",
+            "normalisation",
+            "mr-normalisation",
+            "simulator",
+            "spacing",
+            "biometry",
+            "expected-error",
+        ),
+        help="real (on real ultrasound), content (what real frames show), biometry (on HC18 frames), "
+        "expected-error (of each slice, on simulated cases), "
         "normal (on heads simulated from normal MR averages, through the whole "
         "product), synthesis (on cases of `usmri simulate`), normalisation (on HC18 frames), "
         "mr-normalisation (of a lab's MR), simulator (against HC18 frames) or spacing "
@@ -57,6 +69,9 @@ def add_commands(commands: Any) -> None:
     )
     add_hidden(measured, "--through", "pose", type=lambda text: _POSES.get(text, text), choices=("true", "estimated"))
     measured.add_argument("--data", default="../shared/data", metavar="DIR", help="folder that holds hc18/")
+    measured.add_argument(
+        "--calibration", metavar="JSON", help="expected-error: write what was fitted on --train (expected_error.json)"
+    )
     measured.add_argument("--limit", type=int, metavar="N", help="that many frames, drawn at random (all)")
 
     measured.add_argument(
@@ -154,6 +169,10 @@ def _evaluate(options: Namespace) -> Outcome:
         from USMRISynthesisLib.cli import evaluate_real
 
         return (evaluate_real.evaluate_real if options.subject == "real" else evaluate_real.evaluate_normal)(options)
+    if options.subject in ("biometry", "expected-error"):
+        from USMRISynthesisLib.cli import evaluate_measures
+
+        return evaluate_measures.evaluate(options)
     if options.subject == "content":
         from USMRISynthesisLib.evaluation.content import evaluate as content
 

@@ -143,6 +143,8 @@ def _synthesize(options: Namespace) -> Outcome:
         "support": reliability,  # its former name
         "trusted": result.trusted,
         "alignment": provenance["alignment"],
+        "biometry": provenance["biometry"],
+        "expected_error": provenance["expected_error"],
         "device": provenance["device"],
         "precision": provenance["precision"],
         "seconds": provenance["seconds"],

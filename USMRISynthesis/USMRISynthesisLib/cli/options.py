@@ -110,7 +110,7 @@ def add_model(
 ) -> None:
     """Which model, where it runs, and consent to run one that did not come with the product."""
     parser.add_argument("--model", default=default, help=f"name of a {kind}, or its folder")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, openvino or openvino:GPU")
     if trust:
         add_trust(parser)
 

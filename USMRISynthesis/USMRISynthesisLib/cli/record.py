@@ -22,6 +22,8 @@ TITLES = {
     "mr-normalisation": "MR into canonical space",
     "simulator": "Simulator against real frames",
     "spacing": "Slice spacing",
+    "biometry": "Biometry: the fitted skull against annotated circumferences",
+    "expected-error": "Expected error of each slice, simulated heads",
 }
 
 

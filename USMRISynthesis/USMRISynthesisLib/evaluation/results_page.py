@@ -26,6 +26,8 @@ ORDER = (
     "synthesis-validation",
     "synthesis-benchmark",
     "alignment-test",
+    "biometry",
+    "expected-error",
     "spacing",
     "study",
     "speed",

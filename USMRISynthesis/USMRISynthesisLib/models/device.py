@@ -15,8 +15,10 @@ TOLERANCE = 0.01  # rms difference to float32, as a share of the float32 output'
 
 def choose_device(name: str = "auto") -> tuple[torch.device, str]:
     """The device, and one sentence that says why. Raises Failed when the chosen one is not there."""
+    if name.partition(":")[0].lower() == "openvino":
+        raise Failed("device", "OpenVINO runs the generators of MR-like images only.", "Choose auto or cpu.")
     if name not in DEVICES:
-        raise Failed("device", f"There is no device {name!r}.", f"Choose one of {', '.join(DEVICES)}.")
+        raise Failed("device", f"There is no device {name!r}.", f"Choose one of {', '.join(DEVICES)}, openvino.")
     if name == "cpu":
         return torch.device("cpu"), "The CPU was chosen."
     cuda, no_cuda = _cuda()

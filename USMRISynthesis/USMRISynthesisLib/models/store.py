@@ -156,10 +156,9 @@ def find_model(name_or_path: str | Path) -> Path:
         return path.resolve()
     names = ", ".join(folder.name for folder in installed_models()) or "none"
     raise Failed(
-        "no-model",
-        f"There is no model {text!r}.",
+        "no-model", f"There is no model {text!r}.",
         f"Installed models: {names}; a folder of your own needs a {MANIFEST} in it.",
-    )
+    )  # fmt: skip
 
 
 def hash_matches(folder: str | Path) -> bool:
@@ -234,6 +233,7 @@ def load(
     *,
     device: "str | torch.device" = "cpu",
     consent: Consent | None = None,
+    form: str | None = None,
 ) -> Prepared:
     """Find, verify and prepare a model; the hash is checked every time, the preparation is done once.
 
@@ -243,21 +243,20 @@ def load(
         prepare: makes of the verified source what is kept and returned.
         device: part of what the preparation depends on; it is in the source.
         consent: called with (sha256, name) for a file that is not a bundled one, once for each hash.
+        form: of the weights; by default TorchScript, or plain where that is better (`network.prefers_plain`) or
+            TorchScript fails; USMRI_WEIGHTS forces one.
 
-    The form of the weights is TorchScript, or plain where that is better (`network.prefers_plain`) or TorchScript
-    fails; USMRI_WEIGHTS forces one. Raises Failed (no such model, hash, another task) and ConsentNeeded.
+    Raises Failed (no such model, hash, another task) and ConsentNeeded.
     """
-
     folder = find_model(model)
     manifest = read_manifest(folder)
     if manifest.task != task:
         names = ", ".join(models_for(task))
         raise Failed(
-            "task",
-            f"The model {manifest.name!r} is made for {manifest.task!r}, not for {TASKS[task]}.",
+            "task", f"The model {manifest.name!r} is made for {manifest.task!r}, not for {TASKS[task]}.",
             f"Choose one for {TASKS[task]}" + (f": {names}." if names else "."),
-        )
-    forms = _forms(manifest)
+        )  # fmt: skip
+    forms = [form] if form else _forms(manifest)
     cached = _prepared.get(task)
     if cached is not None and cached[0][0::2] == (manifest, str(device)) and cached[0][1] in forms:
         forms = [cached[0][1]]  # the one that worked
@@ -277,6 +276,11 @@ def load(
             _prepared[task] = (key, prepared)
             return prepared
     raise AssertionError("at least one form is tried")
+
+
+def has_plain_weights(manifest: Manifest) -> bool:
+    """Whether a model has plain weights of all its networks."""
+    return manifest.has_plain and (manifest.extra.get("support") is None or PLAIN_SUPPORT in manifest.files)
 
 
 def forget() -> None:
@@ -334,14 +338,12 @@ def _forms(manifest: Manifest) -> list[str]:
     """The forms of weights to try, the best one first. Raises Failed where the one that is forced is not there."""
     from USMRISynthesisLib.models import network
 
-    forced = network.forced_form()
-    complete = manifest.has_plain and (manifest.extra.get("support") is None or PLAIN_SUPPORT in manifest.files)
+    forced, complete = network.forced_form(), has_plain_weights(manifest)
     if forced == network.PLAIN and not complete:
         raise Failed(
-            "weights",
-            f"The model {manifest.name!r} has no plain weights, which {network.FORM_VARIABLE} asks for.",
+            "weights", f"The model {manifest.name!r} has no plain weights, which {network.FORM_VARIABLE} asks for.",
             f"Unset {network.FORM_VARIABLE}, or export the model again.",
-        )
+        )  # fmt: skip
     if forced:
         return [forced]
     if not complete:
@@ -379,11 +381,9 @@ def _verified(folder: Path, file: str, sha256: str, name: str) -> bytes:
     content = _read(folder, file, name)
     if _sha256(content) != sha256:
         raise Failed(
-            "hash",
-            f"The file {file} of the model {name!r} is not the one its manifest describes: the SHA-256 differs, so it "
-            "was not loaded.",
-            REMEDY,
-        )
+            "hash", f"The file {file} of the model {name!r} is not the one its manifest describes: the SHA-256 "
+            "differs, so it was not loaded.", REMEDY,
+        )  # fmt: skip
     return content
 
 

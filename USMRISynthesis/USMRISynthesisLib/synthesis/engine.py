@@ -1,38 +1,41 @@
-"""The slice engine: a loaded generator, and how a stack of canonical slices is run through it.
+"""The slice engine: a loaded generator, and why it runs where and as it does.
 
     generator = load_generator("default", "auto")
     mr = run_slices(generator.module, us, z_mm, neighbours=1, location=True, device=generator.device)
 
-Small batches win on a CPU: two slices stay in the cache, sixteen cost page faults. Its threads take a batch each
-(`models/parallel.py`). What comes out is the same whatever the batch: every slice is normalised by itself.
+How slices are run through it is in `running.py`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from USMRISynthesisLib.callbacks import Cancel, Log, Progress
-from USMRISynthesisLib.errors import Cancelled, Failed, memory_shortage
+from USMRISynthesisLib.errors import Failed
 from USMRISynthesisLib.geometry.canonical import SIZE, SPACING_MM
-from USMRISynthesisLib.models import schema, store
+from USMRISynthesisLib.models import openvino_runtime, schema, store
 from USMRISynthesisLib.models.device import TOLERANCE, choose_device, half_precision_error, native_half
 from USMRISynthesisLib.models.manifest import malformed
-from USMRISynthesisLib.models.network import ready
-from USMRISynthesisLib.models.parallel import map_in_order, threads_on
+from USMRISynthesisLib.models.network import PLAIN, forced_form, ready
+from USMRISynthesisLib.models.openvino_runtime import OpenVinoNetwork
 from USMRISynthesisLib.models.quantisation import in_eight_bits
 from USMRISynthesisLib.synthesis.fusion import WIDTH, FusionNetwork
 from USMRISynthesisLib.synthesis.generator import Generator, GeneratorConfig
+from USMRISynthesisLib.synthesis.norms import with_torch_norms
 from USMRISynthesisLib.synthesis.reliability import CELL, CONDITIONS, IMAGES, PredictLogits, ReliabilityNetwork
-from USMRISynthesisLib.synthesis.slices import assemble_input
+from USMRISynthesisLib.synthesis.running import BACKGROUND as BACKGROUND
+from USMRISynthesisLib.synthesis.running import BATCH as BATCH
+from USMRISynthesisLib.synthesis.running import out_of_memory
+from USMRISynthesisLib.synthesis.running import run_slices as run_slices
 
-BATCH = {"cpu": 2, "cuda": 16, "mps": 8}
-BACKGROUND = -1.0
+OPENVINO_TOLERANCE = 0.005  # rms difference to float32, as a share of the float32 output's range
+
+_not_converted: dict[tuple[str, str], Failed] = {}  # by weights and device: what OpenVINO failed with
 
 
 @dataclass(eq=False)
@@ -54,6 +57,24 @@ class LoadedGenerator:
         """The form of the weights that run: "torchscript" or "plain"."""
         return self.source.form
 
+    @property
+    def device_name(self) -> str:
+        """Where the generator runs: "cpu", "cuda", "mps", "openvino:CPU" or "openvino:GPU"."""
+        return self.module.device_name if isinstance(self.module, OpenVinoNetwork) else str(self.device)
+
+    @property
+    def precision(self) -> str:
+        """What the generator computes in, such as "float32"."""
+        at_work = self.module.precision if isinstance(self.module, OpenVinoNetwork) else str(self.dtype)
+        return at_work.removeprefix("torch.")
+
+    @property
+    def runtime(self) -> dict[str, str]:
+        """The library that runs the generator, and its version."""
+        if isinstance(self.module, OpenVinoNetwork):
+            return {"name": openvino_runtime.NAME, "version": openvino_runtime.version() or "?"}
+        return {"name": "torch", "version": torch.__version__}
+
     def reliability_for(self, *, frame: bool) -> PredictLogits | None:
         """The network of the reliability map; None if there is none, or none for frames where it is for a frame."""
         support = self.manifest.extra.get("support") or {}
@@ -69,27 +90,95 @@ def load_generator(
 ) -> LoadedGenerator:
     """Find, verify and prepare a generator; the hash is checked every time, the preparation is done once.
 
+    device: one of `device.DEVICES`, "openvino", "openvino:CPU" or "openvino:GPU". "auto" takes OpenVINO where it is
+    installed and pays and there is no GPU, and torch where OpenVINO fails.
+
     Raises Failed (no such model or device, hash, task) and ConsentNeeded.
     """
+    if (where := openvino_runtime.requested(device)) is not None:
+        return _load_openvino(model, where, "OpenVINO was chosen.", consent)
     chosen, reason = choose_device(device)
+    if device == "auto" and chosen.type == "cpu" and openvino_runtime.missing_reason() is None:
+        why_not = openvino_runtime.unused_reason()
+        try:
+            if why_not is None:
+                return _load_openvino(model, "CPU", f"{reason} OpenVINO is installed.", consent)
+        except Failed as error:
+            if error.kind != openvino_runtime.NAME:
+                raise
+            why_not = error.message.rstrip(".")
+        reason += f" OpenVINO is not used: {why_not}."
 
     def prepare(source: store.Source) -> LoadedGenerator:
-        manifest = source.manifest
-        if (manifest.input.size, manifest.input.spacing_mm) != (SIZE, SPACING_MM):
-            raise Failed(
-                "model",
-                f"The model {manifest.name!r} takes slices of {manifest.input.size} pixels of "
-                f"{manifest.input.spacing_mm:g} mm, not {SIZE} of {SPACING_MM:g} mm.",
-                "Choose another model.",
-            )
-        module = _prepare(source, build, chosen, torch.float32)
-        _check_channels(module, manifest, chosen)
+        module = _checked(source, chosen)
         dtype, why, half = _choose_precision(source, chosen, module)
-        reliability = None if source.reliability is None else _load_reliability(source.reliability, chosen)
-        fusion = None if source.fusion is None else _load_fusion(source.fusion, chosen)
-        return LoadedGenerator(manifest, half or module, chosen, reason, dtype, why, source, reliability, fusion)
+        return LoadedGenerator(
+            source.manifest, half or module, chosen, reason, dtype, why, source, *_beside(source, chosen)
+        )
 
     return store.load(model, "synthesis", prepare, device=chosen, consent=consent)
+
+
+def _load_openvino(model: str, where: str, reason: str, consent: store.Consent | None) -> LoadedGenerator:
+    """A generator that OpenVINO runs; what is beside it runs in torch on the CPU.
+
+    Raises Failed, of the kind "openvino" where it cannot be converted; that is tried once in a process.
+    """
+    manifest = store.read_manifest(store.find_model(model))
+    if not store.has_plain_weights(manifest) or forced_form() not in (None, PLAIN):
+        raise Failed(
+            openvino_runtime.NAME,
+            f"The model {manifest.name!r} has no plain weights, or they are not to be used; OpenVINO needs them.",
+            f"{openvino_runtime.REMEDY}",
+        )
+    device, threads = torch.device("cpu"), torch.get_num_threads()
+
+    def prepare(source: store.Source) -> LoadedGenerator:
+        key = hashlib.sha256(source.content + repr(source.manifest.architecture).encode()).hexdigest()
+        if (failed := _not_converted.get((key, where))) is not None:
+            raise failed
+        _checked(source, device)
+        plain = with_torch_norms(ready(source.network(lambda: build(source)), source.name))
+        try:
+            module = openvino_runtime.convert(
+                plain, _example(manifest, device).contiguous(), key=key, device=where, threads=threads,
+                tolerance=OPENVINO_TOLERANCE,
+            )  # fmt: skip
+        except Failed as error:
+            if error.kind == openvino_runtime.NAME:
+                _not_converted[key, where] = error
+            raise
+        why = f"{module.precision} by OpenVINO; the output differs from float32 by {module.difference:.2%} rms."
+        return LoadedGenerator(manifest, module, device, reason, torch.float32, why, source, *_beside(source, device))
+
+    at = f"{openvino_runtime.NAME}:{where}, {threads} threads"
+    loaded = store.load(model, "synthesis", prepare, device=at, consent=consent, form=PLAIN)
+    return replace(loaded, device_reason=reason)
+
+
+def _checked(source: store.Source, device: torch.device) -> nn.Module:
+    """The generator in float32, after it has shown that it does what its manifest says. Raises Failed."""
+    manifest = source.manifest
+    if (manifest.input.size, manifest.input.spacing_mm) != (SIZE, SPACING_MM):
+        raise Failed(
+            "model",
+            f"The model {manifest.name!r} takes slices of {manifest.input.size} pixels of "
+            f"{manifest.input.spacing_mm:g} mm, not {SIZE} of {SPACING_MM:g} mm.",
+            "Choose another model.",
+        )
+    module = _prepare(source, build, device, torch.float32)
+    _check_channels(module, manifest, device)
+    return module
+
+
+def _beside(
+    source: store.Source, device: torch.device
+) -> tuple[PredictLogits | None, Callable[[Tensor], Tensor] | None]:
+    """The networks of the reliability map and of the fusion, where the model has them."""
+    return (
+        None if source.reliability is None else _load_reliability(source.reliability, device),
+        None if source.fusion is None else _load_fusion(source.fusion, device),
+    )
 
 
 def build(source: store.Source) -> Generator:
@@ -104,124 +193,6 @@ def build(source: store.Source) -> Generator:
 def build_reliability(source: store.Source) -> nn.Module:
     """The reliability map's network as it is exported, with random weights: there is one of a version."""
     return in_eight_bits(ReliabilityNetwork())
-
-
-def run_slices(
-    model: nn.Module,
-    us: np.ndarray,
-    z_mm: np.ndarray,
-    *,
-    neighbours: int,
-    location: bool,
-    plane: float | None = None,
-    device: torch.device | str = "cpu",
-    batch: int | None = None,
-    progress: Progress | None = None,
-    cancel: Cancel | None = None,
-    wanted: np.ndarray | None = None,
-    dtype: torch.dtype = torch.float32,
-    on_cpu: Callable[[], nn.Module] | None = None,
-    log: Log | None = None,
-) -> np.ndarray:
-    """Run canonical slices through the generator.
-
-    us: (K, H, W) in [-1, 1], -1 outside the fan; z_mm: (K,) in mm; plane: its code for a model of several planes
-    (`planes.plane_code`). -> (K, H, W) float32 in [-1, 1].
-
-    `wanted`, (K,) bool: the slices to synthesise; by default those that are not empty. The others
-    come back as -1. On a CPU each thread takes a batch. `progress` and `cancel` are called after each batch. When the
-    device runs out of memory the batch is halved, then one thread runs alone, then the module of `on_cpu()` is used;
-    each step is written to `log`.
-    Raises Cancelled, and Failed if the memory is still not enough.
-    """
-    use = _Use(
-        model, torch.device(device), dtype, max(1, batch or BATCH.get(torch.device(device).type, 2)), threads_on(device)
-    )
-    todo = np.flatnonzero((us > BACKGROUND).any(axis=(1, 2)) if wanted is None else wanted)
-    output = np.full(us.shape, BACKGROUND, dtype=np.float32)
-    stack = torch.from_numpy(np.ascontiguousarray(us, dtype=np.float32))
-    heights = torch.from_numpy(np.ascontiguousarray(z_mm, dtype=np.float32))
-    done = 0
-    while done < len(todo):
-
-        def synthesised(some: np.ndarray, use: _Use = use) -> np.ndarray:
-            return _forward(use, _channels(stack, heights, some, neighbours, location, plane))
-
-        parts = [todo[first : first + use.batch] for first in range(done, len(todo), use.batch)]
-        try:
-            with closing(map_in_order(synthesised, parts, min(use.threads, len(parts)))) as results:
-                for some in parts:
-                    if cancel is not None and cancel():
-                        raise Cancelled
-                    output[some] = next(results)
-                    done += len(some)
-                    if progress is not None:
-                        progress(done / len(todo), "Synthesising")
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            use = _smaller(error, use, on_cpu, log)
-    if cancel is not None and cancel():
-        raise Cancelled
-    return output
-
-
-@dataclass(frozen=True, eq=False)
-class _Use:
-    """How slices are run: model, device, precision, slices in a batch and number of threads."""
-
-    model: nn.Module
-    device: torch.device
-    dtype: torch.dtype
-    batch: int
-    threads: int
-
-
-def _channels(
-    stack: Tensor, z_mm: Tensor, some: np.ndarray, neighbours: int, location: bool, plane: float | None
-) -> Tensor:
-    """Input channels (N, C, H, W) of the slices `some`; only the stretch of the stack they need is copied."""
-    low, high = max(0, int(some[0]) - neighbours), min(len(stack), int(some[-1]) + neighbours + 1)
-    # At the stretch's ends slices repeat, too: those are dropped again, or are the stack's true ends.
-    x = assemble_input(stack[low:high], z_mm[low:high], neighbours, location, plane)
-    return x[torch.from_numpy(some - low)]
-
-
-def _forward(use: _Use, x: Tensor) -> np.ndarray:
-    with torch.inference_mode():
-        x = x.to(use.device, use.dtype).contiguous(memory_format=torch.channels_last)
-        result: np.ndarray = use.model(x)[:, 0].float().clamp_(-1, 1).cpu().numpy()
-    return result
-
-
-def _smaller(error: BaseException, use: _Use, on_cpu: Callable[[], nn.Module] | None, log: Log | None) -> _Use:
-    """The settings after running out of memory: half the batch, then one thread, then the CPU."""
-    if use.device.type == "cuda":
-        torch.cuda.empty_cache()
-    if use.batch > 1:
-        _warn(
-            log,
-            f"Out of memory with {use.batch} slices at a time on {use.device.type}: continuing with {use.batch // 2}.",
-        )
-        return replace(use, batch=use.batch // 2)
-    if use.threads > 1:
-        _warn(log, f"Out of memory with a slice on each of {use.threads} threads: continuing with one slice at a time.")
-        return replace(use, threads=1)
-    if use.device.type == "cpu" or on_cpu is None:
-        raise Failed(
-            "memory", "There is not enough memory for a single slice.", "Close other programs and try again."
-        ) from error
-    _warn(log, f"Out of memory on {use.device.type} even with one slice: continuing on the CPU.")
-    return _Use(on_cpu(), torch.device("cpu"), torch.float32, BATCH["cpu"], threads_on("cpu"))
-
-
-def _warn(log: Log | None, text: str) -> None:
-    if log is not None:
-        log("warning", text)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError) or memory_shortage(error) is not None
 
 
 def _prepare(
@@ -332,7 +303,7 @@ def _check_channels(module: nn.Module, manifest: store.Manifest, device: torch.d
         with torch.inference_mode():
             shape = tuple(module(_example(manifest, device)).shape)
     except RuntimeError as error:
-        if _out_of_memory(error):
+        if out_of_memory(error):
             raise
         shape = ()
     if shape != (1, 1, manifest.input.size, manifest.input.size):

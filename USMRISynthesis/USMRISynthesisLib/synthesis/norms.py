@@ -81,3 +81,22 @@ def group_norm(channels: int) -> nn.Module:
     The channels' relative strength within a group survives.
     """
     return GroupNorm(channels // 8 if channels % 8 == 0 else 1, channels)
+
+
+def with_torch_norms(network: nn.Module) -> nn.Module:
+    """The network itself, with torch's own norms in the places of these: other runtimes can convert those.
+
+    The same parameters; outputs differ by float32's last digits.
+    """
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            norm: nn.Module
+            if isinstance(child, InstanceNorm):
+                norm = nn.InstanceNorm2d(child.num_features, eps=child.eps, affine=True)
+            elif isinstance(child, GroupNorm):
+                norm = nn.GroupNorm(child.num_groups, child.num_channels, eps=child.eps)
+            else:
+                continue
+            norm.weight, norm.bias = child.weight, child.bias
+            setattr(parent, name, norm.train(child.training))
+    return network

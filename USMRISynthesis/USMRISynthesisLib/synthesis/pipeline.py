@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from USMRISynthesisLib.alignment.align import align, validate_gestational_age
+from USMRISynthesisLib.alignment.biometry import biometry
 from USMRISynthesisLib.alignment.common.confidence import CONFIDENT, MIN_CONFIDENCE
 from USMRISynthesisLib.alignment.common.given import check_given_transform
 from USMRISynthesisLib.alignment.frame.admission import check_content, doubts
@@ -91,7 +92,7 @@ def synthesize(
     Args:
         volume: 3D greyscale, or one frame of shape (1, h, w).
         model: name of an installed model, or the path of a model folder.
-        device: "auto", "cpu", "cuda" or "mps".
+        device: "auto", "cpu", "cuda", "mps", "openvino:CPU" or "openvino:GPU".
         planes: along which slices to synthesise: "axial", "coronal", "sagittal", or "all" for the three combined, which
             takes three times as long; by default all, if the model supports it. A frame has one plane in any case.
         transform: (4, 4) ras_to_canonical where it is known; it wins over the estimated one.
@@ -172,18 +173,27 @@ def synthesize(
                 reliability_network, us, mr, spread_of(made), head & seen, z_mm=float(z_mm[0]),
                 device=generator.device, cancel=cancel,
             )  # fmt: skip
+    expected = None
+    if reliability is not None and not volume.is_frame and alignment.score >= MIN_CONFIDENCE:
+        from USMRISynthesisLib.synthesis import expected_error
+
+        calibration = expected_error.read_calibration(store.find_model(model), generator.manifest)
+        features = expected_error.features_of(reliability, mr, spread_of(made), head & seen)
+        if calibration is not None and features is not None:
+            expected = expected_error.estimate(features, calibration, several=len(made) > 1, z_mm=z_mm)
     with run.stage("Resampling to the image's grid", 0.92):
         values, confidence = onto_input_grid(mr, head, fan, volume, alignment, reliability)
     manifest = generator.manifest
     provenance = _provenance(given, alignment, content, transform is not None, gestational_age, run) | {
         "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256}
         | {"weights": generator.weights},
-        "device": {"name": str(generator.device), "reason": generator.device_reason},
-        "precision": {"name": str(generator.dtype).removeprefix("torch."), "reason": generator.precision_reason},
+        "device": {"name": generator.device_name, "reason": generator.device_reason, "runtime": generator.runtime},
+        "precision": {"name": generator.precision, "reason": generator.precision_reason},
         "batch": batch or BATCH.get(generator.device.type, 2),
         "planes": planes,
         "fusion": manifest.extra["fusion"]["sha256"] if generator.fusion is not None and len(made) > 1 else None,
         "seed": None,
+        "expected_error": expected,
         "support": {"meaning": BEAM_ONLY}
         if reliability is None
         else {
@@ -321,6 +331,7 @@ def _provenance(
     """The provenance of a result. No names and no paths: files are often named after patients."""
     from USMRISynthesisLib.io.provenance import described, software
 
+    sizes = biometry(alignment, is_frame=volume.is_frame, weeks=age)
     return {
         "notice": SYNTHETIC,
         "software": software(),
@@ -334,6 +345,7 @@ def _provenance(
             "transform_given": given,
             "gestational_age_weeks": age,
         },
+        "biometry": None if sizes is None else sizes.to_json(),
         "alignment_trusted": bool(alignment.score >= MIN_CONFIDENCE),
         **({} if content is None else {"frame_content": content.to_json()}),
         "canonical": {"size": SIZE},

@@ -66,6 +66,7 @@ class AlignmentSection:
                 "Confidence: {value:.2f}. The head was not found reliably: show the outline, "
                 "and align by landmarks or by a transform."
             ).format(value=confidence)
+        self.ui.biometryLabel.text = biometry_text(provenance_of(self._result()))
 
     def _reset_for(self, source: Any) -> None:
         """When another ultrasound is chosen, drop the alignment and the age that belong to the one before."""
@@ -178,6 +179,41 @@ class AlignmentSection:
 
 def confidence_of(output: slicer.vtkMRMLNode | None) -> tuple[float | None, bool]:
     """(confidence 0-1, whether the alignment is reliable) from the provenance; (None, True) where there is none."""
-    text = output.GetAttribute(nodes.PROVENANCE_ATTRIBUTE) if output is not None else None
-    provenance = json.loads(text) if text else {}
+    provenance = provenance_of(output)
     return provenance.get("alignment", {}).get("score"), bool(provenance.get("alignment_trusted", True))
+
+
+def provenance_of(output: slicer.vtkMRMLNode | None) -> dict[str, Any]:
+    """The provenance that a node carries; {} where there is none."""
+    text = output.GetAttribute(nodes.PROVENANCE_ATTRIBUTE) if output is not None else None
+    found: dict[str, Any] = json.loads(text) if text else {}
+    return found
+
+
+def biometry_text(provenance: dict[str, Any]) -> str:
+    """Biometry and expected error in one line each; "" where a result has none."""
+    found, lines = provenance.get("biometry") or {}, []
+    if found:
+        measures = ", ".join(
+            _("{name} {mm:.0f} mm ({low:.0f}-{high:.0f}{centile})").format(
+                name=name.upper(), mm=found[name]["mm"], low=found[name]["interval_mm"][0],
+                high=found[name]["interval_mm"][1],
+                centile=_(", centile {value:.0f}").format(value=found[name]["centile"])
+                if "centile" in found[name] else "",
+            )
+            for name in ("hc", "bpd", "ofd")
+        )  # fmt: skip
+        age = found.get("age_by_hc")
+        if age:
+            measures += _("; {weeks:.0f} weeks by HC ({low:.0f}-{high:.0f})").format(
+                weeks=age["weeks"], low=age["interval_weeks"][0], high=age["interval_weeks"][1]
+            )
+        lines.append(_("{measures}. Computed from the ultrasound, not for diagnosis.").format(measures=measures))
+    error = provenance.get("expected_error") or {}
+    if error:
+        lines.append(
+            _("Expected error of the grey: {word}, {value:.0f} of 255 ({low:.0f}-{high:.0f}).").format(
+                word=error["word"], value=error["whole"], low=error["interval"][0], high=error["interval"][1]
+            )
+        )
+    return "\n".join(lines)

@@ -15,6 +15,7 @@ from USMRISynthesisScene.panel.model_choice import planes_to_run
 from USMRISynthesisScene.panel.parameters import age_of
 from USMRISynthesisScene.panel.slots import WAIT, allow
 from USMRISynthesisScene.runs.batch import BatchReports, BatchRun
+from USMRISynthesisScene.setup.openvino_install import ensure_openvino
 
 _WORDS = {
     "waiting": _("waiting"),
@@ -54,6 +55,7 @@ class BatchSection(RunSection):
                 _("Choose the folder of the images and another one for the results."),
             )
         self._panel.prepare()
+        ensure_openvino(parameters.device)
         batch = Batch(
             Path(source),
             Path(target),

@@ -35,6 +35,7 @@ from USMRISynthesisScene.panel.spacing import SpacingSection
 from USMRISynthesisScene.runs.run import Reports
 from USMRISynthesisScene.runs.sequence import SequenceRun, frame_count
 from USMRISynthesisScene.runs.synthesis import SynthesizerProtocol
+from USMRISynthesisScene.setup.openvino_install import ensure_openvino
 from USMRISynthesisScene.setup.packages import ensure_packages
 from USMRISynthesisScene.setup.torch_install import TorchState, ensure_torch
 
@@ -165,6 +166,7 @@ class SynthesisPanel:
         self._warnings = []
         try:
             self._prepare()
+            ensure_openvino(parameters.device)
         except USMRIError as error:
             self._on_message("error", str(error))
             self._show_idle(str(error))

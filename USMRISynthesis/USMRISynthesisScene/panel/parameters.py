@@ -12,7 +12,7 @@ from USMRISynthesisLib.models import store
 
 from USMRISynthesisScene.panel import settings
 
-DEVICES = ["auto", "cpu", "cuda", "mps"]
+DEVICES = ["auto", "cpu", "cuda", "mps", "openvino:CPU", "openvino:GPU"]
 # Not a field of the wrapper: when the scene is closed, a wrapper that is still alive writes its defaults.
 _BEGUN = "begunWithSettings"
 

@@ -39,7 +39,7 @@ class SpacingSection(RunSection):
         options = RespaceOptions(
             self.ui.respaceSpacingSpinBox.value or None,
             self.ui.respaceConsistencyCheckBox.checked,
-            device=parameters.device,
+            device=device_for_spacing(parameters.device),
             trust=trust,
         )
         self._run = RespaceRun(self._panel.worker())
@@ -52,3 +52,8 @@ class SpacingSection(RunSection):
 
     def _on_finished(self, node: Any, error: USMRIError | None) -> None:
         self.end(str(error) if error is not None else _("Done: {name}").format(name=node.GetName()), error)
+
+
+def device_for_spacing(device: str) -> str:
+    """OpenVINO runs the generators only: slices are spaced on the device that `auto` finds then."""
+    return "auto" if device.startswith("openvino") else device

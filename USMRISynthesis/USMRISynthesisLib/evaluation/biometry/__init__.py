@@ -1,0 +1,1 @@
+"""Biometry from the fitted skull, against annotated frames and simulated heads."""

@@ -1,0 +1,1 @@
+"""The expected error: fitted on simulated heads, tested on others."""
