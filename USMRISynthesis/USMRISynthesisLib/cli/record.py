@@ -22,6 +22,7 @@ TITLES = {
     "mr-normalisation": "MR into canonical space",
     "simulator": "Simulator against real frames",
     "spacing": "Slice spacing",
+    "registration": "Registration of ultrasound with MR, with and without the synthesis",
 }
 
 

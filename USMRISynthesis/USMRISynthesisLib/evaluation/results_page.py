@@ -27,6 +27,7 @@ ORDER = (
     "synthesis-benchmark",
     "alignment-test",
     "spacing",
+    "registration",
     "study",
     "speed",
 )
