@@ -131,7 +131,7 @@ def add_commands(commands: Any) -> None:
         "--quick",
         action="store_true",
         help="synthesis: the model's own figures only, no other methods, no real frames; real: fewer images; "
-        "registration: one start, rigid, without elastix and real volumes",
+        "registration: one start, no B-spline with elastix, no real volumes",
     )
 
     measured.add_argument(

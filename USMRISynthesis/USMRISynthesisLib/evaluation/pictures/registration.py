@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ def draw(heads: Sequence[Mapping[str, Any]], target: Path) -> None:
         import matplotlib
 
         matplotlib.use("Agg")
+        logging.getLogger("matplotlib").setLevel(logging.WARNING)
         from matplotlib import pyplot
     except ImportError as error:
         raise Failed(

@@ -131,6 +131,7 @@ def _rigid(metric: str, mask: sitk.Image, settings: Settings) -> Parameters:
 def _spline(metric: str, settings: Settings) -> Parameters:
     return _common(settings) | {
         "Registration": ["MultiMetricMultiResolutionRegistration"],
+        "MaximumNumberOfIterations": [str(settings.elastix_iterations // 2)],
         "Metric": [_METRICS[metric], "TransformBendingEnergyPenalty"],
         "Metric0Weight": ["1"],
         "Metric1Weight": [str(settings.bending)],

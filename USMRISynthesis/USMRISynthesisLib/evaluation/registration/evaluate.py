@@ -19,7 +19,7 @@ import SimpleITK as sitk
 
 from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.real.cases import evenly
-from USMRISynthesisLib.evaluation.registration.methods import ELASTIX, METHODS, Method, run
+from USMRISynthesisLib.evaluation.registration.methods import ELASTIX, ITK, METHODS, OWN, run
 from USMRISynthesisLib.evaluation.registration.settings import Map, Settings, identity, to_image
 from USMRISynthesisLib.evaluation.registration.subjects import Source, Subject, pose_alone
 from USMRISynthesisLib.evaluation.registration.summary import POSE_ALONE, START
@@ -31,21 +31,17 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is run: starts for each MR, whether from the pose as well, B-splines after the first start."""
+    """How much is run: starts for each MR, whether from the pose as well, with which engines B-splines after the first
+    start."""
 
     starts: int = 3
     from_pose: bool = True
-    deformable: bool = True
-    elastix: bool = True
-
-    @property
-    def methods(self) -> tuple[Method, ...]:
-        return tuple(method for method in METHODS if self.elastix or method.engine != ELASTIX)
+    deformable: tuple[str, ...] = (ITK, OWN, ELASTIX)
 
     @classmethod
     def quick(cls) -> Plan:
-        """One start, rigid, without elastix."""
-        return cls(1, False, False, False)
+        """One start; no B-spline with elastix, which takes most of the time."""
+        return cls(1, False, (ITK, OWN))
 
 
 def evaluate(
@@ -67,7 +63,7 @@ def evaluate(
     found = []
     for number, (name, make) in enumerate(chosen):
         kept = folder / f"{name}.json" if folder is not None else None
-        how = {"plan": asdict(plan), "settings": json.loads(dumps(asdict(settings)))}
+        how = json.loads(dumps({"plan": asdict(plan), "settings": asdict(settings)}))
         one = _read(kept, how)
         if one is None:
             subject = make()
@@ -108,18 +104,15 @@ def measure(subject: Subject, plan: Plan, settings: Settings) -> dict[str, Any]:
     moving = {name: to_image(volume) for name, volume in subject.images.items()}
     for target in subject.targets:
         middle = np.mean([there for there, _ in target.landmarks.values()], axis=0)
-        # The start displaces the MR from where its landmarks fit best, so that its size is what it says.
         for part in range(plan.starts):
             matrix = start(rng, middle, part, plan.starts)
-            bends = plan.deformable and part == 0
-            rows += _rows(subject, target.displaced(matrix), moving, plan, settings, str(part), bends)
+            rows += _rows(subject, target.displaced(matrix), moving, plan, settings, str(part), part == 0)
         began = time.process_time()
-        pose = pose_alone(subject, target)
+        pose, reliable = pose_alone(subject, target)
         seconds = time.process_time() - began
-        base = {"target": target.kind, "start": "pose", "method": POSE_ALONE, "failed": pose is None}
-        found = identity if pose is None else _matrix_map(pose)
-        rows.append(base | _errors(subject, target, found) | {"seconds": seconds})
-        if plan.from_pose and pose is not None:
+        base = {"target": target.kind, "start": "pose", "method": POSE_ALONE, "failed": not reliable}
+        rows.append(base | _errors(subject, target, _matrix_map(pose)) | {"seconds": seconds})
+        if plan.from_pose:
             rows += _rows(subject, target.displaced(pose), moving, plan, settings, "pose", False)
     return {"accepted": subject.accepted, "real": subject.real, "week": subject.week, "rows": rows}
 
@@ -135,24 +128,25 @@ def _rows(
     plan: Plan,
     settings: Settings,
     name: str,
-    deformable: bool,
+    bent: bool,
 ) -> list[dict[str, Any]]:
-    """The start itself, and every method from it."""
+    """The start itself, and every method from it; `bent`: a B-spline after that with the plan's engines for it."""
     there, here = (np.array(points) for points in zip(*target.landmarks.values(), strict=True))
     begun = float(np.linalg.norm(there - here, axis=1).mean())
     floor = float(np.linalg.norm(rigid_fit(there, here) - here, axis=1).mean())
     base = {"target": target.kind, "start": name, "start_mm": begun, "best_rigid_mm": floor}
     rows: list[dict[str, Any]] = [base | {"method": START, "failed": False} | _errors(subject, target, identity)]
     fixed, mask = to_image(target.mr), sitk.Cast(to_image(target.mask), sitk.sitkUInt8)
-    for method in plan.methods:
+    for method in METHODS:
         if method.moving not in moving:
             continue
+        deformable = bent and method.engine in plan.deformable
         found, failed = run(method, fixed, mask, moving[method.moving], settings, deformable=deformable)
         row = base | {"method": method.name, "failed": failed, "seconds": found.seconds}
         row |= _errors(subject, target, found.rigid)
         if found.deformable is not None:
-            bent = _errors(subject, target, found.deformable)
-            row |= {f"{key}_deformable": value for key, value in bent.items()}
+            after = _errors(subject, target, found.deformable)
+            row |= {f"{key}_deformable": value for key, value in after.items()}
             row["seconds_deformable"] = found.seconds_deformable
         rows.append(row)
     return rows

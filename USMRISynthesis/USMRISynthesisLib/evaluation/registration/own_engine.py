@@ -2,8 +2,9 @@
 
 The measure of Haber and Modersitzki (2006): 1 minus the mean of <n_f, n_m>^2 over the mask, where n = grad I /
 sqrt(|grad I|^2 + eta^2) and eta is the mean length of the gradient inside the mask. The moving image is moved first
-and its gradient taken on the fixed grid, so that a turn of the image turns its gradients. Levels, mask, steps and control
-points are those of `itk_engine.py`; the gradients of the measure come from torch. Correlation is squared as SimpleITK's.
+and its gradient taken on the fixed grid, so that a turn of the image turns its gradients. Levels, mask, steps and
+control points are those of `itk_engine.py`; the measure's slopes come from torch. Correlation is squared as
+SimpleITK's.
 """
 
 from __future__ import annotations

@@ -171,17 +171,14 @@ def neighbour(data: Path, week: int) -> str:
     return min(others, key=lambda name: (abs(atlas.week_of(name) - week), -atlas.week_of(name)))
 
 
-def pose_alone(subject: Subject, target: Target) -> np.ndarray | None:
+def pose_alone(subject: Subject, target: Target) -> tuple[np.ndarray, bool]:
     """(4, 4) rigid, the MR's RAS mm to the ultrasound's: the two estimated poses against each other, without a look at
-    the other image. None where the MR's pose is not found."""
-    try:
-        found = align_mr(target.mr, target.mask.array > 0)
-    except Refused:
-        return None
+    the other image; and whether the MR's pose is reliable."""
+    found = align_mr(target.mr, target.brain.array > 0)
     both = np.linalg.inv(subject.pose) @ found.ras_to_canonical
-    voxels = np.argwhere(target.mask.array > 0).mean(axis=0)[::-1]
-    middle = apply(target.mask.ijk_to_ras, voxels)[0]
+    voxels = np.argwhere(target.brain.array > 0).mean(axis=0)[::-1]
+    middle = apply(target.brain.ijk_to_ras, voxels)[0]
     matrix = np.eye(4)
     matrix[:3, :3] = nearest_rotation(both[:3, :3])
     matrix[:3, 3] = apply(both, middle)[0] - matrix[:3, :3] @ middle
-    return matrix
+    return matrix, found.is_reliable

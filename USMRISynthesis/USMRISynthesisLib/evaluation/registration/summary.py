@@ -1,7 +1,8 @@
 """From the rows of all heads to figures: errors, success, capture range, differences between methods over heads.
 
-A registration succeeds where its error at the landmarks is at most `SUCCESS_MM` above that of the best rigid motion,
-which the truth gives. Intervals are 95 %, bootstrap over heads; a head's value is the mean over its starts.
+A rigid registration succeeds where its mean error at the landmarks is at most `SUCCESS_MM`: the bend of the MR, or the
+other head's anatomy, leaves 1 to 3 mm to the best one. Intervals are 95 %, bootstrap over heads; a head's value is the
+mean over its starts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from USMRISynthesisLib.evaluation.registration.methods import MADE, METHODS, US
 from USMRISynthesisLib.evaluation.synthesis.evaluate import interval
 
 START, POSE_ALONE, BEST = "start, not registered", "estimated poses alone", "best rigid motion"
-SUCCESS_MM = 2.0
+SUCCESS_MM = 4.0
 BINS_MM = (0.0, 5.0, 10.0, 15.0, 30.0)
 Rows = Sequence[Mapping[str, Any]]
 ORDER = (START, POSE_ALONE, *(method.name for method in METHODS))
@@ -60,9 +61,7 @@ def table_of(rows: Rows) -> dict[str, dict[str, Any]]:
     for name in _named(rows):
         own = [row for row in rows if row["method"] == name]
         figures: dict[str, Any] = {"tre_mm": _interval(own, "tre"), "runs": len(own)}
-        scored = [row for row in own if "best_rigid_mm" in row]
-        if scored:
-            figures["success_share"] = float(np.mean([succeeded(row) for row in scored]))
+        figures["success_share"] = float(np.mean([succeeded(row) for row in own]))
         figures["failed_share"] = float(np.mean([bool(row["failed"]) for row in own]))
         for key, label in (
             ("surface", "surface_mm"),
@@ -86,8 +85,8 @@ def table_of(rows: Rows) -> dict[str, dict[str, Any]]:
 
 
 def succeeded(row: Mapping[str, Any]) -> bool:
-    """Whether a registration did not fail and is near the best rigid motion."""
-    return not row["failed"] and row["tre"] <= row["best_rigid_mm"] + SUCCESS_MM
+    """Whether a registration did not fail and came near enough."""
+    return not row["failed"] and row["tre"] <= SUCCESS_MM
 
 
 def capture(rows: Rows) -> dict[str, dict[str, Any]]:

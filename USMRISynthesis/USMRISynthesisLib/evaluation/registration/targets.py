@@ -87,12 +87,13 @@ class Labelled:
 class Target:
     """One MR and what is known of it.
 
-    mr: 1 mm. mask: uint8 on its grid. landmarks: name -> place in the MR and true place in the ultrasound's world, both
-    (3,) RAS mm. surfaces: name -> points (n, 3) in the MR.
+    mr: 1 mm. brain, mask: uint8 on its grid; the mask reaches `_MASK_MARGIN_MM` farther. landmarks: name -> place in the
+    MR and true place in the ultrasound's world, both (3,) RAS mm. surfaces: name -> points (n, 3) in the MR.
     """
 
     kind: str
     mr: Volume
+    brain: Volume
     mask: Volume
     landmarks: Mapping[str, tuple[np.ndarray, np.ndarray]]
     surfaces: Mapping[str, np.ndarray]
@@ -102,6 +103,7 @@ class Target:
         return Target(
             self.kind,
             Volume(self.mr.array, start @ self.mr.ijk_to_ras),
+            Volume(self.brain.array, start @ self.brain.ijk_to_ras),
             Volume(self.mask.array, start @ self.mask.ijk_to_ras),
             {name: (apply(start, there)[0], here) for name, (there, here) in self.landmarks.items()},
             {name: apply(start, points) for name, points in self.surfaces.items()},
@@ -159,7 +161,7 @@ def same_head(t2: np.ndarray, head: Labelled, rng: np.random.Generator) -> Targe
     landmarks = {name: (moved.inverse(here[None])[0], here) for name, here in head.landmarks().items()}
     surfaces = {name: moved.inverse(points) for name, points in head.surface_points(rng).items()}
     mr = Volume(with_other_contrast(image, found, rng), grid)
-    return Target(SAME, mr, _mask(np.isin(found, names.BRAIN), grid), landmarks, surfaces)
+    return Target(SAME, mr, *_masks(np.isin(found, names.BRAIN), grid), landmarks, surfaces)
 
 
 def another_head(
@@ -180,7 +182,7 @@ def another_head(
     known = placed.landmarks()
     landmarks = {name: (known[name], here) for name, here in true.items() if name in known}
     mr = Volume(1000 * image.astype(np.float32), grid)
-    return Target(OTHER, mr, _mask(found > 0, grid), landmarks, placed.surface_points(rng))
+    return Target(OTHER, mr, *_masks(found > 0, grid), landmarks, placed.surface_points(rng))
 
 
 def with_other_contrast(t2: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -226,6 +228,7 @@ def _grid(brain: np.ndarray, to_world: np.ndarray) -> tuple[np.ndarray, tuple[in
     return matrix, (int(k), int(j), int(i))
 
 
-def _mask(brain: np.ndarray, grid: np.ndarray) -> Volume:
+def _masks(brain: np.ndarray, grid: np.ndarray) -> tuple[Volume, Volume]:
+    """The brain, and what lies near it."""
     near = ndimage.distance_transform_edt(~brain) <= _MASK_MARGIN_MM  # voxels of 1 mm
-    return Volume(near.astype(np.uint8), grid)
+    return Volume(brain.astype(np.uint8), grid), Volume(near.astype(np.uint8), grid)
