@@ -35,8 +35,8 @@ class Settings:
     elastix_iterations, elastix_samples: elastix's own optimiser draws so many points anew in each iteration.
     """
 
-    shrink: tuple[int, ...] = (6, 3)
-    smooth_mm: tuple[float, ...] = (3.0, 1.5)
+    shrink: tuple[int, ...] = (8, 4, 2)
+    smooth_mm: tuple[float, ...] = (4.0, 2.0, 1.0)
     iterations: int = 100
     relaxation: float = 0.8
     step_mm: float = 2.0

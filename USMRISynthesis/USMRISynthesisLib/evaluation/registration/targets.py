@@ -87,8 +87,8 @@ class Labelled:
 class Target:
     """One MR and what is known of it.
 
-    mr: 1 mm. brain, mask: uint8 on its grid; the mask reaches `_MASK_MARGIN_MM` farther. landmarks: name -> place in the
-    MR and true place in the ultrasound's world, both (3,) RAS mm. surfaces: name -> points (n, 3) in the MR.
+    mr: 1 mm. brain, mask: uint8 on its grid; the mask reaches `_MASK_MARGIN_MM` farther. landmarks: name -> place in
+    the MR and true place in the ultrasound's world, both (3,) RAS mm. surfaces: name -> points (n, 3) in the MR.
     """
 
     kind: str
