@@ -132,6 +132,18 @@ def test_a_stopped_run_goes_on_and_other_settings_are_refused(tmp_path: Path) ->
         registration.evaluate([("made", make)], plan, settings=FAST, folder=tmp_path)
 
 
+def test_a_higher_limit_adds_heads_to_those_of_a_lower_one() -> None:
+    assert registration.spread_order(14)[:4] == [0, 8, 4, 12]
+    assert sorted(registration.spread_order(14)) == list(range(14))
+    assert registration.spread_order(1) == [0] and registration.spread_order(0) == []
+    sources = [(f"h{n}", lambda: None) for n in range(5)]
+    plan = registration.Plan.quick()
+    few, more = (
+        [one["head"] for one in registration.evaluate(sources, plan, settings=FAST, limit=limit)] for limit in (2, 3)
+    )
+    assert few == ["h0", "h4"] and more[:2] == few
+
+
 def test_a_head_of_which_nothing_is_made_is_counted() -> None:
     found = registration.evaluate([("none", lambda: None)], registration.Plan.quick(), settings=FAST)
     assert found[0]["rows"] == [] and found[0]["accepted"] is False

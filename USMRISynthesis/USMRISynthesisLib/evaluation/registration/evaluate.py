@@ -18,7 +18,6 @@ import numpy as np
 import SimpleITK as sitk
 
 from USMRISynthesisLib.errors import Refused
-from USMRISynthesisLib.evaluation.real.cases import evenly
 from USMRISynthesisLib.evaluation.registration.methods import ELASTIX, ITK, METHODS, OWN, run
 from USMRISynthesisLib.evaluation.registration.settings import Map, Settings, identity, to_image
 from USMRISynthesisLib.evaluation.registration.subjects import Source, Subject, pose_alone
@@ -55,11 +54,11 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """What was found for each head: see `measure`.
 
-    folder: where each head's file is kept. limit: that many heads, evenly chosen. Raises Refused: the folder holds
-    heads of other settings.
+    folder: where each head's file is kept. limit: that many heads, the first of `spread_order`. Raises Refused: the
+    folder holds heads of other settings.
     """
     settings = settings or Settings()
-    chosen = evenly(list(sources), limit)
+    chosen = [sources[n] for n in spread_order(len(sources))[:limit]]
     found = []
     for number, (name, make) in enumerate(chosen):
         kept = folder / f"{name}.json" if folder is not None else None
@@ -78,6 +77,13 @@ def evaluate(
         if progress is not None:
             progress((number + 1) / len(chosen), name)
     return found
+
+
+def spread_order(count: int) -> list[int]:
+    """0 to count - 1 so that the first few spread over all (bits reversed): a higher limit only adds heads."""
+    bits = max(1, (count - 1).bit_length())
+    order = [int(f"{n:0{bits}b}"[::-1], 2) for n in range(2**bits)]
+    return [n for n in order if n < count]
 
 
 def _read(path: Path | None, how: dict[str, Any]) -> dict[str, Any] | None:
