@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import SimpleITK as sitk
@@ -29,7 +30,6 @@ from USMRISynthesisLib.evaluation.registration.settings import (
 )
 
 _REACH_MM = 40.0  # a turn of 1 moves the head's surface so far
-Measure = Callable[[Tensor], Tensor]
 
 
 def register(
@@ -38,12 +38,14 @@ def register(
     """As `itk_engine.register`, for GRADIENTS and CORRELATION. Raises RuntimeError: nothing to compare is left."""
     if metric not in (CORRELATION, GRADIENTS):
         raise ValueError(f"this engine has no metric {metric!r}")
-    levels = [_Level(fixed, mask, moving, metric, *level) for level in zip(settings.shrink, settings.smooth_mm)]  # noqa: B905
+    levels = [
+        _Level(fixed, mask, moving, metric, *level) for level in zip(settings.shrink, settings.smooth_mm, strict=True)
+    ]
     centre = torch.tensor(centre_of(mask), dtype=torch.float32)
     started = time.process_time()
     values = torch.zeros(6)
     for level in levels:
-        values = _descend(lambda now, level=level: level.cost(_rigid(now, centre, level.points)), values, settings)
+        values = _descend(partial(level.rigid_cost, centre), values, settings)
     rigid = _to_itk(values, centre)
     seconds = time.process_time() - started
     if not deformable:
@@ -93,6 +95,10 @@ class _Level:
             return 1 - (found * self.wanted).sum(0).square().mean()
         product = (found * self.wanted).mean()
         return 1 - product * product.abs()
+
+    def rigid_cost(self, centre: Tensor, values: Tensor) -> Tensor:
+        """Of the grid's voxels moved by six numbers."""
+        return self.cost(_rigid(values, centre, self.points))
 
     def _compared(self, image: Tensor) -> Tensor:
         """Inside the mask: the normalised gradients (3, n), or the grey values (n,) with mean 0 and variance 1."""
