@@ -29,6 +29,7 @@ from USMRISynthesisLib.evaluation.registration.settings import (
     mesh_of,
 )
 
+_LEAST_OVERLAP = 0.05  # of the mask's voxels, as elastix wants it
 _REACH_MM = 40.0  # a turn of 1 moves the head's surface so far
 
 
@@ -87,8 +88,10 @@ class _Level:
         self.wanted = self._compared(image)
 
     def cost(self, points: Tensor) -> Tensor:
-        """Of points (k, j, i, 3) LPS to which the grid's voxels are moved."""
+        """Of points (k, j, i, 3) LPS to which the grid's voxels are moved. Raises RuntimeError: they left the image."""
         where = points @ self.matrix.T + self.offset
+        if float((where.detach()[self.inside].abs() <= 1).all(dim=1).float().mean()) < _LEAST_OVERLAP:
+            raise RuntimeError("the images do not overlap")
         moved = F.grid_sample(self.source[None, None], where[None], align_corners=True)[0, 0]
         found = self._compared(moved)
         if self.gradients:
