@@ -34,7 +34,7 @@ lint: .venv/.test
 	$(BIN)/python Testing/slicer_standin/stubs.py build/typings
 	$(BIN)/mypy
 
-# docs/results.md and the README's table, from the JSON files that the evaluation commands wrote.
+# docs/results.md, docs/deformation.md and the README's table, from the JSON files that the evaluation commands wrote.
 results: .venv/.runtime
 	$(BIN)/python -m USMRISynthesisLib.evaluation.results_page docs/results docs/results.md README.md
 

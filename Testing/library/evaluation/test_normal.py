@@ -79,7 +79,7 @@ def head_of(data: Path, turn: float) -> heads.NormalHead:
     to_canonical[:3, 3] = (4, -3, 9)
     grid = np.linalg.inv(to_canonical) @ canonical_ijk_to_ras()
     us = (200 * truth).astype(np.uint8)
-    return heads.NormalHead("made", 24, Volume(us, grid), to_canonical, truth, truth > 0)
+    return heads.NormalHead("made", 24, Volume(us, grid), to_canonical, truth, truth > 0, np.uint8(truth > 0))
 
 
 def result_of(head: heads.NormalHead, array: np.ndarray, transform: np.ndarray) -> Synthesis:

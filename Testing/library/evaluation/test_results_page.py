@@ -68,5 +68,7 @@ def test_the_committed_page_is_what_the_records_say(tmp_path: Path) -> None:
     records = results_page.read_records(REPOSITORY / "docs" / "results")
     records |= results_page.manifest_records(REPOSITORY / "model_weights")
     assert (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8") == results_page.page(records)
+    deformation = results_page.deformation(records, REPOSITORY / "configs" / "study.toml")
+    assert (REPOSITORY / "docs" / "deformation.md").read_text(encoding="utf-8") == deformation
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert results_page.put_between(readme, results_page.summary(records)) == readme

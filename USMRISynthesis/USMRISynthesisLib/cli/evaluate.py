@@ -36,13 +36,14 @@ def add_commands(commands: Any) -> None:
             "spacing",
             "biometry",
             "expected-error",
+            "registration",
         ),
         help="real (on real ultrasound), content (what real frames show), biometry (on HC18 frames), "
         "expected-error (of each slice, on simulated cases), "
         "normal (on heads simulated from normal MR averages, through the whole "
         "product), synthesis (on cases of `usmri simulate`), normalisation (on HC18 frames), "
-        "mr-normalisation (of a lab's MR), simulator (against HC18 frames) or spacing "
-        "(on held-out MR)",
+        "mr-normalisation (of a lab's MR), simulator (against HC18 frames), spacing "
+        "(on held-out MR) or registration (of ultrasound with MR, with and without the synthesis)",
     )
     measured.add_argument(
         "--cases",
@@ -77,7 +78,7 @@ def add_commands(commands: Any) -> None:
     measured.add_argument(
         "--picture",
         metavar="PNG",
-        help="simulator: write real and simulated frames, shuffled; "
+        help="registration: draw the errors; simulator: write real and simulated frames, shuffled; "
         "synthesis: write 24 real frames and what is made of them",
     )
 
@@ -99,7 +100,10 @@ def add_commands(commands: Any) -> None:
         help="real: cases of `usmri simulate` to compare real insides with (some are made)",
     )
     measured.add_argument(
-        "--config", default="configs/normal-heads.json", metavar="FILE", help="normal: which heads are simulated"
+        "--config",
+        default="configs/normal-heads.json",
+        metavar="FILE",
+        help="normal, registration: which heads are simulated",
     )
     measured.add_argument(
         "--models",
@@ -139,7 +143,15 @@ def add_commands(commands: Any) -> None:
     measured.add_argument(
         "--quick",
         action="store_true",
-        help="synthesis: the model's own figures only, no other methods, no real frames; real: fewer images",
+        help="synthesis: the model's own figures only, no other methods, no real frames; real: fewer images; "
+        "registration: one start, no B-spline with elastix, no real volumes",
+    )
+
+    measured.add_argument(
+        "--folder", metavar="DIR", help="registration: keep each head's result here, so that a stopped run goes on"
+    )
+    measured.add_argument(
+        "--starts", type=int, default=3, metavar="N", help="registration: starts for each head and MR (3)"
     )
 
     measured.add_argument(
@@ -173,6 +185,10 @@ def _evaluate(options: Namespace) -> Outcome:
         from USMRISynthesisLib.cli import evaluate_measures
 
         return evaluate_measures.evaluate(options)
+    if options.subject == "registration":
+        from USMRISynthesisLib.cli.evaluate_registration import evaluate_registration
+
+        return evaluate_registration(options)
     if options.subject == "content":
         from USMRISynthesisLib.evaluation.content import evaluate as content
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from USMRISynthesisLib.errors import Refused
 
+_PLACES = ("--record", "--folder")  # options that change no figure
 KEYS = ("title", "command", "date", "version", "result")
 TITLES = {
     "real": "Real ultrasound, no MR of it",
@@ -24,6 +25,7 @@ TITLES = {
     "spacing": "Slice spacing",
     "biometry": "Biometry: the fitted skull against annotated circumferences",
     "expected-error": "Expected error of each slice, simulated heads",
+    "registration": "Registration of ultrasound with MR, with and without the synthesis",
 }
 
 
@@ -68,13 +70,17 @@ def write_record(target: Path, options: Namespace, arguments: Sequence[str], res
 
 
 def _without_record(arguments: Sequence[str]) -> list[str]:
-    """The command line without the record's own name, and without how it was reported."""
+    """The command line without where its files were put, and without how it was reported."""
     kept, skip = [], False
     for one in arguments:
         if skip:
             skip = False
-        elif one == "--record":
+        elif one in _PLACES:
             skip = True
-        elif not one.startswith("--record=") and one not in ("--json", "--quiet", "--verbose"):
+        elif not one.startswith(tuple(f"{place}=" for place in _PLACES)) and one not in (
+            "--json",
+            "--quiet",
+            "--verbose",
+        ):
             kept.append(one)
     return kept

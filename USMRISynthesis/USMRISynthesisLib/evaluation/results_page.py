@@ -1,4 +1,4 @@
-"""docs/results.md and the README's table, from the JSON files that the evaluation commands wrote (`make results`).
+"""docs/results.md, docs/deformation.md and the README's table, from the evaluation commands' JSON (`make results`).
 
     python -m USMRISynthesisLib.evaluation.results_page docs/results docs/results.md README.md
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from USMRISynthesisLib.errors import Failed
+from USMRISynthesisLib.evaluation import deformation_page
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 # In the page's order; a record of another name comes after these.
@@ -29,6 +30,7 @@ ORDER = (
     "biometry",
     "expected-error",
     "spacing",
+    "registration",
     "study",
     "speed",
 )
@@ -104,6 +106,8 @@ def page(records: Mapping[str, Record]) -> str:
         "Written by `make results` from the files in `docs/results/` and the manifests of the bundled models, which",
         "the commands below wrote. Intervals are 95 % bootstrap intervals. A simulator is not a patient.",
     ]
+    if "study" in records:
+        lines.append("The study's deformation scores beside the paper's Table 1: [deformation.md](deformation.md).")
     for record in records.values():
         origin = f"`{record['command']}`, {record['date']}, version {record['version']}."
         lines += ["", f"## {record['title']}", "", f"{origin} {record.get('note', '')}".rstrip(), ""]
@@ -202,14 +206,24 @@ def put_between(text: str, content: str) -> str:
     return f"{before}{BEGIN}\n{content}\n{END}{after}"
 
 
-def main(folder: str, target: str, readme: str, models: str = "model_weights") -> int:
-    """Write the page and the README's table."""
+def deformation(records: Mapping[str, Record], configuration: Path) -> str:
+    """docs/deformation.md, from the study's record and its configuration, where that is there."""
+    text = configuration.read_text(encoding="utf-8") if configuration.is_file() else ""
+    return deformation_page.page(records["study"], deformation_page.titles_of(text), "study.jpg")
+
+
+def main(
+    folder: str, target: str, readme: str, models: str = "model_weights", study: str = "configs/study.toml"
+) -> int:
+    """Write the page, the one on deformation beside it where there is a study, and the README's table."""
     records = read_records(Path(folder)) | manifest_records(Path(models))
     Path(target).write_text(page(records), encoding="utf-8")
+    if "study" in records:
+        Path(target).with_name("deformation.md").write_text(deformation(records, Path(study)), encoding="utf-8")
     path = Path(readme)
     path.write_text(put_between(path.read_text(encoding="utf-8"), summary(records)), encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:5]))
+    raise SystemExit(main(*sys.argv[1:6]))

@@ -34,7 +34,7 @@ class NormalHead:
     """One head as it is scanned, and its truth.
 
     volume: uint8 ultrasound. to_canonical: (4, 4) true RAS mm to canonical mm. t2 (160, 160, 160) float16, 0-1; seen:
-    bool, brain where the beam was, both canonical.
+    bool, brain where the beam was; labels: of everything; all canonical.
     """
 
     name: str
@@ -43,6 +43,7 @@ class NormalHead:
     to_canonical: np.ndarray
     t2: np.ndarray
     seen: np.ndarray
+    labels: np.ndarray
 
 
 def read_heads(config: Path, data: Path) -> list[Head]:
@@ -73,6 +74,7 @@ def simulate(data: Path, spec: Head) -> NormalHead:
         np.linalg.inv(to_world),
         head.t2.astype(np.float16),
         np.isin(head.labels, BRAIN) & fan,
+        head.labels,
     )
 
 

@@ -30,9 +30,8 @@ def week_of_length(length_mm: float, weeks: Sequence[int]) -> int:
     return min(weeks, key=lambda week: abs(head_length_mm(week)[0] - length_mm))
 
 
-@lru_cache(maxsize=32)
-def canonical_average(data: Path, name: str) -> np.ndarray:
-    """A week's T2 average in canonical space, (160, 160, 160) float16, 0-1, 0 outside the brain.
+def canonical_placement(data: Path, name: str) -> np.ndarray:
+    """(4, 4), a week's average's RAS mm to canonical mm.
 
     Its place is the simulator's: upright, the outer skull, `_FLUID_AND_BONE_MM` beyond the brain's hull, centred and
     `HEAD_LENGTH_MM` long.
@@ -43,6 +42,13 @@ def canonical_average(data: Path, name: str) -> np.ndarray:
     matrix = np.eye(4)
     matrix[:3, :3] *= HEAD_LENGTH_MM / (high[1] - low[1])
     matrix[:3, 3] = -matrix[0, 0] * (low + high) / 2
+    return matrix
+
+
+@lru_cache(maxsize=32)
+def canonical_average(data: Path, name: str) -> np.ndarray:
+    """A week's T2 average in canonical space, (160, 160, 160) float16, 0-1, 0 outside the brain."""
+    average, matrix = atlas.load(data, name), canonical_placement(data, name)
     brain = np.where(average.labels > 0, average.t2, 0).astype(np.float32)
     return np.asarray(np.clip(to_canonical(brain, average.ijk_to_ras, matrix)[0], 0, 1), np.float16)
 
@@ -64,9 +70,12 @@ def atlas_of_length(data: Path, length_mm: float, *, without: int | None = None)
     return canonical_average(data, names[week_of_length(length_mm, sorted(names))])
 
 
-def fitted_atlas(data: Path, result: Synthesis) -> np.ndarray:
-    """The average in the place of a result's MR-like image, on its grid, 0-1000 where that is not 0."""
-    return _placed(atlas_of_length(data, HEAD_LENGTH_MM / scale_of(result.transform)), result)
+def fitted_atlas(data: Path, result: Synthesis, *, without: int | None = None) -> np.ndarray:
+    """The average in the place of a result's MR-like image, on its grid, 0-1000 where that is not 0.
+
+    without: a week that may not be taken.
+    """
+    return _placed(atlas_of_length(data, HEAD_LENGTH_MM / scale_of(result.transform), without=without), result)
 
 
 def images(data: Path, result: Synthesis) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Whether synthesis helps to register ultrasound with MR."""
