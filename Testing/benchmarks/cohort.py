@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import records
 from USMRISynthesisLib.batch.folder import Batch
 from USMRISynthesisLib.batch.ledger import Ledger, fold
 from USMRISynthesisLib.batch.resources import processors
@@ -85,12 +86,17 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=8)
     parser.add_argument("--frame", action="store_true", help="frames instead of volumes")
     parser.add_argument("--ledger-only", action="store_true")
+    parser.add_argument("--record", metavar="FILE", help="also write the figures for `make results`")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the one worker as of each of the two
     with tempfile.TemporaryDirectory() as folder:
         result: dict[str, Any] = ledger_cost(Path(folder))
         if not options.ledger_only:
             result |= throughput(Path(folder), options.cases, frame=options.frame)
+    if options.record:
+        of = "frames" if options.frame else "volumes"
+        command = f"python Testing/benchmarks/cohort.py --cases {options.cases}{' --frame' * options.frame}"
+        records.write(options.record, f"Cohort of {of}: two workers against one, and the ledger", command, result)
     print(json.dumps(result) if options.json else "\n".join(f"{key:24} {one:.4g}" for key, one in result.items()))
     return int(result.get("ratio", GOAL) < GOAL)
 

@@ -1,6 +1,6 @@
 """A live stream through OpenIGTLink on this machine's loopback: images a second, their age, and the memory over time.
 
-    python Testing/benchmarks/live_speed.py [--seconds 300] [--rate 30] [--busy] [--json]
+    python Testing/benchmarks/live_speed.py [--seconds 300] [--rate 30] [--busy] [--json] [--record FILE]
 
 A server of pyigtl, in a process of its own, sends a real head that moves, 640 x 480, with the time in each message;
 `usmri live` relays it; a client of pyigtl receives the images. The age is what the client sees: from the moment when a
@@ -25,6 +25,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
+import records
 from scipy import ndimage
 
 SAMPLES = Path(__file__).resolve().parents[2] / "Resources" / "SampleData"
@@ -178,11 +179,17 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true")
     parser.add_argument("--model", default="default")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--record", metavar="FILE", help="also write the figures for `make results`")
     parser.add_argument("--send", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.send is not None:
         send(options.send, options.rate)
     found = measure(options.seconds, options.rate, options.busy, options.model)
+    if options.record:
+        busy = ", the second core busy" if options.busy else ""
+        command = f"python Testing/benchmarks/live_speed.py --seconds {options.seconds:g}{' --busy' * options.busy}"
+        title = f"Live: 640x480 at {options.rate:g} a second through OpenIGTLink{busy}"
+        records.write(options.record, title, command, found)
     if options.json:
         print(json.dumps(found))
         return

@@ -25,6 +25,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the worker and the command line do
 
 import numpy as np
+import records
 import torch
 from openvino_speed import openvino_beside_torch, openvino_line
 from references import (
@@ -342,13 +343,18 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--model", default="default")
     parser.add_argument("--only-openvino", action="store_true", help="OpenVINO beside torch, nothing else")
+    parser.add_argument("--record", metavar="FILE", help="with --only-openvino: also write it for `make results`")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(options.child, options.model)
         return 0
     if options.only_openvino:
-        print(openvino_line(openvino_beside_torch(options.model, *canonical_stack(16 if options.quick else 160))))
+        found = openvino_beside_torch(options.model, *canonical_stack(16 if options.quick else 160))
+        print(openvino_line(found))
+        if options.record and found is not None:
+            command = "python Testing/benchmarks/speed.py --only-openvino"
+            records.write(options.record, "The generator in OpenVINO beside torch, 160 slices", command, found)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         os.environ[store.CONFIG_DIR_VARIABLE] = str(Path(folder) / "config")

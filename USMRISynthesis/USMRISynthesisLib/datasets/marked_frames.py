@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ _RING = (0.7, 1.7)  # likewise, about a plexus
 _ANGLE_DEG = 30.0  # from the head's long axis to the face, at most
 
 
-def marks_of(boxes: list[Mapping[str, str]], shape: tuple[int, int]) -> np.ndarray:
+def marks_of(boxes: Sequence[Mapping[str, str]], shape: tuple[int, int]) -> np.ndarray:
     """(j, i) uint8 codes on a frame's grid; boxes: rows of the table."""
     marks = np.zeros(shape, np.uint8)
     plexus = [box for box in boxes if box["structure"] == "choroid_plexus"]

@@ -32,6 +32,11 @@ ORDER = (
     "spacing",
     "registration",
     "study",
+    "live",
+    "live-busy",
+    "cohort",
+    "cohort-frames",
+    "openvino",
     "speed",
 )
 # What is too long for a page, and what the header says already.
@@ -55,6 +60,8 @@ SUMMARY: tuple[tuple[str, str, str, int, tuple[tuple[str, str], ...]], ...] = (
     ("head outline, real HC18 frames: Dice", "alignment-test", "hc18.dice_mean", 3, ()),
     ("slice spacing, real stacks: NCC with stacks of other orientations", "spacing", "real_stacks.ours.ncc", 3,
      (("cubic", "real_stacks.cubic B-spline.ncc"),)),
+    ("live, 640x480 at 30/s, two cores: images a second", "live", "images_per_s", 0, ()),
+    ("... age of the image, 95th percentile, ms", "live", "age_95_ms", 0, ()),
 )  # fmt: skip
 
 Record = dict[str, Any]
