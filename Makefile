@@ -61,13 +61,13 @@ train-alignment train-content train-spacing train-paper: train-%: .venv/.test
 train-outline: .venv/.test
 	$(call TRAIN,frames)
 
-# Before the reliability map, which learns from the fused images.
+# Before the reliability map, which learns from the fused images. Trusted: the model is of this chain, not bundled.
 train-fusion: .venv/.test
-	$(BIN)/usmri train configs/fusion.toml
+	$(BIN)/usmri train configs/fusion.toml --trust-model
 	$(BIN)/usmri export runs/fusion/best.pt runs/models/default
 
 train-reliability: .venv/.test
-	$(BIN)/usmri train configs/support.toml
+	$(BIN)/usmri train configs/support.toml --trust-model
 	$(BIN)/usmri export runs/support/checkpoint.pt runs/models/default
 
 samples: .venv/.test

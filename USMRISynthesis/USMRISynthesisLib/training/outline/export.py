@@ -15,6 +15,7 @@ from torch import Tensor
 from USMRISynthesisLib.alignment.frame.network import FACE_SIZE, SIZE, FrameConfig
 from USMRISynthesisLib.training.common import torchscript
 from USMRISynthesisLib.training.common.export import ATLAS, HC18, INTENSITY, Card, Exported, card_text, loading
+from USMRISynthesisLib.training.outline.combine import OUTLINE_FROM
 from USMRISynthesisLib.training.outline.loop import build_networks
 
 TOLERANCE = 2e-2  # the weights are stored in half precision
@@ -43,8 +44,20 @@ def export_outline(content: Mapping[str, Any]) -> Exported:
         measured_on=("HC18 frames of the validation fetuses", "HC18 frames of the test fetuses"),
         limits=LIMITS,
         card=card,
+        training={OUTLINE_FROM: content[OUTLINE_FROM]} if OUTLINE_FROM in content else {},
         further={"architecture": architecture()} | ({"trust": content["trust"]} if content.get("trust") else {}),
     )  # fmt: skip
+
+
+def _outline_from(training: Mapping[str, Any]) -> list[str]:
+    """The card's line on an outline of another run (`combine.py`)."""
+    if (other := training.get(OUTLINE_FROM)) is None:
+        return []
+    return [
+        f"The outline's network and its confidence are those of version {other['version']} "
+        f"({other['training']['steps']} steps, {other['training']['date']}, SHA-256 of its `model.pt` "
+        f"`{other['sha256']}`); the face's network is new."
+    ]
 
 
 def architecture() -> dict[str, Any]:
@@ -70,6 +83,7 @@ def card(manifest: Mapping[str, Any]) -> str:
         training=[
             f"{training['cases']} fetuses and simulated heads, {training['steps']} steps of "
             f"{training['config']['real']} real and {training['config']['simulated']} simulated frames, "
-            f"seed {training['seed']}, {training['date']}."
+            f"seed {training['seed']}, {training['date']}.",
+            *_outline_from(training),
         ],
     ))  # fmt: skip
