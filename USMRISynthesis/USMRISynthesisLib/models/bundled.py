@@ -22,8 +22,8 @@ FILES: dict[str, dict[str, str]] = {
         "weights.safetensors": "4b37aa174774c6cc3d0674eea03fcab1bb4c56a8cbdfdf683e6e1bf9bc3a4c21",
     },
     "frames": {
-        "model.pt": "921d76cbfeb512c719c5e2eba0b4fed63b22d90433e5ef4c437231c80ee1d716",
-        "weights.safetensors": "f40cd29e49769a2bac3deb5dcf1560e4f67dc21bc6523d6b00774287ab0333cd",
+        "model.pt": "1fd16f775b56eedf3484e38f0c4fa7fcd81374f61475c5b9b8a984e447bc6f5b",
+        "weights.safetensors": "d10e94de14feb2bef18597251cdbfc332723194b56092e4216dbc167203ee1b8",
     },
     "paper": {
         "model.pt": "b09939faf720817a6df72cf7a366d3a693669575b0ce5feeef57475b1ccb9725",
