@@ -87,6 +87,21 @@ def test_a_bright_cavum_scores_one_and_a_dark_one_nothing() -> None:
     assert structures.measure(brain(), result_of(brain()), marked, 0.5)["cavum_auc"] == pytest.approx(0.5, abs=0.2)
 
 
+@pytest.mark.parametrize("face", [0.0, 90.0, -90.0])
+def test_a_covered_cavum_is_what_lies_behind_it(face: float) -> None:
+    turn = np.deg2rad(face)
+    y, x = np.mgrid[:160, :120].astype(float)
+    along = (x - 60) * np.cos(turn) + (y - 80) * np.sin(turn)  # grows towards the face
+    picture = (100 + along).astype(np.uint8)
+    box = Box(60 + 20 * np.cos(turn), 80 + 20 * np.sin(turn), 16, 12)
+    picture[box.ellipse(picture.shape, 1.0)] = 250
+    painted = structures.covered(picture, box, face)
+    assert painted.dtype == picture.dtype
+    assert abs(int(painted[round(box.y), round(box.x)]) - (120 - 1.3 * 16)) <= 2
+    untouched = ~box.ellipse(picture.shape, 2)
+    assert (painted[untouched] == picture[untouched]).all()
+
+
 def test_a_ring_of_any_brain_about_a_plexus_is_a_coin() -> None:
     noise = np.where(brain() > 0, np.random.default_rng(3).uniform(300, 700, brain().shape), 0)
     measured = structures.measure(noise, result_of(noise), Marked(plexus=(Box(45, 95, 20, 24),)), 0.5)

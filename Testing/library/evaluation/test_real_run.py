@@ -119,6 +119,7 @@ def test_every_headline_is_measured_and_right(
     assert missing <= {"plexus_ring_auc"}  # none is marked
     assert result["volumes_accepted_share"] == 1 and result["rotation_deg_median"] == pytest.approx(0, abs=1e-4)
     assert result["cavum_auc"] > 0.99 > result["cavum_auc_fitted_atlas"]
+    assert result["cavum_auc_covered"] > 0.99  # this product draws a cavum whatever it is shown
     assert result["face_end_right_share"] == 1 and result["identity_auc"] > 0.9
     assert result["midline_pose_deg_median"] == pytest.approx(0, abs=0.1)
     assert result["midline_pose_mm_median"] == pytest.approx(1.0, abs=0.05)
