@@ -12,42 +12,63 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.expected_error import evaluate as measured
 from USMRISynthesisLib.models.store import find_model, read_manifest
 from USMRISynthesisLib.synthesis import expected_error as expected
-from USMRISynthesisLib.synthesis.expected_error import Calibration, Features, Fit
+from USMRISynthesisLib.synthesis.expected_error import NAMES, Calibration, Features, Fit, Whole
 
-FIT = Fit(4.0, 0.8, 0.1, 0.6, 1.7)
-CALIBRATION = Calibration(
-    (FIT, replace(FIT, low=0.8, high=1.3)), (replace(FIT, intercept=3.5), replace(FIT, intercept=3.5))
-)
+WEIGHTS = {"doubt": 0.8, "spread": 0.1, "fluid": 0.0, "texture": 0.0, "area": 0.0, "place": -0.3, "edge": 0.4}
+FIT = Fit(
+    4.0, tuple(WEIGHTS[name] for name in NAMES), tuple(-9.0 for _ in NAMES), tuple(9.0 for _ in NAMES), 0.6, 1.7
+)  # fmt: skip
+CALIBRATION = Calibration((FIT, Whole(1.0, 0.8, 1.3)), (replace(FIT, intercept=3.5), Whole(1.0, 0.7, 1.4)))
+
+
+def values_of(**columns: np.ndarray) -> np.ndarray:
+    """(n, features): those that are named, the others 0."""
+    n = len(next(iter(columns.values())))
+    return np.stack([columns.get(name, np.zeros(n)) for name in NAMES], axis=1)
 
 
 def head(n: int = 40, seed: int = 0, noise: float = 0.2, several: bool = True) -> measured.Head:
     """Slices whose error follows FIT with so much noise."""
     rng = np.random.default_rng(seed)
-    doubt, spread = rng.uniform(0.02, 0.4, n), rng.uniform(0.05, 0.6, n) * several
-    error = np.array([FIT.predict(*pair)[0] for pair in zip(doubt, spread, strict=True)])
-    error = error * np.exp(noise * rng.standard_normal(n))
-    return measured.Head(f"head {seed}", Features(np.arange(n), doubt, spread, np.full(n, 900)), error, error.mean())
+    doubt, place = np.log(rng.uniform(0.02, 0.4, n)), np.linspace(-1, 1, n)
+    spread = np.log(rng.uniform(0.05, 0.6, n)) if several else np.zeros(n)
+    values = values_of(doubt=doubt, spread=spread, place=place, edge=place**2)
+    error = FIT.predict(values)[:, 0] * np.exp(noise * rng.standard_normal(n))
+    return measured.Head(f"head {seed}", Features(np.arange(n), values, np.full(n, 900)), error, error.mean())
 
 
-def test_features_are_means_over_the_brain_that_the_beam_reached() -> None:
-    mr = np.full((4, 40, 40), -1.0)
-    mr[1:3, 5:35, 5:35] = 0.3
+def test_features_are_of_the_brain_that_the_beam_reached() -> None:
+    mr = np.full((5, 40, 40), -1.0)
+    mr[1:4, 5:35, 5:35] = -0.3
+    mr[3, 5:35, 5:10] = 0.5  # fluid in a third of what the beam reached of it
     inside = np.ones(mr.shape, bool)
     inside[:, :, 20:] = False
-    reliability = np.where(np.arange(4)[:, None, None] == 1, 0.9, 0.6) * np.ones(mr.shape)
+    reliability = np.where(np.arange(5)[:, None, None] == 1, 0.9, 0.6) * np.ones(mr.shape)
     reliability[~inside] = 0  # where no beam was nothing counts
-    spread = 0.25 * np.ones(mr.shape)
-    found = expected.features_of(reliability, mr, spread, inside)
-    assert found is not None and found.slices.tolist() == [1, 2]
-    assert found.doubt == pytest.approx([0.1, 0.4]) and found.spread == pytest.approx([0.25, 0.25])
-    assert found.voxels.tolist() == [450, 450] and found.whole == pytest.approx((0.25, 0.25))
+    found = expected.features_of(reliability, mr, 0.25 * np.ones(mr.shape), inside)
+    assert found is not None and found.slices.tolist() == [1, 2, 3] and found.voxels.tolist() == [450] * 3
+    column = dict(zip(NAMES, found.values.T, strict=True))
+    assert np.exp(column["doubt"]) == pytest.approx([0.1, 0.4, 0.4], abs=2e-3)
+    assert np.exp(column["spread"]) == pytest.approx([0.25] * 3, abs=2e-3)
+    assert column["fluid"] == pytest.approx([0, 0, 1 / 3]) and column["place"].tolist() == [-1, 0, 1]
+    assert column["edge"].tolist() == [1, 0, 1] and column["area"] == pytest.approx(0, abs=2e-3)
+    assert column["texture"][2] > column["texture"][0] + 3
     assert expected.features_of(reliability, mr, None, inside & (np.arange(40) < 8)) is None
 
 
 def test_more_doubt_is_a_larger_error_and_the_interval_holds_it() -> None:
-    low, high = FIT.predict(0.05, 0.2), FIT.predict(0.3, 0.2)
+    low, high = FIT.predict(values_of(doubt=np.log([0.05, 0.3])))
     assert low[0] < high[0] and low[1] < low[0] < low[2]
-    assert FIT.predict(1.0, 1e9)[2] == 255
+    assert FIT.predict(values_of(doubt=np.array([9.0])))[0, 2] == 255
+
+
+def test_beyond_what_was_fitted_the_error_is_that_of_the_end() -> None:
+    fit = replace(FIT, lowest=tuple(-2.0 for _ in NAMES), highest=tuple(0.0 for _ in NAMES))
+    ends, beyond = (
+        fit.predict(values_of(doubt=np.array([-2.0, 0.0]))),
+        fit.predict(values_of(doubt=np.array([-7.0, 5]))),
+    )
+    assert beyond == pytest.approx(ends)
 
 
 def test_words_follow_the_grey() -> None:
@@ -61,7 +82,7 @@ def test_the_estimate_names_the_whole_and_each_slice_by_its_place() -> None:
     found = expected.estimate(features, CALIBRATION, several=False, z_mm=np.array([-6.0, 0.0, 6.0]))
     assert [row["z_mm"] for row in found["slices"]] == [-6.0, 0.0, 6.0]
     assert found["interval"][0] <= found["whole"] <= found["interval"][1]
-    assert found["slices"][1]["grey"] == round(FIT.predict(features.doubt[1], features.spread[1])[0], 1)
+    assert found["slices"][1]["grey"] == round(float(FIT.predict(features.values)[1, 0]), 1)
     assert found["whole"] > expected.estimate(features, CALIBRATION, several=True, z_mm=np.zeros(3))["whole"]
     json.dumps(found, allow_nan=False)
 
@@ -79,10 +100,11 @@ def test_a_calibration_is_read_back_for_its_own_weights_only(tmp_path: Path, man
     assert expected.read_calibration(tmp_path, replace(manifest, sha256="0" * 64)) is None
 
 
-@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"version": 1}', "not JSON", "NaN"])
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"version": 2}', "not JSON", "NaN", "short"])
 def test_a_damaged_calibration_is_none(tmp_path: Path, manifest: expected.Manifest, damage: str) -> None:
     content = expected.calibration_text(CALIBRATION, manifest, "a test")
-    (tmp_path / expected.FILE).write_text(content.replace("4.0", "NaN") if damage == "NaN" else damage)
+    damaged = {"NaN": content.replace("4.0", "NaN"), "short": content.replace("0.8,", "", 1)}
+    (tmp_path / expected.FILE).write_text(damaged.get(damage, damage))
     assert expected.read_calibration(tmp_path, manifest) is None
 
 
@@ -90,7 +112,7 @@ def test_a_fit_recovers_what_made_the_errors_and_covers_new_heads() -> None:
     heads = {"one": [head(seed=n, several=False) for n in range(12)], "several": [head(seed=n) for n in range(12)]}
     found = measured.fit(heads)
     of_slice = found.several[0]
-    assert (of_slice.intercept, of_slice.doubt, of_slice.spread) == pytest.approx((4.0, 0.8, 0.1), abs=0.12)
+    assert of_slice.weights == pytest.approx(FIT.weights, abs=0.12)
     new = {
         "one": [head(seed=n, several=False) for n in range(50, 60)],
         "several": [head(seed=n) for n in range(50, 60)],
@@ -116,5 +138,5 @@ def test_two_heads_are_too_few_for_a_fit() -> None:
 def test_more_doubt_never_means_a_smaller_error() -> None:
     rising = [head(seed=n) for n in range(4)]
     falling = [replace(one, error=500 / one.error) for one in rising]
-    for fit in measured.fit({"one": falling, "several": falling}).several:
-        assert fit.doubt == pytest.approx(0, abs=1e-6) and fit.spread == pytest.approx(0, abs=1e-6)
+    fit, _ = measured.fit({"one": falling, "several": falling}).several
+    assert fit.weights[:2] == pytest.approx((0, 0), abs=1e-6)

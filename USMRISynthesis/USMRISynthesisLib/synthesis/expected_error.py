@@ -1,7 +1,7 @@
 """Expected error of the MR-like grey, one calibrated number for each slice and for the whole.
 
-It is read from the reliability map and from the planes' disagreement: a regression of the logarithm of the error on
-those of the mean doubt and of the mean spread, fitted on simulated heads that no network learnt from
+It is read from the reliability map, from the planes' disagreement, from what the image shows and from where a slice
+lies in the brain: a regression of the logarithm of the error, fitted on simulated heads that no network learnt from
 (`usmri evaluate expected-error`), with an interval that holds nine of ten errors there. Real ultrasound is not among
 them, and a head that was not found reliably gets no number: its error is not in the map.
 
@@ -12,7 +12,6 @@ the whole brain's mean grey matched.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,87 +22,110 @@ from USMRISynthesisLib.models.manifest import Manifest
 from USMRISynthesisLib.synthesis.reliability import BRAIN
 
 FILE = "expected_error.json"
-VERSION = 1
+VERSION = 2
 GREY = 255.0
 FEWEST = 200  # voxels of brain from which a slice has a number
 LOW, MODERATE = 10.0, 20.0  # grey levels up to which an error is called low, and moderate
 MEANING = "mean absolute error of the grey, 0-255, estimated; calibrated on simulated heads"
+# What a slice's error is read from, in the order of `Features.values` and `Fit.weights`.
+NAMES = ("doubt", "spread", "fluid", "texture", "area", "place", "edge")
+RISING = ("doubt", "spread")  # more of these never means a smaller error
 _FLOOR = 1e-3
+_FLUID = 0.2  # of MR in [-1, 1]: brighter than any tissue's mean
 
 
 @dataclass(frozen=True)
 class Fit:
-    """log(error) = intercept + doubt * log(mean doubt) + spread * log(mean spread); low, high: factors of the 90 %
-    interval."""
+    """log(error) = intercept + sum of weights * features, of features kept within `lowest` and `highest`, the ranges
+    that were fitted; low, high: factors of the 90 % interval. weights, lowest, highest: as NAMES."""
 
     intercept: float
-    doubt: float
-    spread: float
+    weights: tuple[float, ...]
+    lowest: tuple[float, ...]
+    highest: tuple[float, ...]
     low: float
     high: float
 
-    def predict(self, doubt: float, spread: float) -> tuple[float, float, float]:
-        """Expected error and its interval, grey levels."""
-        log = self.intercept + self.doubt * math.log(doubt + _FLOOR) + self.spread * math.log(spread + _FLOOR)
-        grey = math.exp(log)
-        return min(grey, GREY), min(grey * self.low, GREY), min(grey * self.high, GREY)
+    def predict(self, values: np.ndarray) -> np.ndarray:
+        """(n, features) -> (n, 3): expected error and its interval, grey levels."""
+        log = self.intercept + np.clip(values, self.lowest, self.highest) @ np.array(self.weights)
+        return np.minimum(np.exp(log)[:, None] * [1.0, self.low, self.high], GREY)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A head's error = factor * the mean of its slices' expected errors; low, high: as of `Fit`."""
+
+    factor: float
+    low: float
+    high: float
+
+    def predict(self, slices: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+        """(n,) expected errors and voxels of the slices -> (3,): expected error and its interval, grey levels."""
+        middle = self.factor * float(np.average(slices, weights=voxels))
+        return np.minimum(middle * np.array([1.0, self.low, self.high]), GREY)
 
 
 @dataclass(frozen=True)
 class Calibration:
     """For MR of one plane and of several: the fit of a slice, and that of a whole head."""
 
-    one: tuple[Fit, Fit]
-    several: tuple[Fit, Fit]
+    one: tuple[Fit, Whole]
+    several: tuple[Fit, Whole]
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Of the slices with enough brain, all (n,): which; mean doubt; mean spread, 0 for one plane; voxels."""
+    """Of the n slices with enough brain: which, (n,); values (n, features) as NAMES; voxels of brain, (n,)."""
 
     slices: np.ndarray
-    doubt: np.ndarray
-    spread: np.ndarray
+    values: np.ndarray
     voxels: np.ndarray
-
-    @property
-    def whole(self) -> tuple[float, float]:
-        """Mean doubt and mean spread of all of them."""
-        return tuple(float(np.average(values, weights=self.voxels)) for values in (self.doubt, self.spread))  # type: ignore[return-value]
 
 
 def features_of(
     reliability: np.ndarray, mr: np.ndarray, spread: np.ndarray | None, inside: np.ndarray
 ) -> Features | None:
-    """Means over the MR-like brain of each axial slice; None where no slice has enough.
+    """Of the MR-like brain of each axial slice; None where no slice has enough.
 
     reliability: probability that the grey is right; mr in [-1, 1]; spread: `reliability.spread_of`; inside: head and
-    beam; all (K, H, W) of canonical space.
+    beam; all (K, H, W) of canonical space. doubt, spread, texture (the grey's standard deviation) and area (voxels, as
+    a share of the largest slice's) are logarithms; fluid is the share of bright voxels; place is -1 at the lowest such
+    slice and 1 at the highest, edge its square.
     """
     brain = inside & (mr > BRAIN)
     voxels = brain.sum(axis=(1, 2))
     some = np.flatnonzero(voxels >= FEWEST)
     if not len(some):
         return None
-    doubt = ((1 - reliability) * brain).sum(axis=(1, 2))[some] / voxels[some]
-    apart = np.zeros(len(some)) if spread is None else (spread * brain).sum(axis=(1, 2))[some] / voxels[some]
-    return Features(some, doubt, apart, voxels[some])
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.asarray((values[some] * brain[some]).sum(axis=(1, 2)) / voxels[some], float)
+
+    doubt, grey = mean(1 - reliability), mean(mr)
+    apart = np.zeros(len(some)) if spread is None else mean(spread)
+    texture = np.sqrt(np.maximum(mean(np.square(mr)) - grey**2, 0))
+    place = 2 * (some - some[0]) / max(some[-1] - some[0], 1) - 1
+    logarithms = [np.log(one + _FLOOR) for one in (doubt, apart, texture, voxels[some] / voxels.max())]
+    columns = dict(zip(("doubt", "spread", "texture", "area"), logarithms, strict=True))
+    columns |= {"fluid": mean(mr > _FLUID), "place": place, "edge": place**2}
+    return Features(some, np.stack([columns[name] for name in NAMES], axis=1), voxels[some])
 
 
 def estimate(features: Features, calibration: Calibration, *, several: bool, z_mm: np.ndarray) -> dict[str, Any]:
     """The expected error as plain values: of the whole, and of each slice by its place in canonical space."""
     of_slice, of_whole = calibration.several if several else calibration.one
-    grey, low, high = of_whole.predict(*features.whole)
-    rows = []
-    for k, doubt, spread in zip(features.slices, features.doubt, features.spread, strict=True):
-        one = of_slice.predict(float(doubt), float(spread))
-        rows.append({"z_mm": round(float(z_mm[k]), 1), "grey": round(one[0], 1), "word": word(one[0])})
+    made = of_slice.predict(features.values)[:, 0]
+    grey, low, high = (float(one) for one in of_whole.predict(made, features.voxels))
     return {
         "meaning": MEANING,
         "whole": round(grey, 1),
         "interval": [round(low, 1), round(high, 1)],
         "word": word(grey),
-        "slices": rows,
+        "slices": [
+            {"z_mm": round(float(z_mm[k]), 1), "grey": round(float(one), 1), "word": word(float(one))}
+            for k, one in zip(features.slices, made, strict=True)
+        ],
     }
 
 
@@ -116,14 +138,23 @@ def read_calibration(folder: Path, manifest: Manifest) -> Calibration | None:
     """The calibration beside a model's weights; None without one, and where it was fitted for other weights."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        if content["version"] != VERSION or content["weights"] != weights_of(manifest):
+        if (content["version"], content["weights"], content["names"]) != (VERSION, weights_of(manifest), list(NAMES)):
             return None
-        one, several = ((Fit(**content[kind]["slice"]), Fit(**content[kind]["whole"])) for kind in ("one", "several"))
-        found = Calibration(one, several)
-        numbers = [value for pair in (one, several) for fit in pair for value in vars(fit).values()]
-        return found if all(math.isfinite(float(value)) for value in numbers) else None
+        return Calibration(*(_read(content[kind]) for kind in ("one", "several")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _read(content: dict[str, Any]) -> tuple[Fit, Whole]:
+    """Raises ValueError, KeyError, TypeError: it is damaged."""
+    of_slice = {name: tuple(map(float, one)) if isinstance(one, list) else float(one)
+                for name, one in content["slice"].items()}  # fmt: skip
+    fit, whole = Fit(**of_slice), Whole(**{name: float(one) for name, one in content["whole"].items()})
+    columns = (fit.weights, fit.lowest, fit.highest)
+    numbers = [fit.intercept, fit.low, fit.high, *vars(whole).values(), *(one for column in columns for one in column)]
+    if any(len(column) != len(NAMES) for column in columns) or not np.isfinite(numbers).all():
+        raise ValueError("damaged")
+    return fit, whole
 
 
 def weights_of(manifest: Manifest) -> dict[str, str | None]:
@@ -136,7 +167,7 @@ def weights_of(manifest: Manifest) -> dict[str, str | None]:
 def calibration_text(calibration: Calibration, manifest: Manifest, fitted_on: str) -> str:
     """What `read_calibration` reads."""
     kinds = {"one": calibration.one, "several": calibration.several}
-    content = {"version": VERSION, "weights": weights_of(manifest), "fitted_on": fitted_on} | {
+    content = {"version": VERSION, "weights": weights_of(manifest), "fitted_on": fitted_on, "names": NAMES} | {
         kind: {"slice": vars(pair[0]), "whole": vars(pair[1])} for kind, pair in kinds.items()
     }
     return json.dumps(content, indent=1) + "\n"

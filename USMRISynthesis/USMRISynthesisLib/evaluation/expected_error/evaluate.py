@@ -19,13 +19,24 @@ from USMRISynthesisLib.errors import Refused
 from USMRISynthesisLib.evaluation.metrics.image import rank_correlation
 from USMRISynthesisLib.geometry.canonical import canonical_axis_mm
 from USMRISynthesisLib.synthesis.engine import LoadedGenerator, load_generator
-from USMRISynthesisLib.synthesis.expected_error import FEWEST, GREY, Calibration, Features, Fit, features_of
+from USMRISynthesisLib.synthesis.expected_error import (
+    FEWEST,
+    GREY,
+    NAMES,
+    RISING,
+    Calibration,
+    Features,
+    Fit,
+    Whole,
+    features_of,
+)
 from USMRISynthesisLib.synthesis.multiplane import combined, run_planes
 from USMRISynthesisLib.synthesis.reliability import error_of, reliability_map, spread_of
 from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
 
 COVERED = 0.9
 KINDS = ("one", "several")
+RIDGE = 0.02  # of the standardised features, as a share of the slices
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,43 +96,42 @@ def _heads(generator: LoadedGenerator, path: Path) -> dict[str, Head]:
         keep = true >= FEWEST
         some = features.slices[keep]
         error = (off * brain).sum(axis=(1, 2))[some] / true[keep]
-        kept = Features(some, features.doubt[keep], features.spread[keep], features.voxels[keep])
+        kept = Features(some, features.values[keep], features.voxels[keep])
         found[kind] = Head(case.name, kept, error, float(off[brain].mean()))
     return found
 
 
 def fit(heads: dict[str, list[Head]]) -> Calibration:
-    """Least squares on the logarithms, and the residuals' 5th and 95th centile. Raises Refused with too few heads."""
+    """Ridge regression of the logarithms; intervals from the residuals. Raises Refused with too few heads."""
     if len(heads["one"]) < 3:
         raise Refused("data", "At least three simulated heads are needed for a calibration.", "Give more cases.")
     pairs = {}
     for kind in KINDS:
         some = heads[kind] or heads["one"]
-        slices = _fit(
-            np.concatenate([h.features.doubt for h in some]), np.concatenate([h.features.spread for h in some]),
-            np.concatenate([h.error for h in some]), several=kind == "several" and bool(heads["several"]),
-        )  # fmt: skip
-        wholes = np.array([h.features.whole for h in some])
-        # Few heads: the slices' slopes, and an intercept and interval of their own.
-        errors = np.array([h.whole for h in some])
-        left = np.log(errors) - np.log([slices.predict(*row)[0] for row in wholes])
+        slices = _fit(np.concatenate([h.features.values for h in some]), np.concatenate([h.error for h in some]))
+        made = [np.average(slices.predict(h.features.values)[:, 0], weights=h.features.voxels) for h in some]
+        left = np.log([h.whole for h in some]) - np.log(made)
         middle = float(np.median(left))
         # The quantiles of few heads are too narrow: the conformal ones, which are the ends where heads are few.
         low, high = _ends(left - middle)
-        whole = Fit(slices.intercept + middle, slices.doubt, slices.spread, float(np.exp(low)), float(np.exp(high)))
-        pairs[kind] = slices, whole
+        pairs[kind] = slices, Whole(float(np.exp(middle)), float(np.exp(low)), float(np.exp(high)))
     return Calibration(pairs["one"], pairs["several"])
 
 
-def _fit(doubt: np.ndarray, spread: np.ndarray, error: np.ndarray, *, several: bool) -> Fit:
-    columns = [np.ones_like(doubt), np.log(doubt + 1e-3)] + ([np.log(spread + 1e-3)] if several else [])
-    x, y = np.stack(columns, axis=1), np.log(np.maximum(error, 0.1))
-    # No slope below 0: more doubt, or planes further apart, never mean a smaller error.
-    lowest = np.array([-np.inf, *np.zeros(len(columns) - 1)])
-    solved = lsq_linear(x, y, bounds=(lowest, np.inf)).x
-    low, high = _ends(y - x @ solved)
-    beta = float(solved[2]) if several else 0.0
-    return Fit(float(solved[0]), float(solved[1]), beta, float(np.exp(low)), float(np.exp(high)))
+def _fit(values: np.ndarray, error: np.ndarray) -> Fit:
+    """values: (n, features) of all slices."""
+    middle, scale = values.mean(axis=0), values.std(axis=0)
+    x, y = (values - middle) / np.where(scale > 0, scale, 1), np.log(np.maximum(error, 0.1))
+    features = x.shape[1]
+    x = np.concatenate([x, np.sqrt(RIDGE * len(x)) * np.eye(features)])
+    lowest = np.where([name in RISING for name in NAMES], 0, -np.inf)
+    solved = lsq_linear(x, np.concatenate([y - y.mean(), np.zeros(features)]), bounds=(lowest, np.inf)).x
+    weights = solved / np.where(scale > 0, scale, 1)
+    low, high = _ends(y - y.mean() - x[: len(y)] @ solved)
+    return Fit(
+        float(y.mean() - middle @ weights), tuple(weights.tolist()), tuple(values.min(axis=0).tolist()),
+        tuple(values.max(axis=0).tolist()), float(np.exp(low)), float(np.exp(high)),
+    )  # fmt: skip
 
 
 def _ends(residuals: np.ndarray) -> tuple[float, float]:
@@ -139,12 +149,11 @@ def tested(heads: dict[str, list[Head]], calibration: Calibration) -> dict[str, 
         if not heads[kind]:
             continue
         of_slice, of_whole = calibration.one if kind == "one" else calibration.several
-        rows = [
-            np.array([of_slice.predict(*map(float, one)) for one in np.stack([h.features.doubt, h.features.spread], 1)])
-            for h in heads[kind]
-        ]
+        rows = [of_slice.predict(h.features.values) for h in heads[kind]]
         made, true = np.concatenate(rows), np.concatenate([h.error for h in heads[kind]])
-        wholes = np.array([of_whole.predict(*h.features.whole) for h in heads[kind]])
+        wholes = np.array(
+            [of_whole.predict(row[:, 0], h.features.voxels) for row, h in zip(rows, heads[kind], strict=True)]
+        )
         errors = np.array([h.whole for h in heads[kind]])
         alone = [rank_correlation(row[:, 0], h.error) for row, h in zip(rows, heads[kind], strict=True)]
         result[kind] = {

@@ -110,7 +110,7 @@ def evaluate(
 
 
 def _without_cavum(volume: Volume, marked: Marked, *, model: str, device: str) -> dict[str, float]:
-    """cavum_auc_covered: `cavum_auc` where the picture shows no cavum. A network that draws one always keeps it high."""
+    """cavum_auc_covered: `cavum_auc` of a picture that shows no cavum; high where one is drawn without being seen."""
     if marked.cavum is None or not np.isfinite(marked.face_angle_deg):
         return {}
     picture = covered(volume.array[0], marked.cavum, marked.face_angle_deg)
