@@ -147,9 +147,9 @@ def read_calibration(folder: Path, manifest: Manifest) -> Calibration | None:
 
 def _read(content: dict[str, Any]) -> tuple[Fit, Whole]:
     """Raises ValueError, KeyError, TypeError: it is damaged."""
-    of_slice = {name: tuple(map(float, one)) if isinstance(one, list) else float(one)
-                for name, one in content["slice"].items()}  # fmt: skip
-    fit, whole = Fit(**of_slice), Whole(**{name: float(one) for name, one in content["whole"].items()})
+    part, whole = content["slice"], Whole(**{name: float(one) for name, one in content["whole"].items()})
+    weights, lowest, highest = (tuple(map(float, part[name])) for name in ("weights", "lowest", "highest"))
+    fit = Fit(float(part["intercept"]), weights, lowest, highest, float(part["low"]), float(part["high"]))
     columns = (fit.weights, fit.lowest, fit.highest)
     numbers = [fit.intercept, fit.low, fit.high, *vars(whole).values(), *(one for column in columns for one in column)]
     if any(len(column) != len(NAMES) for column in columns) or not np.isfinite(numbers).all():
