@@ -61,7 +61,6 @@ SUMMARY: tuple[tuple[str, str, str, int, tuple[tuple[str, str], ...]], ...] = (
     ("slice spacing, real stacks: NCC with stacks of other orientations", "spacing", "real_stacks.ours.ncc", 3,
      (("cubic", "real_stacks.cubic B-spline.ncc"),)),
     ("live, 640x480 at 30/s, two cores: images a second", "live", "images_per_s", 0, ()),
-    ("... age of the image, 95th percentile, ms", "live", "age_95_ms", 0, ()),
 )  # fmt: skip
 
 Record = dict[str, Any]

@@ -1,4 +1,4 @@
-"""OpenVINO as the runtime of a network: faster than torch on CPUs without AMX, and the way to Intel's GPUs.
+"""OpenVINO as the runtime of a network: a little faster than torch on CPUs without AMX, and the way to Intel's GPUs.
 
     network = convert(module, example, key="3f5c...", device="CPU", threads=2, tolerance=0.005)
     mr = network(x)  # a torch tensor in, a torch tensor out
