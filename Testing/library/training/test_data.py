@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from factories.training import SIZE, STILL, configure, make_data, simulated_case
+from USMRISynthesisLib.datasets import covering
 from USMRISynthesisLib.datasets.cases import load_cases, load_frames
 from USMRISynthesisLib.datasets.marked_frames import CAVUM, PLEXUS_RING
 from USMRISynthesisLib.errors import Refused
@@ -219,7 +220,7 @@ def marked_frames(folder: Path, marks: np.ndarray) -> Path:
     return folder / "marked.npz"
 
 
-def test_marks_move_with_their_frame_and_only_marked_frames_have_any(tmp_path, data):
+def test_marks_move_with_their_frame_and_only_marked_frames_have_any(tmp_path, data, monkeypatch):
     marks = np.zeros((3, SIZE, SIZE), np.uint8)
     marks[:, 8:12, SIZE // 2 :] = CAVUM  # the darker half of these frames
     marks[:, 20:24, SIZE // 2 :] = PLEXUS_RING
@@ -231,11 +232,13 @@ def test_marks_move_with_their_frame_and_only_marked_frames_have_any(tmp_path, d
         load_cases(data / "train"), load_frames(data / "hc18.npz", "train"), np.random.default_rng(1),
         batch=BatchConfig(2, 0, 1, marked=4), changes=moving, generator=config.generator, marked=marked,
     )  # fmt: skip
+    monkeypatch.setattr(covering, "COVERED", 0.0)
     batch = slices.draw()
-    assert batch.marks.shape == (7, 2, SIZE, SIZE) and batch.has_truth.tolist() == [True] * 2 + [False] * 5
-    assert not batch.marks[:3].any() and batch.marks[3:].any(dim=(2, 3)).all()
+    assert batch.marks.shape == (7, 3, SIZE, SIZE) and batch.has_truth.tolist() == [True] * 2 + [False] * 5
+    assert not batch.marks[:3].any() and not batch.marks[:, 2].any()
+    assert batch.marks[3:, :2].any(dim=(2, 3)).all()
     for n in range(3, 7):
-        middle = batch.us[n, 0][batch.marks[n, 0]].median()
+        middle = batch.us[n, 0][batch.marks[n, 1]].median()
         assert middle < batch.us[n, 0][batch.us[n, 0] > -1].median()  # still on the darker half
 
 

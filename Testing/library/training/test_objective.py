@@ -239,7 +239,7 @@ def test_only_samples_without_truth_agree_with_what_is_taught():
 
 def test_marked_fluid_is_to_be_bright_in_its_brightest_part_and_nothing_else_is():
     mr = torch.zeros(2, 1, 8, 8, requires_grad=True)
-    marks = torch.zeros(2, 2, 8, 8, dtype=torch.bool)
+    marks = torch.zeros(2, 3, 8, 8, dtype=torch.bool)
     marks[1, 0, 2:4, 2:7] = True  # ten pixels of a cavum: six count
     value = marked_fluid(mr, marks)
     torch.testing.assert_close(value, torch.tensor(FLUID / 2))  # mean over both samples
@@ -251,13 +251,23 @@ def test_marked_fluid_is_to_be_bright_in_its_brightest_part_and_nothing_else_is(
 
 
 def test_marks_do_not_paint_the_rest_of_a_frame():
-    before, marks = torch.zeros(1, 1, 8, 8), torch.zeros(1, 2, 8, 8, dtype=torch.bool)
+    before, marks = torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.bool)
     marks[0, 0, 2:4, 2:7] = True
     painted = torch.where(marks[:, :1], torch.tensor(0.9), before)
     flooded = torch.full_like(before, 0.9)
     assert marked_fluid(flooded, marks) == 0  # the marks alone do not mind
     cost = [float(marked_fluid(image, marks, before)) for image in (before, painted, flooded)]
     assert cost[1] < cost[0] < cost[2]
+
+
+def test_a_covered_cavum_is_not_to_be_drawn():
+    before, marks = torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.bool)
+    marks[0, 2, 2:4, 2:7] = True
+    drawn = torch.where(marks[:, 2:], torch.tensor(0.9), before)
+    assert marked_fluid(before, marks, before) == 0
+    assert marked_fluid(drawn, marks, before) > 0.9  # more than the change of any other place of this size costs
+    elsewhere = drawn.roll(4, dims=2)
+    assert marked_fluid(elsewhere, marks, before) < marked_fluid(drawn, marks, before)
 
 
 def test_the_floor_lifts_black_spots_in_the_middle_of_real_frames_only():

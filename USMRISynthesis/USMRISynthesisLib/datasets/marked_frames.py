@@ -23,7 +23,7 @@ from USMRISynthesisLib.simulation.dataset import frame_to_canonical, frame_volum
 from USMRISynthesisLib.ultrasound.gate import find_fan
 
 CAVUM, PLEXUS_RING = 1, 2  # codes of a frame's marks; 0: nothing is said
-_CAVUM_CORE = 0.5  # of the box's size: boxes are loose
+CAVUM_CORE = 0.5  # of the box's size: boxes are loose
 _RING = (0.7, 1.7)  # likewise, about a plexus
 _ANGLE_DEG = 30.0  # from the head's long axis to the face, at most
 
@@ -38,7 +38,7 @@ def marks_of(boxes: Sequence[Mapping[str, str]], shape: tuple[int, int]) -> np.n
         marks[_ellipse(box, shape, _RING[0])] = 0
     for box in boxes:
         if box["structure"] == "csp":
-            marks[_ellipse(box, shape, _CAVUM_CORE)] = CAVUM
+            marks[_ellipse(box, shape, CAVUM_CORE)] = CAVUM
     return marks
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from USMRISynthesisLib.datasets.cases import Case, Frames
+from USMRISynthesisLib.datasets.covering import ABSENT, cover
 from USMRISynthesisLib.datasets.marked_frames import CAVUM, PLEXUS_RING
 from USMRISynthesisLib.datasets.scans import MRVolume, Scan
 from USMRISynthesisLib.errors import Refused
@@ -27,7 +28,8 @@ HEADLESS_WEIGHT = 0.1  # a slice without head is drawn this often for one with: 
 
 class Batch(NamedTuple):
     """x (N, C, H, W): the generator's input; plain: the same before it was disturbed; us, truth, mr (N, 1, H, W), mr
-    unpaired; has_truth (N,); marks (N, 2, H, W) bool, where a cavum is marked and the surroundings of a plexus.
+    unpaired; has_truth (N,); marks (N, 3, H, W) bool, where a cavum is marked, the surroundings of a plexus, and
+    a cavum that was covered.
     """
 
     x: Tensor
@@ -121,7 +123,7 @@ class Slices:
         # in a sagittal slice the columns are front and back
         flips = np.array([0.0 if sample.plane == "sagittal" else self.changes.flip for sample in samples])
         moved = self._move(torch.from_numpy(np.concatenate([seen, wanted, signs], axis=1)), turns, flips)
-        us, drawn, marks = moved[:, :-3], moved[:, -3:-2], moved[:, -2:] > 0
+        us, drawn, marks = moved[:, :-4], moved[:, -4:-3], moved[:, -3:] > 0
         seen_in = [sample.plane for sample in samples]
         places_mm = np.array([sample.place_mm for sample in samples])
         plain = _with_constants(us, seen_in, places_mm, self.generator)
@@ -179,12 +181,13 @@ class Slices:
         frames = self.marked
         assert frames is not None and frames.marks is not None
         which = int(self.rng.integers(len(frames)))
-        stack = np.repeat(frames.us[which][None], 2 * self.generator.neighbours + 1, axis=0)
+        us, marks = cover(frames.us[which], frames.marks[which], self.rng)
+        stack = np.repeat(us[None], 2 * self.generator.neighbours + 1, axis=0)
         place_mm = float(self.rng.normal(0, self.changes.frame_location_jitter_mm))
         other = self._other(None).t2
         k = min(max(round(place_mm / SPACING_MM + (len(other) - 1) / 2), 0), len(other) - 1)
         table = self._table(*frames.ranges[which])
-        return _Sample(stack, table, None, place_mm, other[k], "axial", frames.marks[which])
+        return _Sample(stack, table, None, place_mm, other[k], "axial", marks)
 
     def _frame(self, real: bool) -> tuple[Frames, np.ndarray | None]:
         """Frames to draw one from: the real ones, or those of a simulated head with their truth."""
@@ -320,7 +323,7 @@ def _with_constants(us: Tensor, seen_in: Sequence[str], places_mm: np.ndarray, c
 
 def _planes_of(marks: np.ndarray) -> np.ndarray:
     """Codes (H, W) -> (2, H, W) float32 in 0-1: cavum, and the surroundings of a plexus."""
-    return np.stack([marks == CAVUM, marks == PLEXUS_RING]).astype(np.float32)
+    return np.stack([marks == CAVUM, marks == PLEXUS_RING, marks == ABSENT]).astype(np.float32)
 
 
 def _stacked(images: Sequence[np.ndarray]) -> np.ndarray:

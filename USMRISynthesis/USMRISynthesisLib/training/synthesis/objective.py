@@ -117,7 +117,7 @@ class Real(NamedTuple):
     mr: Tensor
     truth: Tensor
     has_truth: Tensor
-    marks: Tensor | None = None  # (N, 2, H, W) bool: a cavum, the surroundings of a plexus
+    marks: Tensor | None = None  # (N, 3, H, W) bool: a cavum, the surroundings of a plexus, a cavum that was covered
 
 
 def adversarial_generator(fake_logits: Tensor, kind: str) -> Tensor:
@@ -180,14 +180,15 @@ def marked_fluid(
 ) -> Tensor:
     """Lack of brightness of marked fluid, and change of all else; mean over all samples, with 0 for one without marks.
 
-    marks: (N, 2, H, W) bool. Of a mark only the brightest part counts (`shares`: of a cavum's core, of a plexus's
-    surroundings), for both hold tissue too. before: (N, 1, H, W), what the generator made of these frames before it saw
-    marks. Without it a network paints the whole frame bright, and no mark says that this is wrong.
+    marks: (N, 3, H, W) bool. Of the first two only the brightest part counts (`shares`: of a cavum's core, of a
+    plexus's surroundings), for both hold tissue too; the third is where a cavum was covered: nothing brighter than
+    `before` is drawn there. before: (N, 1, H, W), what the generator made of these frames before it saw marks. Without
+    it a network paints the whole frame bright, and no mark says that this is wrong.
     """
     cost = mr.new_zeros(())
     for n in torch.nonzero(marks.flatten(1).any(1)).flatten().tolist():
         image, other = mr[n, 0], torch.ones_like(marks[n, 0])
-        for mark, share in zip(marks[n], shares, strict=True):
+        for mark, share in zip(marks[n, :2], shares, strict=True):
             places = torch.nonzero(mark)
             if len(places):
                 values, chosen = image[mark].topk(max(1, round(share * len(places))))
@@ -195,6 +196,8 @@ def marked_fluid(
                 other[tuple(places[chosen].T)] = False
         if before is not None:
             cost = cost + UNCHANGED * (image - before[n, 0])[other].abs().mean()
+            if bool(marks[n, 2].any()):
+                cost = cost + F.relu(image - before[n, 0])[marks[n, 2]].mean()
     return cost / len(mr)
 
 
