@@ -178,7 +178,7 @@ def synthesize(
         from USMRISynthesisLib.synthesis import expected_error
 
         calibration = expected_error.read_calibration(store.find_model(model), generator.manifest)
-        features = expected_error.features_of(reliability, mr, spread_of(made), head & seen)
+        features = expected_error.features_of(reliability, mr, head & seen)
         if calibration is not None and features is not None:
             expected = expected_error.estimate(features, calibration, several=len(made) > 1, z_mm=z_mm)
     with run.stage("Resampling to the image's grid", 0.92):

@@ -87,7 +87,7 @@ def _heads(generator: LoadedGenerator, path: Path) -> dict[str, Head]:
         assert generator.reliability is not None
         mr, spread = combined(planes, us, generator.fusion, device=generator.device), spread_of(planes)
         reliability = reliability_map(generator.reliability, us, mr, spread, case.fan, device=generator.device)
-        features = features_of(reliability, mr, spread, case.fan)
+        features = features_of(reliability, mr, case.fan)
         brain = case.brain & case.fan
         off = error_of((mr + 1) / 2, case.t2, brain) * GREY
         if features is None:
