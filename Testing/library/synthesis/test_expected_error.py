@@ -14,7 +14,7 @@ from USMRISynthesisLib.models.store import find_model, read_manifest
 from USMRISynthesisLib.synthesis import expected_error as expected
 from USMRISynthesisLib.synthesis.expected_error import NAMES, Calibration, Features, Fit, Whole
 
-WEIGHTS = {"doubt": 0.8, "fluid": -0.3, "area": 0.0, "edge": 0.4}
+WEIGHTS = {"size": 0.8, "area": -0.3}
 FIT = Fit(
     4.0, tuple(WEIGHTS[name] for name in NAMES), tuple(-9.0 for _ in NAMES), tuple(9.0 for _ in NAMES), 0.6, 1.7
 )  # fmt: skip
@@ -30,8 +30,7 @@ def values_of(**columns: np.ndarray) -> np.ndarray:
 def head(n: int = 40, seed: int = 0, noise: float = 0.2) -> measured.Head:
     """Slices whose error follows FIT with so much noise."""
     rng = np.random.default_rng(seed)
-    doubt, edge = np.log(rng.uniform(0.02, 0.4, n)), np.linspace(-1, 1, n) ** 2
-    values = values_of(doubt=doubt, fluid=rng.uniform(0, 0.5, n), edge=edge)
+    values = values_of(size=np.log(rng.uniform(0.02, 0.4, n)), area=np.log(rng.uniform(0.1, 1, n)))
     error = FIT.predict(values)[:, 0] * np.exp(noise * rng.standard_normal(n))
     return measured.Head(f"head {seed}", Features(np.arange(n), values, np.full(n, 900)), error, error.mean())
 
@@ -39,31 +38,30 @@ def head(n: int = 40, seed: int = 0, noise: float = 0.2) -> measured.Head:
 def test_features_are_of_the_brain_that_the_beam_reached() -> None:
     mr = np.full((5, 40, 40), -1.0)
     mr[1:4, 5:35, 5:35] = -0.3
-    mr[3, 5:35, 5:10] = 0.5  # fluid in a third of what the beam reached of it
     inside = np.ones(mr.shape, bool)
     inside[:, :, 20:] = False
-    reliability = np.where(np.arange(5)[:, None, None] == 1, 0.9, 0.6) * np.ones(mr.shape)
-    reliability[~inside] = 0  # where no beam was nothing counts
-    found = expected.features_of(reliability, mr, inside)
-    assert found is not None and found.slices.tolist() == [1, 2, 3] and found.voxels.tolist() == [450] * 3
+    mr[3, 20:] = -1.0  # half as much brain
+    size = np.where(np.arange(5)[:, None, None] == 1, 0.1, 0.4) * np.ones(mr.shape)
+    size[~inside] = 9  # where no beam was nothing counts
+    found = expected.features_of(size, mr, inside)
+    assert found is not None and found.slices.tolist() == [1, 2, 3] and found.voxels.tolist() == [450, 450, 225]
     column = dict(zip(NAMES, found.values.T, strict=True))
-    assert np.exp(column["doubt"]) == pytest.approx([0.1, 0.4, 0.4], abs=2e-3)
-    assert column["fluid"] == pytest.approx([0, 0, 1 / 3]) and column["edge"].tolist() == [1, 0, 1]
-    assert column["area"] == pytest.approx(0)
-    assert expected.features_of(reliability, mr, inside & (np.arange(40) < 8)) is None
+    assert np.exp(column["size"]) == pytest.approx([0.1, 0.4, 0.4], abs=2e-3)
+    assert np.exp(column["area"]) == pytest.approx([1, 1, 0.5])
+    assert expected.features_of(size, mr, inside & (np.arange(40) < 8)) is None
 
 
-def test_more_doubt_is_a_larger_error_and_the_interval_holds_it() -> None:
-    low, high = FIT.predict(values_of(doubt=np.log([0.05, 0.3])))
+def test_a_larger_size_is_a_larger_error_and_the_interval_holds_it() -> None:
+    low, high = FIT.predict(values_of(size=np.log([0.05, 0.3])))
     assert low[0] < high[0] and low[1] < low[0] < low[2]
-    assert FIT.predict(values_of(doubt=np.array([9.0])))[0, 2] == 255
+    assert FIT.predict(values_of(size=np.array([9.0])))[0, 2] == 255
 
 
 def test_beyond_what_was_fitted_the_error_is_that_of_the_end() -> None:
     fit = replace(FIT, lowest=tuple(-2.0 for _ in NAMES), highest=tuple(0.0 for _ in NAMES))
     ends, beyond = (
-        fit.predict(values_of(doubt=np.array([-2.0, 0.0]))),
-        fit.predict(values_of(doubt=np.array([-7.0, 5]))),
+        fit.predict(values_of(size=np.array([-2.0, 0.0]))),
+        fit.predict(values_of(size=np.array([-7.0, 5]))),
     )
     assert beyond == pytest.approx(ends)
 
@@ -132,7 +130,7 @@ def test_two_heads_are_too_few_for_a_fit() -> None:
         measured.fit({"one": [head(), head(seed=1)], "several": []})
 
 
-def test_more_doubt_never_means_a_smaller_error() -> None:
+def test_a_larger_size_never_means_a_smaller_error() -> None:
     rising = [head(seed=n) for n in range(4)]
     falling = [replace(one, error=500 / one.error) for one in rising]
     fit, _ = measured.fit({"one": falling, "several": falling}).several

@@ -1,6 +1,6 @@
 """Expected error of the MR-like grey, one calibrated number for each slice and for the whole.
 
-It is read from the reliability map, from how much fluid the image shows and from where a slice lies in the brain: a
+It is read from the error's size that the reliability map's network expects, and from how large a slice's brain is: a
 regression of the logarithm of the error, fitted on simulated heads that no network learnt from
 (`usmri evaluate expected-error`), with an interval that holds nine of ten errors there. Real ultrasound is not among
 them, and a head that was not found reliably gets no number: its error is not in the map.
@@ -28,10 +28,9 @@ FEWEST = 200  # voxels of brain from which a slice has a number
 LOW, MODERATE = 10.0, 20.0  # grey levels up to which an error is called low, and moderate
 MEANING = "mean absolute error of the grey, 0-255, estimated; calibrated on simulated heads"
 # What a slice's error is read from, in the order of `Features.values` and `Fit.weights`.
-NAMES = ("doubt", "fluid", "area", "edge")
-RISING = ("doubt",)  # more of these never means a smaller error
+NAMES = ("size", "area")
+RISING = ("size",)  # more of these never means a smaller error
 _FLOOR = 1e-3
-_FLUID = 0.2  # of MR in [-1, 1]: brighter than any tissue's mean
 
 
 @dataclass(frozen=True)
@@ -83,28 +82,20 @@ class Features:
     voxels: np.ndarray
 
 
-def features_of(reliability: np.ndarray, mr: np.ndarray, inside: np.ndarray) -> Features | None:
+def features_of(size: np.ndarray, mr: np.ndarray, inside: np.ndarray) -> Features | None:
     """Of the MR-like brain of each axial slice; None where no slice has enough.
 
-    reliability: probability that the grey is right; mr in [-1, 1]; inside: head and beam; all (K, H, W) of canonical
-    space. doubt (mean of 1 - reliability) and area (voxels, as a share of the largest slice's) are logarithms; fluid is
-    the share of bright voxels; edge is 1 at the lowest and the highest such slice and 0 half way, a parabola.
+    size: the error's expected size, 0-1 (`reliability.reliability_and_size`); mr in [-1, 1]; inside: head and beam; all
+    (K, H, W) of canonical space. The features are the logarithms of the mean size and of the voxels of brain, a share
+    of the largest slice's.
     """
     brain = inside & (mr > BRAIN)
     voxels = brain.sum(axis=(1, 2))
     some = np.flatnonzero(voxels >= FEWEST)
     if not len(some):
         return None
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.asarray((values[some] * brain[some]).sum(axis=(1, 2)) / voxels[some], float)
-
-    columns = {
-        "doubt": np.log(mean(1 - reliability) + _FLOOR),
-        "fluid": mean(mr > _FLUID),
-        "area": np.log(voxels[some] / voxels.max()),
-        "edge": np.square(2 * (some - some[0]) / max(some[-1] - some[0], 1) - 1),
-    }
+    mean = (size[some] * brain[some]).sum(axis=(1, 2), dtype=float) / voxels[some]
+    columns = {"size": np.log(mean + _FLOOR), "area": np.log(voxels[some] / voxels.max())}
     return Features(some, np.stack([columns[name] for name in NAMES], axis=1), voxels[some])
 
 

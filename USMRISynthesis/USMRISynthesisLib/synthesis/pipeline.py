@@ -164,21 +164,21 @@ def synthesize(
                 f"The model {generator.manifest.name!r} gave values that are no numbers.",
                 "Try the device cpu; if it happens again, use another model.",
             )
-    reliability = None
+    reliability = size = None
     if reliability_network is not None:
-        from USMRISynthesisLib.synthesis.reliability import reliability_map, spread_of
+        from USMRISynthesisLib.synthesis.reliability import reliability_and_size, spread_of
 
         with run.stage("Estimating the reliability", 0.86):
-            reliability = reliability_map(
+            reliability, size = reliability_and_size(
                 reliability_network, us, mr, spread_of(made), head & seen, z_mm=float(z_mm[0]),
                 device=generator.device, cancel=cancel,
             )  # fmt: skip
     expected = None
-    if reliability is not None and not volume.is_frame and alignment.score >= MIN_CONFIDENCE:
+    if size is not None and not volume.is_frame and alignment.score >= MIN_CONFIDENCE:
         from USMRISynthesisLib.synthesis import expected_error
 
         calibration = expected_error.read_calibration(store.find_model(model), generator.manifest)
-        features = expected_error.features_of(reliability, mr, head & seen)
+        features = expected_error.features_of(size, mr, head & seen)
         if calibration is not None and features is not None:
             expected = expected_error.estimate(features, calibration, several=len(made) > 1, z_mm=z_mm)
     with run.stage("Resampling to the image's grid", 0.92):

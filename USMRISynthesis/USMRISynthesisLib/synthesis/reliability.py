@@ -90,7 +90,8 @@ class ReliabilityNetwork(nn.Module):
         scale, offset = (
             (values[0] + (values[1] - values[0]) * several).type_as(cells) for values in (self.scale, self.offset)
         )
-        return self.predictions(cells, conditions)[:, :1] * scale + offset
+        wrong, size = self.predictions(cells, conditions).split(1, dim=1)
+        return torch.cat([wrong * scale + offset, size], dim=1)
 
 
 def _block(inside: int, outside: int) -> nn.Sequential:
@@ -202,11 +203,21 @@ def logits(
     network: PredictLogits, head: Head, inside: np.ndarray, *, device: torch.device | str = "cpu",
     cancel: Callable[[], bool] | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Mean over its planes of the logit of being wrong, (K, H, W) float32 on the head's cells, where `inside` is.
+    """`outputs`' first: the logit of being wrong, (K, H, W) float32."""
+    return np.asarray(outputs(network, head, inside, device=device, cancel=cancel)[0])
 
-    Anything where it is not. Raises Cancelled.
+
+def outputs(
+    network: PredictLogits, head: Head, inside: np.ndarray, *, device: torch.device | str = "cpu",
+    cancel: Callable[[], bool] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Means over its planes of what the network gives, (2, K, H, W) float32 on the head's cells, where `inside` is: the
+    logit of being wrong, and the logarithm of the error's expected size, grey in 0-1. Without the latter, (1, K, H, W),
+    of a network that was exported before it gave a size.
+
+    Anything where `inside` is not. Raises Cancelled.
     """
-    total = np.zeros(head.us.shape, np.float32)
+    total: list[np.ndarray] = []
     batches = [
         (plane, wanted[begin : begin + BATCH])
         for plane in head.planes
@@ -218,15 +229,17 @@ def logits(
         cells, conditions = (torch.from_numpy(part).to(device) for part in head.slices(*batch))
         cells = cells.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            return np.asarray(network(cells, conditions)[:, 0].float().cpu().numpy())
+            return np.asarray(network(cells, conditions).float().cpu().numpy())
 
     with closing(map_in_order(predict, batches, threads_on(device))) as answers:
         for plane, some in batches:
             if cancel is not None and cancel():
                 raise Cancelled
-            sum_here = to_plane(total, plane)
-            sum_here[some] += next(answers)
-    return total / np.float32(len(head.planes))
+            answer = next(answers)
+            total = total or [np.zeros(head.us.shape, np.float32) for _ in range(answer.shape[1])]
+            for one, values in zip(total, np.moveaxis(answer, 1, 0), strict=True):
+                to_plane(one, plane)[some] += values
+    return np.stack(total or [np.zeros(head.us.shape, np.float32)]) / np.float32(len(head.planes))
 
 
 def reliability_map(
@@ -246,13 +259,34 @@ def reliability_map(
     us, mr: on canonical voxels, in [-1, 1], as the generator took and gave them; spread: see `spread_of`; z_mm: of a
     frame. Raises Cancelled.
     """
+    return reliability_and_size(network, us, mr, spread, inside, z_mm=z_mm, device=device, cancel=cancel)[0]
+
+
+def reliability_and_size(
+    network: PredictLogits,
+    us: np.ndarray,
+    mr: np.ndarray,
+    spread: np.ndarray | None,
+    inside: np.ndarray,
+    *,
+    z_mm: float = 0.0,
+    device: torch.device | str = "cpu",
+    cancel: Callable[[], bool] | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """`reliability_map`, and the expected size of the grey's error, 0-1, on the same voxels, where `inside` is; None of
+    a network that gives no size."""
     is_frame = len(us) == 1
     head = frame_of(us, mr, z_mm) if is_frame else head_of(us, mr, spread)
     where = cells_of(np.repeat(inside, CELL, axis=0) if is_frame else inside) > 0
-    predicted = expit(-logits(network, head, where, device=device, cancel=cancel))
-    predicted = extrapolate_rim(predicted, where & (head.mr > BRAIN))
-    finer = F.interpolate(torch.from_numpy(predicted)[None, None], scale_factor=float(CELL), mode="trilinear")
-    return np.asarray(finer[0, 0, : len(us)].numpy())
+    made = outputs(network, head, where, device=device, cancel=cancel)
+    predicted = extrapolate_rim(expit(-made[0]), where & (head.mr > BRAIN))
+    size = None if len(made) < 2 else _on_voxels(np.exp(made[1]), len(us))
+    return _on_voxels(predicted, len(us)), size
+
+
+def _on_voxels(cells: np.ndarray, slices: int) -> np.ndarray:
+    finer = F.interpolate(torch.from_numpy(cells)[None, None], scale_factor=float(CELL), mode="trilinear")
+    return np.asarray(finer[0, 0, :slices].numpy())
 
 
 def extrapolate_rim(probability: np.ndarray, brain: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ from USMRISynthesisLib.synthesis.expected_error import (
     features_of,
 )
 from USMRISynthesisLib.synthesis.multiplane import combined, run_planes
-from USMRISynthesisLib.synthesis.reliability import error_of, reliability_map, spread_of
+from USMRISynthesisLib.synthesis.reliability import error_of, reliability_and_size, spread_of
 from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
 
 COVERED = 0.9
@@ -86,8 +86,10 @@ def _heads(generator: LoadedGenerator, path: Path) -> dict[str, Head]:
     for kind, planes in outputs.items():
         assert generator.reliability is not None
         mr, spread = combined(planes, us, generator.fusion, device=generator.device), spread_of(planes)
-        reliability = reliability_map(generator.reliability, us, mr, spread, case.fan, device=generator.device)
-        features = features_of(reliability, mr, case.fan)
+        _, size = reliability_and_size(generator.reliability, us, mr, spread, case.fan, device=generator.device)
+        if size is None:
+            raise Refused("model", "This model's reliability map gives no size of an error.", "Export the map anew.")
+        features = features_of(size, mr, case.fan)
         brain = case.brain & case.fan
         off = error_of((mr + 1) / 2, case.t2, brain) * GREY
         if features is None:
