@@ -31,8 +31,9 @@ from USMRISynthesisLib.training.common import export, torchscript
 
 FILE = export.SUPPORT
 TOLERANCE = 0.01  # of the largest logit: what half precision costs, which scales and biases are stored in
-ROUNDING = 0.05  # of the largest logit: what eight bits may cost; AUC and calibration do not feel it
-SIZE_ROUNDING = 0.1  # likewise of the logarithm of an error's size: a tenth of the size, of which means are taken
+# Of the largest logit, and of the largest logarithm of a size: what eight bits may cost. AUC and calibration do not
+# feel it. Hardly trained networks come near it, trained ones have a third of it.
+ROUNDING = 0.1
 _HEADING, _FORMER_HEADING = "## Reliability map", "## Support map"
 _END = "SHA-256 of `model.pt`"
 
@@ -128,6 +129,6 @@ def _as_script(rounded: nn.Module, network: nn.Module) -> bytes:
                 run(*(part[:count] for part in example)) for run in (loaded, rounded, network)
             )
             torchscript.checked("reliability", exported, expected, TOLERANCE)
-            torchscript.checked("reliability", exported[:, :1], trained[:, :1], ROUNDING)
-            torchscript.checked("reliability", exported[:, 1:], trained[:, 1:], SIZE_ROUNDING)
+            for some in (slice(1), slice(1, 2)):
+                torchscript.checked("reliability", exported[:, some], trained[:, some], ROUNDING)
     return data
