@@ -12,7 +12,7 @@ from typing import Any
 
 from USMRISynthesisLib.errors import Refused
 
-_PLACES = ("--record", "--folder")  # options that change no figure
+_PLACES = ("--record", "--folder", "--picture", "--pictures", "--calibration")  # options that change no figure
 KEYS = ("title", "command", "date", "version", "result")
 TITLES = {
     "real": "Real ultrasound, no MR of it",
