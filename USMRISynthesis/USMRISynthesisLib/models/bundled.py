@@ -16,10 +16,10 @@ FILES: dict[str, dict[str, str]] = {
         "weights.safetensors": "2c44ad16b89ba8b22b3a7bf5749f5cba76be92a4aec6499a3b000d751adfc60a",
     },
     "default": {
-        "model.pt": "dc67aa5d682e4552e3c28a29f4a61da65868c069a3a55476260e3831f40fdc81",
-        "support.pt": "7b41efeb7890ce86477c75062bdbce93a10f2d424a329a3455e94dc3eb501445",
-        "support.safetensors": "1753dcf406e49f7361a82852a2af458e97c389a7f8f9498a773f425116cddb1a",
-        "weights.safetensors": "4b37aa174774c6cc3d0674eea03fcab1bb4c56a8cbdfdf683e6e1bf9bc3a4c21",
+        "model.pt": "073fab7400ac10e5231c132d06bf999184fcf96cadabab3b93491648513897ce",
+        "support.pt": "6d733ed290befe602692935d350a8fa331e9e7ebf77dea1f6746a3299d86667b",
+        "support.safetensors": "7b548646a216f03078feb222685b7e05f5d23d505b97db2ecf8e3521cc2f82fd",
+        "weights.safetensors": "8e3e6c701ba1c6e1cfc06f529ab0cf2bd19f60bfca2aad9f842aaf2935c26aa5",
     },
     "frames": {
         "model.pt": "1fd16f775b56eedf3484e38f0c4fa7fcd81374f61475c5b9b8a984e447bc6f5b",

@@ -44,6 +44,11 @@ HC18 = {
     "licence": "CC BY 4.0",
     "source": "van den Heuvel et al., PLoS ONE 2018, 13(8):e0200412, zenodo.org/records/1327317",
 }
+PLANE_FRAMES = {
+    "name": "Fetal planes, real 2D frames of the brain (three planes), thorax, abdomen, femur and cervix",
+    "licence": "CC BY 4.0",
+    "source": "Burgos-Artizzu et al., Scientific Reports 2020, 10:10200, zenodo.org/records/3904280",
+}
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,10 @@ from torch import Tensor
 from USMRISynthesisLib.alignment.frame.content import PLANES
 from USMRISynthesisLib.alignment.frame.content_network import SIZE, ContentConfig, ContentNetwork
 from USMRISynthesisLib.training.common import torchscript
-from USMRISynthesisLib.training.common.export import HC18, INTENSITY, Card, Exported, card_text, loading
+from USMRISynthesisLib.training.common.export import HC18, INTENSITY, PLANE_FRAMES, Card, Exported, card_text, loading
 from USMRISynthesisLib.training.content.loop import PART
 
 TOLERANCE = 2e-2  # the weights are stored in half precision
-PLANE_FRAMES = {
-    "name": "Fetal planes, real 2D frames of the brain (three planes), thorax, abdomen, femur and cervix",
-    "licence": "CC BY 4.0",
-    "source": "Burgos-Artizzu et al., Scientific Reports 2020, 10:10200, zenodo.org/records/3904280",
-}
 AFRICAN_FRAMES = {
     "name": "Fetal planes of five African countries, real 2D frames of thorax, abdomen and femur",
     "licence": "CC BY 4.0",

@@ -29,6 +29,7 @@ from USMRISynthesisLib.training.common.export import (
     INTENSITY,
     LAB,
     PLAIN,
+    PLANE_FRAMES,
     SUPPORT,
     Card,
     Exported,
@@ -173,6 +174,7 @@ def data_of(config: TrainingConfig) -> list[dict[str, str]]:
     simulated = bool(config.batch.simulated or config.batch.framed or config.initial)
     known = [ATLAS] if simulated else []
     known += [HC18] if config.batch.real or (config.batch.scanned and config.initial) else []
+    known += [PLANE_FRAMES] if config.batch.real and config.data.also_frames else []
     return known + ([LAB] if config.batch.scanned else [])
 
 
