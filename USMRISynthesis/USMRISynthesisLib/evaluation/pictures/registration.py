@@ -46,7 +46,9 @@ def draw(heads: Sequence[Mapping[str, Any]], target: Path) -> None:
             left.plot([np.mean(values)] * 2, [place - 0.35, place + 0.35], color="black", linewidth=2)
         left.set_yticks(range(len(names)), list(reversed(names)))
         left.set_xlabel("mean landmark error after rigid registration, mm (dots: heads; bar: mean)")
-        left.set_title(f"MR of the {kind}" if "head" in kind else kind)
+        left.set_title(
+            f"Rigid registration with MR of the {kind}".replace("the another", "another") if "head" in kind else kind
+        )
         left.set_xlim(left=0)
         left.grid(axis="x", alpha=0.3)
         middles = [(a + b) / 2 for a, b in pairwise(BINS_MM)]
