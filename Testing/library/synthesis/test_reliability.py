@@ -17,7 +17,7 @@ from USMRISynthesisLib.synthesis.reliability import (
     frame_of,
     head_of,
     neighbourhood,
-    reliability_map,
+    reliability_and_size,
     spread_of,
 )
 from USMRISynthesisLib.training.reliability.data import (
@@ -157,7 +157,7 @@ def test_training_finds_errors_and_probabilities_are_calibrated():
     for made in held.predictions:
         us, mr = (voxels(stack).astype(np.float32) / 127.5 - 1 for stack in (held.us, made.mr))
         spread = None if made.spread is None else voxels(made.spread) / np.float32(51)
-        predicted = reliability_map(network, us, mr, spread, inside)
+        predicted, _ = reliability_and_size(network, us, mr, spread, inside)
         assert predicted.shape == us.shape and 0 <= predicted.min() and predicted.max() <= 1
         wrong = voxels(made.error_mask)[inside] > 0
         assert auc(1 - predicted[inside], wrong) > 0.9
@@ -172,7 +172,7 @@ def test_equal_planes_have_zero_spread_and_one_plane_has_none():
 
 def test_cancelling_ends_the_reliability_map():
     with pytest.raises(Cancelled):
-        reliability_map(ReliabilityNetwork(), np.zeros((16, 160, 160)), np.zeros((16, 160, 160)), None,
+        reliability_and_size(ReliabilityNetwork(), np.zeros((16, 160, 160)), np.zeros((16, 160, 160)), None,
                     np.ones((16, 160, 160), bool), cancel=lambda: True)  # fmt: skip
 
 
@@ -242,5 +242,5 @@ def test_a_frames_map_has_its_shape():
     pixels = np.zeros((1, 160, 160), np.float32)
     inside = np.zeros((1, 160, 160), bool)
     inside[0, 40:120, 40:120] = True
-    result = reliability_map(ReliabilityNetwork().eval(), pixels, pixels, None, inside, z_mm=0.0)
+    result, _ = reliability_and_size(ReliabilityNetwork().eval(), pixels, pixels, None, inside, z_mm=0.0)
     assert result.shape == (1, 160, 160) and 0 <= result.min() and result.max() <= 1

@@ -33,7 +33,7 @@ class Shown:
         mr: (1, j, i) int16, 0-1000, on the grid of its ultrasound frame; None where nothing is shown.
         ultrasound, ijk_to_ras: the frame it was made from, (1, j, i), and (4, 4) its grid; None without `mr`.
         taken_at: when the oldest picture in `mr` arrived, seconds of the session's clock; None without `mr`.
-        at: when this view was asked for, on the same clock.
+        at: when this view was made, on the same clock.
         rate: MR-like images a second, over the last two seconds.
         confidence: 0-1, that the head was found right; None without `mr`.
         stamp: the source's own time of the newest picture in `mr`, where it states one.

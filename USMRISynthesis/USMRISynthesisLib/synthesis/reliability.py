@@ -242,26 +242,6 @@ def outputs(
     return np.stack(total or [np.zeros(head.us.shape, np.float32)]) / np.float32(len(head.planes))
 
 
-def reliability_map(
-    network: PredictLogits,
-    us: np.ndarray,
-    mr: np.ndarray,
-    spread: np.ndarray | None,
-    inside: np.ndarray,
-    *,
-    z_mm: float = 0.0,
-    device: torch.device | str = "cpu",
-    cancel: Callable[[], bool] | None = None,
-) -> np.ndarray:
-    """Probability that the MR's grey is right, (160, 160, 160) float32, of a frame (1, 160, 160): in the brain where
-    `inside`, bool, is; beside it what the brain near by has.
-
-    us, mr: on canonical voxels, in [-1, 1], as the generator took and gave them; spread: see `spread_of`; z_mm: of a
-    frame. Raises Cancelled.
-    """
-    return reliability_and_size(network, us, mr, spread, inside, z_mm=z_mm, device=device, cancel=cancel)[0]
-
-
 def reliability_and_size(
     network: PredictLogits,
     us: np.ndarray,
@@ -273,8 +253,14 @@ def reliability_and_size(
     device: torch.device | str = "cpu",
     cancel: Callable[[], bool] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """`reliability_map`, and the expected size of the grey's error, 0-1, on the same voxels, where `inside` is; None of
-    a network that gives no size."""
+    """Two maps on the voxels of canonical space, (160, 160, 160) float32, of a frame (1, 160, 160).
+
+    The probability that it is right: in the brain where `inside`, bool, is; beside it what the brain near by has. And
+    the expected size of its error, 0-1, where `inside` is; None of a network that gives no size.
+
+    us, mr: on canonical voxels, in [-1, 1], as the generator took and gave them; spread: see `spread_of`; z_mm: of a
+    frame. Raises Cancelled.
+    """
     is_frame = len(us) == 1
     head = frame_of(us, mr, z_mm) if is_frame else head_of(us, mr, spread)
     where = cells_of(np.repeat(inside, CELL, axis=0) if is_frame else inside) > 0

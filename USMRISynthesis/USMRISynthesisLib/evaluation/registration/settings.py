@@ -53,7 +53,7 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Registered:
-    """Where a method takes the MR's points: rigid, and deformable after that where it was asked for; with seconds."""
+    """Where a method takes the MR's points: rigid, and deformable after that where the plan has it; with seconds."""
 
     rigid: Map
     deformable: Map | None

@@ -20,7 +20,7 @@ from USMRISynthesisLib.evaluation.synthesis.evaluate import interval
 from USMRISynthesisLib.geometry.canonical import canonical_axis_mm
 from USMRISynthesisLib.synthesis.engine import load_generator
 from USMRISynthesisLib.synthesis.multiplane import combined, run_planes
-from USMRISynthesisLib.synthesis.reliability import WRONG, error_of, reliability_map, spread_of
+from USMRISynthesisLib.synthesis.reliability import WRONG, error_of, reliability_and_size, spread_of
 from USMRISynthesisLib.ultrasound.intensity import normalise_ultrasound
 
 SLICES = np.arange(40, 124, 4)
@@ -52,7 +52,7 @@ def evaluate(
         spread = spread_of(made)
         brain = case.brain & case.fan
         inside = brain[SLICES]
-        predicted = reliability_map(generator.reliability, us, mr, spread, brain, device=generator.device)
+        predicted, _ = reliability_and_size(generator.reliability, us, mr, spread, brain, device=generator.device)
         doubts.append(1 - predicted[SLICES][inside])
         wrongs.append(error_of((mr + 1) / 2, case.t2, brain)[SLICES][inside] > WRONG)
         edges = [ndimage.gaussian_gradient_magnitude(mr[k].astype(float), 1.5) for k in SLICES]
